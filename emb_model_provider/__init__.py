@@ -1,0 +1,1 @@
+"""The common ground: settings, model map, wire format, errors and logs; imports nothing heavy."""

@@ -1,0 +1,164 @@
+"""The one error tree; every package raises from it and the router turns it into HTTP.
+
+::
+
+    ProviderError
+    ├── ConfigurationError        the operator's settings are wrong; exit code 78, never retried
+    ├── ProtocolError             a peer sent bytes that are not our frames or messages
+    ├── LoadError                 a model cannot be loaded; ``reason`` says which of a few ways
+    └── RequestError              an answer to a client, with status, code and param
+        ├── InvalidRequestError       400
+        ├── AuthenticationError       401
+        ├── ModelNotFoundError        404 model_not_found
+        ├── PayloadTooLargeError      413
+        ├── UnsupportedMediaError     415
+        ├── EncodeError               500 or 422, one text's own failure
+        └── UnavailableError          503 with Retry-After
+
+Messages of a ``RequestError`` reach clients: they say what to do and hold no path, secret or input text.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+#: ``sysexits.h`` EX_CONFIG: starting again cannot help before a person changes something.
+EXIT_CONFIGURATION = 78
+
+
+class ProviderError(Exception):
+    """Base of everything this project raises on purpose."""
+
+
+class ConfigurationError(ProviderError):
+    """Settings that cannot be used. ``problems`` holds one complete sentence per mistake."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class ProtocolError(ProviderError):
+    """Bytes on a socket that are not what the other side of our own protocol may send."""
+
+
+class LoadReason(StrEnum):
+    """Why a model cannot be loaded; each is something a person can act on."""
+
+    NO_SUCH_MODEL = "no_such_model"
+    NO_NETWORK = "no_network"
+    NO_PERMISSION = "no_permission"
+    INCOMPLETE_DOWNLOAD = "incomplete_download"
+    CORRUPT_DOWNLOAD = "corrupt_download"
+    WRONG_WEIGHTS = "wrong_weights"
+    CODE_NOT_TRUSTED = "code_not_trusted"
+    PACKAGE_MISSING = "package_missing"
+    UNSUPPORTED_MODEL = "unsupported_model"
+    NO_DEVICE = "no_device"
+    OUT_OF_MEMORY = "out_of_memory"
+    BAD_VECTORS = "bad_vectors"
+    DISK_FULL = "disk_full"
+    INTERNAL = "internal"
+
+
+class LoadError(ProviderError):
+    """A model that cannot be served. ``str(error)`` is the sentence shown to the operator."""
+
+    def __init__(self, reason: LoadReason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class RequestError(ProviderError):
+    """An answer in OpenAI's error shape.
+
+    ``status`` is the HTTP status, ``kind`` OpenAI's ``type`` field, ``code`` and ``param`` may be ``None``.
+    ``retry_after_s`` becomes a ``Retry-After`` header.
+    """
+
+    status = 400
+    kind = "invalid_request_error"
+    code: str | None = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code if code is not None else type(self).code
+        self.retry_after_s = retry_after_s
+
+
+class InvalidRequestError(RequestError):
+    """The request itself is wrong; sending it again unchanged cannot succeed."""
+
+
+class AuthenticationError(RequestError):
+    """No API key, or one that is not on the list."""
+
+    status = 401
+    code = "invalid_api_key"
+
+
+class ModelNotFoundError(RequestError):
+    """No model is served under the name asked for."""
+
+    status = 404
+    code = "model_not_found"
+
+
+class NotFoundError(RequestError):
+    """No such route."""
+
+    status = 404
+    code = "not_found"
+
+
+class MethodNotAllowedError(RequestError):
+    """The route exists, the method does not."""
+
+    status = 405
+    code = "method_not_allowed"
+
+
+class RequestTimeoutError(RequestError):
+    """The body did not arrive in time."""
+
+    status = 408
+    code = "request_timeout"
+
+
+class PayloadTooLargeError(RequestError):
+    """The body is larger than the server takes."""
+
+    status = 413
+    code = "payload_too_large"
+
+
+class UnsupportedMediaError(RequestError):
+    """A content type or encoding that is not JSON as it stands."""
+
+    status = 415
+    code = "unsupported_media_type"
+
+
+class EncodeError(RequestError):
+    """The model failed on this input; the service and every other input are fine."""
+
+    status = 500
+    kind = "server_error"
+    code = "encode_failed"
+
+
+class UnavailableError(RequestError):
+    """The model is not ready now; ``retry_after_s`` says when to try again."""
+
+    status = 503
+    kind = "server_error"
+    code = "model_not_ready"

@@ -1,0 +1,1 @@
+"""The ways to turn tokens into vectors, each behind the `shard.encoder.Encoder` protocol."""
