@@ -1,0 +1,90 @@
+"""What a child process does first: tie its life to its parent's, take its place on the machine, open its channel.
+
+Used by ``router`` and ``shard``; Linux only, as the kernel facts below are.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from emb_model_provider.errors import ProtocolError
+from emb_model_provider.frames import Frame, FrameDecoder
+from emb_model_provider.messages import Message, pack, unpack
+
+_PR_SET_PDEATHSIG: Final = 1
+_READ_BYTES: Final = 256 * 1024
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """Have the kernel SIGKILL this process when its parent dies, also while a C call holds the GIL."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    # The parent may have died before the line above: then nobody will ever send the signal.
+    if os.getppid() != parent_pid:
+        os._exit(1)
+
+
+def forbid_core_dumps() -> None:
+    """Write no core file: it would hold texts, tokens and API keys."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def pin_to_cpus(cpus: tuple[int, ...]) -> None:
+    """Restrict this process, and every thread it starts later, to the given kernel CPUs; none given: no change."""
+    if cpus:
+        os.sched_setaffinity(0, cpus)
+
+
+class ControlChannel:
+    """The blocking end of the socket pair to the supervisor; sending is safe from any thread."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._socket = socket.socket(fileno=descriptor)
+        self._socket.settimeout(None)
+        self._decoder = FrameDecoder()
+        self._frames: list[Frame] = []
+        self._lock = threading.Lock()
+
+    def send(self, message: Message) -> None:
+        """Send one message. A supervisor that is gone is not an error: the watcher ends this process."""
+        with self._lock:
+            try:
+                self._socket.sendall(pack(message))
+            except (BrokenPipeError, ConnectionResetError):
+                return
+
+    def receive(self) -> Message | None:
+        """Wait for the next message; ``None`` when the supervisor is gone."""
+        while not self._frames:
+            data = self._socket.recv(_READ_BYTES)
+            if not data:
+                return None
+            self._frames.extend(self._decoder.feed(data))
+        return unpack(self._frames.pop(0))
+
+    def watch(self, on_message: Callable[[Message], None]) -> None:
+        """Read in a thread of its own from now on, and end the process when the supervisor is gone."""
+        threading.Thread(target=self._watch, args=(on_message,), name="control", daemon=True).start()
+
+    def _watch(self, on_message: Callable[[Message], None]) -> None:
+        try:
+            while (message := self.receive()) is not None:
+                on_message(message)
+        except (OSError, ProtocolError):
+            pass
+        os._exit(1)
+
+
+def start_child(arguments: list[str]) -> ControlChannel:
+    """Do what every child does first with its command line ``[parent pid, control descriptor, …]``."""
+    die_with_parent(int(arguments[0]))
+    forbid_core_dumps()
+    return ControlChannel(int(arguments[1]))

@@ -1,0 +1,119 @@
+"""One event per line, plain or JSON; the same format in every process.
+
+Children write to stderr, each line marked with a record separator so that the supervisor can tell our lines
+from what a library or the C runtime prints there; the supervisor owns the terminal and the rotated file.
+Whatever comes from outside (model names, error texts) is escaped here, in one place, against forged lines.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+import time
+from collections.abc import Mapping
+from typing import Final, Literal
+
+#: First character of every line a child writes through this module.
+MARK: Final = "\x1e"
+_MAX_VALUE_CHARS: Final = 2000
+#: C0 and C1 controls, line and paragraph separators, and the bidirectional controls that reorder a terminal line.
+_UNSAFE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_NEEDS_QUOTES: Final = re.compile(r'[\s"=]')
+
+
+def escape(text: str) -> str:
+    """Return ``text`` on one line, unsafe characters as unicode escapes, bounded in length."""
+    if len(text) > _MAX_VALUE_CHARS:
+        text = text[:_MAX_VALUE_CHARS] + "…"
+    return _UNSAFE.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
+
+
+class EventLog:
+    """Writes events with named values: ``log.info("model_ready", model="bge", load_s=3.2)``."""
+
+    __slots__ = ("_logger",)
+
+    def __init__(self, name: str) -> None:
+        self._logger = logging.getLogger(name)
+
+    def debug(self, event: str, **values: object) -> None:
+        self._write(logging.DEBUG, event, values)
+
+    def info(self, event: str, **values: object) -> None:
+        self._write(logging.INFO, event, values)
+
+    def warning(self, event: str, **values: object) -> None:
+        self._write(logging.WARNING, event, values)
+
+    def error(self, event: str, **values: object) -> None:
+        self._write(logging.ERROR, event, values)
+
+    def exception(self, event: str, **values: object) -> None:
+        """Write an error with the traceback of the exception being handled."""
+        self._write(logging.ERROR, event, values, trace=True)
+
+    def _write(self, level: int, event: str, values: Mapping[str, object], *, trace: bool = False) -> None:
+        if self._logger.isEnabledFor(level):
+            self._logger.log(level, event, extra={"values": values}, exc_info=trace)
+
+
+class EventFormatter(logging.Formatter):
+    """Formats one record as one event; a traceback becomes escaped lines of its own in plain format."""
+
+    def __init__(self, process: str, style: Literal["plain", "json"], mark: str = "") -> None:
+        super().__init__()
+        self._process = process
+        self._json = style == "json"
+        self._mark = mark
+
+    def format(self, record: logging.LogRecord) -> str:
+        values: Mapping[str, object] = getattr(record, "values", {})
+        trace = self.formatException(record.exc_info) if record.exc_info else ""
+        line = self._as_json(record, values, trace) if self._json else self._as_plain(record, values)
+        lines = [line] if self._json else [line, *("    | " + escape(part) for part in trace.splitlines())]
+        return "\n".join(self._mark + one for one in lines)
+
+    def _as_plain(self, record: logging.LogRecord, values: Mapping[str, object]) -> str:
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
+        pairs = "".join(f" {key}={_quoted(value)}" for key, value in values.items())
+        return f"{stamp}.{int(record.msecs):03d} {record.levelname:<7} {self._process} {escape(record.getMessage())}{pairs}"
+
+    def _as_json(self, record: logging.LogRecord, values: Mapping[str, object], trace: str) -> str:
+        body: dict[str, object] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "process": self._process,
+            "event": escape(record.getMessage()),
+        }
+        body.update({key: _jsonable(value) for key, value in values.items()})
+        if trace:
+            body["trace"] = trace
+        return json.dumps(body, ensure_ascii=True)
+
+
+def _quoted(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    text = escape(str(value))
+    if text == "" or _NEEDS_QUOTES.search(text):
+        return json.dumps(text, ensure_ascii=False)
+    return text
+
+
+def _jsonable(value: object) -> object:
+    return value if isinstance(value, (int, float, bool, type(None))) else escape(str(value))
+
+
+def configure_child_logs(process: str, level: str, style: Literal["plain", "json"]) -> None:
+    """Send every log record of this process to stderr, marked for the supervisor that reads it."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(EventFormatter(process, style, MARK))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    logging.captureWarnings(capture=True)
+    # A library's own chatter is worth a line only when something is wrong.
+    for name in ("asyncio", "urllib3", "httpx", "filelock", "huggingface_hub", "modelscope_hub"):
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level)))

@@ -1,0 +1,262 @@
+"""What crosses the sockets between our processes: frozen dataclasses and the frame kind of each.
+
+Two channels use them. The *link* joins the router to one shard (many requests at once, matched by the frame's
+request id). The *control* channel joins the supervisor to each child over an inherited socket pair; its first
+message is the child's whole configuration, so that nothing secret ever stands in a command line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from emb_model_provider import codec
+from emb_model_provider.errors import ProtocolError
+from emb_model_provider.frames import Frame, pack_frame
+from emb_model_provider.modelmap import Hubs, ModelSpec, Overlong
+
+State = Literal[
+    "starting",
+    "downloading",
+    "loading",
+    "warming",
+    "ready",
+    "restarting",
+    "failed",
+    "stopping",
+]
+LogFormat = Literal["plain", "json"]
+
+
+# ---------------------------------------------------------------------------------------------- the link
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """Shard to router, first on every link: who is answering here."""
+
+    model_id: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Encode:
+    """Router to shard: turn these into vectors. Exactly one of ``texts`` and ``token_ids`` is not empty.
+
+    ``dimensions`` cuts the vectors and normalises them again; ``prompt_name`` ``None`` is the model's default.
+    """
+
+    texts: tuple[str, ...]
+    token_ids: tuple[tuple[int, ...], ...] = ()
+    dimensions: int | None = None
+    prompt_name: str | None = None
+    overlong: Overlong = "truncate"
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Shard to router: the device begins with these requests now."""
+
+    request_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Shard to router: the vectors of one request.
+
+    ``vectors`` holds ``len(tokens) x dimension`` little-endian float32 numbers, row by row in the order asked;
+    ``tokens`` the tokens the model read of each input; ``truncated`` the indexes of inputs that were cut.
+    """
+
+    vectors: bytes
+    dimension: int
+    tokens: tuple[int, ...]
+    truncated: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Shard to router: one request has no vectors. ``index`` is the guilty input where one is known."""
+
+    status: int
+    kind: str
+    code: str | None
+    message: str
+    index: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Router to shard: nobody waits for these any more; what has not started is never encoded."""
+
+    request_ids: tuple[int, ...]
+
+
+# ------------------------------------------------------------------------------------------- the control channel
+
+
+@dataclass(frozen=True, slots=True)
+class LogConfig:
+    """How a child writes its log lines (to stderr; the supervisor owns terminal and file)."""
+
+    level: str
+    format: LogFormat
+
+
+@dataclass(frozen=True, slots=True)
+class ShardConfig:
+    """Supervisor to shard, first: everything it needs to know."""
+
+    spec: ModelSpec
+    hubs: Hubs
+    log: LogConfig
+    generation: int
+    device: str
+    threads: int
+    cpus: tuple[int, ...]
+    socket_path: str
+    cache_dir: str
+    drain_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RouterConfig:
+    """Supervisor to router, first. ``api_key_digests`` are SHA-256 digests; empty means no key is asked for."""
+
+    log: LogConfig
+    api_key_digests: tuple[bytes, ...]
+    ready_wait_s: float
+    max_request_bytes: int
+    drain_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class LoadProgress:
+    """Shard to supervisor: how far the start has come. Bytes are zero outside ``downloading``."""
+
+    state: Literal["downloading", "loading", "warming"]
+    done_bytes: int = 0
+    total_bytes: int = 0
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What a loaded model is, as measured in its shard and shown in ``/v1/models``."""
+
+    dimension: int
+    max_tokens: int
+    pooling: str
+    normalized: bool
+    device: str
+    precision: str
+    storage_dtype: str
+    compute_dtype: str
+    layout: str
+    source: str
+    revision: str | None
+    weights_bytes: int
+    vocabulary_size: int
+    prompts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Shard to supervisor: the socket is bound, requests are welcome."""
+
+    info: ModelInfo
+
+
+@dataclass(frozen=True, slots=True)
+class LoadFailed:
+    """Shard to supervisor, last: this model cannot be served; ``reason`` is a ``LoadReason`` value."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShardStatus:
+    """One row of the shard table as the supervisor sees it.
+
+    ``expected_ready_s`` is the measured or guessed time until ready (0 when ready); ``created`` is Unix time.
+    """
+
+    model_id: str
+    name: str
+    source: str
+    precision: str
+    overlong: Overlong
+    state: State
+    reason: str
+    detail: str
+    done_bytes: int
+    total_bytes: int
+    generation: int
+    restarts: int
+    pid: int
+    socket_path: str
+    expected_ready_s: float
+    created: int
+    info: ModelInfo | None
+
+
+@dataclass(frozen=True, slots=True)
+class ShardTable:
+    """Supervisor to router, at every change: all models."""
+
+    shards: tuple[ShardStatus, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RouterReady:
+    """Router to supervisor: it accepts connections."""
+
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class RestartShard:
+    """Router to supervisor: this generation answers wrongly or not at all; give me another."""
+
+    model_id: str
+    generation: int
+    why: str
+
+
+Message = (
+    Hello
+    | Encode
+    | Started
+    | Encoded
+    | Failed
+    | Cancel
+    | ShardConfig
+    | RouterConfig
+    | LoadProgress
+    | Ready
+    | LoadFailed
+    | ShardTable
+    | RouterReady
+    | RestartShard
+)
+
+_CLASSES: Final[dict[int, type[Message]]] = {
+    1: Hello, 2: Encode, 3: Started, 4: Encoded, 5: Failed, 6: Cancel,
+    32: ShardConfig, 33: RouterConfig, 34: LoadProgress, 35: Ready, 36: LoadFailed,
+    37: ShardTable, 38: RouterReady, 39: RestartShard,
+}  # fmt: skip
+_KINDS: Final[dict[type[Message], int]] = {cls: kind for kind, cls in _CLASSES.items()}
+
+
+def pack(message: Message, request_id: int = 0) -> bytes:
+    """Return ``message`` as one frame."""
+    return pack_frame(_KINDS[type(message)], request_id, codec.encode(message))
+
+
+def unpack(frame: Frame) -> Message:
+    """Return the message in ``frame``; raise ``ProtocolError`` for an unknown kind or a wrong payload."""
+    cls = _CLASSES.get(frame.kind)
+    if cls is None:
+        raise ProtocolError(f"unknown frame kind {frame.kind}")
+    return codec.decode(cls, frame.payload)
