@@ -274,17 +274,8 @@ class _Handler(BaseHTTPRequestHandler):
         size = len(reply.file.content) if reply.file is not None else len(reply.body)
         self._send_head(reply.status, reply.headers, size)
 
-    def do_POST(self) -> None:
-        self._seen_and_refused()
-
-    do_PUT = do_DELETE = do_POST
-
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, *_: object) -> None:
         """Nothing on stderr: ``hub.requests`` is the log."""
-
-    def _seen_and_refused(self) -> None:
-        self.server.hub._answer(self._seen())
-        self._send_head(405, {}, 0)
 
     def _seen(self) -> SeenRequest:
         scheme, _, credentials = self.headers.get("Authorization", "").partition(" ")

@@ -72,7 +72,8 @@ def _hf_denied(request: Request, repository: Repository | None, *, wants_content
         return _hf_error(401, "Invalid credentials in Authorization header")
     if repository is None or (repository.access == "private" and request.token != OWNER_TOKEN):
         if request.token is None:
-            return _hf_error(401, "Invalid username or password.")
+            # On https the client takes a bare 401 for this; on plain http it needs to be told.
+            return _hf_error(401, "Invalid username or password.", "RepoNotFound")
         return _hf_error(404, "Repository not found", "RepoNotFound")
     if repository.access == "gated" and wants_content and request.token != OWNER_TOKEN:
         status = 401 if request.token is None else 403
@@ -172,16 +173,17 @@ def huggingface(request: Request, shelf: Shelf, elsewhere: str) -> Reply:
     if denied is not None:
         return denied
     assert repository is not None
-    revision = unquote(match["revision"] or "main")
-    snapshot = repository.at(revision)
+    snapshot = repository.at(unquote(match["revision"] or "main"))
     if snapshot is None:
-        return _hf_error(404, f"Invalid rev id: {revision}", "RevisionNotFound")
-    if resolve:
-        return _hf_file(repository, snapshot, unquote(match["path"]), elsewhere)
-    if tree:
+        reply = _hf_error(404, f"Invalid rev id: {match['revision']}", "RevisionNotFound")
+    elif resolve:
+        reply = _hf_file(repository, snapshot, unquote(match["path"]), elsewhere)
+    elif tree:
         recursive = request.query.get("recursive", "").lower() in ("true", "1")
-        return _hf_tree(snapshot, unquote(match["path"] or ""), recursive=recursive)
-    return _hf_info(repository, snapshot)
+        reply = _hf_tree(snapshot, unquote(match["path"] or ""), recursive=recursive)
+    else:
+        reply = _hf_info(repository, snapshot)
+    return reply
 
 
 # --- ModelScope -------------------------------------------------------------------------------------------
@@ -231,6 +233,19 @@ def _ms_revisions(repository: Repository) -> Reply:
     return _ms_answer({"RevisionMap": {"Branches": branches, "Tags": tags}})
 
 
+def _ms_file(repository: Repository, snapshot: Snapshot, path: str) -> Reply:
+    file = snapshot.files.get(path)
+    if file is None:
+        return _ms_error(404, 10010204404, "the file does not exist")
+    headers = {"Accept-Ranges": "bytes", "ETag": f'"{file.sha256}"'}
+    return Reply(200, headers, file=file, repository=repository.name)
+
+
+def _ms_info(repository: Repository) -> Reply:
+    owner, _, name = repository.name.partition("/")
+    return _ms_answer({"Path": owner, "Name": name, "Visibility": 5 if repository.access == "public" else 1})
+
+
 def modelscope(request: Request, shelf: Shelf) -> Reply:
     """Answer as modelscope.cn does below ``/api/v1``."""
     if request.path == "/api/v1/repos/internalAccelerationInfo":
@@ -243,20 +258,17 @@ def modelscope(request: Request, shelf: Shelf) -> Reply:
     if denied is not None:
         return denied
     assert repository is not None
-    if match["rest"] == "/revisions":
-        return _ms_revisions(repository)
     snapshot = repository.at(request.query.get("Revision", "master"))
-    if snapshot is None:
-        return _ms_error(404, 10010204002, "the revision does not exist")
-    if match["rest"] == "":
-        owner, _, name = repository.name.partition("/")
-        return _ms_answer({"Path": owner, "Name": name, "Visibility": 5 if repository.access == "public" else 1})
-    if match["rest"] == "/repo/files":
+    if match["rest"] == "/revisions":
+        reply = _ms_revisions(repository)
+    elif match["rest"] == "":
+        reply = _ms_info(repository)
+    elif snapshot is None:
+        reply = _ms_error(404, 10010204002, "the revision does not exist")
+    elif match["rest"] == "/repo/files":
         recursive = request.query.get("Recursive", "").lower() == "true"
         entries = _ms_entries(snapshot, recursive=recursive, root=request.query.get("Root", ""))
-        return _ms_answer({"Files": entries})
-    file = snapshot.files.get(request.query.get("FilePath", ""))
-    if file is None:
-        return _ms_error(404, 10010204404, "the file does not exist")
-    headers = {"Accept-Ranges": "bytes", "ETag": f'"{file.sha256}"'}
-    return Reply(200, headers, file=file, repository=repository.name)
+        reply = _ms_answer({"Files": entries})
+    else:
+        reply = _ms_file(repository, snapshot, request.query.get("FilePath", ""))
+    return reply

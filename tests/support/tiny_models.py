@@ -37,6 +37,9 @@ SAMPLE_TEXTS: Final = (
     "the quick brown fox jumps over the lazy dog " * 40,
 )
 
+#: ``max_seq_length`` of the sentence-transformers layout.
+ST_MAX_TOKENS: Final = 64
+
 _SPECIALS: Final = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _WORDS: Final = ("the", "is", "of", "and", "python", "server", "today", "##ing", "##ed", "##er", "##s", "##ly")
 
@@ -120,7 +123,6 @@ def make_sentence_transformers(
     dense: int | None = None,
     prompts: Mapping[str, str] | None = None,
     default_prompt_name: str | None = None,
-    max_seq_length: int = 64,
     seed: int = 3,
 ) -> Path:
     """A HuggingFace sentence-transformers repository with safetensors.
@@ -146,9 +148,7 @@ def make_sentence_transformers(
             for index, (path, kind) in enumerate(modules)
         ],
     )
-    _write_json(
-        directory / "sentence_bert_config.json", {"max_seq_length": max_seq_length, "do_lower_case": False}
-    )
+    _write_json(directory / "sentence_bert_config.json", {"max_seq_length": ST_MAX_TOKENS, "do_lower_case": False})
     _write_json(
         directory / "config_sentence_transformers.json",
         {
@@ -226,8 +226,8 @@ def plant_hostile_pickle(directory: Path, marker: Path) -> None:
 
 def plant_remote_code(directory: Path, marker: Path) -> None:
     """Add an ``auto_map`` and a Python file that creates ``marker`` when it is imported."""
-    code = f"open({str(marker)!r}, 'w').close()\nfrom transformers import BertModel\n\n\nclass TinyModel(BertModel):\n    pass\n"
-    (directory / "modeling_tiny.py").write_text(code, encoding="utf-8")
+    code = [f"open({str(marker)!r}, 'w').close()", "from transformers import BertModel as TinyModel"]
+    (directory / "modeling_tiny.py").write_text("\n".join(code) + "\n", encoding="utf-8")
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     _write_json(directory / "config.json", config | {"auto_map": {"AutoModel": "modeling_tiny.TinyModel"}})
 
@@ -493,7 +493,8 @@ def _template(start: str, start_id: int, end: str, end_id: int) -> dict[str, Any
         "single": [special(start), first, special(end)],
         "pair": [special(start), first, special(end), second, special(end, 1)],
         "special_tokens": {
-            token: {"id": token, "ids": [number], "tokens": [token]} for token, number in ((start, start_id), (end, end_id))
+            token: {"id": token, "ids": [number], "tokens": [token]}
+            for token, number in ((start, start_id), (end, end_id))
         },
     }
 

@@ -38,8 +38,8 @@ MODELS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
 
 def vectors_of(directory: Path, texts: tuple[str, ...]) -> list[list[float]]:
     """One vector per text, each text encoded alone."""
-    from modelscope.pipelines import pipeline
-    from modelscope.utils.constant import Tasks
+    from modelscope.pipelines import pipeline  # type: ignore[import-untyped]
+    from modelscope.utils.constant import Tasks  # type: ignore[import-untyped]
 
     embed = pipeline(Tasks.sentence_embedding, model=str(directory), device="cpu")
     rows = [embed(input={"source_sentence": [text]})["text_embedding"][0] for text in texts]
