@@ -3,10 +3,10 @@
 The pipeline cannot live beside this project's libraries, so it has an environment of its own. From the root
 of the repository::
 
-    python3.11 -m venv /tmp/reference
-    /tmp/reference/bin/pip install torch==2.13.0 transformers==4.57.6 modelscope==1.40.2 'datasets<=4.8.4' \
+    python3.11 -m venv ../reference
+    ../reference/bin/pip install torch==2.13.0 transformers==4.57.6 modelscope==1.40.2 'datasets<=4.8.4' \
         addict simplejson sortedcontainers numpy pillow scipy attrs einops oss2 python-dateutil pyyaml
-    /tmp/reference/bin/python -m tests.support.recorded.record
+    ../reference/bin/python -m tests.support.recorded.record
 
 It writes ``modelscope_vectors.json`` beside this file: for each model how ``tests.support.tiny_models`` makes
 it, and one float32 vector per text (nine significant digits are a float32 exactly). The pipeline refuses
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.support import tiny_models
+from tests.support.tiny_tokenizers import SAMPLE_TEXTS
 
 OUTPUT: Final = Path(__file__).with_name("modelscope_vectors.json")
 PACKAGES: Final = ("modelscope", "transformers", "torch", "tokenizers", "numpy")
@@ -63,11 +64,11 @@ def record() -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             directory = maker(Path(folder) / name, **options)
             drop_allow_remote(directory)
-            vectors = vectors_of(directory, tiny_models.SAMPLE_TEXTS)
+            vectors = vectors_of(directory, SAMPLE_TEXTS)
         models[name] = {"maker": maker_name, "options": options, "vectors": vectors}
     return {
         "recorded_with": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "texts": list(tiny_models.SAMPLE_TEXTS),
+        "texts": list(SAMPLE_TEXTS),
         "models": models,
     }
 
