@@ -10,8 +10,12 @@
         ├── InvalidRequestError       400
         ├── AuthenticationError       401
         ├── ModelNotFoundError        404 model_not_found
+        ├── NotFoundError             404, no such route
+        ├── MethodNotAllowedError     405
+        ├── RequestTimeoutError       408
         ├── PayloadTooLargeError      413
         ├── UnsupportedMediaError     415
+        ├── InternalError             500
         ├── EncodeError               500 or 422, one text's own failure
         └── UnavailableError          503 with Retry-After
 
@@ -154,6 +158,14 @@ class EncodeError(RequestError):
     status = 500
     kind = "server_error"
     code = "encode_failed"
+
+
+class InternalError(RequestError):
+    """A mistake of ours; the log has the details under the request's id."""
+
+    status = 500
+    kind = "server_error"
+    code = "internal"
 
 
 class UnavailableError(RequestError):

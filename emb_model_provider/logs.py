@@ -50,13 +50,19 @@ class EventLog:
     def error(self, event: str, **values: object) -> None:
         self._write(logging.ERROR, event, values)
 
+    def said(self, event: str, **values: object) -> None:
+        """Write an event that the terminal shows in other words already: only the log file needs it."""
+        self._write(logging.INFO, event, values, said=True)
+
     def exception(self, event: str, **values: object) -> None:
         """Write an error with the traceback of the exception being handled."""
         self._write(logging.ERROR, event, values, trace=True)
 
-    def _write(self, level: int, event: str, values: Mapping[str, object], *, trace: bool = False) -> None:
+    def _write(
+        self, level: int, event: str, values: Mapping[str, object], *, trace: bool = False, said: bool = False
+    ) -> None:
         if self._logger.isEnabledFor(level):
-            self._logger.log(level, event, extra={"values": values}, exc_info=trace)
+            self._logger.log(level, event, extra={"values": values, "said": said}, exc_info=trace)
 
 
 class EventFormatter(logging.Formatter):

@@ -44,6 +44,7 @@ class Encode:
     """Router to shard: turn these into vectors. Exactly one of ``texts`` and ``token_ids`` is not empty.
 
     ``dimensions`` cuts the vectors and normalises them again; ``prompt_name`` ``None`` is the model's default.
+    ``first_index`` is where this slice begins in the client's request, so that errors name the client's index.
     """
 
     texts: tuple[str, ...]
@@ -51,6 +52,7 @@ class Encode:
     dimensions: int | None = None
     prompt_name: str | None = None
     overlong: Overlong = "truncate"
+    first_index: int = 0
 
 
 @dataclass(frozen=True, slots=True)

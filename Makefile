@@ -1,0 +1,64 @@
+# The few verbs of this project. `make help` lists them.
+#
+# Variables:
+#   PYTHON       the interpreter that makes .venv (3.11 or newer)
+#   TORCH_INDEX  an extra package index for PyTorch, for machines without a GPU: give the URL that the install
+#                selector on pytorch.org shows for "CPU", and no CUDA build is downloaded
+#   PIP_ARGS     anything else for pip, such as `--index-url` of your mirror
+#   ARGS         arguments for the server: make serve ARGS="--env-file my.env"
+
+PYTHON ?= python3
+TORCH_INDEX ?=
+PIP_ARGS ?=
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install -q -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(PIP_ARGS)
+INSTALLED := $(VENV)/.installed
+READY := $(VENV)/.installed-dev
+INPUTS := pyproject.toml constraints.txt
+
+.PHONY: help serve test check docs format clean
+.DEFAULT_GOAL := help
+
+help: ## list the verbs
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+
+serve: $(INSTALLED) ## serve the models of the environment or .env; with no settings, the embedded one
+	@exec $(BIN)/python -m supervisor $(ARGS)
+
+test: $(READY) ## the whole test suite
+	$(BIN)/python -m pytest
+
+check: $(READY) ## style, types, import rules, generated files
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m emb_model_provider.reference --check
+
+docs: $(READY) ## write the generated files: .env.example and the configuration pages
+	$(BIN)/python -m emb_model_provider.reference --write
+
+format: $(READY) ## apply the style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove the environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 …")'
+	@$(PYTHON) -m venv $(VENV)
+
+# torch first: with it in place no other package makes pip choose a build of its own.
+$(INSTALLED): $(INPUTS) | $(BIN)/python
+	@echo "installing into $(VENV) (PyTorch is the large part; see TORCH_INDEX in the README for machines without a GPU)"
+	@$(PIP) torch
+	@$(PIP) -e '.[demo,quantize]'
+	@touch $@
+
+$(READY): $(INSTALLED)
+	@$(PIP) -e '.[demo,quantize,test,dev]'
+	@touch $@

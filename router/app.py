@@ -1,0 +1,86 @@
+"""Puts the front door together: routes, request ids, authentication and errors in OpenAI's shape."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from emb_model_provider.errors import InternalError, MethodNotAllowedError, NotFoundError, RequestError
+from emb_model_provider.logs import EventLog
+from router.auth import Authenticator
+from router.handlers import Handlers
+from router.openai import render_error
+
+log = EventLog("router")
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_REQUEST_ID = "x-request-id"
+_SAFE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
+_OPEN_PATHS = frozenset({"/health"})
+
+
+def build_app(handlers: Handlers, authenticator: Authenticator, max_request_bytes: int) -> web.Application:
+    """Return the application; the caller runs it on the socket it was given."""
+
+    @web.middleware
+    async def answer_in_shape(request: web.Request, handler: Handler) -> web.StreamResponse:
+        request_id = _request_id(request)
+        began_s = time.monotonic()
+        try:
+            if request.path not in _OPEN_PATHS:
+                authenticator.check(request.headers.get("Authorization"))
+            response = await handler(request)
+        except RequestError as error:
+            response = _error_response(error)
+        except web.HTTPNotFound:
+            response = _error_response(NotFoundError(f"There is no {request.method} {request.path[:200]} here."))
+        except web.HTTPMethodNotAllowed as error:
+            allowed = ", ".join(sorted(error.allowed_methods))
+            response = _error_response(MethodNotAllowedError(f"Use {allowed} for {request.path[:200]}."))
+            response.headers["Allow"] = allowed
+        except Exception:  # a bug of ours must reach the log and the client, not end the connection
+            log.exception("request_crashed", request_id=request_id, path=request.path)
+            response = _error_response(InternalError("The server made a mistake; its log has this request's id."))
+        response.headers[_REQUEST_ID] = request_id
+        _log_request(request, response, request_id, time.monotonic() - began_s)
+        return response
+
+    app = web.Application(middlewares=[answer_in_shape], client_max_size=max_request_bytes)
+    app.add_routes(handlers.routes())
+    return app
+
+
+def _request_id(request: web.Request) -> str:
+    given = request.headers.get(_REQUEST_ID, "")
+    return given if _SAFE_REQUEST_ID.fullmatch(given) else f"req-{uuid.uuid4().hex}"
+
+
+def _error_response(error: RequestError) -> web.Response:
+    response = web.Response(status=error.status, body=render_error(error), content_type="application/json")
+    if error.retry_after_s is not None:
+        response.headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+    if error.status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    if error.status in (408, 413):  # the rest of the body is still on its way and nobody will read it
+        response.force_close()
+    if error.status == 500:  # the same input would fail again: clients of OpenAI's would send it three times
+        response.headers["x-should-retry"] = "false"
+    return response
+
+
+def _log_request(request: web.Request, response: web.StreamResponse, request_id: str, took_s: float) -> None:
+    write = log.warning if response.status >= 500 else log.debug
+    write(
+        "request",
+        request_id=request_id,
+        method=request.method,
+        path=request.path,
+        status=response.status,
+        took_ms=round(took_s * 1000, 2),
+    )

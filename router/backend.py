@@ -1,0 +1,73 @@
+"""Where vectors come from: the seam between ``service`` and the processes that encode."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from emb_model_provider.logs import EventLog
+from emb_model_provider.messages import Encode, Encoded, ShardStatus
+from router.link import Link, ShardLostError
+from router.registry import Registry
+
+log = EventLog("router.backend")
+
+#: A shard that refuses connections has died or is about to be replaced: the table will say so within this time.
+_RECONNECT_PAUSE_S = 0.05
+
+
+class EmbeddingBackend(Protocol):
+    """Encodes one message on the model called ``model_id``.
+
+    Raises ``RequestError`` for what the client must hear, ``ShardLostError`` when the process went away.
+    """
+
+    async def encode(self, model_id: str, message: Encode) -> Encoded: ...
+
+
+class LocalBackend:
+    """The shards on this machine, one link to each, opened at the first request of a generation."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._links: dict[str, Link] = {}
+        self._opening: dict[str, asyncio.Lock] = {}
+
+    async def encode(self, model_id: str, message: Encode) -> Encoded:
+        status = await self._registry.ready(model_id)
+        link = await self._link_to(status)
+        return await link.request(message)
+
+    def close(self) -> None:
+        """Close every link."""
+        for link in self._links.values():
+            link.close()
+
+    async def _link_to(self, status: ShardStatus) -> Link:
+        link = self._links.get(status.model_id)
+        if link is not None and link.generation == status.generation and not link.lost.done():
+            return link
+        async with self._opening.setdefault(status.model_id, asyncio.Lock()):
+            link = self._links.get(status.model_id)
+            if link is None or link.generation != status.generation or link.lost.done():
+                link = await self._open(status)
+        return link
+
+    async def _open(self, status: ShardStatus) -> Link:
+        loop = asyncio.get_running_loop()
+        try:
+            _, link = await loop.create_unix_connection(
+                lambda: Link(status.model_id, status.generation), status.socket_path
+            )
+        except OSError as error:
+            log.warning("shard_unreachable", model=status.model_id, generation=status.generation, error=error)
+            self._registry.mark_lost(status.model_id, status.generation)
+            await asyncio.sleep(_RECONNECT_PAUSE_S)
+            raise ShardLostError(started=False) from error
+        link.lost.add_done_callback(lambda _lost: self._link_lost(link))
+        self._links[status.model_id] = link
+        return link
+
+    def _link_lost(self, link: Link) -> None:
+        log.warning("shard_lost", model=link.model_id, generation=link.generation)
+        self._registry.mark_lost(link.model_id, link.generation)

@@ -1,0 +1,74 @@
+"""The life of the router: configure → accept on the inherited socket → serve → drain."""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import os
+import signal
+import socket
+
+import uvloop
+from aiohttp import web
+
+from emb_model_provider.errors import ProtocolError
+from emb_model_provider.lifecycle import ControlChannel, start_child
+from emb_model_provider.logs import EventLog, configure_child_logs
+from emb_model_provider.messages import Message, RouterConfig, RouterReady, ShardTable
+from router.app import build_app
+from router.auth import Authenticator
+from router.backend import LocalBackend
+from router.handlers import Handlers
+from router.registry import Registry
+from router.service import EmbeddingService
+
+log = EventLog("router")
+
+#: Also the time a client may take to send its headers, which aiohttp measures with the same clock.
+_KEEPALIVE_S = 75.0
+
+
+def main(arguments: list[str]) -> int:
+    """Run the router until it is told to stop; return its exit code."""
+    faulthandler.enable()
+    control = start_child(arguments)
+    config = control.receive()
+    table = control.receive()
+    if not isinstance(config, RouterConfig) or not isinstance(table, ShardTable):
+        raise ProtocolError("the first control messages must be the configuration and the shard table")
+    configure_child_logs("router", config.log.level, config.log.format)
+    uvloop.run(_serve(control, config, table, socket.socket(fileno=int(arguments[2]))))
+    return 0
+
+
+async def _serve(control: ControlChannel, config: RouterConfig, table: ShardTable, listener: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    registry = Registry(config.ready_wait_s)
+    registry.update(table)
+    control.watch(lambda message: _take_table(loop, registry, message))
+    backend = LocalBackend(registry)
+    handlers = Handlers(EmbeddingService(registry, backend), registry, config.max_request_bytes)
+    runner = web.AppRunner(
+        build_app(handlers, Authenticator(config.api_key_digests), config.max_request_bytes),
+        access_log=None,
+        handler_cancellation=True,
+        keepalive_timeout=_KEEPALIVE_S,
+        auto_decompress=False,
+        shutdown_timeout=config.drain_s,
+    )
+    await runner.setup()
+    await web.SockSite(runner, listener, backlog=1024).start()
+    control.send(RouterReady(os.getpid()))
+    await stop.wait()
+    await runner.cleanup()
+    backend.close()
+
+
+def _take_table(loop: asyncio.AbstractEventLoop, registry: Registry, message: Message) -> None:
+    """Hand a message from the control thread to the loop."""
+    if isinstance(message, ShardTable):
+        loop.call_soon_threadsafe(registry.update, message)
+    else:
+        log.error("unexpected_message", kind=type(message).__name__)

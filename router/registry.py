@@ -1,0 +1,97 @@
+"""What the router knows of each model: the supervisor's shard table, corrected by what its own links see."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+
+from emb_model_provider.errors import ModelNotFoundError, UnavailableError
+from emb_model_provider.messages import ShardStatus, ShardTable
+
+_MAX_RETRY_AFTER_S = 60.0
+
+
+class Registry:
+    """Looks models up by id or full name and waits for them to become ready."""
+
+    def __init__(self, ready_wait_s: float) -> None:
+        self._ready_wait_s = ready_wait_s
+        self._by_id: dict[str, ShardStatus] = {}
+        self._by_name: dict[str, ShardStatus] = {}
+        self._lost: dict[str, int] = {}
+        self._changed = asyncio.Event()
+
+    def update(self, table: ShardTable) -> None:
+        """Replace what is known by the supervisor's newest table."""
+        self._by_id = {status.model_id: status for status in table.shards}
+        self._by_name = {}
+        for status in table.shards:  # two models of one name: the first in the settings answers to it
+            self._by_name.setdefault(status.name, status)
+        self._notify()
+
+    def mark_lost(self, model_id: str, generation: int) -> None:
+        """Stop sending to a generation whose link broke, before the supervisor has said anything."""
+        self._lost[model_id] = max(generation, self._lost.get(model_id, 0))
+        self._notify()
+
+    def all(self) -> list[ShardStatus]:
+        """Return every model in the order of the settings."""
+        return list(self._by_id.values())
+
+    def find(self, model: str) -> ShardStatus:
+        """Return the model called ``model``; raise ``ModelNotFoundError`` naming those that are served."""
+        status = self._by_id.get(model) or self._by_name.get(model)
+        if status is None:
+            raise ModelNotFoundError(self._not_found_sentence(model), param="model")
+        return status
+
+    def is_ready(self, status: ShardStatus) -> bool:
+        """Tell whether requests may be sent to this generation now."""
+        return status.state == "ready" and self._lost.get(status.model_id, 0) < status.generation
+
+    async def ready(self, model_id: str) -> ShardStatus:
+        """Return the model once it is ready.
+
+        Raises ``UnavailableError`` at once when it has failed, and after the configured wait when it is still
+        on its way.
+        """
+        try:
+            async with asyncio.timeout(self._ready_wait_s):
+                while not self.is_ready(status := self.find(model_id)):
+                    if status.state == "failed":
+                        raise _failed(status)
+                    await self._changed.wait()
+        except TimeoutError:
+            raise _not_ready(self.find(model_id)) from None
+        return status
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _not_found_sentence(self, model: str) -> str:
+        served = ", ".join(self._by_id) or "none"
+        near = difflib.get_close_matches(model, [*self._by_id, *self._by_name], n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        return f"The model {model[:128]!r} does not exist. Models served here: {served}.{hint}"
+
+
+def _failed(status: ShardStatus) -> UnavailableError:
+    return UnavailableError(
+        f"The model {status.model_id!r} cannot be served: {status.detail}",
+        code="model_failed",
+        param="model",
+        retry_after_s=_MAX_RETRY_AFTER_S,
+    )
+
+
+def _not_ready(status: ShardStatus) -> UnavailableError:
+    wait_s = min(max(1.0, status.expected_ready_s), _MAX_RETRY_AFTER_S)
+    progress = ""
+    if status.state == "downloading" and status.total_bytes:
+        progress = f" ({100 * status.done_bytes // status.total_bytes} %)"
+    return UnavailableError(
+        f"The model {status.model_id!r} is not ready: {status.state}{progress}. Try again in {wait_s:.0f} s.",
+        param="model",
+        retry_after_s=wait_s,
+    )

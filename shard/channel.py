@@ -1,0 +1,170 @@
+"""The shard's end of the link: a private Unix socket that the router connects to. Hosts the engine."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import socket
+import struct
+from pathlib import Path
+
+from emb_model_provider.errors import ProtocolError
+from emb_model_provider.frames import FrameDecoder
+from emb_model_provider.logs import EventLog
+from emb_model_provider.messages import Cancel, Encode, Encoded, Failed, Hello, Message, Started, pack, unpack
+from shard.engine import Engine
+
+log = EventLog("shard.channel")
+
+_BACKLOG = 64
+_FLUSH_S = 2.0
+
+
+def bind_private(path: Path) -> socket.socket:
+    """Return a listening socket at ``path`` that only this user can reach.
+
+    It is bound under another name with the right mode and then renamed: at no moment does a socket with a
+    wider mode, or one that does not listen yet, stand at the final path.
+    """
+    unfinished = path.with_suffix(".tmp")
+    unfinished.unlink(missing_ok=True)
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    old_mask = os.umask(0o177)
+    try:
+        server.bind(str(unfinished))
+    finally:
+        os.umask(old_mask)
+    server.listen(_BACKLOG)
+    server.setblocking(False)  # noqa: FBT003 - the standard library's signature
+    unfinished.rename(path)
+    return server
+
+
+class Channel:
+    """Carries requests from every link to the engine and outcomes back to the link that asked."""
+
+    def __init__(self, hello: Hello, loop: asyncio.AbstractEventLoop) -> None:
+        self._hello = hello
+        self._loop = loop
+        self._engine: Engine | None = None
+        self._keys = itertools.count(1)
+        self._askers: dict[int, tuple[_Link, int]] = {}
+        self._links: set[_Link] = set()
+        self._server: asyncio.Server | None = None
+
+    async def serve(self, engine: Engine, server_socket: socket.socket) -> None:
+        """Accept links from now on."""
+        self._engine = engine
+        self._server = await self._loop.create_unix_server(lambda: _Link(self), sock=server_socket)
+
+    async def close(self) -> None:
+        """Accept no more links, and close those that are open once what was written has left."""
+        if self._server is not None:
+            self._server.close()
+        for link in list(self._links):
+            link.close()
+        deadline_s = self._loop.time() + _FLUSH_S
+        while self._links and self._loop.time() < deadline_s:
+            await asyncio.sleep(0.01)
+
+    # ---------------------------------------------------------------- called by the engine, on its own threads
+
+    def started(self, keys: list[int]) -> None:
+        self._loop.call_soon_threadsafe(self._send_started, keys)
+
+    def finished(self, key: int, outcome: Encoded | Failed) -> None:
+        self._loop.call_soon_threadsafe(self._send_outcome, key, outcome)
+
+    def _send_started(self, keys: list[int]) -> None:
+        by_link: dict[_Link, list[int]] = {}
+        for key in keys:
+            if (asker := self._askers.get(key)) is not None:
+                by_link.setdefault(asker[0], []).append(asker[1])
+        for link, request_ids in by_link.items():
+            link.send(Started(tuple(request_ids)))
+
+    def _send_outcome(self, key: int, outcome: Encoded | Failed) -> None:
+        if (asker := self._askers.pop(key, None)) is not None:
+            link, request_id = asker
+            link.keys.pop(request_id, None)
+            link.send(outcome, request_id)
+
+    # --------------------------------------------------------------------------- called by links, on the loop
+
+    def opened(self, link: _Link) -> None:
+        self._links.add(link)
+        link.send(self._hello)
+
+    def received(self, link: _Link, request_id: int, message: Message) -> None:
+        assert self._engine is not None
+        if isinstance(message, Encode):
+            if request_id in link.keys:
+                raise ProtocolError(f"request id {request_id} is already in use on this link")
+            key = next(self._keys)
+            self._askers[key] = (link, request_id)
+            link.keys[request_id] = key
+            self._engine.submit(key, message)
+        elif isinstance(message, Cancel):
+            for cancelled in message.request_ids:
+                self._forget(link, cancelled)
+        else:
+            raise ProtocolError(f"{type(message).__name__} is not for a shard")
+
+    def closed(self, link: _Link) -> None:
+        self._links.discard(link)
+        for request_id in list(link.keys):
+            self._forget(link, request_id)
+
+    def _forget(self, link: _Link, request_id: int) -> None:
+        assert self._engine is not None
+        if (key := link.keys.pop(request_id, None)) is not None:
+            self._askers.pop(key, None)
+            self._engine.cancel(key)
+
+
+class _Link(asyncio.Protocol):
+    """One connection from a router."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._decoder = FrameDecoder()
+        self._transport: asyncio.Transport | None = None
+        self.keys: dict[int, int] = {}
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        if not _is_same_user(transport):
+            log.warning("link_refused", why="another user")
+            transport.abort()
+            return
+        self._transport = transport
+        self._channel.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for frame in self._decoder.feed(data):
+                self._channel.received(self, frame.request_id, unpack(frame))
+        except ProtocolError as error:
+            log.error("link_broken", error=error)
+            self.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        if self._transport is not None:
+            self._channel.closed(self)
+
+    def send(self, message: Message, request_id: int = 0) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(pack(message, request_id))
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+
+def _is_same_user(transport: asyncio.Transport) -> bool:
+    peer = transport.get_extra_info("socket")
+    credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    _pid, uid, _gid = struct.unpack("3i", credentials)
+    return bool(uid == os.getuid())

@@ -1,0 +1,154 @@
+"""The life of a shard: configure → fetch → load → warm up → bind → ready → serve → drain."""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from emb_model_provider.errors import EXIT_CONFIGURATION, LoadError, LoadReason, ProtocolError
+from emb_model_provider.lifecycle import ControlChannel, pin_to_cpus, start_child
+from emb_model_provider.logs import EventLog, configure_child_logs
+from emb_model_provider.messages import Hello, LoadFailed, LoadProgress, ModelInfo, Ready, ShardConfig
+from shard.encoder import Encoder
+from shard.hubs import Progress, Snapshot
+
+log = EventLog("shard")
+
+#: Larger batches are slower on a CPU, where they fall out of the cache, and faster on a GPU.
+_MAX_BATCH_TOKENS_CPU = 2048
+_MAX_BATCH_TOKENS_CUDA = 32768
+_WARM_UP_TEXTS = ("热身 warm up", "The quick brown fox jumps over the lazy dog. 敏捷的棕色狐狸跳过懒狗。" * 4)
+
+
+def main(arguments: list[str]) -> int:
+    """Run one shard until it is told to stop; return its exit code."""
+    faulthandler.enable()
+    control = start_child(arguments)
+    config = control.receive()
+    if not isinstance(config, ShardConfig):
+        raise ProtocolError("the first control message must be the configuration")
+    pin_to_cpus(config.cpus)
+    configure_child_logs(f"shard[{config.spec.id}#{config.generation}]", config.log.level, config.log.format)
+    control.watch(lambda _message: None)
+    try:
+        encoder, info = _prepare(config, control)
+    except LoadError as error:
+        control.send(LoadFailed(error.reason, str(error)))
+        return EXIT_CONFIGURATION
+    except MemoryError:
+        control.send(LoadFailed(LoadReason.OUT_OF_MEMORY, "the model does not fit into memory; use a lower precision"))
+        return EXIT_CONFIGURATION
+    except Exception as error:  # noqa: BLE001 - whatever a model's files make a library raise, the operator gets a reason
+        log.exception("load_failed")
+        control.send(LoadFailed(LoadReason.INTERNAL, f"{type(error).__name__}: {error} (the log has the traceback)"))
+        return EXIT_CONFIGURATION
+    _serve(config, control, encoder, info)
+    return 0
+
+
+def _prepare(config: ShardConfig, control: ControlChannel) -> tuple[Encoder, ModelInfo]:
+    snapshot = _fetch(config, control)
+    control.send(LoadProgress("loading", source=snapshot.source))
+    began_s = time.monotonic()
+    encoder = _load(config, snapshot)
+    control.send(LoadProgress("warming", source=snapshot.source))
+    loaded_s = time.monotonic()
+    encoder.encode(encoder.tokenize(_WARM_UP_TEXTS, prompt=None))
+    info = _describe(encoder, snapshot)
+    log.info(
+        "model_loaded",
+        source=snapshot.source,
+        revision=snapshot.revision,
+        layout=info.layout,
+        precision=info.precision,
+        device=info.device,
+        dimension=info.dimension,
+        max_tokens=info.max_tokens,
+        load_s=round(loaded_s - began_s, 3),
+        warm_up_s=round(time.monotonic() - loaded_s, 3),
+    )
+    return encoder, info
+
+
+def _fetch(config: ShardConfig, control: ControlChannel) -> Snapshot:
+    # Kept out of the module's head, as is the loader below: importing costs seconds, and the supervisor should
+    # hear of a wrong configuration before that.
+    from shard.hubs import fetch  # noqa: PLC0415
+
+    def report(progress: Progress) -> None:
+        control.send(LoadProgress("downloading", progress.done_bytes, progress.total_bytes, progress.source))
+
+    return fetch(config.spec, config.hubs, report)
+
+
+def _load(config: ShardConfig, snapshot: Snapshot) -> Encoder:
+    from shard.loader import load  # noqa: PLC0415
+
+    return load(
+        snapshot.directory,
+        replace(config.spec, device=config.device),
+        source=snapshot.source,
+        trust_remote_code=_is_trusted(config, snapshot),
+        threads=config.threads,
+        cache_directory=Path(config.cache_dir),
+    )
+
+
+def _is_trusted(config: ShardConfig, snapshot: Snapshot) -> bool:
+    if config.spec.trust_remote_code is not None:
+        return config.spec.trust_remote_code
+    if snapshot.source == "huggingface":
+        return config.hubs.huggingface.trust_remote_code
+    return snapshot.source == "modelscope" and config.hubs.modelscope.trust_remote_code
+
+
+def _describe(encoder: Encoder, snapshot: Snapshot) -> ModelInfo:
+    info = encoder.info
+    return ModelInfo(
+        dimension=info.dimension,
+        max_tokens=info.max_tokens,
+        pooling=info.pooling,
+        normalized=info.normalized,
+        device=info.device,
+        precision=info.precision,
+        storage_dtype=info.storage_dtype,
+        compute_dtype=info.compute_dtype,
+        layout=info.layout,
+        source=snapshot.source,
+        revision=snapshot.revision,
+        weights_bytes=info.weights_bytes,
+        vocabulary_size=info.vocabulary_size,
+        prompts=info.prompts,
+    )
+
+
+def _serve(config: ShardConfig, control: ControlChannel, encoder: Encoder, info: ModelInfo) -> None:
+    import uvloop  # noqa: PLC0415
+
+    uvloop.run(_serve_until_stopped(config, control, encoder, info))
+
+
+async def _serve_until_stopped(config: ShardConfig, control: ControlChannel, encoder: Encoder, info: ModelInfo) -> None:
+    from shard.channel import Channel, bind_private  # noqa: PLC0415
+    from shard.engine import Engine  # noqa: PLC0415
+
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    channel = Channel(Hello(config.spec.id, config.generation), loop)
+    on_cuda = info.device.startswith("cuda")
+    engine = Engine(encoder, config.spec.batch, _MAX_BATCH_TOKENS_CUDA if on_cuda else _MAX_BATCH_TOKENS_CPU, channel)
+    engine.start()
+    path = Path(config.socket_path)
+    await channel.serve(engine, bind_private(path))
+    control.send(Ready(info))
+    await stop.wait()
+    path.unlink(missing_ok=True)
+    idle = await asyncio.to_thread(engine.wait_idle, config.drain_s)
+    log.info("drained", complete=idle)
+    await channel.close()
+    await asyncio.to_thread(engine.stop)

@@ -1,0 +1,157 @@
+"""One child process: started as a fresh interpreter, heard over its control channel, watched until it is reaped."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import site
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from emb_model_provider.errors import ProtocolError
+from emb_model_provider.frames import FrameDecoder
+from emb_model_provider.logs import EventLog
+from emb_model_provider.messages import Message, pack, unpack
+
+log = EventLog("supervisor.child")
+
+_ROOT = Path(__file__).resolve().parent.parent
+_STDERR_BYTES = 64 * 1024
+_MAX_LINE_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How to start a child: its package, its environment, its first messages, descriptors it inherits.
+
+    ``first_messages`` and ``environment`` may hold secrets and are kept out of ``repr``.
+    """
+
+    package: str
+    environment: dict[str, str] = field(repr=False)
+    first_messages: tuple[Message, ...] = field(repr=False)
+    descriptors: tuple[int, ...] = ()
+
+
+class Child:
+    """A running child. Made by ``spawn``."""
+
+    def __init__(
+        self, process: asyncio.subprocess.Process, control: _Control, stderr_reader: asyncio.Task[None]
+    ) -> None:
+        self._process = process
+        self._control = control
+        self._stderr_reader = stderr_reader
+        self.pid = process.pid
+
+    def send(self, message: Message) -> None:
+        """Send a control message; a child that is gone drops it."""
+        self._control.send(message)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the child alone, if it still lives."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(number)
+
+    async def wait(self) -> int:
+        """Return the exit code (negative: a signal's number) once the child is reaped and its stderr is read."""
+        code = await self._process.wait()
+        # A grandchild may hold the pipe open; the child's own last words are there within moments.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stderr_reader, timeout=1.0)
+        self._control.close()
+        return code
+
+
+async def spawn(launch: Launch, on_message: Callable[[Message], None], on_line: Callable[[str], None]) -> Child:
+    """Start a child; its messages and the lines it writes to stderr arrive on the event loop."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    passed = (theirs.fileno(), *launch.descriptors)
+    try:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-P",
+            "-m",
+            launch.package,
+            str(os.getpid()),
+            *(str(descriptor) for descriptor in passed),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            env=launch.environment | {"PYTHONPATH": _python_path(launch.environment)},
+            pass_fds=passed,
+            # Ctrl-C in the terminal is for the supervisor, which stops the others in order.
+            process_group=0,
+        )
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+    control = _Control(on_message)
+    ours.setblocking(False)  # noqa: FBT003 - the standard library's signature
+    await asyncio.get_running_loop().create_connection(lambda: control, sock=ours)
+    assert process.stderr is not None
+    reader = asyncio.create_task(_read_lines(process.stderr, on_line))
+    for message in launch.first_messages:
+        control.send(message)
+    return Child(process, control, reader)
+
+
+def _python_path(environment: dict[str, str]) -> str:
+    """Put our own root first, so that a stray ``shard`` folder elsewhere is never imported.
+
+    Not where it is a site directory, which comes by itself and would shadow the standard library if it came first.
+    """
+    inherited = [part for part in environment.get("PYTHONPATH", "").split(os.pathsep) if part]
+    is_site = str(_ROOT) in {*site.getsitepackages(), site.getusersitepackages()}
+    return os.pathsep.join(inherited if is_site else [str(_ROOT), *inherited])
+
+
+class _Control(asyncio.Protocol):
+    """The supervisor's end of the socket pair."""
+
+    def __init__(self, on_message: Callable[[Message], None]) -> None:
+        self._on_message = on_message
+        self._decoder = FrameDecoder()
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for frame in self._decoder.feed(data):
+                self._on_message(unpack(frame))
+        except ProtocolError:
+            # Closing ends the child: without its control channel it does not go on.
+            log.exception("control_broken")
+            self.close()
+
+    def send(self, message: Message) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(pack(message))
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+
+async def _read_lines(stream: asyncio.StreamReader, on_line: Callable[[str], None]) -> None:
+    """Hand over complete lines; one that never ends is cut, so that it cannot fill the memory."""
+    rest = b""
+    while data := await stream.read(_STDERR_BYTES):
+        *lines, rest = (rest + data).split(b"\n")
+        if len(rest) > _MAX_LINE_BYTES:
+            lines.append(rest)
+            rest = b""
+        for line in lines:
+            on_line(line.decode("utf-8", "replace"))
+    if rest:
+        on_line(rest.decode("utf-8", "replace"))

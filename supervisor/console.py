@@ -1,0 +1,140 @@
+"""What a person at the terminal sees: models, their states as they change, the address and a line to try.
+
+Silent when logs are JSON: then the same facts are log events for a machine to read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+
+from emb_model_provider.messages import ModelInfo, ShardStatus
+from emb_model_provider.modelmap import ModelSpec
+from supervisor.output import Output
+from supervisor.plan import Placement, format_cpus
+
+_BAR_CELLS = 24
+_STEP_PERCENT = 10
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+class Console:
+    """Turns states into sentences."""
+
+    def __init__(self, output: Output, *, silent: bool) -> None:
+        self._output = output
+        self._silent = silent
+        self._width = 0
+        self._shown_step: dict[str, int] = {}
+        self._downloads: dict[str, ShardStatus] = {}
+        self._tried = False
+
+    def open(self, version: str, address: str, models: tuple[ModelSpec, ...], places: dict[str, Placement]) -> None:
+        """Say what is about to be served and where."""
+        self._width = max(len(spec.id) for spec in models)
+        self._say(f"emb-provider {version} on {address} (accepting connections; models load in the background)")
+        for spec in models:
+            origin = "embedded" if spec.embedded else spec.source
+            self._line(spec.id, f"{spec.name} ({origin}), {spec.precision} on {describe_place(places[spec.id])}")
+
+    def show(self, status: ShardStatus, took_s: float) -> None:
+        """Say that a model's state has changed; ``took_s`` is the time since its process started."""
+        if status.state == "downloading":
+            self._show_download(status)
+            return
+        self._downloads.pop(status.model_id, None)
+        self._shown_step.pop(status.model_id, None)
+        self._redraw()
+        self._line(status.model_id, describe_state(status, took_s))
+
+    def invite(self, address: str, status: ShardStatus, *, needs_key: bool) -> None:
+        """Print, once, a command that works now."""
+        if not self._tried:
+            self._tried = True
+            self._say("\nTry it:\n" + curl_command(address, status.model_id, needs_key=needs_key) + "\n")
+
+    def say(self, text: str) -> None:
+        """Print one sentence."""
+        self._say(text)
+
+    def _show_download(self, status: ShardStatus) -> None:
+        self._downloads[status.model_id] = status
+        if self._output.is_terminal and status.total_bytes:
+            self._redraw()
+            return
+        step = percent(status) // _STEP_PERCENT
+        if step != self._shown_step.get(status.model_id):
+            self._shown_step[status.model_id] = step
+            self._line(status.model_id, describe_download(status))
+
+    def _redraw(self) -> None:
+        bars = [f"{status.model_id} {render_bar(status)}" for status in self._downloads.values()]
+        if not self._silent:
+            self._output.progress("   ".join(bars))
+
+    def _line(self, model_id: str, text: str) -> None:
+        self._say(f"  {model_id:<{self._width}}  {text}")
+
+    def _say(self, text: str) -> None:
+        if not self._silent:
+            self._output.say(text)
+
+
+def describe_place(place: Placement) -> str:
+    """Return device, CPUs and threads in words."""
+    device = place.device + (f" (GPU {place.visible_gpus})" if place.visible_gpus else "")
+    cpus = f", CPUs {format_cpus(place.cpus)}" if place.cpus else ""
+    return f"{device}, {place.threads} thread{'s' if place.threads > 1 else ''}{cpus}"
+
+
+def describe_state(status: ShardStatus, took_s: float) -> str:
+    """Return a state in words."""
+    if status.state == "ready" and status.info is not None:
+        return f"ready after {took_s:.1f} s: {describe_info(status.info)}"
+    if status.state == "failed":
+        return f"FAILED ({status.reason}): {status.detail}"
+    if status.state == "restarting":
+        return f"restarting: {status.detail}; next try in {status.expected_ready_s:.1f} s"
+    return status.state
+
+
+def describe_info(info: ModelInfo) -> str:
+    """Return the facts of a loaded model in words."""
+    computed = "" if info.storage_dtype == info.compute_dtype else f" (computed in {info.compute_dtype})"
+    return (
+        f"{info.dimension} dimensions, {info.max_tokens} tokens, {info.precision}{computed} on {info.device}, "
+        f"from {info.source}"
+    )
+
+
+def describe_download(status: ShardStatus) -> str:
+    """Return a download's progress in words."""
+    if not status.total_bytes:
+        return "downloading"
+    done, total = format_bytes(status.done_bytes), format_bytes(status.total_bytes)
+    return f"downloading {percent(status)} % ({done} of {total})"
+
+
+def percent(status: ShardStatus) -> int:
+    """Return whole percents done, 0 where the total is not known yet."""
+    return 100 * status.done_bytes // status.total_bytes if status.total_bytes else 0
+
+
+def render_bar(status: ShardStatus) -> str:
+    """Return a progress bar of fixed width with bytes behind it."""
+    filled = min(_BAR_CELLS, _BAR_CELLS * status.done_bytes // max(1, status.total_bytes))
+    bar = "█" * filled + "░" * (_BAR_CELLS - filled)
+    return f"{bar} {percent(status):3d} % {format_bytes(status.done_bytes)} of {format_bytes(status.total_bytes)}"
+
+
+def format_bytes(count: int) -> str:
+    """Return a byte count with a binary unit: 1536 is "1.5 KiB"."""
+    power = min(int(math.log2(count) // 10) if count else 0, len(_UNITS) - 1)
+    return f"{count} B" if power == 0 else f"{count / 2 ** (10 * power):.1f} {_UNITS[power]}"
+
+
+def curl_command(address: str, model_id: str, *, needs_key: bool) -> str:
+    """Return a command for a shell that embeds one Chinese and one English text."""
+    body = json.dumps({"model": model_id, "input": ["你好，世界", "Hello, world"]}, ensure_ascii=False)
+    key = " -H 'Authorization: Bearer YOUR_KEY'" if needs_key else ""
+    return f"  curl {address}/v1/embeddings -H 'Content-Type: application/json'{key} -d '{body}'"

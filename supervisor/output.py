@@ -1,0 +1,158 @@
+"""The one writer of terminal and log file: a thread, so that a slow disk or a stopped terminal never stops us."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import logging.handlers
+import queue
+import sys
+import threading
+from pathlib import Path
+from typing import Literal, TextIO
+
+from emb_model_provider.logs import MARK, EventFormatter, escape
+
+_MAX_FILE_BYTES = 20 * 1024 * 1024
+_KEPT_FILES = 5
+_MAX_WAITING_LINES = 10_000
+_CLEAR_LINE = "\r\x1b[K"
+
+Target = Literal["say", "log", "file", "progress", "stop"]
+
+
+class Output:
+    """Takes lines from any thread and writes them in order.
+
+    ``say`` is for a person (stdout), ``log`` for terminal and file, ``note`` for the file alone; ``progress`` is
+    one line that stands below all others on a terminal and is redrawn. Lines that find the queue full are counted
+    and reported, not waited for.
+    """
+
+    def __init__(self, file_path: str, screen: TextIO = sys.stdout, log_screen: TextIO = sys.stderr) -> None:
+        self._screen = screen
+        self._log_screen = log_screen
+        self.is_terminal = screen.isatty()
+        self._lines: queue.Queue[tuple[Target, str]] = queue.Queue(_MAX_WAITING_LINES)
+        self._dropped = 0
+        self._progress = ""
+        self.problem = ""
+        self._file = self._open(file_path)
+        self._thread = threading.Thread(target=self._run, name="output", daemon=True)
+        self._thread.start()
+
+    def say(self, text: str) -> None:
+        self._put("say", text)
+
+    def log(self, line: str) -> None:
+        self._put("log", line)
+
+    def note(self, line: str) -> None:
+        self._put("file", line)
+
+    def progress(self, text: str) -> None:
+        """Show ``text`` as the bottom line of a terminal; empty takes it away."""
+        if self.is_terminal:
+            self._put("progress", text)
+
+    def close(self) -> None:
+        """Write what is queued and end the thread."""
+        self._lines.put(("stop", ""))
+        self._thread.join(timeout=5.0)
+
+    def _open(self, file_path: str) -> logging.handlers.RotatingFileHandler | None:
+        if not file_path:
+            return None
+        try:
+            Path(file_path).parent.mkdir(parents=True, exist_ok=True)
+            handler = logging.handlers.RotatingFileHandler(
+                file_path, maxBytes=_MAX_FILE_BYTES, backupCount=_KEPT_FILES, encoding="utf-8"
+            )
+        except OSError as error:
+            self.problem = f"no log file: {error}; set EMB_PROVIDER_LOG_FILE to a writable path, or to nothing"
+            return None
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        # A full disk must not print a traceback per line: the terminal still has every line.
+        handler.handleError = lambda record: None  # type: ignore[method-assign]  # noqa: ARG005
+        return handler
+
+    def _put(self, target: Target, text: str) -> None:
+        try:
+            self._lines.put_nowait((target, text))
+        except queue.Full:
+            self._dropped += 1
+
+    def _run(self) -> None:
+        while True:
+            target, text = self._lines.get()
+            if target == "stop":
+                break
+            if self._dropped:
+                text, self._dropped = f"{text}\n({self._dropped} lines dropped: output was too slow)", 0
+            self._write(target, text)
+        self._draw("")
+        if self._file is not None:
+            self._file.close()
+
+    def _write(self, target: Target, text: str) -> None:
+        if target in ("log", "file") and self._file is not None:
+            self._file.emit(logging.makeLogRecord({"msg": text}))
+        # A closed terminal is no reason to stop serving.
+        with contextlib.suppress(OSError, ValueError):
+            if target == "progress":
+                self._draw(text)
+            elif target != "file":
+                self._print(self._screen if target == "say" else self._log_screen, text)
+
+    def _print(self, stream: TextIO, text: str) -> None:
+        if self._progress:
+            self._screen.write(_CLEAR_LINE)
+            self._screen.flush()
+        stream.write(text + "\n")
+        stream.flush()
+        if self._progress:
+            self._screen.write(self._progress)
+            self._screen.flush()
+
+    def _draw(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            if text or self._progress:
+                self._screen.write(_CLEAR_LINE + text)
+                self._screen.flush()
+        self._progress = text
+
+
+class OutputHandler(logging.Handler):
+    """Carries the supervisor's own log records to ``Output``; those marked ``said`` only to the file.
+
+    With JSON logs the console is silent, so that nothing has been said and every record goes to both.
+    """
+
+    def __init__(self, output: Output, style: Literal["plain", "json"]) -> None:
+        super().__init__()
+        self._output = output
+        self._says_nothing = style == "json"
+        self.setFormatter(EventFormatter("supervisor", style))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = self.format(record)
+        if getattr(record, "said", False) and not self._says_nothing:
+            self._output.note(line)
+        else:
+            self._output.log(line)
+
+
+class ChildLines:
+    """Takes the lines of one child's stderr: ours as they are, anything else wrapped as an event."""
+
+    def __init__(self, process: str, output: Output, style: Literal["plain", "json"]) -> None:
+        self._output = output
+        self._formatter = EventFormatter(process, style)
+
+    def take(self, line: str) -> None:
+        """Write one line without its newline."""
+        if line.startswith(MARK):
+            self._output.log(line[len(MARK) :])
+        elif line.strip():
+            record = logging.makeLogRecord({"msg": "stderr", "levelname": "WARNING", "values": {"line": escape(line)}})
+            self._output.log(self._formatter.format(record))

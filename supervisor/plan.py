@@ -1,0 +1,123 @@
+"""Where each model's process runs: device, CPUs, threads and environment. Pure; ``tree`` carries it out."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from emb_model_provider.errors import ConfigurationError
+from emb_model_provider.modelmap import ModelSpec
+from supervisor.machine import Machine
+
+#: A GPU shard's CPU threads only tokenise and launch kernels.
+_GPU_SHARD_THREADS = 4
+_SECRET_PREFIX = "EMB_PROVIDER_"  # noqa: S105 - the prefix of our settings, among them tokens and keys
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """One shard's place. ``visible_gpus`` is its ``CUDA_VISIBLE_DEVICES``; empty ``cpus`` means any CPU."""
+
+    device: str
+    visible_gpus: str
+    cpus: tuple[int, ...]
+    threads: int
+
+
+def place(models: tuple[ModelSpec, ...], machine: Machine) -> dict[str, Placement]:
+    """Return the placement of every model by id; raise ``ConfigurationError`` for CPUs this machine lacks.
+
+    Models without a CPU set share what no set claims, and divide it: together they never start more compute
+    threads than there are CPUs (but each has at least one).
+    """
+    _check_cpu_sets(models, machine)
+    devices = _choose_devices(models, machine)
+    claimed = {cpu for spec in models for cpu in spec.cpus or ()}
+    free = tuple(cpu for cpu in machine.cpus if cpu not in claimed) or machine.cpus
+    free_threads = max(1, min(len(free), machine.cpu_count - len(claimed)))
+    sharing = [spec for spec in models if spec.cpus is None and devices[spec.id][0] == "cpu"]
+    threads = _divide(free_threads, [spec.threads for spec in sharing])
+    shares = {spec.id: share for spec, share in zip(sharing, threads, strict=True)}
+    placements: dict[str, Placement] = {}
+    for spec in models:
+        device, visible = devices[spec.id]
+        if spec.cpus is not None:
+            cpus, count = spec.cpus, spec.threads or len(spec.cpus)
+        else:
+            cpus = free if claimed else ()
+            count = shares.get(spec.id) or spec.threads or min(_GPU_SHARD_THREADS, free_threads)
+        placements[spec.id] = Placement(device, visible, cpus, count)
+    return placements
+
+
+def _check_cpu_sets(models: tuple[ModelSpec, ...], machine: Machine) -> None:
+    problems = [
+        f"Model {spec.id!r} asks for cpus {sorted(set(spec.cpus) - set(machine.cpus))}, which this process may not "
+        f"use. Available: {format_cpus(machine.cpus)}."
+        for spec in models
+        if spec.cpus is not None and not set(spec.cpus) <= set(machine.cpus)
+    ]
+    if problems:
+        raise ConfigurationError(*problems)
+
+
+def _choose_devices(models: tuple[ModelSpec, ...], machine: Machine) -> dict[str, tuple[str, str]]:
+    """Return (device, CUDA_VISIBLE_DEVICES) by id; models that name no GPU take turns over all of them."""
+    turns = itertools.cycle(machine.gpus or ("0",))
+    devices: dict[str, tuple[str, str]] = {}
+    for spec in models:
+        if spec.device == "cpu" or (spec.device == "auto" and not machine.gpus):
+            devices[spec.id] = ("cpu", "")
+        elif spec.device.startswith("cuda:"):
+            index = int(spec.device.removeprefix("cuda:"))
+            devices[spec.id] = ("cuda", machine.gpus[index] if index < len(machine.gpus) else str(index))
+        else:
+            devices[spec.id] = (spec.device, next(turns))
+    return devices
+
+
+def _divide(threads: int, wishes: list[int | None]) -> list[int]:
+    """Give each its wish, and the others equal parts of what is left, at least one."""
+    left = threads - sum(wish for wish in wishes if wish is not None)
+    others = sum(wish is None for wish in wishes)
+    share, extra = divmod(max(0, left), others) if others else (0, 0)
+    result: list[int] = []
+    for wish in wishes:
+        if wish is not None:
+            result.append(wish)
+            continue
+        result.append(max(1, share + (extra > 0)))
+        extra -= 1
+    return result
+
+
+def shard_environment(placement: Placement, env: Mapping[str, str]) -> dict[str, str]:
+    """Return a shard's environment: the user's, without our settings, with its threads and GPUs."""
+    threads = str(placement.threads)
+    return child_environment(env) | {
+        "CUDA_VISIBLE_DEVICES": placement.visible_gpus,
+        # Index N then means the N-th card on the bus, as nvidia-smi counts, not the N-th fastest.
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "OPENBLAS_NUM_THREADS": threads,
+        "RAYON_NUM_THREADS": threads,
+        "TOKENIZERS_PARALLELISM": "true" if placement.threads > 1 else "false",
+    }
+
+
+def child_environment(env: Mapping[str, str]) -> dict[str, str]:
+    """Return the user's environment without our settings: they travel on the control channel only."""
+    return {name: value for name, value in env.items() if not name.startswith(_SECRET_PREFIX)}
+
+
+def format_cpus(cpus: tuple[int, ...]) -> str:
+    """Return a CPU set as the kernel writes it: (0, 1, 2, 5) is "0-2,5"."""
+    runs: list[list[int]] = []
+    for cpu in sorted(cpus):
+        if runs and runs[-1][-1] == cpu - 1:
+            runs[-1][1:] = [cpu]
+        else:
+            runs.append([cpu])
+    return ",".join("-".join(str(cpu) for cpu in run) for run in runs)
