@@ -75,6 +75,7 @@ class Handlers:
                     "reason": status.reason or None,
                     "detail": status.detail or None,
                     "restarts": status.restarts,
+                    "pid": status.pid or None,
                 }
                 for status in statuses
             },

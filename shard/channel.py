@@ -62,11 +62,11 @@ class Channel:
         """Accept no more links, and close those that are open once what was written has left."""
         if self._server is not None:
             self._server.close()
+        closing = [link.closed for link in self._links]
         for link in list(self._links):
             link.close()
-        deadline_s = self._loop.time() + _FLUSH_S
-        while self._links and self._loop.time() < deadline_s:
-            await asyncio.sleep(0.01)
+        if closing:
+            await asyncio.wait(closing, timeout=_FLUSH_S)
 
     # ---------------------------------------------------------------- called by the engine, on its own threads
 
@@ -127,6 +127,7 @@ class _Link(asyncio.Protocol):
     """One connection from a router."""
 
     def __init__(self, channel: Channel) -> None:
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._channel = channel
         self._decoder = FrameDecoder()
         self._transport: asyncio.Transport | None = None
@@ -151,6 +152,7 @@ class _Link(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
+        self.closed.set_result(None)
         if self._transport is not None:
             self._channel.closed(self)
 

@@ -30,10 +30,10 @@ class Listener(Protocol):
     """Hears what becomes of the work; called on engine threads, so it must be quick and thread-safe."""
 
     def started(self, keys: list[int]) -> None:
-        """The device begins with the first inputs of these jobs."""
+        """Hear that the device begins with the first inputs of these jobs."""
 
     def finished(self, key: int, outcome: Encoded | Failed) -> None:
-        """A job has its vectors or its error; never called for a cancelled job."""
+        """Take a job's vectors or its error; never called for a cancelled job."""
 
 
 @dataclass(slots=True)
@@ -114,7 +114,7 @@ class Engine:
                 inputs = self._tokenize(request)
             except RequestError as error:
                 self._finish(key, _as_failed(error))
-            except Exception:  # noqa: BLE001 - a tokenizer may raise anything; only this request fails
+            except Exception:  # a tokenizer may raise anything; only this request fails
                 log.exception("tokenize_failed")
                 self._finish(key, _as_failed(EncodeError("the model's tokenizer failed on this input")))
             else:
@@ -122,13 +122,19 @@ class Engine:
 
     def _tokenize(self, request: Encode) -> list[Tokenized]:
         if request.token_ids:
-            inputs = [self._encoder.accept_ids(ids) for ids in request.token_ids]
+            inputs = [self._accept_ids(ids, index) for index, ids in enumerate(request.token_ids, request.first_index)]
         else:
             prompt = self._encoder.resolve_prompt(request.prompt_name)
             inputs = self._encoder.tokenize(request.texts, prompt=prompt)
         if request.overlong == "error":
             _refuse_overlong(inputs, self._encoder.info.max_tokens, request.first_index)
         return inputs
+
+    def _accept_ids(self, ids: tuple[int, ...], index: int) -> Tokenized:
+        try:
+            return self._encoder.accept_ids(ids)
+        except InvalidRequestError as error:
+            raise InvalidRequestError(f"Input {index}: {error.message}", param="input") from None
 
     def _enqueue(self, key: int, request: Encode, inputs: list[Tokenized]) -> None:
         with self._changed:

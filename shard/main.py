@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
     except MemoryError:
         control.send(LoadFailed(LoadReason.OUT_OF_MEMORY, "the model does not fit into memory; use a lower precision"))
         return EXIT_CONFIGURATION
-    except Exception as error:  # noqa: BLE001 - whatever a model's files make a library raise, the operator gets a reason
+    except Exception as error:  # whatever a model's files make a library raise, the operator gets a reason
         log.exception("load_failed")
         control.send(LoadFailed(LoadReason.INTERNAL, f"{type(error).__name__}: {error} (the log has the traceback)"))
         return EXIT_CONFIGURATION
@@ -147,7 +147,6 @@ async def _serve_until_stopped(config: ShardConfig, control: ControlChannel, enc
     await channel.serve(engine, bind_private(path))
     control.send(Ready(info))
     await stop.wait()
-    path.unlink(missing_ok=True)
     idle = await asyncio.to_thread(engine.wait_idle, config.drain_s)
     log.info("drained", complete=idle)
     await channel.close()

@@ -1,0 +1,138 @@
+"""The router's link and the shard's channel over a real Unix socket, around a fake encoder."""
+
+import asyncio
+import contextlib
+import os
+import stat
+
+import numpy as np
+import pytest
+
+from emb_model_provider.errors import RequestError
+from emb_model_provider.frames import pack_frame
+from emb_model_provider.messages import Encode, Hello, pack
+from emb_model_provider.modelmap import BatchLimits
+from router.link import Link, ShardLostError
+from shard.channel import Channel, bind_private
+from shard.engine import Engine
+from tests.support.fake_encoder import FakeEncoder, expected_vector
+
+
+@contextlib.asynccontextmanager
+async def served(encoder: FakeEncoder, path):
+    channel = Channel(Hello("m", 1), asyncio.get_running_loop())
+    engine = Engine(encoder, BatchLimits(max_batch_size=4), 10_000, channel)
+    engine.start()
+    await channel.serve(engine, bind_private(path))
+    try:
+        yield channel
+    finally:
+        encoder.gate.set()
+        await channel.close()
+        await asyncio.to_thread(engine.stop)
+
+
+@contextlib.asynccontextmanager
+async def linked(path, generation: int = 1):
+    loop = asyncio.get_running_loop()
+    _, link = await loop.create_unix_connection(lambda: Link("m", generation), str(path))
+    try:
+        yield link
+    finally:
+        link.close()
+        await link.lost
+
+
+async def test_many_requests_at_once_each_get_their_own_answer(tmp_path):
+    async with served(FakeEncoder(), tmp_path / "s.sock"), linked(tmp_path / "s.sock") as link:
+        texts = [tuple(f"{a}-{b}" for b in range(a % 7 + 1)) for a in range(200)]
+        answers = await asyncio.gather(*(link.request(Encode(one)) for one in texts))
+        for one, answer in zip(texts, answers, strict=True):
+            assert np.frombuffer(answer.vectors, "<f4").reshape(-1, 4).tolist() == [expected_vector(t) for t in one]
+
+
+async def test_a_models_error_reaches_the_one_who_asked(tmp_path):
+    async with served(FakeEncoder(), tmp_path / "s.sock"), linked(tmp_path / "s.sock") as link:
+        with pytest.raises(RequestError, match="failed on input 0") as caught:
+            await link.request(Encode(("POISON",)))
+        assert caught.value.status == 500
+        assert len((await link.request(Encode(("fine",)))).tokens) == 1
+
+
+async def test_a_cancelled_request_is_never_encoded(tmp_path):
+    encoder = FakeEncoder(closed=True)
+    async with served(encoder, tmp_path / "s.sock"), linked(tmp_path / "s.sock") as link:
+        first = asyncio.create_task(link.request(Encode(("first",))))
+        await asyncio.to_thread(encoder.entered.wait, 5)
+        second = asyncio.create_task(link.request(Encode(("second",))))
+        third = asyncio.create_task(link.request(Encode(("third",))))
+        await asyncio.sleep(0.05)
+        second.cancel()
+        await asyncio.sleep(0.05)
+        encoder.gate.set()
+        await asyncio.gather(first, third)
+        assert encoder.encoded == ["first", "third"]
+
+
+async def test_a_client_that_closes_its_link_costs_no_encoding(tmp_path):
+    encoder = FakeEncoder(closed=True)
+    async with served(encoder, tmp_path / "s.sock"):
+        async with linked(tmp_path / "s.sock") as link:
+            tasks = [asyncio.create_task(link.request(Encode((f"t{i}",) * 4))) for i in range(5)]
+            await asyncio.to_thread(encoder.entered.wait, 5)
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert all(isinstance(outcome, ShardLostError) for outcome in outcomes)
+        await asyncio.sleep(0.05)
+        encoder.gate.set()
+        await asyncio.sleep(0.1)
+        assert encoder.batch_sizes == [4]
+
+
+async def test_a_shard_that_goes_away_tells_who_was_on_the_device(tmp_path):
+    encoder = FakeEncoder(closed=True)
+    async with served(encoder, tmp_path / "s.sock") as channel, linked(tmp_path / "s.sock") as link:
+        running = asyncio.create_task(link.request(Encode(("a",) * 4)))
+        await asyncio.to_thread(encoder.entered.wait, 5)
+        await asyncio.sleep(0.05)
+        waiting = asyncio.create_task(link.request(Encode(("b",))))
+        await asyncio.sleep(0.05)
+        await channel.close()
+        outcomes = await asyncio.gather(running, waiting, return_exceptions=True)
+        assert [outcome.started for outcome in outcomes] == [True, False]
+        with pytest.raises(ShardLostError):
+            await link.request(Encode(("c",)))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        pack_frame(99, 1, b""),
+        pack(Hello("m", 1)),
+        pack(Encode(("a",)), 1) * 2,
+        pack_frame(2, 1, b"\xc1"),
+    ],
+    ids=["http", "unknown kind", "not for a shard", "an id twice", "not msgpack"],
+)
+async def test_a_peer_that_breaks_the_protocol_is_cut_off_and_the_next_one_served(tmp_path, data):
+    encoder = FakeEncoder(closed=True)
+    async with served(encoder, tmp_path / "s.sock"):
+        reader, writer = await asyncio.open_unix_connection(str(tmp_path / "s.sock"))
+        writer.write(data)
+        await asyncio.wait_for(reader.read(), timeout=5)  # its hello, then the end
+        writer.close()
+        await writer.wait_closed()
+        encoder.gate.set()
+        async with linked(tmp_path / "s.sock") as link:
+            assert len((await link.request(Encode(("fine",)))).tokens) == 1
+
+
+async def test_a_link_to_the_wrong_generation_is_dropped(tmp_path):
+    async with served(FakeEncoder(), tmp_path / "s.sock"), linked(tmp_path / "s.sock", generation=2) as link:
+        await asyncio.wait_for(link.lost, timeout=5)
+
+
+async def test_the_socket_is_private_and_no_half_made_one_is_left(tmp_path):
+    async with served(FakeEncoder(), tmp_path / "s.sock"):
+        assert [path.name for path in tmp_path.iterdir()] == ["s.sock"]
+        assert stat.S_IMODE(os.stat(tmp_path / "s.sock").st_mode) == 0o600

@@ -1,0 +1,79 @@
+"""An encoder without a model: a text's vector is made of its characters, and magic words make it misbehave."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+
+from emb_model_provider.errors import InvalidRequestError
+from shard.encoder import EncoderInfo, Tokenized
+
+DIMENSION = 4
+MAX_TOKENS = 40
+VOCABULARY_SIZE = 0x110000
+
+
+def expected_vector(text: str) -> list[float]:
+    codes = [ord(character) for character in text[:MAX_TOKENS]]
+    return [float(len(codes)), float(sum(codes) % 8191), float(codes[0]), float(codes[-1])]
+
+
+class FakeEncoder:
+    """``POISON`` raises, ``NAN`` gives a vector that is not finite, ``UNTOKENIZABLE`` raises in the tokenizer.
+
+    With ``closed`` the device waits until ``gate`` is set.
+    """
+
+    def __init__(self, *, closed: bool = False) -> None:
+        self.info = EncoderInfo(
+            dimension=DIMENSION,
+            max_tokens=MAX_TOKENS,
+            pooling="cls",
+            normalized=False,
+            device="cpu",
+            precision="fp32",
+            storage_dtype="float32",
+            compute_dtype="float32",
+            layout="plain",
+            weights_bytes=0,
+            vocabulary_size=VOCABULARY_SIZE,
+            prompts=(),
+        )
+        self.gate = threading.Event()
+        self.entered = threading.Event()
+        self.batch_sizes: list[int] = []
+        self.encoded: list[str] = []
+        if not closed:
+            self.gate.set()
+
+    def tokenize(self, texts: Sequence[str], *, prompt: str | None) -> list[Tokenized]:
+        if "UNTOKENIZABLE" in texts:
+            raise RuntimeError("tokenizer")
+        return [self._tokenized([ord(character) for character in (prompt or "") + text]) for text in texts]
+
+    def accept_ids(self, ids: Sequence[int]) -> Tokenized:
+        if max(ids) >= VOCABULARY_SIZE:
+            raise InvalidRequestError(f"token id {max(ids)} is not in the vocabulary")
+        return self._tokenized(list(ids))
+
+    def resolve_prompt(self, prompt_name: str | None) -> str | None:
+        if prompt_name is not None:
+            raise InvalidRequestError("no prompts", param="prompt_name")
+        return None
+
+    def encode(self, batch: Sequence[Tokenized]) -> np.ndarray:
+        self.entered.set()
+        assert self.gate.wait(10)
+        texts = ["".join(map(chr, one.ids)) for one in batch]
+        self.batch_sizes.append(len(texts))
+        self.encoded += texts
+        if "POISON" in texts:
+            raise RuntimeError("poison")
+        rows = [[np.nan] * DIMENSION if text == "NAN" else expected_vector(text) for text in texts]
+        return np.array(rows, dtype=np.float32)
+
+    @staticmethod
+    def _tokenized(ids: list[int]) -> Tokenized:
+        return Tokenized(tuple(ids[:MAX_TOKENS]), original_tokens=len(ids), truncated=len(ids) > MAX_TOKENS)

@@ -1,0 +1,66 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emb_model_provider.errors import ProtocolError
+from emb_model_provider.frames import HEADER, MAGIC, MAX_PAYLOAD_BYTES, VERSION, FrameDecoder, pack_frame
+
+frames = st.lists(
+    st.tuples(st.integers(0, 255), st.integers(0, 2**64 - 1), st.binary(max_size=200)), min_size=1, max_size=8
+)
+
+
+@given(frames, st.data())
+def test_a_stream_cut_anywhere_decodes_to_the_same_frames(sent, data):
+    stream = b"".join(pack_frame(*one) for one in sent)
+    decoder = FrameDecoder()
+    received = []
+    while stream:
+        size = data.draw(st.integers(1, len(stream)))
+        received += decoder.feed(stream[:size])
+        stream = stream[size:]
+    assert [tuple(frame) for frame in received] == sent
+    assert decoder.pending_bytes == 0
+
+
+def test_every_single_byte_position_is_a_safe_place_to_cut():
+    stream = pack_frame(1, 7, b"hello") + pack_frame(2, 8, b"")
+    for position in range(len(stream) + 1):
+        decoder = FrameDecoder()
+        received = decoder.feed(stream[:position]) + decoder.feed(stream[position:])
+        assert [tuple(frame) for frame in received] == [(1, 7, b"hello"), (2, 8, b"")]
+
+
+def test_a_frame_of_length_zero_is_a_whole_frame():
+    assert [tuple(frame) for frame in FrameDecoder().feed(pack_frame(3, 9, b""))] == [(3, 9, b"")]
+
+
+def test_a_huge_claimed_length_is_refused_before_any_byte_of_it_arrives():
+    header = HEADER.pack(MAGIC, VERSION, 1, MAX_PAYLOAD_BYTES + 1, 1)
+    with pytest.raises(ProtocolError, match="claims"):
+        FrameDecoder().feed(header)
+
+
+@pytest.mark.parametrize(
+    ("header", "sentence"),
+    [(HEADER.pack(b"GE", VERSION, 1, 0, 1), "not a frame"), (HEADER.pack(MAGIC, VERSION + 1, 1, 0, 1), "version")],
+)
+def test_foreign_bytes_are_refused_and_so_is_everything_after_them(header, sentence):
+    decoder = FrameDecoder()
+    with pytest.raises(ProtocolError, match=sentence):
+        decoder.feed(header)
+    with pytest.raises(ProtocolError, match="broken"):
+        decoder.feed(pack_frame(1, 1, b""))
+
+
+@given(st.binary(max_size=500))
+def test_garbage_never_raises_anything_but_a_protocol_error(data):
+    try:
+        FrameDecoder().feed(data)
+    except ProtocolError:
+        pass
+
+
+def test_a_payload_no_peer_would_take_is_refused_by_the_sender():
+    with pytest.raises(ProtocolError, match="over the limit"):
+        pack_frame(1, 1, bytes(MAX_PAYLOAD_BYTES + 1))

@@ -1,0 +1,59 @@
+import json
+import logging
+
+from emb_model_provider.logs import EventFormatter, EventLog, escape
+
+
+def formatted(style: str, write) -> str:
+    records: list[logging.LogRecord] = []
+    logger = logging.getLogger("test.logs")
+    handler = logging.Handler()
+    handler.emit = records.append
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    write(EventLog("test.logs"))
+    return EventFormatter("shard[a#1]", style).format(records[0])
+
+
+def test_a_plain_line_holds_time_level_process_event_and_values():
+    line = formatted("plain", lambda log: log.info("model_loaded", dimension=384, note="two words", empty=""))
+    assert line.endswith('INFO    shard[a#1] model_loaded dimension=384 note="two words" empty=""')
+
+
+def test_a_json_line_is_one_object_with_types_kept():
+    line = formatted("json", lambda log: log.warning("slow", took_ms=1.5, ok=False, who=None))
+    body = json.loads(line)
+    assert (body["event"], body["level"], body["took_ms"], body["ok"], body["who"]) == (
+        "slow",
+        "warning",
+        1.5,
+        False,
+        None,
+    )
+
+
+def test_a_value_from_outside_cannot_forge_a_second_line_or_reorder_the_terminal():
+    line = formatted("plain", lambda log: log.error("bad", model="a\n2026 INFO forged\u202etxt\x1b[2J"))
+    assert "\n" not in line
+    assert "\x1b" not in line
+    assert "\\u000a" in line
+    assert "\\u202e" in line
+
+
+def test_a_traceback_stands_below_its_event_one_marked_line_each():
+    def crash(log: EventLog) -> None:
+        try:
+            raise ValueError("broken\nline")
+        except ValueError:
+            log.exception("crashed")
+
+    first, *rest = formatted("plain", crash).splitlines()
+    assert first.endswith("crashed")
+    assert rest[0] == "    | Traceback (most recent call last):"
+    assert rest[-1] == "    | line"
+    assert "broken" in json.loads(formatted("json", crash))["trace"]
+
+
+def test_a_very_long_value_is_cut():
+    assert len(escape("x" * 10_000)) < 2_100

@@ -1,0 +1,110 @@
+from dataclasses import replace
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emb_model_provider import codec
+from emb_model_provider.errors import ProtocolError
+from emb_model_provider.frames import Frame, FrameDecoder
+from emb_model_provider.messages import (
+    _CLASSES,
+    Cancel,
+    Encode,
+    Encoded,
+    Failed,
+    Hello,
+    LogConfig,
+    RouterConfig,
+    ShardConfig,
+    ShardTable,
+    pack,
+    unpack,
+)
+from emb_model_provider.modelmap import HubAccess, Hubs, ModelSpec
+from tests.support.statuses import make_info, make_status
+
+texts = st.lists(st.text(max_size=20), max_size=5).map(tuple)
+messages = st.one_of(
+    st.builds(Hello, st.text(max_size=9), st.integers(0, 9)),
+    st.builds(Encode, texts, dimensions=st.none() | st.integers(1, 9999), first_index=st.integers(0, 2048)),
+    st.builds(Encoded, st.binary(max_size=40), st.integers(1, 9), st.lists(st.integers(0, 99)).map(tuple)),
+    st.builds(
+        Failed, st.integers(400, 599), st.text(), st.none() | st.text(), st.text(), st.none() | st.integers(0, 9)
+    ),
+    st.builds(Cancel, st.lists(st.integers(0, 2**63)).map(tuple)),
+)
+
+
+@given(messages, st.integers(0, 2**64 - 1))
+def test_a_message_arrives_as_it_was_sent(message, request_id):
+    (frame,) = FrameDecoder().feed(pack(message, request_id))
+    assert frame.request_id == request_id
+    assert unpack(frame) == message
+
+
+def test_the_whole_configuration_of_a_shard_crosses_with_every_nested_value():
+    config = ShardConfig(
+        spec=ModelSpec(id="a", name="o/a", cpus=(0, 1), prompts=(("query", "问题："),), normalize=True),
+        hubs=Hubs(HubAccess("c", "http://h", "t"), HubAccess(trust_remote_code=True), offline=True),
+        log=LogConfig("INFO", "json"),
+        generation=3,
+        device="cpu",
+        threads=2,
+        cpus=(),
+        socket_path="s",
+        cache_dir="d",
+        drain_s=30,
+    )
+    (frame,) = FrameDecoder().feed(pack(config))
+    assert unpack(frame) == replace(config, drain_s=30.0)
+
+
+def test_a_shard_table_crosses_with_and_without_measured_facts():
+    table = ShardTable((make_status("a", state="failed", reason="no_network"), make_status("b", info=make_info())))
+    (frame,) = FrameDecoder().feed(pack(table))
+    assert unpack(frame) == table
+
+
+@pytest.mark.parametrize(
+    "plain",
+    [
+        ["a"],  # a field is missing
+        ["a", 1, 2],  # one too many
+        [1, 1],  # not a string
+        ["a", True],  # a boolean is not an integer
+        ["a", 1.5],
+        {"model_id": "a"},
+        None,
+    ],
+)
+def test_a_payload_of_the_wrong_shape_is_refused(plain):
+    with pytest.raises(ProtocolError, match="Hello"):
+        codec.decode(Hello, msgpack.packb(plain))
+
+
+def test_values_outside_a_closed_set_are_refused():
+    payload = msgpack.packb([["INFO", "xml"], [], 1.0, 1, 1.0])
+    with pytest.raises(ProtocolError, match="RouterConfig.log: LogConfig.format"):
+        codec.decode(RouterConfig, payload)
+
+
+def test_extension_types_and_deep_nesting_are_refused():
+    with pytest.raises(ProtocolError, match="not msgpack"):
+        codec.decode(Hello, msgpack.packb(msgpack.ExtType(5, b"x")))
+    with pytest.raises(ProtocolError, match="not msgpack"):
+        codec.decode(Hello, b"\x91" * 5000)
+
+
+def test_an_unknown_kind_is_refused():
+    with pytest.raises(ProtocolError, match="unknown frame kind 255"):
+        unpack(Frame(255, 0, b""))
+
+
+@given(st.sampled_from(sorted(_CLASSES)), st.binary(max_size=300))
+def test_random_payloads_never_raise_anything_but_a_protocol_error(kind, payload):
+    try:
+        unpack(Frame(kind, 1, payload))
+    except ProtocolError:
+        pass

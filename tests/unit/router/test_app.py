@@ -1,0 +1,171 @@
+import asyncio
+import hashlib
+
+import orjson
+import pytest
+
+from emb_model_provider.messages import ShardTable
+from router.app import build_app
+from router.auth import Authenticator
+from router.handlers import Handlers
+from router.registry import Registry
+from router.service import EmbeddingService
+from tests.support.statuses import make_info, make_status
+from tests.unit.router.test_service import LengthBackend
+
+LIMIT = 4096
+
+
+def make_app(backend=None, keys: tuple[str, ...] = ()):
+    registry = Registry(ready_wait_s=0.05)
+    registry.update(
+        ShardTable(
+            (
+                make_status("m", info=make_info()),
+                make_status("BAAI/bge-m3", name="BAAI/bge-m3", state="failed", reason="no_network", detail="no route"),
+            )
+        )
+    )
+    handlers = Handlers(EmbeddingService(registry, backend or LengthBackend()), registry, LIMIT)
+    digests = tuple(hashlib.sha256(key.encode()).digest() for key in keys)
+    return build_app(handlers, Authenticator(digests), LIMIT)
+
+
+async def test_an_embedding_is_answered_with_id_usage_and_the_count_of_truncated_inputs(aiohttp_client):
+    client = await aiohttp_client(make_app())
+    response = await client.post("/v1/embeddings", json={"model": "m", "input": ["abc", "x" * 9]})
+    assert response.status == 200
+    assert response.headers["x-truncated-inputs"] == "1"
+    assert response.headers["x-request-id"].startswith("req-")
+    answer = await response.json()
+    assert [item["embedding"] for item in answer["data"]] == [[3.0], [9.0]]
+
+
+async def test_a_given_request_id_comes_back_and_an_unsafe_one_is_replaced(aiohttp_client):
+    client = await aiohttp_client(make_app())
+    assert (await client.get("/health", headers={"x-request-id": "abc-1"})).headers["x-request-id"] == "abc-1"
+    assert (await client.get("/health", headers={"x-request-id": 'a"b'})).headers["x-request-id"].startswith("req-")
+
+
+@pytest.mark.parametrize("path", ["/v1/models/BAAI/bge-m3", "/v1/models/BAAI%2Fbge-m3", "/v1/models/owner/name"])
+async def test_a_model_is_found_by_id_or_name_with_its_slash_raw_or_escaped(aiohttp_client, path):
+    client = await aiohttp_client(make_app())
+    response = await client.get(path)
+    assert response.status == 200
+    assert (await response.json())["object"] == "model"
+
+
+async def test_the_list_of_models_shows_every_state(aiohttp_client):
+    client = await aiohttp_client(make_app())
+    listed = await (await client.get("/v1/models")).json()
+    assert [(one["id"], one["state"]) for one in listed["data"]] == [("m", "ready"), ("BAAI/bge-m3", "failed")]
+
+
+async def test_health_is_about_the_process_and_ready_about_every_model(aiohttp_client):
+    client = await aiohttp_client(make_app())
+    assert (await client.get("/health")).status == 200
+    response = await client.get("/ready")
+    assert response.status == 503
+    body = await response.json()
+    assert body["models"]["m"]["ready"] is True
+    assert body["models"]["BAAI/bge-m3"]["detail"] == "no route"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/nothing", 404, "not_found"),
+        ("GET", "/v1/embeddings", 405, "method_not_allowed"),
+        ("GET", "/v1/models/none", 404, "model_not_found"),
+        ("GET", "/v1/models/..%2f..%2fetc/passwd", 404, "model_not_found"),
+    ],
+)
+async def test_every_refusal_has_openais_shape_and_a_request_id(aiohttp_client, method, path, status, code):
+    client = await aiohttp_client(make_app())
+    response = await client.request(method, path)
+    assert response.status == status
+    assert (await response.json())["error"]["code"] == code
+    assert response.headers["x-request-id"]
+
+
+async def test_a_body_over_the_limit_is_refused_before_it_is_read(aiohttp_client):
+    client = await aiohttp_client(make_app())
+    response = await client.post("/v1/embeddings", data=b"x" * (LIMIT + 1))
+    assert response.status == 413
+    assert "EMB_PROVIDER_MAX_REQUEST_MB" in (await response.json())["error"]["message"]
+
+
+async def test_a_body_of_unknown_length_over_the_limit_is_refused(aiohttp_client):
+    async def endless():
+        for _ in range(10):
+            yield b"x" * 1024
+
+    client = await aiohttp_client(make_app())
+    response = await client.post("/v1/embeddings", data=endless())
+    assert response.status == 413
+
+
+async def test_a_compressed_body_is_refused(aiohttp_client):
+    client = await aiohttp_client(make_app())
+    response = await client.post("/v1/embeddings", data=b"x", headers={"Content-Encoding": "gzip"})
+    assert response.status == 415
+
+
+async def test_an_empty_body_is_refused_with_a_sentence(aiohttp_client):
+    client = await aiohttp_client(make_app())
+    response = await client.post("/v1/embeddings", data=b"")
+    assert response.status == 400
+
+
+async def test_a_body_is_read_as_json_whatever_type_curl_gives_it(aiohttp_client):
+    client = await aiohttp_client(make_app())
+    body = orjson.dumps({"model": "m", "input": "hi"})
+    response = await client.post(
+        "/v1/embeddings", data=body, headers={"Content-Type": "application/x-www-form-urlencoded"}
+    )
+    assert response.status == 200
+
+
+async def test_any_of_several_keys_opens_every_route_and_only_health_is_open(aiohttp_client):
+    client = await aiohttp_client(make_app(keys=("first", "第二")))
+    for path in ("/v1/models", "/ready", "/v1/models/m", "/nothing"):
+        refused = await client.get(path)
+        assert refused.status == 401
+        assert refused.headers["WWW-Authenticate"] == "Bearer"
+        assert (await refused.json())["error"]["code"] == "invalid_api_key"
+    assert (await client.get("/health")).status == 200
+    assert (await client.get("/v1/models", headers={"Authorization": "Bearer first"})).status == 200
+    assert (await client.get("/v1/models", headers={"Authorization": "bearer 第二"})).status == 200
+    assert (await client.get("/v1/models", headers={"Authorization": "Bearer firs"})).status == 401
+
+
+async def test_a_bug_of_ours_is_a_500_in_shape_that_clients_do_not_retry(aiohttp_client):
+    class BrokenBackend:
+        async def encode(self, model_id, message):
+            raise KeyError("secret detail")
+
+    client = await aiohttp_client(make_app(BrokenBackend()))
+    response = await client.post("/v1/embeddings", json={"model": "m", "input": "hi"})
+    assert response.status == 500
+    assert response.headers["x-should-retry"] == "false"
+    assert "secret" not in await response.text()
+
+
+async def test_a_client_that_leaves_takes_its_request_back(aiohttp_client):
+    cancelled = asyncio.Event()
+
+    class SlowBackend:
+        async def encode(self, model_id, message):
+            try:
+                await asyncio.sleep(30)
+            except asyncio.CancelledError:
+                cancelled.set()
+                raise
+
+    client = await aiohttp_client(
+        make_app(SlowBackend())
+    )  # the test server turns handler_cancellation on, as ours does
+    asking = asyncio.create_task(client.post("/v1/embeddings", json={"model": "m", "input": "hi"}))
+    await asyncio.sleep(0.1)
+    asking.cancel()
+    await asyncio.wait_for(cancelled.wait(), timeout=2)

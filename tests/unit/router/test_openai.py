@@ -1,0 +1,174 @@
+import base64
+import re
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emb_model_provider.errors import InvalidRequestError
+from emb_model_provider.messages import Encoded
+from router.openai import describe_model, parse_embeddings, render_embeddings, render_error
+from router.service import EmbeddingRequest, EmbeddingResult
+from tests.support.statuses import make_info, make_status
+
+
+def body(**fields) -> bytes:
+    return orjson.dumps({"model": "m", "input": "hi"} | fields)
+
+
+def refused(data: bytes) -> InvalidRequestError:
+    with pytest.raises(InvalidRequestError) as caught:
+        parse_embeddings(data)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("given_input", "texts", "token_ids"),
+    [
+        ("你好", ("你好",), ()),
+        (["a", "b"], ("a", "b"), ()),
+        ([1, 2, 3], (), ((1, 2, 3),)),
+        ([[1], [2, 3]], (), ((1,), (2, 3))),
+    ],
+)
+def test_all_four_input_shapes_are_understood(given_input, texts, token_ids):
+    call = parse_embeddings(body(input=given_input))
+    assert (call.request.texts, call.request.token_ids) == (texts, token_ids)
+    assert call.request.count == len(texts) + len(token_ids)
+
+
+def test_options_are_read_and_unknown_fields_ignored():
+    call = parse_embeddings(body(dimensions=8, encoding_format="base64", user="u", prompt_name="query", foo=[1]))
+    assert call.request == EmbeddingRequest("m", ("hi",), (), 8, "query")
+    assert call.encoding_format == "base64"
+    assert parse_embeddings(body(encoding_format=None, dimensions=None)).encoding_format == "float"
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "sentence"),
+    [
+        ({"input": []}, "input", "empty"),
+        ({"input": ""}, "input", "empty string"),
+        ({"input": ["a", ""]}, "input", r"input\[1\].*empty string"),
+        ({"input": None}, "input", "required"),
+        ({"input": True}, "input", "must be a string"),
+        ({"input": 7}, "input", "must be a string"),
+        ({"input": {"text": "a"}}, "input", "must be a string"),
+        ({"input": [True]}, "input", "not true"),
+        ({"input": ["a", 1]}, "input", r"input\[1\].*the number 1"),
+        ({"input": [1, "a"]}, "input", r"input\[1\].*a string"),
+        ({"input": [1, True]}, "input", r"input\[1\].*true"),
+        ({"input": [[1], []]}, "input", r"input\[1\].*empty list"),
+        ({"input": [[1], "a"]}, "input", r"input\[1\].*a list of token ids"),
+        ({"input": [[1], [-1]]}, "input", r"input\[1\]\[0\].*-1"),
+        ({"input": [[1.5]]}, "input", "a fraction"),
+        ({"input": [2**40]}, "input", "token id"),
+        ({"input": ["a"] * 2049}, "input", "2049 items; at most 2048"),
+        ({"model": None}, "model", "'model' is required"),
+        ({"model": ""}, "model", "'model' is required"),
+        ({"model": 3}, "model", "'model' is required"),
+        ({"dimensions": 0}, "dimensions", "whole number"),
+        ({"dimensions": True}, "dimensions", "whole number"),
+        ({"dimensions": 1.0}, "dimensions", "whole number"),
+        ({"dimensions": "8"}, "dimensions", "whole number"),
+        ({"encoding_format": "md5"}, "encoding_format", "Invalid value for 'encoding_format' = \"md5\""),
+        ({"encoding_format": 1}, "encoding_format", "Supported values"),
+        ({"user": 1}, "user", "'user' must be a string"),
+        ({"prompt_name": []}, "prompt_name", "must be a string, not a list"),
+    ],
+)
+def test_a_wrong_field_is_named_with_what_is_wrong(fields, param, sentence):
+    error = refused(body(**fields))
+    assert error.param == param
+    assert re.search(sentence, error.message)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'"text"',
+        b"null",
+        b'{"model":"m","input":NaN}',
+        b'{"model":"m","input":"\\ud800"}',
+        b'{"model":"m","input":"\xff"}',
+        b"[" * 100_000,
+        b'{"model":"m","input":' + b"[" * 2000 + b"]" * 2000 + b"}",
+        b'{"model":"m","input":[' + b"9" * 5000 + b"]}",
+    ],
+)
+def test_a_hostile_body_is_a_sentence_never_a_crash(data):
+    assert refused(data).status == 400
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False) | st.text(),
+        lambda inner: (
+            st.lists(inner, max_size=4)
+            | st.dictionaries(st.sampled_from(["model", "input", "dimensions", "encoding_format"]), inner, max_size=4)
+        ),
+        max_leaves=12,
+    )
+)
+def test_any_json_is_either_understood_or_refused(value):
+    try:
+        data = orjson.dumps(value)
+    except TypeError:  # a lone surrogate cannot be sent as JSON by orjson
+        return
+    try:
+        call = parse_embeddings(data)
+    except InvalidRequestError:
+        return
+    assert call.request.count >= 1
+
+
+@given(st.binary(max_size=200))
+def test_random_bytes_are_refused_with_a_sentence(data):
+    try:
+        parse_embeddings(data)
+    except InvalidRequestError as error:
+        assert error.message
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=4), st.integers(1, 6))
+def test_both_formats_carry_the_same_float32_bits_in_order_over_all_slices(counts, dimension):
+    rng = np.random.default_rng(len(counts))
+    blobs = [rng.standard_normal((count, dimension)).astype("<f4") for count in counts]
+    parts = tuple(Encoded(blob.tobytes(), dimension, (3,) * len(blob)) for blob in blobs)
+    result = EmbeddingResult("m", parts, 3 * sum(counts), ())
+    floats = orjson.loads(b"".join(render_embeddings(result, "float")))
+    packed = orjson.loads(b"".join(render_embeddings(result, "base64")))
+    expected = np.concatenate(blobs)
+    assert [item["index"] for item in floats["data"]] == list(range(sum(counts)))
+    assert np.array_equal(np.array([item["embedding"] for item in floats["data"]], dtype="<f4"), expected)
+    decoded = [np.frombuffer(base64.b64decode(item["embedding"]), dtype="<f4") for item in packed["data"]]
+    assert np.array_equal(np.stack(decoded), expected)
+    assert floats["usage"] == {"prompt_tokens": 3 * sum(counts), "total_tokens": 3 * sum(counts)}
+    assert (floats["object"], floats["model"]) == ("list", "m")
+
+
+def test_an_error_has_openais_four_fields():
+    error = InvalidRequestError("no", param="input", code="c")
+    assert orjson.loads(render_error(error)) == {
+        "error": {"message": "no", "type": "invalid_request_error", "param": "input", "code": "c"}
+    }
+
+
+def test_a_model_that_is_loading_shows_its_progress_and_no_invented_facts():
+    model = describe_model(make_status("a", state="downloading", done_bytes=1, total_bytes=4, expected_ready_s=7.2))
+    assert model["download"] == {"done_bytes": 1, "total_bytes": 4}
+    assert model["dimensions"] is None
+    assert model["expected_ready_s"] == 8
+    assert (model["object"], model["owned_by"], model["created"]) == ("model", "owner", 1_700_000_000)
+
+
+def test_a_ready_model_shows_what_was_measured_and_a_failed_one_its_reason():
+    model = describe_model(make_status("a", info=make_info(dimension=768, precision="int8")))
+    assert (model["dimensions"], model["precision"], model["state"]) == (768, "int8", "ready")
+    assert "reason" not in model
+    assert describe_model(make_status("a", state="failed", reason="no_network", detail="d"))["reason"] == "no_network"

@@ -1,0 +1,139 @@
+import asyncio
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emb_model_provider.errors import EncodeError, InvalidRequestError, ModelNotFoundError, UnavailableError
+from emb_model_provider.messages import Encode, Encoded, ShardTable
+from router.link import ShardLostError
+from router.registry import Registry
+from router.service import EmbeddingRequest, EmbeddingService, slice_request
+from tests.support.statuses import make_info, make_status
+
+
+class LengthBackend:
+    """A text's vector is its length; every call is remembered."""
+
+    def __init__(self) -> None:
+        self.seen: list[Encode] = []
+        self.running = 0
+        self.most_running = 0
+
+    async def encode(self, model_id: str, message: Encode) -> Encoded:
+        self.seen.append(message)
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
+        await asyncio.sleep(0)
+        self.running -= 1
+        lengths = [len(one) for one in message.texts or message.token_ids]
+        cut = tuple(index for index, length in enumerate(lengths) if length > 8)
+        return Encoded(np.array(lengths, dtype="<f4").tobytes(), 1, tuple(lengths), cut)
+
+
+class DyingBackend(LengthBackend):
+    """Loses the shard a few times before it answers."""
+
+    def __init__(self, losses: list[bool]) -> None:
+        super().__init__()
+        self.losses = losses
+
+    async def encode(self, model_id: str, message: Encode) -> Encoded:
+        if self.losses:
+            raise ShardLostError(started=self.losses.pop(0))
+        return await super().encode(model_id, message)
+
+
+def make_service(backend, **status) -> EmbeddingService:
+    registry = Registry(ready_wait_s=0.05)
+    registry.update(ShardTable((make_status("m", info=make_info(), **status),)))
+    return EmbeddingService(registry, backend)
+
+
+@given(st.lists(st.text(min_size=1, max_size=400), min_size=1, max_size=200))
+def test_slices_hold_every_input_once_in_order_and_know_where_they_begin(texts):
+    status = make_status("m", info=make_info())
+    slices = list(slice_request(EmbeddingRequest("m", tuple(texts)), status))
+    assert [text for one in slices for text in one.texts] == texts
+    assert [one.first_index for one in slices] == [sum(len(x.texts) for x in slices[:i]) for i in range(len(slices))]
+    assert all(1 <= len(one.texts) <= 64 for one in slices)
+
+
+def test_a_few_giant_texts_do_not_share_a_slice():
+    status = make_status("m", info=make_info())
+    texts = ("x" * 100_000, "y" * 100_000, "z")
+    assert [len(one.texts) for one in slice_request(EmbeddingRequest("m", texts), status)] == [1, 2]
+
+
+async def test_a_big_request_is_answered_in_order_with_at_most_two_slices_under_way():
+    backend = LengthBackend()
+    texts = tuple("x" * (1 + index % 10) for index in range(300))
+    result = await make_service(backend).embed(EmbeddingRequest("owner/name", texts))
+    values = np.concatenate([np.frombuffer(part.vectors, "<f4") for part in result.parts])
+    assert values.tolist() == [len(text) for text in texts]
+    assert result.truncated == tuple(index for index, text in enumerate(texts) if len(text) > 8)
+    assert result.prompt_tokens == sum(map(len, texts))
+    assert result.model_id == "m"
+    assert backend.most_running == 2
+
+
+async def test_a_shard_that_dies_before_it_started_costs_time_and_no_error():
+    backend = DyingBackend([False, False, False])
+    result = await make_service(backend).embed(EmbeddingRequest("m", ("hello",)))
+    assert result.prompt_tokens == 5
+
+
+async def test_a_request_that_was_on_the_device_is_tried_once_more_and_no_more():
+    assert (await make_service(DyingBackend([True])).embed(EmbeddingRequest("m", ("a",)))).prompt_tokens == 1
+    with pytest.raises(EncodeError) as caught:
+        await make_service(DyingBackend([True, True])).embed(EmbeddingRequest("m", ("a",)))
+    assert caught.value.code == "request_crashed_model"
+
+
+async def test_more_dimensions_than_the_model_has_are_refused_without_asking_it():
+    backend = LengthBackend()
+    with pytest.raises(InvalidRequestError, match="has 4 dimensions"):
+        await make_service(backend).embed(EmbeddingRequest("m", ("a",), dimensions=5))
+    assert backend.seen == []
+
+
+async def test_an_unknown_model_is_named_with_those_that_are_served():
+    with pytest.raises(
+        ModelNotFoundError, match="'owner/nam' does not exist. Models served here: m. Did you mean 'owner/name'"
+    ):
+        await make_service(LengthBackend()).embed(EmbeddingRequest("owner/nam", ("a",)))
+
+
+async def test_a_failed_model_answers_at_once_with_its_reason():
+    service = make_service(LengthBackend(), state="failed", detail="no such model")
+    with pytest.raises(UnavailableError, match="no such model") as caught:
+        await service.embed(EmbeddingRequest("m", ("a",)))
+    assert caught.value.code == "model_failed"
+
+
+async def test_a_loading_model_is_waited_for_and_then_refused_with_the_measured_time():
+    service = make_service(LengthBackend(), state="downloading", done_bytes=43, total_bytes=100, expected_ready_s=12.4)
+    with pytest.raises(UnavailableError, match=r"downloading \(43 %\)") as caught:
+        await service.embed(EmbeddingRequest("m", ("a",)))
+    assert caught.value.retry_after_s == 12.4
+
+
+async def test_a_model_that_becomes_ready_while_a_request_waits_answers_it():
+    registry = Registry(ready_wait_s=5)
+    registry.update(ShardTable((make_status("m", state="loading"),)))
+    waiting = asyncio.create_task(EmbeddingService(registry, LengthBackend()).embed(EmbeddingRequest("m", ("abc",))))
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    registry.update(ShardTable((make_status("m", info=make_info()),)))
+    assert (await waiting).prompt_tokens == 3
+
+
+async def test_a_lost_generation_is_not_ready_until_the_next_one_is():
+    registry = Registry(ready_wait_s=0.01)
+    registry.update(ShardTable((make_status("m", info=make_info(), generation=3),)))
+    registry.mark_lost("m", 3)
+    with pytest.raises(UnavailableError):
+        await registry.ready("m")
+    registry.update(ShardTable((make_status("m", info=make_info(), generation=4),)))
+    assert (await registry.ready("m")).generation == 4

@@ -1,0 +1,188 @@
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from emb_model_provider.errors import InvalidRequestError
+from emb_model_provider.messages import Encode, Encoded, Failed
+from emb_model_provider.modelmap import BatchLimits
+from shard.engine import Engine
+from tests.support.fake_encoder import FakeEncoder, expected_vector
+
+
+class Recorder:
+    """A listener that remembers what it heard."""
+
+    def __init__(self) -> None:
+        self.started_keys: list[int] = []
+        self.outcomes: dict[int, Encoded | Failed] = {}
+        self._changed = threading.Condition()
+
+    def started(self, keys):
+        self.started_keys += keys
+
+    def finished(self, key, outcome):
+        with self._changed:
+            assert key not in self.outcomes, "answered twice"
+            self.outcomes[key] = outcome
+            self._changed.notify_all()
+
+    def wait_for(self, *keys: int) -> list[Encoded | Failed]:
+        with self._changed:
+            assert self._changed.wait_for(lambda: all(key in self.outcomes for key in keys), timeout=10)
+        return [self.outcomes[key] for key in keys]
+
+
+@pytest.fixture
+def make_engine():
+    engines = []
+
+    def make(encoder: FakeEncoder, **limits) -> tuple[Engine, Recorder]:
+        recorder = Recorder()
+        engine = Engine(encoder, BatchLimits(**limits), 10_000, recorder)
+        engines.append((engine, encoder))
+        engine.start()
+        return engine, recorder
+
+    yield make
+    for engine, encoder in engines:
+        encoder.gate.set()
+        engine.stop()
+
+
+def vectors(outcome: Encoded | Failed) -> np.ndarray:
+    assert isinstance(outcome, Encoded), outcome
+    return np.frombuffer(outcome.vectors, "<f4").reshape(-1, outcome.dimension)
+
+
+def test_each_request_gets_its_own_vectors_in_order(make_engine):
+    engine, heard = make_engine(FakeEncoder())
+    for key in range(20):
+        engine.submit(key, Encode(tuple(f"text {key} {index}" for index in range(key + 1))))
+    for key, outcome in enumerate(heard.wait_for(*range(20))):
+        expected = [expected_vector(f"text {key} {index}") for index in range(key + 1)]
+        assert vectors(outcome).tolist() == expected
+    assert sorted(heard.started_keys) == list(range(20))
+
+
+def test_requests_that_queue_up_share_batches_within_the_limit(make_engine):
+    encoder = FakeEncoder(closed=True)
+    engine, heard = make_engine(encoder, max_batch_size=4)
+    for key in range(9):
+        engine.submit(key, Encode((f"t{key}",)))
+        time.sleep(0.01)
+    encoder.gate.set()
+    heard.wait_for(*range(9))
+    assert sum(encoder.batch_sizes) == 9
+    assert max(encoder.batch_sizes) == 4
+
+
+def test_without_dynamic_batching_each_request_is_a_batch_of_its_own(make_engine):
+    encoder = FakeEncoder(closed=True)
+    engine, heard = make_engine(encoder, dynamic=False)
+    for key in range(5):
+        engine.submit(key, Encode((f"a{key}", f"b{key}")))
+    encoder.gate.set()
+    heard.wait_for(*range(5))
+    assert encoder.batch_sizes == [2] * 5
+
+
+def test_a_minimum_batch_is_waited_for_no_longer_than_asked(make_engine):
+    engine, heard = make_engine(FakeEncoder(), min_batch_size=8, max_wait_time_ms=150)
+    began_s = time.monotonic()
+    engine.submit(1, Encode(("alone",)))
+    heard.wait_for(1)
+    assert 0.14 <= time.monotonic() - began_s < 1.0
+
+
+def test_an_input_that_makes_the_model_raise_fails_its_own_request_only(make_engine):
+    encoder = FakeEncoder(closed=True)
+    engine, heard = make_engine(encoder)
+    engine.submit(1, Encode(("good", "also good")))
+    engine.submit(2, Encode(("fine", "POISON"), first_index=64))
+    engine.submit(3, Encode(("good too",)))
+    encoder.gate.set()
+    first, second, third = heard.wait_for(1, 2, 3)
+    assert vectors(first).tolist() == [expected_vector("good"), expected_vector("also good")]
+    assert vectors(third).tolist() == [expected_vector("good too")]
+    assert isinstance(second, Failed)
+    assert (second.status, second.code, second.index) == (500, "encode_failed", 65)
+
+
+def test_a_vector_that_is_not_finite_is_never_delivered(make_engine):
+    engine, heard = make_engine(FakeEncoder())
+    engine.submit(1, Encode(("NAN",)))
+    (outcome,) = heard.wait_for(1)
+    assert isinstance(outcome, Failed)
+
+
+def test_a_cancelled_request_is_neither_encoded_nor_answered(make_engine):
+    encoder = FakeEncoder(closed=True)
+    engine, heard = make_engine(encoder, max_batch_size=1)
+    engine.submit(1, Encode(("first",)))
+    while not encoder.entered.wait(0.01):
+        pass
+    engine.submit(2, Encode(("second",)))
+    engine.submit(3, Encode(("third",)))
+    engine.cancel(2)
+    encoder.gate.set()
+    heard.wait_for(1, 3)
+    assert engine.wait_idle(1.0)
+    assert 2 not in heard.outcomes
+    assert "second" not in encoder.encoded
+
+
+def test_too_long_a_text_is_refused_where_the_policy_says_so_and_reported_where_it_is_cut(make_engine):
+    encoder = FakeEncoder()
+    engine, heard = make_engine(encoder)
+    long = "x" * (encoder.info.max_tokens + 5)
+    engine.submit(1, Encode(("ok", long), overlong="error", first_index=10))
+    engine.submit(2, Encode(("ok", long)))
+    refused, cut_off = heard.wait_for(1, 2)
+    assert isinstance(refused, Failed)
+    assert (refused.status, refused.code) == (400, "context_length_exceeded")
+    assert f"maximum context length is {encoder.info.max_tokens} tokens, however input 11" in refused.message
+    assert isinstance(cut_off, Encoded)
+    assert cut_off.truncated == (1,)
+    assert cut_off.tokens == (2, encoder.info.max_tokens)
+
+
+def test_fewer_dimensions_are_cut_and_normalised_again(make_engine):
+    engine, heard = make_engine(FakeEncoder())
+    engine.submit(1, Encode(("hello",), dimensions=2))
+    (outcome,) = heard.wait_for(1)
+    first, second = expected_vector("hello")[:2]
+    norm = (first**2 + second**2) ** 0.5
+    assert vectors(outcome)[0] == pytest.approx([first / norm, second / norm])
+
+
+def test_token_ids_are_taken_as_they_are_and_wrong_ones_are_named_with_their_index(make_engine):
+    engine, heard = make_engine(FakeEncoder())
+    engine.submit(1, Encode((), token_ids=((104, 105),)))
+    engine.submit(2, Encode((), token_ids=((1,), (10**7,)), first_index=3))
+    good, bad = heard.wait_for(1, 2)
+    assert vectors(good).tolist() == [expected_vector("hi")]
+    assert isinstance(bad, Failed)
+    assert bad.message.startswith("Input 4: ")
+    assert bad.status == InvalidRequestError.status
+
+
+def test_a_tokenizer_that_raises_fails_that_request_only(make_engine):
+    engine, heard = make_engine(FakeEncoder())
+    engine.submit(1, Encode(("UNTOKENIZABLE",)))
+    engine.submit(2, Encode(("fine",)))
+    first, second = heard.wait_for(1, 2)
+    assert isinstance(first, Failed)
+    assert isinstance(second, Encoded)
+
+
+def test_idle_means_that_everything_accepted_has_been_answered(make_engine):
+    encoder = FakeEncoder(closed=True)
+    engine, heard = make_engine(encoder)
+    assert engine.wait_idle(0.0)
+    engine.submit(1, Encode(("a",)))
+    assert not engine.wait_idle(0.05)
+    encoder.gate.set()
+    assert engine.wait_idle(5.0)
+    assert 1 in heard.outcomes

@@ -1,0 +1,41 @@
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shard.isolate import NonFiniteVectorError, encode_isolated
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=40))
+def test_only_the_guilty_inputs_fail_and_the_others_get_their_own_vectors(guilty):
+    def encode(batch):
+        if any(guilty[index] for index in batch):
+            raise RuntimeError("poison")
+        return np.array([[index, 1.0] for index in batch], dtype=np.float32)
+
+    results = encode_isolated(encode, list(range(len(guilty))))
+    for index, (result, is_guilty) in enumerate(zip(results, guilty, strict=True)):
+        if is_guilty:
+            assert isinstance(result, RuntimeError)
+        else:
+            assert result.tolist() == [index, 1.0]
+
+
+def test_one_bad_input_among_thirty_two_costs_a_handful_of_extra_passes():
+    passes = []
+
+    def encode(batch):
+        passes.append(len(batch))
+        if 13 in batch:
+            raise RuntimeError("poison")
+        return np.ones((len(batch), 2), dtype=np.float32)
+
+    encode_isolated(encode, list(range(32)))
+    assert len(passes) == 11
+
+
+def test_a_vector_with_nan_or_infinity_is_an_error_for_its_input_alone():
+    vectors = np.array([[1, 1], [np.nan, 1], [1, np.inf]], dtype=np.float32)
+    first, second, third = encode_isolated(lambda _batch: vectors, ["a", "b", "c"])
+    assert first.tolist() == [1, 1]
+    assert isinstance(second, NonFiniteVectorError)
+    assert isinstance(third, NonFiniteVectorError)

@@ -1,0 +1,39 @@
+import json
+import shlex
+
+import pytest
+
+from supervisor.console import curl_command, describe_state, format_bytes, render_bar
+from tests.support.statuses import make_info, make_status
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (204_800_000, "195.3 MiB"), (2**44, "16.0 TiB")],
+)
+def test_bytes_are_shown_with_binary_units(count, text):
+    assert format_bytes(count) == text
+
+
+def test_the_bar_fills_with_the_bytes():
+    half = make_status("a", state="downloading", done_bytes=512, total_bytes=1024)
+    assert render_bar(half) == "█" * 12 + "░" * 12 + "  50 % 512 B of 1.0 KiB"
+
+
+def test_a_failure_names_reason_and_sentence():
+    status = make_status("a", state="failed", reason="no_network", detail="the hub did not answer")
+    assert describe_state(status, 1.0) == "FAILED (no_network): the hub did not answer"
+
+
+def test_ready_says_what_was_measured_and_where_storage_and_computing_differ():
+    status = make_status("a", info=make_info(precision="fp16", storage_dtype="float16"))
+    assert describe_state(status, 2.34) == (
+        "ready after 2.3 s: 4 dimensions, 8 tokens, fp16 (computed in float32) on cpu, from local"
+    )
+
+
+def test_the_curl_line_survives_a_shell_and_is_valid_json():
+    words = shlex.split(curl_command("http://127.0.0.1:9000", "a/b", needs_key=True))
+    assert words[:2] == ["curl", "http://127.0.0.1:9000/v1/embeddings"]
+    assert "Authorization: Bearer YOUR_KEY" in words
+    assert json.loads(words[-1])["model"] == "a/b"

@@ -1,0 +1,81 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emb_model_provider.errors import ConfigurationError
+from emb_model_provider.modelmap import ModelSpec
+from supervisor.machine import Machine, parse_cpu_quota
+from supervisor.plan import child_environment, format_cpus, place, shard_environment
+
+
+def machine(count: int, gpus: int = 0, cpu_count: int | None = None) -> Machine:
+    return Machine(tuple(range(count)), cpu_count or count, tuple(str(gpu) for gpu in range(gpus)))
+
+
+def spec(name: str, **fields) -> ModelSpec:
+    return ModelSpec(id=name, name=name, **fields)
+
+
+def test_a_single_model_gets_every_cpu():
+    (only,) = place((spec("a"),), machine(8)).values()
+    assert (only.device, only.threads, only.cpus, only.visible_gpus) == ("cpu", 8, (), "")
+
+
+@given(st.integers(1, 6), st.integers(1, 64))
+def test_models_without_cpu_sets_never_oversubscribe_together(models, cpus):
+    places = place(tuple(spec(f"m{index}") for index in range(models)), machine(cpus))
+    threads = [one.threads for one in places.values()]
+    assert min(threads) >= 1
+    assert sum(threads) == max(models, cpus)
+    assert max(threads) - min(threads) <= 1
+
+
+def test_a_model_with_a_cpu_set_keeps_it_and_the_others_stay_off_it():
+    places = place((spec("a", cpus=(0, 1)), spec("b"), spec("c")), machine(6))
+    assert (places["a"].cpus, places["a"].threads) == ((0, 1), 2)
+    assert (places["b"].cpus, places["b"].threads) == ((2, 3, 4, 5), 2)
+    assert places["c"].threads == 2
+
+
+def test_a_container_limit_bounds_the_threads():
+    (only,) = place((spec("a"),), machine(64, cpu_count=2)).values()
+    assert only.threads == 2
+
+
+def test_models_that_name_no_gpu_take_turns_and_a_named_one_is_kept():
+    models = (spec("a"), spec("b"), spec("c", device="cuda:0"), spec("d", device="cpu"))
+    places = place(models, machine(8, gpus=2))
+    assert [places[name].visible_gpus for name in "abcd"] == ["0", "1", "0", ""]
+    assert [places[name].device for name in "abcd"] == ["auto", "auto", "cuda", "cpu"]
+
+
+def test_cuda_numbers_count_the_cards_the_operator_made_visible():
+    cards = Machine((0,), 1, ("3", "5"))
+    assert place((spec("a", device="cuda:1"),), cards)["a"].visible_gpus == "5"
+
+
+def test_a_cpu_this_machine_lacks_is_an_error_that_says_what_there_is():
+    with pytest.raises(ConfigurationError, match=r"'a' asks for cpus \[9\].*Available: 0-3"):
+        place((spec("a", cpus=(0, 9)),), machine(4))
+
+
+def test_a_shards_environment_pins_threads_hides_gpus_and_holds_none_of_our_settings():
+    (placement,) = place((spec("a", threads=3),), machine(4)).values()
+    env = shard_environment(placement, {"PATH": "/bin", "EMB_PROVIDER_API_KEYS": "secret"})
+    assert env["OMP_NUM_THREADS"] == env["MKL_NUM_THREADS"] == "3"
+    assert env["CUDA_VISIBLE_DEVICES"] == ""
+    assert env["PATH"] == "/bin"
+    assert "secret" not in env.values()
+    assert child_environment({"EMB_PROVIDER_PORT": "1"}) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "cpus"), [("200000 100000", 2), ("50000 100000", 1), ("max 100000", None), ("", None)]
+)
+def test_a_cgroup_quota_is_read_as_whole_cpus(text, cpus):
+    assert parse_cpu_quota(text) == cpus
+
+
+@pytest.mark.parametrize(("cpus", "text"), [((0, 1, 2, 5), "0-2,5"), ((3,), "3"), ((1, 3), "1,3"), ((), "")])
+def test_cpu_sets_are_written_as_the_kernel_writes_them(cpus, text):
+    assert format_cpus(cpus) == text
