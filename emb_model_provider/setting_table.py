@@ -1,0 +1,431 @@
+"""The one table of settings: each ``EMB_PROVIDER_*`` name, its kind, default, meaning and an example.
+
+``settings`` reads values by these rows and ``reference`` generates ``.env.example`` and both configuration pages
+from them. A new setting is a row here and a field in ``settings``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, Generic, Literal
+
+from emb_model_provider.modelmap import (
+    OVERLONG_POLICIES,
+    POOLINGS,
+    PRECISIONS,
+    SOURCES,
+    BatchLimits,
+    Overlong,
+    Pooling,
+    Precision,
+    Source,
+)
+from emb_model_provider.value_kinds import Bilingual, Boolean, Choice, Integer, Kind, Number, T_co, Text
+from emb_model_provider.value_shapes import ApiKeys, Device, Endpoint, Host
+
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
+LogFormat = Literal["plain", "json"]
+
+_BATCH: Final = BatchLimits()
+_NAME_SHAPE: Final = Bilingual("hub name or path", "模型仓库名称或路径")
+_PATH_SHAPE: Final = Bilingual("path", "路径")
+_TOKEN_SHAPE: Final = Bilingual("token", "令牌")
+_MAPPING_SHAPE: Final = Bilingual("JSON object, may span lines", "JSON 对象，可跨多行")
+
+
+class Section(Enum):
+    """The groups of the table, in the order of the page."""
+
+    MODEL = Bilingual("Models", "模型")
+    COMPUTE = Bilingual("Device and precision", "设备与精度")
+    BATCHING = Bilingual("Batching", "批处理")
+    HUBS = Bilingual("Model hubs", "模型仓库")
+    SERVER = Bilingual("Server", "服务")
+    LOGS = Bilingual("Logs", "日志")
+
+
+@dataclass(frozen=True, slots=True)
+class Setting(Generic[T_co]):
+    """One row. ``unset`` describes a default that is no plain value; a ``secret`` is never shown in messages.
+
+    With ``takes_empty`` a value that is present and empty is kept instead of meaning the default.
+    """
+
+    name: str
+    section: Section
+    kind: Kind[T_co]
+    default: T_co
+    help: Bilingual
+    example: str
+    unset: Bilingual | None = None
+    secret: bool = False
+    takes_empty: bool = False
+
+
+def _optional(kind: Kind[T_co]) -> Kind[T_co | None]:
+    """Return ``kind`` for a row whose default is "not set"; the type is all that changes."""
+    return kind
+
+
+_AS_MODEL: Final = Bilingual("as the model says", "由模型自身决定")
+_NONE: Final = Bilingual("none", "无")
+_CLIENT: Final = Bilingual("the hub client's own", "由客户端库决定")
+
+MODEL_SOURCE: Final[Setting[Source]] = Setting(
+    "EMB_PROVIDER_MODEL_SOURCE",
+    Section.MODEL,
+    Choice(SOURCES),
+    "auto",
+    Bilingual(
+        "Where models come from. How `auto` chooses is described below.", "模型的来源。`auto` 的选择规则见下文。"
+    ),
+    "modelscope",
+)
+MODEL_NAME: Final = Setting(
+    "EMB_PROVIDER_MODEL_NAME",
+    Section.MODEL,
+    Text(_NAME_SHAPE),
+    "",
+    Bilingual(
+        "The one model to serve: its name on the hub, or a directory. Clients call it by this name; a directory by its"
+        " last part. Ignored where a mapping is set.",
+        "要提供服务的单个模型：仓库中的名称，或本地目录。客户端用该名称调用；若为目录，则用目录名调用。设置了模型映射时忽略此项。",
+    ),
+    "iic/nlp_gte_sentence-embedding_chinese-base",
+    Bilingual("the embedded all-MiniLM-L6-v2", "内置的 all-MiniLM-L6-v2"),
+)
+MODEL_MAPPING: Final = Setting(
+    "EMB_PROVIDER_MODEL_MAPPING",
+    Section.MODEL,
+    Text(_MAPPING_SHAPE),
+    "",
+    Bilingual(
+        "Several models at once: an object of aliases, each with the keys described under “Mapping entries”.",
+        "同时提供多个模型：以别名为键的 JSON 对象，每一项可用的键见“映射条目”。",
+    ),
+    '{"chinese": {"name": "iic/nlp_gte_sentence-embedding_chinese-base"}}',
+    _NONE,
+)
+MODEL_REVISION: Final = Setting(
+    "EMB_PROVIDER_MODEL_REVISION",
+    Section.MODEL,
+    Text(Bilingual("branch, tag or commit", "分支、标签或提交")),
+    "",
+    Bilingual("The revision to download.", "要下载的版本。"),
+    "v1.1.0",
+    Bilingual("main or master, as the hub calls it", "main 或 master，视仓库而定"),
+)
+POOLING: Final[Setting[Pooling | None]] = Setting(
+    "EMB_PROVIDER_POOLING",
+    Section.MODEL,
+    _optional(Choice(POOLINGS)),
+    None,
+    Bilingual(
+        "How token vectors become one vector, for a model that does not say so itself. Only without a mapping.",
+        "如何将各词元的向量合成一个向量，用于自身未作说明的模型。仅在未设置模型映射时有效。",
+    ),
+    "cls",
+    _AS_MODEL,
+)
+NORMALIZE: Final = Setting(
+    "EMB_PROVIDER_NORMALIZE",
+    Section.MODEL,
+    _optional(Boolean()),
+    None,
+    Bilingual(
+        "Whether vectors are scaled to length 1. Only without a mapping.",
+        "是否将向量归一化为单位长度。仅在未设置模型映射时有效。",
+    ),
+    "true",
+    _AS_MODEL,
+)
+MAX_LENGTH: Final = Setting(
+    "EMB_PROVIDER_MAX_LENGTH",
+    Section.MODEL,
+    _optional(Integer(1, 1_048_576)),
+    None,
+    Bilingual("The longest input in tokens. Only without a mapping.", "输入的最大词元数。仅在未设置模型映射时有效。"),
+    "512",
+    _AS_MODEL,
+)
+OVERLONG: Final[Setting[Overlong]] = Setting(
+    "EMB_PROVIDER_OVERLONG",
+    Section.MODEL,
+    Choice(OVERLONG_POLICIES),
+    "truncate",
+    Bilingual(
+        "What happens to a text longer than the model takes: cut it and say so in a header, or refuse it.",
+        "文本超过模型最大长度时的处理方式：`truncate` 截断并在响应头中注明，`error` 拒绝请求。",
+    ),
+    "error",
+)
+
+DEVICE: Final = Setting(
+    "EMB_PROVIDER_DEVICE",
+    Section.COMPUTE,
+    Device(),
+    "auto",
+    Bilingual(
+        "Where models compute; `auto` takes a GPU where there is one.", "计算设备；`auto` 表示有 GPU 时使用 GPU。"
+    ),
+    "cuda:0",
+)
+MODEL_PRECISION: Final[Setting[Precision]] = Setting(
+    "EMB_PROVIDER_MODEL_PRECISION",
+    Section.COMPUTE,
+    Choice(PRECISIONS),
+    "auto",
+    Bilingual("The number format of the weights. See “Precision”.", "权重的数值格式，见“精度”。"),
+    "fp16",
+)
+ENABLE_QUANTIZATION: Final = Setting(
+    "EMB_PROVIDER_ENABLE_QUANTIZATION",
+    Section.COMPUTE,
+    _optional(Boolean()),
+    None,
+    Bilingual(
+        "`true` makes `auto` precision mean int8. See “Precision”.", "设为 `true` 时，精度 `auto` 即为 int8，见“精度”。"
+    ),
+    "true",
+    Bilingual("not set", "未设置"),
+)
+
+MAX_BATCH_SIZE: Final = Setting(
+    "EMB_PROVIDER_MAX_BATCH_SIZE",
+    Section.BATCHING,
+    Integer(1, 4096),
+    _BATCH.max_batch_size,
+    Bilingual("The most texts encoded together.", "一批最多合并编码的文本数。"),
+    "64",
+)
+ENABLE_DYNAMIC_BATCHING: Final = Setting(
+    "EMB_PROVIDER_ENABLE_DYNAMIC_BATCHING",
+    Section.BATCHING,
+    Boolean(),
+    _BATCH.dynamic,
+    Bilingual("Whether texts of different requests share a batch.", "是否把不同请求的文本合并为一批。"),
+    "false",
+)
+MAX_WAIT_TIME_MS: Final = Setting(
+    "EMB_PROVIDER_MAX_WAIT_TIME_MS",
+    Section.BATCHING,
+    Number(0, 10_000),
+    _BATCH.max_wait_time_ms,
+    Bilingual(
+        "How long a batch below its minimal size waits for more texts, in milliseconds."
+        " With a minimum of 1 an idle device never waits.",
+        "未达到最小批大小时等待更多文本的最长时间（毫秒）。最小批大小为 1 时，空闲的设备从不等待。",
+    ),
+    "50",
+)
+MIN_BATCH_SIZE: Final = Setting(
+    "EMB_PROVIDER_MIN_BATCH_SIZE",
+    Section.BATCHING,
+    Integer(1, 4096),
+    _BATCH.min_batch_size,
+    Bilingual(
+        "How many texts a batch waits for; at most the maximal batch size.",
+        "一批开始编码前希望凑齐的文本数，不得大于最大批大小。",
+    ),
+    "4",
+)
+
+HUGGINGFACE_ENDPOINT: Final = Setting(
+    "EMB_PROVIDER_HUGGINGFACE_ENDPOINT",
+    Section.HUBS,
+    Endpoint(),
+    "",
+    Bilingual("A HuggingFace mirror.", "HuggingFace 镜像地址。"),
+    "https://hf-mirror.com",
+    _CLIENT,
+)
+MODELSCOPE_ENDPOINT: Final = Setting(
+    "EMB_PROVIDER_MODELSCOPE_ENDPOINT",
+    Section.HUBS,
+    Endpoint(),
+    "",
+    Bilingual("A ModelScope mirror, with its scheme.", "ModelScope 镜像地址，须包含 http:// 或 https://。"),
+    "https://modelscope.example.com",
+    _CLIENT,
+)
+HUGGINGFACE_TOKEN: Final = Setting(
+    "EMB_PROVIDER_HUGGINGFACE_TOKEN",
+    Section.HUBS,
+    Text(_TOKEN_SHAPE),
+    "",
+    Bilingual("The access token for private models on HuggingFace.", "HuggingFace 私有模型的访问令牌。"),
+    "hf_...",
+    _NONE,
+    secret=True,
+)
+MODELSCOPE_TOKEN: Final = Setting(
+    "EMB_PROVIDER_MODELSCOPE_TOKEN",
+    Section.HUBS,
+    Text(_TOKEN_SHAPE),
+    "",
+    Bilingual("The access token for private models on ModelScope.", "ModelScope 私有模型的访问令牌。"),
+    "ms-...",
+    _NONE,
+    secret=True,
+)
+HUGGINGFACE_CACHE_DIR: Final = Setting(
+    "EMB_PROVIDER_HUGGINGFACE_CACHE_DIR",
+    Section.HUBS,
+    Text(_PATH_SHAPE),
+    "",
+    Bilingual(
+        "Where HuggingFace models are kept. The same directory as `HF_HUB_CACHE`, the one that holds `models--…`.",
+        "HuggingFace 模型的缓存目录，等同于 `HF_HUB_CACHE`，即直接存放 `models--…` 的目录。",
+    ),
+    "/data/huggingface/hub",
+    _CLIENT,
+)
+MODELSCOPE_CACHE_DIR: Final = Setting(
+    "EMB_PROVIDER_MODELSCOPE_CACHE_DIR",
+    Section.HUBS,
+    Text(_PATH_SHAPE),
+    "",
+    Bilingual(
+        "Where ModelScope models are kept. The same directory as `MODELSCOPE_CACHE`, the one that holds `models/`.",
+        "ModelScope 模型的缓存目录，等同于 `MODELSCOPE_CACHE`，即 `models/` 的上级目录。",
+    ),
+    "/data/modelscope",
+    _CLIENT,
+)
+HUGGINGFACE_TRUST_REMOTE_CODE: Final = Setting(
+    "EMB_PROVIDER_HUGGINGFACE_TRUST_REMOTE_CODE",
+    Section.HUBS,
+    Boolean(),
+    False,  # noqa: FBT003 (the default column of a table)
+    Bilingual(
+        "Whether Python code inside HuggingFace models may run. It runs with all rights of this server.",
+        "是否允许运行 HuggingFace 模型自带的 Python 代码。这些代码拥有本服务的全部权限。",
+    ),
+    "true",
+)
+MODELSCOPE_TRUST_REMOTE_CODE: Final = Setting(
+    "EMB_PROVIDER_MODELSCOPE_TRUST_REMOTE_CODE",
+    Section.HUBS,
+    Boolean(),
+    False,  # noqa: FBT003 (the default column of a table)
+    Bilingual(
+        "The same for ModelScope. The GTE and CoROM models need no code of their own.",
+        "同上，用于 ModelScope。GTE 与 CoROM 模型不需要自带代码。",
+    ),
+    "true",
+)
+OFFLINE: Final = Setting(
+    "EMB_PROVIDER_OFFLINE",
+    Section.HUBS,
+    Boolean(),
+    False,  # noqa: FBT003 (the default column of a table)
+    Bilingual(
+        "Serve from the caches only and send no request to any hub.", "仅使用本地缓存，不向任何模型仓库发送请求。"
+    ),
+    "true",
+)
+
+HOST: Final = Setting(
+    "EMB_PROVIDER_HOST",
+    Section.SERVER,
+    Host(),
+    "127.0.0.1",
+    Bilingual(
+        "The address to listen on; `0.0.0.0` for every IPv4 address, which calls for API keys.",
+        "监听地址；`0.0.0.0` 表示所有 IPv4 地址，此时应设置 API 密钥。",
+    ),
+    "0.0.0.0",  # noqa: S104 (an example in the documentation, not a default)
+)
+PORT: Final = Setting(
+    "EMB_PROVIDER_PORT",
+    Section.SERVER,
+    Integer(0, 65535),
+    9000,
+    Bilingual(
+        "The port to listen on; 0 takes any free one and prints it.", "监听端口；0 表示任选一个空闲端口并打印出来。"
+    ),
+    "8080",
+)
+API_KEYS: Final = Setting(
+    "EMB_PROVIDER_API_KEYS",
+    Section.SERVER,
+    ApiKeys(),
+    (),
+    Bilingual(
+        "Clients must send one of these as `Authorization: Bearer …`. Without any, everyone may ask.",
+        "客户端须以 `Authorization: Bearer …` 发送其中之一。未设置时任何人都可访问。",
+    ),
+    "key-for-search,key-for-batch",
+    _NONE,
+    secret=True,
+)
+READY_WAIT_S: Final = Setting(
+    "EMB_PROVIDER_READY_WAIT_S",
+    Section.SERVER,
+    Number(0, 3600),
+    10.0,
+    Bilingual(
+        "How long a request waits for a model that is still loading before it is answered with 503, in seconds.",
+        "模型仍在加载时，请求返回 503 之前最多等待的秒数。",
+    ),
+    "60",
+)
+MAX_REQUEST_MB: Final = Setting(
+    "EMB_PROVIDER_MAX_REQUEST_MB",
+    Section.SERVER,
+    Integer(1, 1024),
+    64,
+    Bilingual(
+        "The largest request body in MiB; larger ones are answered with 413.",
+        "请求体的大小上限（MiB），超过则返回 413。",
+    ),
+    "16",
+)
+SHUTDOWN_GRACE_S: Final = Setting(
+    "EMB_PROVIDER_SHUTDOWN_GRACE_S",
+    Section.SERVER,
+    Number(0, 3600),
+    30.0,
+    Bilingual(
+        "How long requests in flight may take to finish at shutdown, in seconds.",
+        "停止服务时，等待在途请求完成的最长秒数。",
+    ),
+    "60",
+)
+
+LOG_LEVEL: Final[Setting[LogLevel]] = Setting(
+    "EMB_PROVIDER_LOG_LEVEL",
+    Section.LOGS,
+    Choice(("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")),
+    "INFO",
+    Bilingual("The least severe events to write.", "记录的最低日志级别。"),
+    "DEBUG",
+)
+LOG_FILE: Final = Setting(
+    "EMB_PROVIDER_LOG_FILE",
+    Section.LOGS,
+    Text(_PATH_SHAPE),
+    "logs/emb_model_provider.log",
+    Bilingual(
+        "The rotated log file beside the terminal. Set but empty: no file.",
+        "除终端之外写入的日志文件（自动轮转）。设为空值表示不写文件。",
+    ),
+    "/var/log/emb_model_provider.log",
+    takes_empty=True,
+)
+LOG_FORMAT: Final[Setting[LogFormat]] = Setting(
+    "EMB_PROVIDER_LOG_FORMAT",
+    Section.LOGS,
+    Choice(("plain", "json")),
+    "plain",
+    Bilingual(
+        "One event per line, for people or for machines.", "每行一个事件：`plain` 便于阅读，`json` 便于程序处理。"
+    ),
+    "json",
+)
+
+#: Every row, in the order of the page: what the module defines is what there is.
+SETTINGS: Final[tuple[Setting[object], ...]] = tuple(
+    row for row in list(globals().values()) if isinstance(row, Setting)
+)

@@ -1,0 +1,182 @@
+"""The kinds of value with a shape of their own: addresses, devices, CPU sets, keys and prompts.
+
+Like ``value_kinds``, which see; the same tables are written in them.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+from emb_model_provider.modelmap import DEVICE_PATTERN
+from emb_model_provider.positioned_json import Array, JsonValue, Object
+from emb_model_provider.value_kinds import CONTROL, Bilingual, Integer, Kind, WrongValueError
+
+_HOST_LABELS: Final = re.compile(
+    r"(?=.{1,253}\Z)([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.)*[A-Za-z0-9_-]{1,63}\.?"
+)
+_CPU_RANGE: Final = re.compile(r"\s*([0-9]{1,4})\s*(?:-\s*([0-9]{1,4})\s*)?")
+_KEY_CHARS: Final = re.compile(r"[\x21-\x7e]+")
+_MAX_CPU: Final = 4095
+_BAD_URL: Final = "it must be a URL such as https://hub.example.com or http://10.0.0.5:8080"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint(Kind[str]):
+    """The address of a hub, without a slash at the end."""
+
+    @property
+    def type_name(self) -> Bilingual:
+        return Bilingual("URL", "URL")
+
+    @property
+    def allowed(self) -> Bilingual:
+        return Bilingual("http://host… or https://host…", "http://主机… 或 https://主机…")
+
+    def parse(self, text: str) -> str:
+        if "://" not in text:
+            raise WrongValueError(f"it has no scheme; write https://{text} (or http://)" if _plain(text) else _BAD_URL)
+        try:
+            parts = urlsplit(text)
+            usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            usable = False
+        if not usable or not _plain(text):
+            raise WrongValueError(_BAD_URL)
+        if parts.username is not None or parts.query or parts.fragment:
+            raise WrongValueError(
+                "it must not hold a user name, a password, '?' or '#'; a token has a setting of its own"
+            )
+        return text.rstrip("/")
+
+
+def _plain(text: str) -> bool:
+    return not CONTROL.search(text) and not re.search(r"\s", text)
+
+
+@dataclass(frozen=True, slots=True)
+class Host(Kind[str]):
+    """An address or a host name to listen on."""
+
+    @property
+    def type_name(self) -> Bilingual:
+        return Bilingual("host", "主机")
+
+    @property
+    def allowed(self) -> Bilingual:
+        return Bilingual("IPv4 or IPv6 address, or host name", "IPv4 / IPv6 地址或主机名")
+
+    def parse(self, text: str) -> str:
+        bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+        try:
+            return str(ipaddress.ip_address(bare))
+        except ValueError:
+            pass
+        if text == "*":
+            raise WrongValueError("to listen on every address write 0.0.0.0, or :: with IPv6")
+        last = text.rstrip(".").rpartition(".")[2]
+        if not _HOST_LABELS.fullmatch(text) or last.isdigit():
+            raise WrongValueError(
+                "it must be an address such as 127.0.0.1, 0.0.0.0 or ::1, or a host name, without a port"
+            )
+        return text
+
+
+@dataclass(frozen=True, slots=True)
+class Device(Kind[str]):
+    """Where a model computes."""
+
+    @property
+    def type_name(self) -> Bilingual:
+        return Bilingual("device", "设备")
+
+    @property
+    def allowed(self) -> Bilingual:
+        return Bilingual("auto, cpu, cuda, cuda:N", "auto、cpu、cuda、cuda:N")
+
+    def parse(self, text: str) -> str:
+        if not DEVICE_PATTERN.fullmatch(text.lower()):
+            raise WrongValueError("it must be auto, cpu, cuda or cuda:N, such as cuda:1")
+        return text.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class CpuSet(Kind[tuple[int, ...]]):
+    """Kernel CPU numbers, sorted, each once."""
+
+    @property
+    def type_name(self) -> Bilingual:
+        return Bilingual("CPU set", "CPU 集合")
+
+    @property
+    def allowed(self) -> Bilingual:
+        return Bilingual('"0-3", "0,2,4-6" or [0, 1]', '"0-3"、"0,2,4-6" 或 [0, 1]')
+
+    def parse(self, text: str) -> tuple[int, ...]:
+        cpus: set[int] = set()
+        for part in text.split(","):
+            match = _CPU_RANGE.fullmatch(part)
+            first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+            if first > last or last > _MAX_CPU:
+                raise WrongValueError(
+                    f"it must be {self.allowed.en}, with numbers up to {_MAX_CPU} and no range backwards"
+                )
+            cpus.update(range(first, last + 1))
+        return tuple(sorted(cpus))
+
+    def check(self, value: JsonValue) -> tuple[int, ...]:
+        if isinstance(value, str) and value.strip():
+            return self.parse(value)
+        if not isinstance(value, Array) or not value.items:
+            raise WrongValueError(f"it must be {self.allowed.en}")
+        number = Integer(0, _MAX_CPU)
+        return tuple(sorted({number.check(item.value) for item in value.items}))
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKeys(Kind[tuple[str, ...]]):
+    """Secrets separated by commas, each once, in the order given."""
+
+    @property
+    def type_name(self) -> Bilingual:
+        return Bilingual("list", "列表")
+
+    @property
+    def allowed(self) -> Bilingual:
+        return Bilingual("keys separated by commas", "以英文逗号分隔的密钥")
+
+    def parse(self, text: str) -> tuple[str, ...]:
+        keys = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+        if not keys:
+            # Reading this as "no keys" would open a server that was meant to be closed.
+            raise WrongValueError("it holds no key; leave it out to serve without keys")
+        if not all(_KEY_CHARS.fullmatch(key) for key in keys):
+            raise WrongValueError("a key may hold only visible ASCII characters, for it travels in an HTTP header")
+        return keys
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts(Kind[tuple[tuple[str, str], ...]]):
+    """Names and the texts put before an input; only JSON can write it."""
+
+    @property
+    def type_name(self) -> Bilingual:
+        return Bilingual("object", "对象")
+
+    @property
+    def allowed(self) -> Bilingual:
+        return Bilingual('{"query": "query: "}', '{"query": "query: "}')
+
+    def parse(self, text: str) -> tuple[tuple[str, str], ...]:
+        raise WrongValueError(f"it must be an object of names and texts, such as {self.allowed.en}, not {text!r}")
+
+    def check(self, value: JsonValue) -> tuple[tuple[str, str], ...]:
+        members = value.members if isinstance(value, Object) else ()
+        pairs = [(member.key, member.node.value) for member in members]
+        texts = [(name, text) for name, text in pairs if name.strip() and isinstance(text, str)]
+        if not texts or len(texts) < len(pairs):
+            raise WrongValueError(f"it must be an object of names and texts, such as {self.allowed.en}")
+        return tuple(texts)
