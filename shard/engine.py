@@ -19,8 +19,8 @@ from emb_model_provider.errors import EncodeError, InvalidRequestError, RequestE
 from emb_model_provider.logs import EventLog
 from emb_model_provider.messages import Encode, Encoded, Failed
 from emb_model_provider.modelmap import BatchLimits
-from shard.encoder import Encoder, Tokenized, cut
-from shard.isolate import Vector, encode_isolated
+from shard.encoder import Encoder, Tokenized, Vectors, cut
+from shard.isolate import encode_isolated
 from shard.scheduler import Scheduler, Slot
 
 log = EventLog("shard.engine")
@@ -40,7 +40,7 @@ class Listener(Protocol):
 class _Job:
     request: Encode
     inputs: list[Tokenized]
-    vectors: list[Vector | None] = field(default_factory=list)
+    vectors: list[Vectors | None] = field(default_factory=list)
     missing: int = 0
     started: bool = False
 
@@ -172,7 +172,7 @@ class Engine:
             self._jobs[key].started = True
         return list(fresh)
 
-    def _deliver(self, slots: list[Slot], results: list[Vector | Exception]) -> None:
+    def _deliver(self, slots: list[Slot], results: list[Vectors | Exception]) -> None:
         for slot, result in zip(slots, results, strict=True):
             with self._changed:
                 job = self._jobs.get(slot.key)

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+
+from shard.encoder import Vectors
 
 Item = TypeVar("Item")
-Vector = NDArray[np.float32]
 
 
 class NonFiniteVectorError(Exception):
@@ -19,7 +19,7 @@ class NonFiniteVectorError(Exception):
         super().__init__("the model's vector for this input is not finite")
 
 
-def encode_isolated(encode: Callable[[Sequence[Item]], Vector], batch: Sequence[Item]) -> list[Vector | Exception]:
+def encode_isolated(encode: Callable[[Sequence[Item]], Vectors], batch: Sequence[Item]) -> list[Vectors | Exception]:
     """Return one vector or one exception per item.
 
     When a batch raises, it is halved until the guilty item stands alone: log2(n) extra passes for one bad
@@ -32,5 +32,5 @@ def encode_isolated(encode: Callable[[Sequence[Item]], Vector], batch: Sequence[
             return [error]
         middle = len(batch) // 2
         return encode_isolated(encode, batch[:middle]) + encode_isolated(encode, batch[middle:])
-    finite = np.isfinite(vectors).all(axis=1)
+    finite: list[bool] = np.isfinite(vectors).all(axis=1).tolist()
     return [row if ok else NonFiniteVectorError() for row, ok in zip(vectors, finite, strict=True)]

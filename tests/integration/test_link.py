@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import stat
 
 import numpy as np
@@ -135,4 +134,4 @@ async def test_a_link_to_the_wrong_generation_is_dropped(tmp_path):
 async def test_the_socket_is_private_and_no_half_made_one_is_left(tmp_path):
     async with served(FakeEncoder(), tmp_path / "s.sock"):
         assert [path.name for path in tmp_path.iterdir()] == ["s.sock"]
-        assert stat.S_IMODE(os.stat(tmp_path / "s.sock").st_mode) == 0o600
+        assert stat.S_IMODE((tmp_path / "s.sock").stat().st_mode) == 0o600

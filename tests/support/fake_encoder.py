@@ -76,4 +76,4 @@ class FakeEncoder:
 
     @staticmethod
     def _tokenized(ids: list[int]) -> Tokenized:
-        return Tokenized(tuple(ids[:MAX_TOKENS]), original_tokens=len(ids), truncated=len(ids) > MAX_TOKENS)
+        return Tokenized(tuple(ids[:MAX_TOKENS]), original_tokens=len(ids))

@@ -100,7 +100,7 @@ async def test_more_dimensions_than_the_model_has_are_refused_without_asking_it(
 
 async def test_an_unknown_model_is_named_with_those_that_are_served():
     with pytest.raises(
-        ModelNotFoundError, match="'owner/nam' does not exist. Models served here: m. Did you mean 'owner/name'"
+        ModelNotFoundError, match=r"'owner/nam' does not exist\. Models served here: m\. Did you mean 'owner/name'"
     ):
         await make_service(LengthBackend()).embed(EmbeddingRequest("owner/nam", ("a",)))
 
