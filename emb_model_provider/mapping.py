@@ -116,7 +116,7 @@ PROMPTS: Final = EntryKey(
 DEFAULT_PROMPT_NAME: Final = EntryKey(
     "default_prompt_name",
     Text(Bilingual("name of a prompt", "前缀名称")),
-    Bilingual("The prompt that is used when a request names none.", "请求未指定时使用的前缀。"),
+    Bilingual("Which prompt is put before every input.", "默认加在每条输入之前的前缀。"),
 )
 TRUST_REMOTE_CODE: Final = EntryKey(
     "trust_remote_code",

@@ -17,7 +17,7 @@ from emb_model_provider.errors import ConfigurationError
 _MAX_DEPTH: Final = 16
 _EXCERPT_CHARS: Final = 80
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
-_NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,17})(\.[0-9]{1,30})?([eE][-+]?[0-9]{1,3})?(?![0-9.A-Za-z_])")
+_NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,39})(\.[0-9]{1,30})?([eE][-+]?[0-9]{1,3})?(?![0-9.A-Za-z_])")
 _SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 _STRINGS: Final = json.JSONDecoder()
 _LITERALS: Final = {"true": True, "false": False, "null": None}
@@ -215,6 +215,4 @@ def _hint(text: str, at: int, otherwise: str) -> str:
         return f"JSON strings stand in plain double quotes, not in {found}"
     if found in {"，", "：", "｛", "｝", "、"}:
         return f"{found} is a full-width character: JSON needs the ASCII one"
-    if re.compile(r"(?:export\s+)?[A-Z][A-Z0-9_]*[ \t]*=").match(text, at):
-        return "the next setting begins here: a closing } is missing above"
     return otherwise

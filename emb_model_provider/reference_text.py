@@ -14,13 +14,12 @@ EXAMPLE_MAPPING: Final = """\
   "chinese": {
     "name": "iic/nlp_gte_sentence-embedding_chinese-base",
     "source": "modelscope",
-    "precision": "fp32",
-    "cpus": "0-1"
+    "precision": "fp32"
   },
   "english": {
     "name": "sentence-transformers/all-MiniLM-L6-v2",
     "source": "huggingface",
-    "cpus": "2-3"
+    "cpus": "0-1"
   },
   "mixed": {
     "name": "BAAI/bge-m3",
@@ -132,8 +131,11 @@ ask that hub alone.
 | --- | --- |
 | `auto` | fp32 on a CPU, fp16 on CUDA |
 | `fp32` | 32 bit everywhere |
-| `fp16`, `bf16` | 16 bit. On a CPU without native support the weights are stored so and computed in fp32, because computing in 16 bit there is several times slower; the log says so |
-| `int8`, `int4` | quantised by bitsandbytes, on CPU and CUDA; needs the extra `quantize`. It saves memory; on a CPU it is slower than fp32 |
+| `fp16`, `bf16` | 16 bit; see below for CPUs |
+| `int8`, `int4` | quantised by bitsandbytes, on CPU and CUDA; needs the extra `quantize` |
+
+On a CPU without native support for 16 bit the weights are stored as asked and computed in fp32, because computing in
+16 bit is several times slower there; the log says so. int8 and int4 save memory; on a CPU they are slower than fp32.
 
 `EMB_PROVIDER_ENABLE_QUANTIZATION` has three states:
 
@@ -203,8 +205,8 @@ EMB_PROVIDER_MODEL_MAPPING={mapping}
 EMB_PROVIDER_LOG_LEVEL=INFO
 ```
 
-`iic/nlp_gte_sentence-embedding_chinese-base` 的向量为 **768** 维（small 为 512 维，large 为 1024 维），而不是某些指南所说的
-384 维。目前没有发现名为 `iic/nlp_gte_sentence-embedding_chinese-tiny` 的模型；较小的版本是
+`iic/nlp_gte_sentence-embedding_chinese-base` 的向量为 **768** 维（small 为 512 维，large 为 1024 维），
+而不是某些指南所说的 384 维。目前没有发现名为 `iic/nlp_gte_sentence-embedding_chinese-tiny` 的模型；较小的版本是
 `iic/nlp_gte_sentence-embedding_chinese-small`。
 """,
     rules="""
@@ -222,8 +224,11 @@ EMB_PROVIDER_LOG_LEVEL=INFO
 | --- | --- |
 | `auto` | CPU 上为 fp32，CUDA 上为 fp16 |
 | `fp32` | 始终为 32 位 |
-| `fp16`、`bf16` | 16 位。若 CPU 不原生支持，则权重仍按 16 位存储，但以 fp32 计算，因为在这类 CPU 上直接用 16 位计算会慢数倍；日志中会说明 |
-| `int8`、`int4` | 用 bitsandbytes 量化，支持 CPU 与 CUDA，需要安装可选依赖 `quantize`。可节省内存，但在 CPU 上比 fp32 慢 |
+| `fp16`、`bf16` | 16 位；在 CPU 上的行为见下文 |
+| `int8`、`int4` | 用 bitsandbytes 量化，支持 CPU 与 CUDA；需要安装可选依赖 `quantize` |
+
+若 CPU 不原生支持 16 位计算，则权重仍按要求以 16 位存储，但以 fp32 计算（在这类 CPU 上直接用 16 位计算会慢数倍），
+并在日志中说明。int8 与 int4 可节省内存，但在 CPU 上比 fp32 慢。
 
 `EMB_PROVIDER_ENABLE_QUANTIZATION` 有三种状态：
 

@@ -31,6 +31,7 @@ _BATCH: Final = BatchLimits()
 _NAME_SHAPE: Final = Bilingual("hub name or path", "模型仓库名称或路径")
 _PATH_SHAPE: Final = Bilingual("path", "路径")
 _TOKEN_SHAPE: Final = Bilingual("token", "令牌")
+_JSON: Final = Bilingual("JSON", "JSON")
 _MAPPING_SHAPE: Final = Bilingual("JSON object, may span lines", "JSON 对象，可跨多行")
 
 
@@ -77,9 +78,7 @@ MODEL_SOURCE: Final[Setting[Source]] = Setting(
     Section.MODEL,
     Choice(SOURCES),
     "auto",
-    Bilingual(
-        "Where models come from. How `auto` chooses is described below.", "模型的来源。`auto` 的选择规则见下文。"
-    ),
+    Bilingual("Where models come from. See “How `auto` chooses the source”.", "模型的来源。见“`auto` 如何选择来源”。"),
     "modelscope",
 )
 MODEL_NAME: Final = Setting(
@@ -98,7 +97,7 @@ MODEL_NAME: Final = Setting(
 MODEL_MAPPING: Final = Setting(
     "EMB_PROVIDER_MODEL_MAPPING",
     Section.MODEL,
-    Text(_MAPPING_SHAPE),
+    Text(_MAPPING_SHAPE, _JSON),
     "",
     Bilingual(
         "Several models at once: an object of aliases, each with the keys described under “Mapping entries”.",
@@ -237,7 +236,7 @@ HUGGINGFACE_ENDPOINT: Final = Setting(
     Endpoint(),
     "",
     Bilingual("A HuggingFace mirror.", "HuggingFace 镜像地址。"),
-    "https://hf-mirror.com",
+    "https://huggingface.example.com",
     _CLIENT,
 )
 MODELSCOPE_ENDPOINT: Final = Setting(

@@ -37,7 +37,9 @@ _BYTES_PER_MIB: Final = 1024 * 1024
 _MAX_ID_CHARS: Final = 128
 _UNSAFE_IN_ID: Final = re.compile(r"[^A-Za-z0-9._-]+")
 _URL_PASSWORD: Final = re.compile(r"//[^/\s]*@")
-_KNOWN_NAMES: Final = {row.name: row for row in table.SETTINGS}
+_KNOWN_NAMES: Final = frozenset(row.name for row in table.SETTINGS)
+#: Compared without what all names share, which would make every name look near.
+_KNOWN_SUFFIXES: Final = tuple(row.name.removeprefix(PREFIX) for row in table.SETTINGS)
 _QUANTIZED: Final = frozenset({"int8", "int4"})
 #: A setting of one model means nothing where a mapping describes each of several.
 _SINGLE_MODEL_ONLY: Final = (table.MODEL_NAME, table.POOLING, table.NORMALIZE, table.MAX_LENGTH)
@@ -164,8 +166,8 @@ class _Values:
             if not name.upper().startswith(PREFIX) or name in _KNOWN_NAMES:
                 continue
             found = self._look_up(name)
-            near = difflib.get_close_matches(name.upper(), _KNOWN_NAMES, n=1, cutoff=0.75)
-            advice = f" Did you mean {near[0]}?" if near else ""
+            near = difflib.get_close_matches(name[len(PREFIX) :].upper(), _KNOWN_SUFFIXES, n=1)
+            advice = f" Did you mean {PREFIX}{near[0]}?" if near else ""
             where = found.where if found else ENVIRONMENT
             self.warnings.append(f"{name} ({where}) is no setting of this program and is ignored.{advice}")
 

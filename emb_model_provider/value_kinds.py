@@ -184,10 +184,11 @@ class Text(Kind[str]):
     """One line of text; ``shape`` says what it names."""
 
     shape: Bilingual
+    label: Bilingual = Bilingual("text", "文本")
 
     @property
     def type_name(self) -> Bilingual:
-        return Bilingual("text", "文本")
+        return self.label
 
     @property
     def allowed(self) -> Bilingual:
