@@ -114,12 +114,13 @@ class _Walk:
         # dotenv drops a byte order mark wherever it is started: the offsets would no longer be ours.
         while self._text.startswith("\ufeff", self._at):
             self._at += 1
+        lines_before = self._line(self._at) - 1
         for binding in parse_stream(io.StringIO(self._text[self._at :])):
             start = _MAPPING_START.match(self._text, self._at)
             if start:
                 self._take_mapping(start)
                 return
-            self._take(binding)
+            self._take(binding, lines_before)
             self._at += len(binding.original.string)
 
     def _take_mapping(self, start: re.Match[str]) -> None:
@@ -127,9 +128,10 @@ class _Walk:
         document, self._at = _mapping_document(self._text, start.end(), self._label)
         self._add(MAPPING_NAME, Assignment(document.text, self._line(name_at), document))
 
-    def _take(self, binding: Binding) -> None:
+    def _take(self, binding: Binding, lines_before: int) -> None:
         original = binding.original.string
-        line = self._line(self._at + len(original) - len(original.lstrip()))
+        blank = original[: len(original) - len(original.lstrip())]
+        line = lines_before + binding.original.line + blank.count("\n")
         if binding.error:
             self.warnings.append(
                 f"{self._label}:{line} is neither NAME=value nor a comment and is ignored. Is a quote left open?"
