@@ -1,0 +1,201 @@
+"""Builds sentence-transformers' modules from a directory and a ``Recipe``. Called by ``loader``.
+
+sentence-transformers' own loading would import whatever class a file names, leave missing weights random and pick
+the number format of the file; here classes come from a fixed list and both other things are decided by us.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from sentence_transformers.base.modules import Dense, Normalize, Transformer
+from sentence_transformers.base.modules.module import Module
+from sentence_transformers.base.modules.transformer import TransformerTask
+from sentence_transformers.sentence_transformer.modules import Dropout, LayerNorm, Pooling, WeightedLayerPooling
+from sentence_transformers.util import import_module_class
+from torch import nn
+from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_MAPPING
+
+from emb_model_provider.errors import LoadError, LoadReason
+from shard.device import ComputePlan
+from shard.layouts import ModuleEntry, Recipe
+from shard.trust import own_module_name
+from shard.weights import check_filled, convert_once, find_checkpoint
+
+_HEADS: Final[dict[str, type[Module]]] = {
+    "Pooling": Pooling,
+    "Normalize": Normalize,
+    "Dense": Dense,
+    "LayerNorm": LayerNorm,
+    "Dropout": Dropout,
+    "WeightedLayerPooling": WeightedLayerPooling,
+}
+_TEXT_ONLY: Final[dict[str, Any]] = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
+#: Options of the tokenizer call that ``TextTokenizer`` follows; any other would change texts in a way it does not.
+_KNOWN_TEXT_OPTIONS: Final = {"max_length", "truncation", "padding"}
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """How to load one directory."""
+
+    plan: ComputePlan
+    trust_remote_code: bool
+    cache_directory: Path
+
+
+class CheckedTransformer(Transformer):
+    """A ``Transformer`` whose weights are complete or which is not made at all."""
+
+    def _load_model(
+        self,
+        model_name_or_path: str,
+        transformer_task: TransformerTask,
+        config: PretrainedConfig,
+        backend: str,
+        is_peft_model: bool,  # noqa: FBT001 - the base class calls it by position
+        **model_kwargs: Any,  # noqa: ANN401 - handed on to transformers as they are
+    ) -> PreTrainedModel:
+        options: LoadOptions = model_kwargs.pop("emb_options")
+        needs_pooler: bool = model_kwargs.pop("emb_needs_pooler")
+        folder = Path(model_name_or_path, model_kwargs.get("subfolder") or "")
+        source = folder
+        checkpoint = find_checkpoint(folder)
+        if checkpoint.pickled and options.plan.on_cpu:
+            source = convert_once(checkpoint, options.cache_directory) or folder
+        if source != folder:
+            model_kwargs["subfolder"] = ""
+        else:
+            source = Path(model_name_or_path)
+        if not needs_pooler and _has_optional_pooler(config):
+            model_kwargs["add_pooling_layer"] = False
+        loaded: Any = super()._load_model(  # a pair, because of output_loading_info
+            str(source),
+            transformer_task,
+            config,
+            backend,
+            is_peft_model,
+            **model_kwargs,
+            **_precision_arguments(options.plan),
+            output_loading_info=True,
+        )
+        model: PreTrainedModel = loaded[0]
+        check_filled(loaded[1]["missing_keys"], loaded[1]["mismatched_keys"], folder, needs_pooler=needs_pooler)
+        return model
+
+
+def build_modules(directory: Path, recipe: Recipe, options: LoadOptions) -> list[Module]:
+    """Return the transformer and what follows it, settings applied, everything still on the CPU or where bnb put it."""
+    if recipe.layout == "sentence-transformers":
+        modules = [_load_module(directory, entry, options) for entry in recipe.modules]
+        if not isinstance(modules[0], Transformer) and not options.trust_remote_code:
+            raise _unsupported(f"its first module is a {recipe.modules[0].type}, not a Transformer")
+        modules = _apply_settings(modules, recipe)
+    else:
+        transformer = _load_bare_transformer(directory, options)
+        modules = [transformer, Pooling(transformer.get_embedding_dimension(), recipe.pooling)]
+        if recipe.normalize:
+            modules.append(Normalize())
+    _check_text_only(modules[0])
+    return modules
+
+
+def _load_bare_transformer(directory: Path, options: LoadOptions) -> Transformer:
+    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": options.trust_remote_code}
+    transformer: Transformer = CheckedTransformer(
+        str(directory),
+        model_kwargs={**local, "emb_options": options, "emb_needs_pooler": False},
+        processor_kwargs=dict(local),
+        config_kwargs=dict(local),
+        modality_config=_TEXT_ONLY,
+        module_output_name="token_embeddings",
+    )
+    return transformer
+
+
+def _load_module(directory: Path, entry: ModuleEntry, options: LoadOptions) -> Module:
+    name = own_module_name(entry.type)
+    common: dict[str, Any] = {
+        "subfolder": entry.path,
+        "local_files_only": True,
+        "trust_remote_code": options.trust_remote_code,
+    }
+    if name == "Transformer":
+        said = CheckedTransformer.load_config(str(directory), subfolder=entry.path, local_files_only=True)
+        needs_pooler = "pooler_output" in str(said.get("modality_config"))
+        own = {"emb_options": options, "emb_needs_pooler": needs_pooler}
+        transformer: Module = CheckedTransformer.load(str(directory), **common, model_kwargs=own)
+        return transformer
+    if name is not None:
+        return _HEADS[name].load(str(directory), **common)
+    if entry.type.startswith("sentence_transformers."):
+        raise _unsupported(f"it has a module of type {entry.type}, which is not supported")
+    return _load_foreign_module(directory, entry, options)
+
+
+def _load_foreign_module(directory: Path, entry: ModuleEntry, options: LoadOptions) -> Module:
+    """Load a module whose code comes with the model; ``trust`` has refused it unless the operator wants that."""
+    trusted: dict[str, Any] = {"trust_remote_code": options.trust_remote_code, "local_files_only": True}
+    kind: Any = import_module_class(entry.type, model_name_or_path=str(directory), **trusted)
+    if len(inspect.signature(kind.load).parameters) == 1:  # the interface before sentence-transformers 3
+        module: Module = kind.load(str(directory / entry.path))
+    else:
+        arguments = {"dtype": getattr(torch, options.plan.compute), **trusted}
+        module = kind.load(str(directory), subfolder=entry.path, model_kwargs=arguments, **trusted)
+    return module
+
+
+def _apply_settings(modules: list[Module], recipe: Recipe) -> list[Module]:
+    if recipe.pooling is not None:
+        modules = [_repooled(module, recipe.pooling) if isinstance(module, Pooling) else module for module in modules]
+    if recipe.normalize is False:
+        modules = [module for module in modules if not isinstance(module, Normalize)]
+    if recipe.normalize and not isinstance(modules[-1], Normalize):
+        modules = [*modules, Normalize()]
+    return modules
+
+
+def _repooled(module: Pooling, mode: str) -> Pooling:
+    pooling: Pooling = Pooling(module.embedding_dimension, mode, include_prompt=module.include_prompt)
+    return pooling
+
+
+def _precision_arguments(plan: ComputePlan) -> dict[str, Any]:
+    # 16-bit storage starts from fp32, mapped: storage16 narrows the large matrices and nothing else.
+    compute = getattr(torch, plan.compute)
+    if not plan.quantized:
+        return {"dtype": compute}
+    wanted: dict[str, Any] = {"load_in_8bit": True}
+    if plan.storage == "nf4":
+        wanted = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": compute}
+    quantization = BitsAndBytesConfig(**wanted)  # type: ignore[no-untyped-call]
+    return {"dtype": compute, "quantization_config": quantization, "device_map": {"": plan.device}}
+
+
+def _has_optional_pooler(config: PretrainedConfig) -> bool:
+    if getattr(config, "auto_map", None) or type(config) not in MODEL_MAPPING:
+        return False
+    kind: Any = MODEL_MAPPING[type(config)]  # a class, or for a few families a tuple of them
+    return isinstance(kind, type) and "add_pooling_layer" in inspect.signature(kind).parameters
+
+
+def _check_text_only(module: nn.Module) -> None:
+    if not isinstance(module, Transformer):
+        return
+    if "message" in module.modality_config:
+        raise _unsupported("it wraps texts in a chat template, which is not supported")
+    if "text" not in module.modality_config:
+        raise _unsupported("it takes no texts")
+    options = {**module.processing_kwargs.get("common", {}), **module.processing_kwargs.get("text", {})}
+    unknown = sorted(set(options) - _KNOWN_TEXT_OPTIONS)
+    if unknown or module.processing_kwargs.get("chat_template"):
+        raise _unsupported(f"it sets tokenizer options that are not supported: {', '.join(unknown) or 'chat_template'}")
+
+
+def _unsupported(reason: str) -> LoadError:
+    return LoadError(LoadReason.UNSUPPORTED_MODEL, f"this model cannot be served: {reason}")

@@ -1,0 +1,151 @@
+"""An ``Encoder`` over sentence-transformers' own modules: the reference that every quicker one is compared with.
+
+Built by ``loader``, called by ``engine``. Runs the modules' forward passes directly, without
+``SentenceTransformer.encode``: batches come tokenised and are padded here to nearly equal lengths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from emb_model_provider.errors import InvalidRequestError
+from shard.encoder import EncoderInfo, Tokenized, Vectors, cut
+from shard.encoders.padded_batches import padded_batches
+from shard.encoders.text_tokenizer import TextTokenizer
+
+Features = dict[str, object]
+
+#: Padded tokens of one forward pass. On a CPU more falls out of the cache; a GPU wants many.
+_MAX_TOKENS_CPU = 2048
+_MAX_TOKENS_CUDA = 32768
+
+
+class Pipeline:
+    """The modules of one model on their device: a transformer, then pooling and what follows it in fp32."""
+
+    def __init__(
+        self,
+        transformer: nn.Module,
+        heads: Sequence[nn.Module],
+        device: str,
+        *,
+        pad_id: int,
+        wants_type_ids: bool,
+        pools_prompt: bool,
+    ) -> None:
+        self.modules = nn.ModuleList([transformer, *heads]).eval().requires_grad_(requires_grad=False)
+        self.pools_prompt = pools_prompt
+        self._device = torch.device(device)
+        self._pad_id = pad_id
+        self._wants_type_ids = wants_type_ids
+
+    @property
+    def max_tokens_per_pass(self) -> int:
+        """How many padded tokens one forward pass should hold."""
+        return _MAX_TOKENS_CPU if self._device.type == "cpu" else _MAX_TOKENS_CUDA
+
+    def run(self, rows: Sequence[Tokenized]) -> torch.Tensor:
+        """Return the sentence embeddings of ``rows``, shape (len(rows), dimension), fp32, on the CPU.
+
+        Rows are padded on the right whatever the tokenizer prefers: positions then start at 0 for all of them, and
+        a vector is that of the text alone. Where prompts are left out of pooling, all rows have equally long ones.
+        """
+        features = self._features(rows)
+        for number, module in enumerate(self.modules):
+            features = module(features)
+            if number == 0:
+                features = {name: _widened(value) for name, value in features.items()}
+        embedding = features["sentence_embedding"]
+        if not isinstance(embedding, torch.Tensor):
+            raise TypeError("the model's modules made no sentence_embedding")
+        return embedding.float().cpu()
+
+    def _features(self, rows: Sequence[Tokenized]) -> Features:
+        width = max(len(row.ids) for row in rows)
+        ids = np.full((len(rows), width), self._pad_id, dtype=np.int64)
+        mask = np.zeros((len(rows), width), dtype=np.int64)
+        types = np.zeros((len(rows), width), dtype=np.int64)
+        for number, row in enumerate(rows):
+            ids[number, : len(row.ids)] = row.ids
+            mask[number, : len(row.ids)] = 1
+            if row.type_ids is not None:
+                types[number, : len(row.ids)] = row.type_ids
+        features: Features = {"input_ids": self._place(ids), "attention_mask": self._place(mask), "modality": "text"}
+        if self._wants_type_ids:
+            features["token_type_ids"] = self._place(types)
+        if not self.pools_prompt and rows[0].prompt_tokens:
+            features["prompt_length"] = rows[0].prompt_tokens
+        return features
+
+    def _place(self, matrix: np.ndarray[tuple[int, int], np.dtype[np.int64]]) -> torch.Tensor:
+        return torch.from_numpy(matrix).to(self._device, non_blocking=True)
+
+
+class SentenceTransformerEncoder:
+    """Implements ``shard.encoder.Encoder``. ``truncate_dimension`` is the model's own cut of its vectors."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        tokenizer: TextTokenizer,
+        info: EncoderInfo,
+        *,
+        prompts: dict[str, str],
+        default_prompt_name: str | None,
+        truncate_dimension: int | None = None,
+    ) -> None:
+        self.info = info
+        self._pipeline = pipeline
+        self._tokenizer = tokenizer
+        self._prompts = prompts
+        self._default_prompt = None if default_prompt_name is None else prompts[default_prompt_name]
+        self._truncate_dimension = truncate_dimension
+
+    def tokenize(self, texts: Sequence[str], *, prompt: str | None) -> list[Tokenized]:
+        return self._tokenizer.tokenize(texts, prompt)
+
+    def accept_ids(self, ids: Sequence[int]) -> Tokenized:
+        return self._tokenizer.accept_ids(ids)
+
+    def resolve_prompt(self, prompt_name: str | None) -> str | None:
+        if prompt_name is None:
+            return self._default_prompt
+        if prompt_name not in self._prompts:
+            known = ", ".join(self._prompts) or "none"
+            raise InvalidRequestError(
+                f"This model has no prompt named {prompt_name!r}; it has: {known}.", param="prompt_name"
+            )
+        return self._prompts[prompt_name]
+
+    def encode(self, batch: Sequence[Tokenized]) -> Vectors:
+        vectors = np.empty((len(batch), self.info.dimension), dtype=np.float32)
+        batches = padded_batches(
+            [len(one.ids) for one in batch],
+            [0 if self._pipeline.pools_prompt else one.prompt_tokens for one in batch],
+            max_tokens=self._pipeline.max_tokens_per_pass,
+        )
+        with torch.inference_mode():
+            for rows in batches:
+                found = self._pipeline.run([batch[row] for row in rows]).numpy()
+                vectors[rows] = self._cut(found)
+        return vectors
+
+    def _cut(self, vectors: Vectors) -> Vectors:
+        if self._truncate_dimension is None:
+            return vectors
+        if self.info.normalized:
+            return cut(vectors, self._truncate_dimension)
+        return vectors[:, : self._truncate_dimension]
+
+
+def _widened(value: object) -> object:
+    """Bring the transformer's output to fp32: pooling and normalising in 16 bit loses what the model has."""
+    if isinstance(value, torch.Tensor) and value.is_floating_point():
+        return value.float()
+    if isinstance(value, tuple):
+        return tuple(_widened(one) for one in value)
+    return value

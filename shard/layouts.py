@@ -1,0 +1,182 @@
+"""Which of three layouts a model directory has, and what its files say about pooling, length and prompts.
+
+Pure reading of ``modules.json``, ``configuration.json`` and their companions; ``loader`` builds from the ``Recipe``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Final, Literal
+
+from emb_model_provider.errors import LoadError, LoadReason
+from emb_model_provider.modelmap import ModelSpec, Pooling
+
+Layout = Literal["sentence-transformers", "modelscope", "transformers"]
+
+#: modelscope's own default when a repository does not say (``SentenceEmbeddingTransformersPreprocessor``).
+MODELSCOPE_MAX_TOKENS: Final = 128
+_MODELSCOPE_TASK: Final = "sentence-embedding"
+_MODELSCOPE_POOLING: Final[dict[str, Pooling]] = {"cls": "cls", "avg": "mean"}
+_MODELSCOPE_MODEL_TYPES: Final = ("bert", "roberta", "xlm-roberta")
+_MODELSCOPE_BROKEN_POOLING: Final = ("avg_top2", "avg_first_last")
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleEntry:
+    """One line of ``modules.json``: a dotted class name and the subfolder with its files ('' is the root)."""
+
+    type: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How to build an encoder from a directory, settings already applied.
+
+    ``pooling``, ``normalize`` and ``max_length`` are ``None`` where the modules of the directory say it themselves.
+    ``pooling_assumed``: nobody named a pooling, mean is a guess the operator must hear of. ``modules`` is empty for
+    layouts without ``modules.json``. ``truncate_dimension`` is the model's own cut of its vectors.
+    """
+
+    layout: Layout
+    modules: tuple[ModuleEntry, ...] = ()
+    pooling: Pooling | None = None
+    pooling_assumed: bool = False
+    normalize: bool | None = None
+    max_length: int | None = None
+    prompts: tuple[tuple[str, str], ...] = ()
+    default_prompt_name: str | None = None
+    truncate_dimension: int | None = None
+
+
+def read_recipe(directory: Path, spec: ModelSpec) -> Recipe:
+    """Decide the layout of ``directory``; raise ``LoadError`` when its files are broken or of an unknown kind."""
+    if (directory / "adapter_config.json").exists():
+        raise _unsupported("it is an adapter (adapter_config.json); merge it into its base model and serve that")
+    if (directory / "modules.json").exists():
+        return _read_sentence_transformers(directory, spec)
+    if not (directory / "config.json").exists():
+        raise LoadError(
+            LoadReason.INCOMPLETE_DOWNLOAD,
+            f"{directory} has neither modules.json nor config.json: it is not a complete model directory",
+        )
+    configuration = _read_object(directory / "configuration.json")
+    if configuration.get("task") == _MODELSCOPE_TASK:
+        return _read_modelscope(directory, configuration, spec)
+    return Recipe(
+        "transformers",
+        pooling=spec.pooling or "mean",
+        pooling_assumed=spec.pooling is None,
+        normalize=spec.normalize or False,
+        max_length=spec.max_length,
+        prompts=spec.prompts,
+        default_prompt_name=_known_default(spec.default_prompt_name, dict(spec.prompts)),
+    )
+
+
+def _read_sentence_transformers(directory: Path, spec: ModelSpec) -> Recipe:
+    options = _read_object(directory / "config_sentence_transformers.json")
+    kind = options.get("model_type", "SentenceTransformer")
+    if kind != "SentenceTransformer":
+        raise _unsupported(f"it is a {kind}, which does not give one vector per text")
+    prompts = {name: text or "" for name, text in _mapping(options.get("prompts")).items()} | dict(spec.prompts)
+    default_prompt = spec.default_prompt_name or options.get("default_prompt_name")
+    truncate = options.get("truncate_dim")
+    return Recipe(
+        "sentence-transformers",
+        modules=_read_modules(directory / "modules.json"),
+        pooling=spec.pooling,
+        normalize=spec.normalize,
+        max_length=spec.max_length,
+        prompts=tuple((name, str(text)) for name, text in prompts.items()),
+        default_prompt_name=_known_default(default_prompt, prompts),
+        truncate_dimension=truncate if isinstance(truncate, int) else None,
+    )
+
+
+def _read_modules(path: Path) -> tuple[ModuleEntry, ...]:
+    document = _parse(path)
+    entries = document if isinstance(document, list) else []
+    modules = []
+    for entry in entries:
+        kind, folder = (entry.get("type"), entry.get("path")) if isinstance(entry, dict) else (None, None)
+        if not isinstance(kind, str) or not isinstance(folder, str) or not _stays_inside(folder):
+            raise LoadError(LoadReason.CORRUPT_DOWNLOAD, f"{path} is not a list of modules with type and path")
+        modules.append(ModuleEntry(kind, folder))
+    if not modules:
+        raise LoadError(LoadReason.CORRUPT_DOWNLOAD, f"{path} lists no modules")
+    return tuple(modules)
+
+
+def _read_modelscope(directory: Path, configuration: Mapping[str, object], spec: ModelSpec) -> Recipe:
+    model = _mapping(configuration.get("model"))
+    model_type = _read_object(directory / "config.json").get("model_type", model.get("model_type", "bert"))
+    if model_type not in _MODELSCOPE_MODEL_TYPES and spec.pooling is None:
+        raise _unsupported(
+            f"ModelScope's sentence-embedding pipeline treats model type {model_type!r} in a way of its own "
+            'that is not known here; if you know its pooling, set "pooling" in this model\'s mapping entry'
+        )
+    pooler = model.get("emb_pooler_type", "cls")
+    if pooler in _MODELSCOPE_BROKEN_POOLING and spec.pooling is None:
+        raise _unsupported(
+            f"its emb_pooler_type {pooler!r} does not work in ModelScope itself, so there is no right answer to give; "
+            'set "pooling" in this model\'s mapping entry to choose another'
+        )
+    pooling = spec.pooling or (_MODELSCOPE_POOLING.get(pooler) if isinstance(pooler, str) else None)
+    if pooling is None:
+        raise _unsupported(f'its emb_pooler_type {pooler!r} is unknown; set "pooling" in this model\'s mapping entry')
+    return Recipe(
+        "modelscope",
+        pooling=pooling,
+        normalize=spec.normalize if spec.normalize is not None else model.get("normalize") is True,
+        max_length=spec.max_length or _modelscope_length(configuration) or MODELSCOPE_MAX_TOKENS,
+        prompts=spec.prompts,
+        default_prompt_name=_known_default(spec.default_prompt_name, dict(spec.prompts)),
+    )
+
+
+def _modelscope_length(configuration: Mapping[str, object]) -> int | None:
+    preprocessor = _mapping(configuration.get("preprocessor"))
+    # The inference half of a preprocessor that has a half for training too.
+    length = preprocessor.get("max_length", _mapping(preprocessor.get("val")).get("max_length"))
+    return length if isinstance(length, int) and length > 0 else None
+
+
+def _known_default(name: object, prompts: Mapping[str, object]) -> str | None:
+    if name is None:
+        return None
+    if not isinstance(name, str) or name not in prompts:
+        known = ", ".join(prompts) or "none"
+        raise _unsupported(f"its default prompt {name!r} is not among its prompts ({known}); set default_prompt_name")
+    return name
+
+
+def _stays_inside(folder: str) -> bool:
+    path = PurePosixPath(folder)
+    return not path.is_absolute() and ".." not in path.parts
+
+
+def _mapping(value: object) -> Mapping[str, object]:
+    return value if isinstance(value, dict) else {}
+
+
+def _read_object(path: Path) -> Mapping[str, object]:
+    return _mapping(_parse(path)) if path.exists() else {}
+
+
+def _parse(path: Path) -> object:
+    try:
+        document: object = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise LoadError(
+            LoadReason.INCOMPLETE_DOWNLOAD,
+            f"{path} cannot be read ({error}): delete it and start again to download it once more",
+        ) from error
+    return document
+
+
+def _unsupported(reason: str) -> LoadError:
+    return LoadError(LoadReason.UNSUPPORTED_MODEL, f"this model cannot be served: {reason}")

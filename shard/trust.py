@@ -1,0 +1,129 @@
+"""Refuses model directories that would run code of their own. Called by ``loader`` before anything is loaded.
+
+transformers and sentence-transformers run classes that a *local* directory names, and by the time we load every
+hub's model is a local directory: what their ``trust_remote_code=False`` guards is decided here once more, from
+the files alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from emb_model_provider.errors import LoadError, LoadReason
+from emb_model_provider.logs import EventLog
+
+ModelOrigin = Literal["huggingface", "modelscope", "local", "embedded"]
+
+log = EventLog("shard.trust")
+
+_MODULE_NAMES: Final = (
+    "Transformer",
+    "Pooling",
+    "Normalize",
+    "Dense",
+    "LayerNorm",
+    "Dropout",
+    "WeightedLayerPooling",
+)
+_MODULE_HOMES: Final = (
+    "sentence_transformers.models",
+    "sentence_transformers.base.modules",
+    "sentence_transformers.base.modules.transformer",
+    "sentence_transformers.base.modules.normalize",
+    "sentence_transformers.base.modules.dense",
+    "sentence_transformers.sentence_transformer.modules",
+    "sentence_transformers.sentence_transformer.modules.pooling",
+    "sentence_transformers.sentence_transformer.modules.layer_norm",
+    "sentence_transformers.sentence_transformer.modules.dropout",
+    "sentence_transformers.sentence_transformer.modules.weighted_layer_pooling",
+)
+#: Files larger than this hold vocabularies or data; what names classes is small.
+_MAX_CONFIG_BYTES: Final = 4 * 1024 * 1024
+_SETTINGS: Final = {
+    "huggingface": "EMB_PROVIDER_HUGGINGFACE_TRUST_REMOTE_CODE=true, or ",
+    "modelscope": "EMB_PROVIDER_MODELSCOPE_TRUST_REMOTE_CODE=true, or ",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CodeRequest:
+    """One file of a model that asks for code: ``file`` is relative, ``wish`` completes the sentence 'the file …'."""
+
+    file: str
+    wish: str
+
+
+def own_module_name(class_path: str) -> str | None:
+    """Return ``Pooling`` for any path sentence-transformers has known it by; ``None`` for what is not ours to run."""
+    home, _, name = class_path.rpartition(".")
+    return name if name in _MODULE_NAMES and home in _MODULE_HOMES else None
+
+
+def refuse_code(directory: Path, origin: ModelOrigin, name: str) -> None:
+    """Raise ``LoadError`` CODE_NOT_TRUSTED if loading ``directory`` would run code that is not installed here."""
+    found = next(code_requests(directory), None)
+    if found is None:
+        return
+    raise LoadError(
+        LoadReason.CODE_NOT_TRUSTED,
+        f"{name} wants to run code of its own: {found.file} {found.wish}. Read that code; if you trust it, set "
+        f'{_SETTINGS.get(origin, "")}"trust_remote_code": true in this model\'s mapping entry, '
+        "and pin its revision",
+    )
+
+
+def code_requests(directory: Path) -> Iterator[CodeRequest]:
+    """Yield every place of ``directory`` that asks for code which this project does not already contain."""
+    documents = {path: _read(path) for path in sorted(directory.rglob("*.json"))}
+    for path, document in documents.items():
+        for wish in _wishes(path.name, document):
+            yield CodeRequest(str(path.relative_to(directory)), wish)
+    scripts = [str(path.relative_to(directory)) for path in sorted(directory.rglob("*.py"))]
+    configuration = documents.get(directory / "configuration.json")
+    if scripts and isinstance(configuration, dict) and configuration.get("allow_remote"):
+        yield CodeRequest(scripts[0], 'is meant to be run: configuration.json says "allow_remote": true')
+    elif scripts:
+        # Hubs keep training scripts beside weights (all-MiniLM-L6-v2 has one); no loader runs what nothing names.
+        log.info("python_files_ignored", files=scripts, reason="no configuration names them")
+
+
+def _wishes(filename: str, document: object) -> Iterator[str]:
+    if filename == "modules.json" and isinstance(document, list):
+        for entry in document:
+            kind = entry.get("type") if isinstance(entry, dict) else None
+            if not isinstance(kind, str) or (
+                own_module_name(kind) is None and not kind.startswith("sentence_transformers.")
+            ):
+                yield f"names the module type {kind!r}"
+        return
+    if not isinstance(document, dict):
+        return
+    for key in ("auto_map", "plugins", "custom_pipelines"):
+        if document.get(key):
+            yield f'has an entry "{key}"'
+    activation = document.get("activation_function")
+    if isinstance(activation, str) and "in_features" in document and not _is_torch_activation(activation):
+        yield f"names the activation function {activation!r}"
+    for options in (document, *(value for value in document.values() if isinstance(value, dict))):
+        attention = options.get("attn_implementation", options.get("_attn_implementation"))
+        if isinstance(attention, str) and "/" in attention:
+            yield f"names the attention kernel {attention!r} of a hub"
+
+
+def _is_torch_activation(path: str) -> bool:
+    return path.startswith("torch.nn.modules.activation.") or path == "torch.nn.modules.linear.Identity"
+
+
+def _read(path: Path) -> object:
+    """Parse a small JSON file; one that cannot be read asks for nothing here, and its reader reports it."""
+    try:
+        if path.stat().st_size > _MAX_CONFIG_BYTES:
+            return None
+        document: object = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return document

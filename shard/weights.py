@@ -1,0 +1,230 @@
+"""Checkpoint files: are they whole, do they fill the model, and ``.bin`` turned into safetensors once.
+
+Called by ``loader``. Nothing here unpickles anything but tensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from emb_model_provider.errors import LoadError, LoadReason
+from emb_model_provider.logs import EventLog
+
+log = EventLog("shard.weights")
+
+#: The order in which transformers itself looks for weights.
+_CANDIDATES: Final = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+_POINTER: Final = b"version https://git-lfs"
+_SHOWN_KEYS: Final = 4
+_FORMAT: Final = "1"  # part of a converted file's name: raise it when the conversion changes
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The weights of one model: every file, in a format that all of them share."""
+
+    folder: Path
+    files: tuple[Path, ...]
+
+    @property
+    def pickled(self) -> bool:
+        """Whether these are ``.bin`` files, which cannot be mapped into memory."""
+        return self.files[0].suffix == ".bin"
+
+
+def find_checkpoint(folder: Path) -> Checkpoint:
+    """Find the weights in ``folder`` and check that each file is whole, from its header.
+
+    Raises ``LoadError``: INCOMPLETE_DOWNLOAD for a missing or short file, WRONG_WEIGHTS for one that is no weights.
+    """
+    for name in _CANDIDATES:
+        path = folder / name
+        if path.exists():
+            files = _files_of_index(path) if name.endswith(".index.json") else (path,)
+            for file in files:
+                _check_whole(file)
+            return Checkpoint(folder, files)
+    raise LoadError(
+        LoadReason.INCOMPLETE_DOWNLOAD,
+        f"{folder} holds no weights (model.safetensors or pytorch_model.bin): the download is not complete, or the "
+        "repository keeps its weights in a format that torch does not read",
+    )
+
+
+def check_filled(missing: Iterable[str], mismatched: Iterable[object], folder: Path, *, needs_pooler: bool) -> None:
+    """Raise WRONG_WEIGHTS if any parameter would keep its random start value.
+
+    ``missing`` and ``mismatched`` are transformers' own account of the loading, after its renaming of old keys, its
+    prefixes and tied weights. A pooler that nothing reads may be missing.
+    """
+    gone = sorted(key for key in missing if needs_pooler or not key.startswith("pooler."))
+    wrong = sorted(str(key) for key in mismatched)
+    if not gone and not wrong:
+        return
+    shown = ", ".join((gone or wrong)[:_SHOWN_KEYS])
+    more = len(gone or wrong) - _SHOWN_KEYS
+    raise LoadError(
+        LoadReason.WRONG_WEIGHTS,
+        f"the weights in {folder} do not {'fill' if gone else 'fit'} the model that config.json describes: "
+        f"{len(gone or wrong)} parameter(s) {'are missing' if gone else 'have another shape'} ({shown}"
+        f"{f' and {more} more' if more > 0 else ''}). Serving it would give random vectors; use the weights that "
+        "belong to this configuration",
+    )
+
+
+def convert_once(checkpoint: Checkpoint, cache_directory: Path) -> Path | None:
+    """Return a folder with the ``.bin`` weights as fp32 safetensors, made once; ``None`` if none can be kept.
+
+    Mapped files cost no private memory and are shared between replicas. A changed ``.bin`` is converted anew, and
+    what was made of the old one is deleted.
+    """
+    origin, version = _fingerprint(checkpoint.files)
+    target = cache_directory / "converted" / f"{origin}-{version}"
+    if (target / "complete").exists():
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{origin}-", dir=target.parent))
+    except OSError as error:
+        log.warning("weights_not_converted", folder=checkpoint.folder, cache=cache_directory, error=error)
+        return None
+    try:
+        _convert(checkpoint, staging)
+        (staging / "complete").touch()
+        _publish(staging, target)
+    except (OSError, SafetensorError) as error:  # most likely a full disk: serving from the .bin still works
+        log.warning("weights_not_converted", folder=checkpoint.folder, cache=cache_directory, error=error)
+        return None
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    for outdated in target.parent.glob(f"{origin}-*"):
+        if outdated != target:
+            shutil.rmtree(outdated, ignore_errors=True)
+    log.info("weights_converted", folder=checkpoint.folder, into=target)
+    return target
+
+
+def read_pickled(path: Path) -> dict[str, torch.Tensor]:
+    """Read a ``.bin`` file as tensors and nothing else; raise WRONG_WEIGHTS for a pickle that holds more."""
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        raise hostile_pickle(path) from error
+    except (RuntimeError, EOFError, ValueError) as error:
+        raise LoadError(LoadReason.WRONG_WEIGHTS, f"{path} cannot be read as weights: {error}") from error
+    if not isinstance(tensors, Mapping):
+        raise LoadError(LoadReason.WRONG_WEIGHTS, f"{path} holds a {type(tensors).__name__}, not named tensors")
+    return {str(name): value for name, value in tensors.items() if isinstance(value, torch.Tensor)}
+
+
+def hostile_pickle(path: Path) -> LoadError:
+    """Return the refusal of a pickle that would run code."""
+    return LoadError(
+        LoadReason.WRONG_WEIGHTS,
+        f"{path} is a pickle that holds more than tensors; nothing of it was run. Weights never need that: do not "
+        "use this file, and prefer a revision with safetensors",
+    )
+
+
+def _files_of_index(path: Path) -> tuple[Path, ...]:
+    try:
+        names = sorted(set(json.loads(path.read_bytes())["weight_map"].values()))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise LoadError(
+            LoadReason.INCOMPLETE_DOWNLOAD, f"{path} cannot be read as a list of weights: {error}"
+        ) from error
+    files = tuple(path.parent / str(name) for name in names if Path(str(name)).name == name)
+    absent = [file.name for file in files if not file.exists()]
+    if absent or len(files) != len(names) or not files:
+        raise LoadError(
+            LoadReason.INCOMPLETE_DOWNLOAD, f"{path} lists weights that are not there: {', '.join(absent) or names}"
+        )
+    return files
+
+
+def _check_whole(path: Path) -> None:
+    with path.open("rb") as file:
+        head = file.read(len(_POINTER))
+    if not head or head == _POINTER:
+        what = "a git-lfs pointer instead of the weights" if head else "empty"
+        raise _incomplete(path, f"is {what}")
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, framework="pt"):
+                return
+        except SafetensorError as error:
+            raise _incomplete(path, f"is not a whole safetensors file ({error})") from error
+    if head.startswith(b"PK") and not zipfile.is_zipfile(path):
+        raise _incomplete(path, "ends before its last part")
+
+
+def _incomplete(path: Path, finding: str) -> LoadError:
+    return LoadError(
+        LoadReason.INCOMPLETE_DOWNLOAD,
+        f"{path} {finding} ({path.stat().st_size} bytes): delete it and start again to download it once more",
+    )
+
+
+def _fingerprint(files: Iterable[Path]) -> tuple[str, str]:
+    where, what = hashlib.sha256(), hashlib.sha256(_FORMAT.encode())
+    for file in files:
+        real = file.resolve()  # a hub's snapshot is links to blobs that are named by their content
+        status = real.stat()
+        where.update(f"{file.absolute()}\0".encode())
+        what.update(f"{real}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+    return where.hexdigest()[:24], what.hexdigest()[:24]
+
+
+def _convert(checkpoint: Checkpoint, folder: Path) -> None:
+    weight_map: dict[str, str] = {}
+    for number, file in enumerate(checkpoint.files, 1):
+        tensors = {
+            # A copy each: safetensors refuses tensors that share memory, as tied weights do.
+            name: (tensor.float() if tensor.is_floating_point() else tensor).clone(
+                memory_format=torch.contiguous_format
+            )
+            for name, tensor in read_pickled(file).items()
+        }
+        name = f"model-{number:05}-of-{len(checkpoint.files):05}.safetensors"
+        save_file(tensors, folder / name, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(tensors, name)
+    if len(checkpoint.files) == 1:
+        (folder / name).rename(folder / "model.safetensors")
+    else:
+        index = {"metadata": {}, "weight_map": weight_map}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+
+
+def _publish(staging: Path, target: Path) -> None:
+    # mkdtemp made it 0700, which would keep a second service account out of a shared cache.
+    staging.chmod(0o777 & ~_umask())
+    try:
+        staging.rename(target)
+    except OSError:
+        if not (target / "complete").exists():  # otherwise another replica was quicker, with the same content
+            raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
