@@ -54,6 +54,10 @@ class Encode:
     overlong: Overlong = "truncate"
     first_index: int = 0
 
+    @property
+    def count(self) -> int:
+        return len(self.texts) or len(self.token_ids)
+
 
 @dataclass(frozen=True, slots=True)
 class Started:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from typing import cast
 
 from emb_model_provider.errors import ProtocolError, ProviderError, RequestError
 from emb_model_provider.frames import FrameDecoder
@@ -73,8 +74,7 @@ class Link(asyncio.Protocol):
     # ------------------------------------------------------------------------------------ called by the loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one without being derived from it
 
     def data_received(self, data: bytes) -> None:
         try:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from emb_model_provider.errors import EncodeError, InvalidRequestError, RequestError
+from emb_model_provider.errors import EncodeError, InvalidRequestError, RequestError, UnavailableError
 from emb_model_provider.logs import EventLog
 from emb_model_provider.messages import Encode, Encoded, ShardStatus
 from router.backend import EmbeddingBackend
@@ -23,6 +23,7 @@ _SLICES_IN_FLIGHT = 2
 #: A request that was on the device when its shard died is tried once more; twice is no accident.
 _MAX_STARTED_LOSSES = 2
 _MAX_LOSSES = 10
+_PAUSE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +97,20 @@ class EmbeddingService:
                 return await self._backend.encode(model_id, message)
             except ShardLostError as lost:
                 started_losses += lost.started
-                log.warning("resend", model=model_id, started=lost.started, inputs=len(message.texts))
+                log.warning("resend", model=model_id, started=lost.started, inputs=message.count)
                 if started_losses >= _MAX_STARTED_LOSSES:
-                    break
-        raise EncodeError(
-            "The model's process died while it worked on this request, more than once. "
-            "If this keeps happening with the same input, that input is the likely cause.",
-            code="request_crashed_model",
+                    raise _crashed_model() from None
+        raise UnavailableError(
+            "The model's process keeps going away before it can answer. Try again in a while.", retry_after_s=_PAUSE_S
         )
+
+
+def _crashed_model() -> EncodeError:
+    return EncodeError(
+        "The model's process died while it worked on this request, more than once. "
+        "If this keeps happening with the same input, that input is the likely cause.",
+        code="request_crashed_model",
+    )
 
 
 def slice_request(request: EmbeddingRequest, status: ShardStatus) -> Iterator[Encode]:

@@ -8,6 +8,7 @@ import os
 import socket
 import struct
 from pathlib import Path
+from typing import cast
 
 from emb_model_provider.errors import ProtocolError
 from emb_model_provider.frames import FrameDecoder
@@ -134,12 +135,12 @@ class _Link(asyncio.Protocol):
         self.keys: dict[int, int] = {}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        if not _is_same_user(transport):
+        stream = cast("asyncio.Transport", transport)  # uvloop's is one without being derived from it
+        if not _is_same_user(stream):
             log.warning("link_refused", why="another user")
-            transport.abort()
+            stream.abort()
             return
-        self._transport = transport
+        self._transport = stream
         self._channel.opened(self)
 
     def data_received(self, data: bytes) -> None:

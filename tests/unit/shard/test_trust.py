@@ -1,0 +1,98 @@
+"""What asks for code, and in which words it is refused."""
+
+import json
+
+import pytest
+
+from emb_model_provider.errors import LoadError, LoadReason
+from shard.trust import code_requests, own_module_name, refuse_code
+
+
+def write(directory, name, content):
+    path = directory / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "wish"),
+    [
+        ("config.json", {"auto_map": {"AutoModel": "modeling.Model"}}, "auto_map"),
+        ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["tok.T", None]}}, "auto_map"),
+        ("0_Transformer/config.json", {"auto_map": {"AutoModel": "other--modeling.Model"}}, "auto_map"),
+        ("configuration.json", {"plugins": ["some-package"]}, "plugins"),
+        ("modules.json", [{"type": "custom_st.Transformer", "path": ""}], "custom_st.Transformer"),
+        ("modules.json", [{"path": ""}], "module type None"),
+        ("2_Dense/config.json", {"in_features": 4, "activation_function": "os.system"}, "os.system"),
+        ("2_Dense/config.json", {"in_features": 4, "activation_function": "torch.load"}, "torch.load"),
+        ("config.json", {"attn_implementation": "someone/kernel"}, "someone/kernel"),
+        ("sentence_bert_config.json", {"model_args": {"attn_implementation": "someone/kernel"}}, "someone/kernel"),
+    ],
+)
+def test_a_directory_that_names_code_of_its_own_is_refused(tmp_path, name, content, wish):
+    write(tmp_path, name, content)
+    with pytest.raises(LoadError, match="trust_remote_code") as caught:
+        refuse_code(tmp_path, "local", "some/model")
+    assert caught.value.reason is LoadReason.CODE_NOT_TRUSTED
+    assert name in str(caught.value)
+    assert wish in str(caught.value)
+
+
+def test_python_beside_allow_remote_is_refused(tmp_path):
+    write(tmp_path, "configuration.json", {"allow_remote": True})
+    (tmp_path / "ms_wrapper.py").write_text("", encoding="utf-8")
+    with pytest.raises(LoadError, match=r"ms_wrapper\.py"):
+        refuse_code(tmp_path, "modelscope", "some/model")
+
+
+def test_allow_remote_without_any_python_needs_no_trust(tmp_path):
+    write(tmp_path, "configuration.json", {"allow_remote": True, "task": "sentence-embedding"})
+    assert list(code_requests(tmp_path)) == []
+
+
+def test_a_training_script_that_nothing_names_is_not_run_and_not_refused(tmp_path):
+    write(tmp_path, "config.json", {"model_type": "bert"})
+    (tmp_path / "train_script.py").write_text("raise SystemExit", encoding="utf-8")
+    assert list(code_requests(tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    ("origin", "setting"),
+    [
+        ("huggingface", "EMB_PROVIDER_HUGGINGFACE_TRUST_REMOTE_CODE"),
+        ("modelscope", "EMB_PROVIDER_MODELSCOPE_TRUST_REMOTE_CODE"),
+    ],
+)
+def test_the_refusal_names_the_setting_of_the_hub_it_came_from(tmp_path, origin, setting):
+    write(tmp_path, "config.json", {"auto_map": {"AutoModel": "m.M"}})
+    with pytest.raises(LoadError, match=setting):
+        refuse_code(tmp_path, origin, "some/model")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "sentence_transformers.models.Pooling",
+        "sentence_transformers.sentence_transformer.modules.Pooling",
+        "sentence_transformers.sentence_transformer.modules.pooling.Pooling",
+    ],
+)
+def test_a_module_is_known_by_its_old_and_new_names(path):
+    assert own_module_name(path) == "Pooling"
+
+
+@pytest.mark.parametrize("path", ["Pooling", "evil.Pooling", "sentence_transformers.models.Router", "x.models.Dense"])
+def test_other_modules_are_not_ours(path):
+    assert own_module_name(path) is None
+
+
+def test_ordinary_activations_and_files_ask_for_nothing(tmp_path):
+    write(
+        tmp_path, "2_Dense/config.json", {"in_features": 4, "activation_function": "torch.nn.modules.activation.GELU"}
+    )
+    write(
+        tmp_path, "3_Dense/config.json", {"in_features": 4, "activation_function": "torch.nn.modules.linear.Identity"}
+    )
+    write(tmp_path, "config.json", {"model_type": "bert", "attn_implementation": "sdpa"})
+    (tmp_path / "vocab.json").write_text("[" * 100_000, encoding="utf-8")
+    assert list(code_requests(tmp_path)) == []

@@ -1,0 +1,150 @@
+"""Checkpoints: whole or not, hostile or not, converted once."""
+
+import json
+import os
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from emb_model_provider.errors import LoadError, LoadReason
+from shard.weights import check_filled, convert_once, find_checkpoint, read_pickled
+
+TENSORS = {"a.weight": torch.arange(6).reshape(2, 3) / 7, "b.bias": torch.ones(3)}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    path = tmp_path / "model"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return tmp_path / "cache"
+
+
+def save_bin(folder, tensors=TENSORS, name="pytorch_model.bin"):
+    torch.save({key: value.half() for key, value in tensors.items()}, folder / name)
+
+
+def reason_of(action):
+    with pytest.raises(LoadError) as caught:
+        action()
+    return caught.value.reason
+
+
+def test_safetensors_are_preferred_to_a_pickle(folder):
+    save_bin(folder)
+    save_file(TENSORS, folder / "model.safetensors")
+    assert not find_checkpoint(folder).pickled
+
+
+def test_no_weights_at_all_is_an_incomplete_download(folder):
+    assert reason_of(lambda: find_checkpoint(folder)) is LoadReason.INCOMPLETE_DOWNLOAD
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+@pytest.mark.parametrize("keep", [0, 40, 0.5, -1])
+def test_a_short_file_is_an_incomplete_download_and_named(folder, name, keep):
+    save_bin(folder) if name.endswith(".bin") else save_file(TENSORS, folder / name)
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: int(len(content) * keep)] if isinstance(keep, float) else content[:keep])
+    with pytest.raises(LoadError, match=name) as caught:
+        find_checkpoint(folder)
+    assert caught.value.reason is LoadReason.INCOMPLETE_DOWNLOAD
+
+
+def test_a_git_lfs_pointer_is_recognised(folder):
+    (folder / "pytorch_model.bin").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\n")
+    with pytest.raises(LoadError, match="git-lfs"):
+        find_checkpoint(folder)
+
+
+def test_a_missing_part_of_split_weights_is_named(folder):
+    save_file({"a": TENSORS["a.weight"]}, folder / "model-1.safetensors")
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(LoadError, match=r"model-2\.safetensors"):
+        find_checkpoint(folder)
+
+
+def test_an_index_that_points_outside_is_refused(folder):
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../secret.safetensors"}}))
+    assert reason_of(lambda: find_checkpoint(folder)) is LoadReason.INCOMPLETE_DOWNLOAD
+
+
+def test_a_hostile_pickle_is_refused_and_runs_nothing(folder, tmp_path):
+    marker = tmp_path / "was-here"
+
+    class Hostile:
+        def __reduce__(self):
+            return open, (str(marker), "w")
+
+    torch.save({**TENSORS, "hostile": Hostile()}, folder / "pytorch_model.bin")
+    assert reason_of(lambda: read_pickled(folder / "pytorch_model.bin")) is LoadReason.WRONG_WEIGHTS
+    assert not marker.exists()
+
+
+def test_a_pickle_is_converted_to_fp32_safetensors_once(folder, cache):
+    save_bin(folder)
+    converted = convert_once(find_checkpoint(folder), cache)
+    tensors = load_file(converted / "model.safetensors")
+    assert {key: value.dtype for key, value in tensors.items()} == dict.fromkeys(TENSORS, torch.float32)
+    assert torch.equal(tensors["a.weight"], TENSORS["a.weight"].half().float())
+    written_ns = (converted / "model.safetensors").stat().st_mtime_ns
+    assert convert_once(find_checkpoint(folder), cache) == converted
+    assert (converted / "model.safetensors").stat().st_mtime_ns == written_ns
+
+
+def test_a_changed_pickle_is_converted_anew_and_the_old_result_is_deleted(folder, cache):
+    save_bin(folder)
+    first = convert_once(find_checkpoint(folder), cache)
+    save_bin(folder, {"a.weight": torch.zeros(2, 3)})
+    os.utime(folder / "pytorch_model.bin", ns=(1, 1))
+    second = convert_once(find_checkpoint(folder), cache)
+    assert second != first
+    assert not first.exists()
+    assert torch.count_nonzero(load_file(second / "model.safetensors")["a.weight"]) == 0
+    assert [path.name for path in (cache / "converted").iterdir()] == [second.name]
+
+
+def test_tensors_that_share_memory_are_converted(folder, cache):
+    weight = torch.ones(4, 2)
+    torch.save({"a": weight, "tied": weight, "turned": weight.T}, folder / "pytorch_model.bin")
+    tensors = load_file(convert_once(find_checkpoint(folder), cache) / "model.safetensors")
+    assert tensors["turned"].shape == (2, 4)
+
+
+def test_split_pickles_are_converted_to_split_safetensors(folder, cache):
+    save_bin(folder, {"a": torch.ones(2)}, "pytorch_model-1.bin")
+    save_bin(folder, {"b": torch.ones(3)}, "pytorch_model-2.bin")
+    index = {"weight_map": {"a": "pytorch_model-1.bin", "b": "pytorch_model-2.bin"}}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    checkpoint = find_checkpoint(convert_once(find_checkpoint(folder), cache))
+    assert [sorted(load_file(file)) for file in checkpoint.files] == [["a"], ["b"]]
+
+
+def test_without_a_writable_cache_nothing_is_converted(folder, tmp_path):
+    save_bin(folder)
+    (tmp_path / "file").touch()
+    assert convert_once(find_checkpoint(folder), tmp_path / "file" / "cache") is None
+
+
+def test_a_failed_conversion_leaves_nothing_behind(folder, cache):
+    torch.save([1, 2, 3], folder / "pytorch_model.bin")
+    assert reason_of(lambda: convert_once(find_checkpoint(folder), cache)) is LoadReason.WRONG_WEIGHTS
+    assert list((cache / "converted").iterdir()) == []
+
+
+def test_a_missing_parameter_is_wrong_weights_and_named(folder):
+    with pytest.raises(LoadError, match=r"5 parameter.*encoder\.k0.*and 1 more") as caught:
+        check_filled([f"encoder.k{number}" for number in range(5)], [], folder, needs_pooler=False)
+    assert caught.value.reason is LoadReason.WRONG_WEIGHTS
+
+
+def test_a_missing_pooler_matters_only_where_it_is_read(folder):
+    check_filled(["pooler.dense.weight"], [], folder, needs_pooler=False)
+    reason = reason_of(lambda: check_filled(["pooler.dense.weight"], [], folder, needs_pooler=True))
+    assert reason is LoadReason.WRONG_WEIGHTS
