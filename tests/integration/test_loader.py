@@ -318,6 +318,19 @@ def test_many_threads_tokenise_while_one_encodes(tmp_path, opened):
 
 # --- what is refused -----------------------------------------------------------------------------------------------
 
+DOUBLING = """
+from torch import nn
+
+class Doubling(nn.Module):
+    def forward(self, features):
+        features["sentence_embedding"] = 2 * features["sentence_embedding"]
+        return features
+
+    @classmethod
+    def load(cls, input_path):
+        return cls()
+"""
+
 MAKERS = [tiny_models.make_gte, tiny_models.make_corom, tiny_models.make_sentence_transformers, tiny_models.make_plain]
 
 
@@ -359,6 +372,27 @@ def test_code_of_the_model_is_refused_unless_trusted_and_not_run(tmp_path, opene
     tiny_models.plant_remote_code(directory, marker)
     assert reason_of(lambda: opened(directory)) is LoadReason.CODE_NOT_TRUSTED
     assert not marker.exists()
+
+
+def test_trusted_code_of_the_model_is_run(tmp_path, opened, monkeypatch):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    directory, marker = tiny_models.make_plain(tmp_path / "model"), tmp_path / "was-here"
+    expected = vectors(opened(directory), SAMPLE_TEXTS)
+    tiny_models.plant_remote_code(directory, marker)
+    found = vectors(opened(directory, trust=True), SAMPLE_TEXTS)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_trusted_module_of_the_model_is_run_after_the_transformer(tmp_path, opened, monkeypatch):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    directory = tiny_models.make_sentence_transformers(tmp_path / "model", normalize=False)
+    expected = vectors(opened(directory), SAMPLE_TEXTS)
+    (directory / "doubling.py").write_text(DOUBLING, encoding="utf-8")
+    modules = json.loads((directory / "modules.json").read_text())
+    added = {"idx": 2, "name": "2", "path": "", "type": "doubling.Doubling"}
+    write_json(directory / "modules.json", [*modules, added])
+    assert reason_of(lambda: opened(directory)) is LoadReason.CODE_NOT_TRUSTED
+    np.testing.assert_array_equal(vectors(opened(directory, trust=True), SAMPLE_TEXTS), 2 * expected)
 
 
 def test_weights_of_another_shape_are_refused(tmp_path, opened):

@@ -110,15 +110,14 @@ class Server:
         return {model["id"]: model["state"] for model in self.get("/v1/models").json["data"]}
 
     def wait_for_states(self, timeout_s: float = 90.0, **wanted: str) -> None:
-        """Wait until models are in these states; a ``_`` in a keyword stands for ``-`` in the id."""
-        expected = {name.replace("_", "-"): state for name, state in wanted.items()}
+        """Wait until models are in these states."""
         deadline_s = time.monotonic() + timeout_s
         while time.monotonic() < deadline_s:
             states = self.states()
-            if all(states[name] == state for name, state in expected.items()):
+            if all(states[name] == state for name, state in wanted.items()):
                 return
             time.sleep(0.05)
-        raise AssertionError(f"states are {self.states()}, not {expected}\n{self.story()}")
+        raise AssertionError(f"states are {self.states()}, not {wanted}\n{self.story()}")
 
     def wait_ready(self, timeout_s: float = 90.0) -> None:
         deadline_s = time.monotonic() + timeout_s

