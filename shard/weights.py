@@ -206,12 +206,19 @@ def _convert(checkpoint: Checkpoint, folder: Path) -> None:
         }
         name = f"model-{number:05}-of-{len(checkpoint.files):05}.safetensors"
         save_file(tensors, folder / name, metadata={"format": "pt"})
+        _flush(folder / name)
         weight_map |= dict.fromkeys(tensors, name)
     if len(checkpoint.files) == 1:
         (folder / name).rename(folder / "model.safetensors")
     else:
         index = {"metadata": {}, "weight_map": weight_map}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+
+
+def _flush(path: Path) -> None:
+    """Bring a file to the disk: after a power cut, a folder that says complete must be."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def _publish(staging: Path, target: Path) -> None:

@@ -169,7 +169,7 @@ def test_a_converted_pickle_stays_mapped(tmp_path):
 def test_16_bit_storage_holds_half_in_memory(tmp_path):
     memory = measured(tmp_path, real_model_directory(), "fp16")
     assert memory["weights"] < 46 * MIB
-    assert memory["private"] < 70 * MIB
+    assert memory["private"] < 80 * MIB
 
 
 def pickled_minilm(directory):
