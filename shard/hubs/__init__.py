@@ -1,0 +1,6 @@
+"""A model's name → a complete, verified local directory. Called by ``shard.main`` before torch is imported."""
+
+from shard.hubs.resolve import fetch
+from shard.hubs.snapshot import Progress, Snapshot
+
+__all__ = ["Progress", "Snapshot", "fetch"]

@@ -1,0 +1,162 @@
+"""HuggingFace, or a mirror of it, through ``huggingface_hub``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from emb_model_provider.errors import LoadError
+from emb_model_provider.modelmap import HubAccess
+from shard.hubs.client import Listing, disk_error, no_network, no_permission, no_such_model, no_such_revision
+from shard.hubs.snapshot import HubName, RemoteFile
+
+_PARALLEL_FILES: Final = 4
+_UNAUTHORIZED: Final = (401, 403)
+
+
+def prepare_environment(access: HubAccess) -> None:
+    """Set what the client reads once, when it is imported."""
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    # transformers would otherwise ask the hub, in a thread, to convert a repository that has only .bin weights.
+    os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
+    if access.endpoint:
+        # Mirrors carry the files, not HuggingFace's chunk store, which the client would look for elsewhere.
+        os.environ["HF_HUB_DISABLE_XET"] = "1"
+
+
+class HuggingFaceClient:
+    """Implements ``client.HubClient``."""
+
+    source: HubName = "huggingface"
+    default_revision = "main"
+
+    def __init__(self, access: HubAccess) -> None:
+        prepare_environment(access)
+        from huggingface_hub import constants  # noqa: PLC0415 - reads the variables above when imported
+
+        self._access = access
+        self._endpoint = access.endpoint or constants.ENDPOINT
+        self._cache = Path(access.cache_dir or constants.HF_HUB_CACHE).expanduser()
+
+    def repository(self, name: str) -> Path:
+        return self._cache / f"models--{name.replace('/', '--')}"
+
+    def cached_directories(self, name: str, revision: str | None) -> list[Path]:
+        repository = self.repository(name)
+        snapshots = repository / "snapshots"
+        asked = revision or self.default_revision
+        try:
+            commit = (repository / "refs" / asked).read_text("utf-8").strip()
+        except OSError:
+            commit = asked
+        return [directory for directory in (snapshots / commit,) if directory.is_dir()]
+
+    def list_files(self, name: str, revision: str | None) -> Listing:
+        from huggingface_hub import HfApi  # noqa: PLC0415
+
+        api = HfApi(endpoint=self._endpoint, token=self._access.token or None)
+        with self._reasons(name, revision):
+            commit = api.model_info(name, revision=revision or self.default_revision).sha
+            entries = list(api.list_repo_tree(name, revision=commit, recursive=True))
+        files = [
+            RemoteFile(entry.path, entry.size, entry.lfs.sha256 if entry.lfs else None, entry.blob_id)
+            for entry in entries
+            if hasattr(entry, "size")
+        ]
+        return Listing(str(commit), tuple(files))
+
+    def download(self, name: str, listing: Listing, on_bytes: Callable[[int], None]) -> Path:
+        from huggingface_hub import hf_hub_download  # noqa: PLC0415
+
+        def fetch(file: RemoteFile) -> Path:
+            with self._reasons(name, listing.revision):
+                path = hf_hub_download(
+                    name,
+                    file.path,
+                    revision=listing.revision,
+                    cache_dir=self._cache,
+                    endpoint=self._endpoint,
+                    token=self._access.token or None,
+                    tqdm_class=_meter_class(on_bytes),
+                )
+            return Path(path)
+
+        with ThreadPoolExecutor(_PARALLEL_FILES) as pool:
+            list(pool.map(fetch, listing.files))
+        return self.repository(name) / "snapshots" / listing.revision
+
+    @contextmanager
+    def _reasons(self, name: str, revision: str | None) -> Iterator[None]:
+        from huggingface_hub import errors  # noqa: PLC0415
+
+        try:
+            yield
+        except errors.GatedRepoError:
+            raise no_permission(self.source, name) from None
+        except errors.RevisionNotFoundError:
+            raise no_such_revision(self.source, name, revision) from None
+        except errors.RepositoryNotFoundError:
+            raise self._unknown(name) from None
+        except errors.HfHubHTTPError as error:
+            raise self._refused(name, error) from error
+        except errors.HFValidationError:
+            raise no_such_model(self.source, name) from None
+        except (ConnectionError, TimeoutError, errors.HTTPError, errors.LocalEntryNotFoundError) as error:
+            raise no_network(self.source, self._endpoint, error) from error
+        except OSError as error:
+            raise disk_error(error, self._cache) from error
+
+    def _unknown(self, name: str) -> LoadError:
+        return no_such_model(self.source, name)
+
+    def _refused(self, name: str, error: Exception) -> LoadError:
+        response = getattr(error, "response", None)
+        status = getattr(response, "status_code", 0)
+        if status in _UNAUTHORIZED:
+            # Over plain http the client does not tell an unknown repository from a closed one; neither does the hub.
+            return (
+                no_permission(self.source, name)
+                if self._access.token or status != _UNAUTHORIZED[0]
+                else self._unknown(name)
+            )
+        return no_network(self.source, self._endpoint, error)
+
+
+def _meter_class(on_bytes: Callable[[int], None]) -> type:
+    """Return what the client takes for a tqdm class and feeds with the bytes of one file."""
+
+    class Meter:
+        """Counts and shows nothing; ``initial`` are bytes of an earlier try."""
+
+        def __init__(self, *_args: object, initial: int = 0, **_kwargs: object) -> None:
+            on_bytes(initial)
+
+        def __enter__(self) -> Self:
+            return self
+
+        def __exit__(
+            self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        ) -> None:
+            return
+
+        def update(self, count: float | None = 1) -> None:
+            on_bytes(int(count or 0))
+
+        def update_transfer(self, count: float | None = 1) -> None:
+            """Bytes on the wire of the chunk store; ``update`` counts the same file again as it is written."""
+
+        def close(self) -> None: ...
+
+        def refresh(self) -> None: ...
+
+        def set_postfix_str(self, *_args: object, **_kwargs: object) -> None: ...
+
+        def set_transfer_postfix_str(self, *_args: object, **_kwargs: object) -> None: ...
+
+    return Meter

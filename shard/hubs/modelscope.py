@@ -1,0 +1,135 @@
+"""ModelScope through its light client, ``modelscope_hub``, which needs neither modelscope nor torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from emb_model_provider.errors import LoadError, LoadReason
+from emb_model_provider.modelmap import HubAccess
+from shard.hubs.client import Listing, disk_error, no_network, no_permission, no_such_model, no_such_revision
+from shard.hubs.snapshot import HubName, RemoteFile
+
+if TYPE_CHECKING:
+    from modelscope_hub import HubApi
+
+#: The institute's models were published under the first owner and moved to the second; the hub answers to both.
+_RENAMED_OWNERS = (("damo/", "iic/"), ("iic/", "damo/"))
+
+
+class ModelScopeClient:
+    """Implements ``client.HubClient``."""
+
+    source: HubName = "modelscope"
+    default_revision = "master"
+
+    def __init__(self, access: HubAccess) -> None:
+        if access.endpoint:
+            # Some paths of the client read the variable instead of what it is given.
+            os.environ["MODELSCOPE_ENDPOINT"] = access.endpoint
+        self._access = access
+        default = os.environ.get("MODELSCOPE_CACHE") or str(Path.home() / ".cache" / "modelscope")
+        self._cache = Path(access.cache_dir or default).expanduser()
+
+    def repository(self, name: str) -> Path:
+        return self._cache / "models" / name.replace("/", "--")
+
+    def cached_directories(self, name: str, revision: str | None) -> list[Path]:
+        asked = revision or self.default_revision
+        found: list[Path] = []
+        for one in other_names(name):
+            owner, _, model = one.partition("/")
+            older = model.replace(".", "___")  # how clients up to 1.37 wrote a dot
+            found += [
+                self.repository(one) / "snapshots" / asked,
+                self._cache / "models" / owner / older,
+                self._cache / "hub" / "models" / owner / older,
+            ]
+        return [directory for directory in found if directory.is_dir()]
+
+    def list_files(self, name: str, revision: str | None) -> Listing:
+        asked = revision or self.default_revision
+        with self._reasons(name, revision):
+            entries = self._api().list_repo_files(name, "model", revision=asked, recursive=True)
+        files = [RemoteFile(entry.path, entry.size, entry.sha256) for entry in entries if entry.type != "tree"]
+        return Listing(asked, tuple(files))
+
+    def download(self, name: str, listing: Listing, on_bytes: Callable[[int], None]) -> Path:
+        wanted = [{"Path": f["path"], "Size": f["size"], "Sha256": f["sha256"]} for f in map(asdict, listing.files)]
+        with self._reasons(name, listing.revision):
+            directory = self._api().download_repo(
+                name,
+                "model",
+                revision=listing.revision,
+                cache_dir=self._cache,
+                file_list=wanted,
+                progress_callbacks=[_meter_class(on_bytes)],
+            )
+        return Path(directory)
+
+    def _api(self) -> HubApi:
+        from modelscope_hub import HubApi  # noqa: PLC0415 - 0.2 s that a cached model need not wait for
+
+        return HubApi(endpoint=self._access.endpoint or None, token=self._access.token or None)
+
+    @contextmanager
+    def _reasons(self, name: str, revision: str | None) -> Iterator[None]:
+        from modelscope_hub import errors  # noqa: PLC0415
+
+        try:
+            yield
+        except errors.FileDownloadError as error:
+            # One error for many files; the first says what happened to all of them.
+            raise self._reason(next(iter(error.failed_files.values()), error), name, revision) from error
+        except (errors.HubError, OSError) as error:
+            raise self._reason(error, name, revision) from error
+
+    def _reason(self, error: BaseException, name: str, revision: str | None) -> LoadError:
+        from modelscope_hub import errors  # noqa: PLC0415
+
+        if isinstance(error, errors.NotExistError):
+            if revision is not None and revision != self.default_revision and self._exists(name):
+                return no_such_revision(self.source, name, revision)
+            return no_such_model(self.source, name)
+        if isinstance(error, (errors.AuthenticationError, errors.PermissionDeniedError)):
+            return no_permission(self.source, name)
+        if isinstance(error, errors.FileIntegrityError):
+            return LoadError(
+                LoadReason.CORRUPT_DOWNLOAD,
+                f"{self.source} sent a file of {name!r} that is not the one it announced: {str(error).splitlines()[0]} "
+                "Nothing of it is kept; start again to fetch it anew.",
+            )
+        if isinstance(error, OSError) and not isinstance(error, ConnectionError) and error.errno is not None:
+            return disk_error(error, self._cache)
+        return no_network(self.source, self._access.endpoint or "modelscope.cn", error)
+
+    def _exists(self, name: str) -> bool:
+        try:
+            self.list_files(name, None)
+        except LoadError:
+            return False
+        return True
+
+
+def other_names(name: str) -> list[str]:
+    """Return ``name`` and, for the institute's models, the name under the other owner."""
+    return [name, *(new + name.removeprefix(old) for old, new in _RENAMED_OWNERS if name.startswith(old))]
+
+
+def _meter_class(on_bytes: Callable[[int], None]) -> type:
+    """Return the client's progress callback for one file."""
+
+    class Meter:
+        def __init__(self, filename: str, file_size: int) -> None:
+            del filename, file_size
+
+        def update(self, size: int) -> None:
+            on_bytes(size)
+
+        def end(self) -> None: ...
+
+    return Meter

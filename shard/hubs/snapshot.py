@@ -1,0 +1,226 @@
+"""What a complete local model is: the files it needs, their proofs, and the marker that says "all of it is here".
+
+Both hubs' clients call a directory cached that holds one file of ten; this module does not believe them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Final, Literal
+from urllib.parse import quote
+
+HubName = Literal["huggingface", "modelscope"]
+Origin = Literal["huggingface", "modelscope", "local", "embedded"]
+
+_READ_BYTES: Final = 4 * 1024 * 1024
+_MARKER_VERSION: Final = 1
+_KEPT_SUFFIXES: Final = (".json", ".txt", ".model", ".safetensors", ".bin", ".py", ".jinja", ".vocab", ".spm")
+_OTHER_FORMATS: Final = (
+    "onnx",
+    "openvino",
+    "tf_",
+    "flax_",
+    "rust_",
+    "coreml",
+    "training_args",
+    "optimizer",
+    "scheduler",
+)
+_SAFETENSORS_LENGTH: Final = struct.Struct("<Q")
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A directory to load from. ``revision`` is the commit or branch that was really used."""
+
+    directory: Path
+    source: Origin
+    name: str
+    revision: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Bytes of one download so far and in all."""
+
+    done_bytes: int
+    total_bytes: int
+    source: HubName
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """One file as its hub describes it. ``sha256`` is of the content, ``git_sha1`` of git's blob object."""
+
+    path: str
+    size: int
+    sha256: str | None = None
+    git_sha1: str | None = None
+
+
+def select_files(files: Iterable[RemoteFile]) -> tuple[RemoteFile, ...]:
+    """Return the files that loading needs: configuration, tokenizer, one format of weights, code (to judge it)."""
+    wanted = [file for file in files if _is_wanted(PurePosixPath(file.path))]
+    with_safetensors = {PurePosixPath(file.path).parent for file in wanted if file.path.endswith(".safetensors")}
+    return tuple(
+        file
+        for file in wanted
+        if not (file.path.endswith(".bin") and PurePosixPath(file.path).parent in with_safetensors)
+    )
+
+
+def _is_wanted(path: PurePosixPath) -> bool:
+    if any(part.startswith(".") or part.lower().startswith(_OTHER_FORMATS) for part in path.parts):
+        return False
+    return path.suffix in _KEPT_SUFFIXES
+
+
+# ------------------------------------------------------------------------------------------------- verification
+
+
+def damaged_file(directory: Path, file: RemoteFile, *, hashes: bool) -> str:
+    """Return what is wrong with a local file in a few words, or an empty string."""
+    path = directory / file.path
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        return "missing"
+    if size != file.size:
+        return f"{size} bytes instead of {file.size}"
+    if path.suffix == ".safetensors" and not is_whole_safetensors(path):
+        return "its header does not match its length"
+    if hashes and file.sha256 is not None and _sha256(path) != file.sha256:
+        return "its SHA-256 is not the hub's"
+    if hashes and file.sha256 is None and file.git_sha1 is not None and _git_sha1(path, size) != file.git_sha1:
+        return "its hash is not the hub's"
+    return ""
+
+
+def is_whole_safetensors(path: Path) -> bool:
+    """Tell whether the header's last tensor ends where the file does.
+
+    Format: https://huggingface.co/docs/safetensors: u64 little-endian header length, JSON, data.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        prefix = file.read(_SAFETENSORS_LENGTH.size)
+        if len(prefix) < _SAFETENSORS_LENGTH.size:
+            return False
+        (length,) = _SAFETENSORS_LENGTH.unpack(prefix)
+        if length > size - len(prefix):
+            return False
+        try:
+            header = json.loads(file.read(length))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+            return False
+    return len(prefix) + length + max(ends, default=0) == size
+
+
+def is_structurally_complete(directory: Path) -> bool:
+    """Tell whether a directory nobody vouches for holds all that loading needs, as far as its own files say."""
+    if not (directory / "config.json").is_file() and not (directory / "modules.json").is_file():
+        return False
+    if any(directory.rglob("*.incomplete")):
+        return False
+    folders = _module_folders(directory)
+    if not all((directory / folder).is_dir() for folder in folders):
+        return False
+    return any(_has_whole_weights(directory / folder) for folder in {"", *folders})
+
+
+def _module_folders(directory: Path) -> set[str]:
+    """Folders that modules.json names; Normalize has none of its own in newer versions, so only saved ones count."""
+    try:
+        modules = json.loads((directory / "modules.json").read_text("utf-8"))
+        named = {str(module["path"]) for module in modules if "Normalize" not in str(module["type"])}
+    except FileNotFoundError:
+        return set()
+    except (ValueError, KeyError, TypeError):
+        return {"modules.json is not readable"}
+    return {folder for folder in named if folder}
+
+
+def _has_whole_weights(directory: Path) -> bool:
+    safetensors = sorted(directory.glob("*.safetensors"))
+    if safetensors:
+        return all(map(is_whole_safetensors, safetensors)) and not _missing_parts(directory)
+    return any(path.stat().st_size > 0 for path in directory.glob("*.bin")) and not _missing_parts(directory)
+
+
+def _missing_parts(directory: Path) -> bool:
+    for index in directory.glob("*.index.json"):
+        try:
+            parts = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return True
+        if not all((directory / str(part)).is_file() for part in parts):
+            return True
+    return False
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _git_sha1(path: Path, size: int) -> str:
+    """Hash as git names a blob: https://git-scm.com/book/en/v2/Git-Internals-Git-Objects."""
+    digest = hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
+    with path.open("rb") as file:
+        while data := file.read(_READ_BYTES):
+            digest.update(data)
+    return digest.hexdigest()
+
+
+# --------------------------------------------------------------------------------------------------- the marker
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """Written beside a snapshot once every file of it has been verified."""
+
+    directory: str
+    revision: str
+    files: tuple[RemoteFile, ...]
+
+
+def marker_path(repository: Path, revision: str) -> Path:
+    """Return where the marker of one asked-for revision stands: beside the snapshots, never inside one."""
+    return repository / f".emb-provider-{quote(revision, safe='')}.json"
+
+
+def write_marker(repository: Path, asked_revision: str, marker: Marker) -> None:
+    """Write atomically: a marker is whole or absent."""
+    path = marker_path(repository, asked_revision)
+    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+    unfinished.write_text(json.dumps({"version": _MARKER_VERSION} | asdict(marker), indent=1), "utf-8")
+    unfinished.replace(path)
+
+
+def read_marked(repository: Path, asked_revision: str) -> tuple[Path, str] | None:
+    """Return (directory, revision) of a marked snapshot whose files all have their sizes still; else ``None``."""
+    try:
+        data = json.loads(marker_path(repository, asked_revision).read_text("utf-8"))
+        files = [RemoteFile(**file) for file in data["files"]]
+        directory, revision = repository / data["directory"], str(data["revision"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if any(damaged_file(directory, file, hashes=False) for file in files):
+        return None
+    return directory, revision
+
+
+def remove_file(path: Path) -> None:
+    """Remove a bad file, and what it links to in HuggingFace's cache, so that the next start fetches it again."""
+    with contextlib.suppress(OSError):
+        target = path.resolve()
+        path.unlink(missing_ok=True)
+        target.unlink(missing_ok=True)
