@@ -84,7 +84,8 @@ class EventFormatter(logging.Formatter):
     def _as_plain(self, record: logging.LogRecord, values: Mapping[str, object]) -> str:
         stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
         pairs = "".join(f" {key}={_quoted(value)}" for key, value in values.items() if value is not None)
-        return f"{stamp}.{int(record.msecs):03d} {record.levelname:<7} {self._process} {escape(record.getMessage())}{pairs}"
+        head = f"{stamp}.{int(record.msecs):03d} {record.levelname:<7} {self._process}"
+        return f"{head} {escape(record.getMessage())}{pairs}"
 
     def _as_json(self, record: logging.LogRecord, values: Mapping[str, object], trace: str) -> str:
         body: dict[str, object] = {

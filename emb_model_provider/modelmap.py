@@ -75,7 +75,8 @@ class ModelSpec:
 class HubAccess:
     """How to reach one hub. Empty strings mean: the hub client's own default.
 
-    ``cache_dir`` is the hub's own cache root (``HF_HUB_CACHE`` resp. ``MODELSCOPE_CACHE``). The token is kept out of ``repr``.
+    ``cache_dir`` is the hub's own cache root (``HF_HUB_CACHE`` resp. ``MODELSCOPE_CACHE``). The token is kept out of
+    ``repr``.
     """
 
     cache_dir: str = ""

@@ -32,5 +32,5 @@ def encode_isolated(encode: Callable[[Sequence[Item]], Vectors], batch: Sequence
             return [error]
         middle = len(batch) // 2
         return encode_isolated(encode, batch[:middle]) + encode_isolated(encode, batch[middle:])
-    finite: list[bool] = np.isfinite(vectors).all(axis=1).tolist()
+    finite = [bool(np.isfinite(row).all()) for row in vectors]
     return [row if ok else NonFiniteVectorError() for row, ok in zip(vectors, finite, strict=True)]

@@ -52,13 +52,15 @@ class HuggingFaceClient:
         snapshots = repository / "snapshots"
         asked = revision or self.default_revision
         try:
-            commit = (repository / "refs" / asked).read_text("utf-8").strip()
+            found = [snapshots / (repository / "refs" / asked).read_text("utf-8").strip()]
         except OSError:
-            commit = asked
-        return [directory for directory in (snapshots / commit,) if directory.is_dir()]
+            found = [snapshots / asked]
+            if revision is None and snapshots.is_dir():  # downloads by commit leave no branch: the newest is meant
+                found += sorted(snapshots.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+        return [directory for directory in found if directory.is_dir()]
 
     def list_files(self, name: str, revision: str | None) -> Listing:
-        from huggingface_hub import HfApi  # noqa: PLC0415
+        from huggingface_hub import HfApi, RepoFile  # noqa: PLC0415
 
         api = HfApi(endpoint=self._endpoint, token=self._access.token or None)
         with self._reasons(name, revision):
@@ -67,7 +69,7 @@ class HuggingFaceClient:
         files = [
             RemoteFile(entry.path, entry.size, entry.lfs.sha256 if entry.lfs else None, entry.blob_id)
             for entry in entries
-            if hasattr(entry, "size")
+            if isinstance(entry, RepoFile)
         ]
         return Listing(str(commit), tuple(files))
 
@@ -107,7 +109,12 @@ class HuggingFaceClient:
             raise self._refused(name, error) from error
         except errors.HFValidationError:
             raise no_such_model(self.source, name) from None
-        except (ConnectionError, TimeoutError, errors.HTTPError, errors.LocalEntryNotFoundError) as error:
+        except (
+            ConnectionError,
+            TimeoutError,
+            errors.HTTPError,  # type: ignore[attr-defined]  # of whichever HTTP library this version uses
+            errors.LocalEntryNotFoundError,
+        ) as error:
             raise no_network(self.source, self._endpoint, error) from error
         except OSError as error:
             raise disk_error(error, self._cache) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -74,6 +75,8 @@ class ModelScopeClient:
     def _api(self) -> HubApi:
         from modelscope_hub import HubApi  # noqa: PLC0415 - 0.2 s that a cached model need not wait for
 
+        # The client gives its logger a handler of its own; ours writes the same lines already.
+        logging.getLogger("modelscope_hub").handlers.clear()
         return HubApi(endpoint=self._access.endpoint or None, token=self._access.token or None)
 
     @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
 from typing import Final
 
 _FAMILIES: Final = {
@@ -37,10 +36,10 @@ _SHOWN: Final = 3
 _NEAR: Final = 0.75
 
 
-def suggest(name: str, cached: Iterable[str]) -> str:
+def suggest(name: str) -> str:
     """Return " Did you mean a, b or c?", or nothing where no known name is near."""
     asked = name.replace("damo/", "iic/", 1) if name.startswith("damo/") else name
-    near = difflib.get_close_matches(asked, [*cached, *KNOWN_NAMES], n=_SHOWN, cutoff=_NEAR)
+    near = difflib.get_close_matches(asked, KNOWN_NAMES, n=_SHOWN, cutoff=_NEAR)
     if not near:
         return ""
     *others, last = [repr(one) for one in near]

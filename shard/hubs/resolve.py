@@ -1,4 +1,4 @@
-"""Decides where a model comes from: a directory, a verified cache, a download, whatever a cache holds; in that order."""
+"""Decides where a model comes from: a directory, a verified cache, a download, any complete cache; in that order."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ def fetch(spec: ModelSpec, hubs: Hubs, on_progress: OnProgress) -> Snapshot:
     if not _HUB_NAME.fullmatch(spec.name):
         raise LoadError(
             LoadReason.NO_SUCH_MODEL,
-            f"{spec.name!r} is neither an existing directory nor a hub name of the form owner/model.{suggest(spec.name, ())}",
+            f"{spec.name!r} is neither an existing directory nor a hub name of the form owner/model."
+            + suggest(spec.name),
         )
     clients = [_client(source, hubs) for source in hub_order(spec)]
     return _verified(spec, clients) or (
@@ -146,9 +147,9 @@ def _online(spec: ModelSpec, clients: list[HubClient], on_progress: OnProgress) 
                 log.warning(
                     "other_hub", model=spec.id, hub=client.source, reason=error.reason, trying=clients[index + 1].source
                 )
-    if any(error.reason == LoadReason.NO_NETWORK for error in failures):
-        if (found := _unverified(spec, clients)) is not None:
-            return found
+    unreachable = any(error.reason == LoadReason.NO_NETWORK for error in failures)
+    if unreachable and (found := _unverified(spec, clients)) is not None:
+        return found
     raise _combined(spec, failures)
 
 
@@ -157,7 +158,7 @@ def _combined(spec: ModelSpec, failures: list[LoadError]) -> LoadError:
     reason = next((e.reason for e in failures if e.reason == LoadReason.NO_NETWORK), failures[0].reason)
     sentences = " ".join(str(error) for error in failures)
     has_revision_error = "no revision" in sentences
-    hint = suggest(spec.name, ()) if reason == LoadReason.NO_SUCH_MODEL and not has_revision_error else ""
+    hint = suggest(spec.name) if reason == LoadReason.NO_SUCH_MODEL and not has_revision_error else ""
     return LoadError(reason, sentences + hint)
 
 

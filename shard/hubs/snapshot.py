@@ -121,7 +121,7 @@ def is_whole_safetensors(path: Path) -> bool:
             ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
         except (ValueError, KeyError, TypeError, IndexError, AttributeError):
             return False
-    return len(prefix) + length + max(ends, default=0) == size
+    return bool(len(prefix) + length + max(ends, default=0) == size)
 
 
 def is_structurally_complete(directory: Path) -> bool:

@@ -1,3 +1,4 @@
+import contextlib
 from dataclasses import replace
 
 import msgpack
@@ -86,7 +87,7 @@ def test_a_payload_of_the_wrong_shape_is_refused(plain):
 
 def test_values_outside_a_closed_set_are_refused():
     payload = msgpack.packb([["INFO", "xml"], [], 1.0, 1, 1.0])
-    with pytest.raises(ProtocolError, match="RouterConfig.log: LogConfig.format"):
+    with pytest.raises(ProtocolError, match=r"RouterConfig\.log: LogConfig\.format"):
         codec.decode(RouterConfig, payload)
 
 
@@ -104,7 +105,5 @@ def test_an_unknown_kind_is_refused():
 
 @given(st.sampled_from(sorted(_CLASSES)), st.binary(max_size=300))
 def test_random_payloads_never_raise_anything_but_a_protocol_error(kind, payload):
-    try:
+    with contextlib.suppress(ProtocolError):
         unpack(Frame(kind, 1, payload))
-    except ProtocolError:
-        pass

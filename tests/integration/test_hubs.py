@@ -1,0 +1,157 @@
+"""``fetch`` with the real clients against the loopback hub: what the end-to-end tests have no time for."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from emb_model_provider.errors import LoadError, LoadReason
+from emb_model_provider.modelmap import HubAccess, Hubs, ModelSpec
+from shard.hubs import Progress, Snapshot, fetch
+from tests.support.hub import OWNER_TOKEN, STRANGER_TOKEN, LoopbackHub
+from tests.support.tiny_models import make_gte, make_sentence_transformers
+
+MS, HF = "iic/gte", "acme/english"
+
+
+@pytest.fixture(scope="module")
+def directories(tmp_path_factory):
+    root = tmp_path_factory.mktemp("models")
+    return {MS: make_gte(root / "gte"), HF: make_sentence_transformers(root / "english")}
+
+
+@pytest.fixture
+def hub(directories):
+    with LoopbackHub() as hub:
+        hub.add(MS, directories[MS], hubs={"modelscope"})
+        hub.add(HF, directories[HF], hubs={"huggingface"})
+        yield hub
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_this_machine(monkeypatch, tmp_path):
+    for name in ("HF_HUB_OFFLINE", "HF_TOKEN", "MODELSCOPE_API_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    # What the clients are told through the environment must not outlive the test.
+    for name in (
+        "MODELSCOPE_ENDPOINT",
+        "HF_HUB_DISABLE_XET",
+        "HF_HUB_DISABLE_TELEMETRY",
+        "DISABLE_SAFETENSORS_CONVERSION",
+    ):
+        monkeypatch.setenv(name, "1" if name != "MODELSCOPE_ENDPOINT" else "http://127.0.0.1:9")
+    monkeypatch.setenv("MODELSCOPE_HOME", str(tmp_path / "home"))
+
+
+def get(hub, cache, name, *, token="", offline=False, progress=None, **fields) -> Snapshot:
+    access = [HubAccess(str(cache / kind), hub.endpoint, token) for kind in ("hf", "ms")]
+    spec = ModelSpec(id="m", name=name, **fields)
+    return fetch(spec, Hubs(*access, offline=offline), (progress if progress is not None else []).append)
+
+
+def refused(hub, cache, name, **more) -> LoadError:
+    with pytest.raises(LoadError) as caught:
+        get(hub, cache, name, **more)
+    return caught.value
+
+
+@pytest.mark.parametrize(("name", "source"), [(MS, "modelscope"), (HF, "huggingface")])
+def test_a_model_is_fetched_once_reported_to_the_last_byte_and_then_costs_no_request(
+    hub, tmp_path, directories, name, source
+):
+    progress: list[Progress] = []
+    first = get(hub, tmp_path, name, progress=progress)
+    assert first.source == source
+    assert progress[0].done_bytes == 0
+    assert progress[-1].done_bytes == progress[-1].total_bytes > 100_000
+    weights = next(path.name for path in directories[name].iterdir() if path.suffix in (".bin", ".safetensors"))
+    assert (first.directory / weights).read_bytes() == (directories[name] / weights).read_bytes()
+    hub.clear_requests()
+    assert get(hub, tmp_path, name) == first
+    assert get(hub, tmp_path, name, offline=True) == first
+    assert hub.requests == []
+
+
+def test_the_old_owners_name_finds_what_the_new_one_has_cached(hub, tmp_path):
+    first = get(hub, tmp_path, MS)
+    hub.clear_requests()
+    assert get(hub, tmp_path, "damo/gte").directory == first.directory
+    assert hub.requests == []
+
+
+def test_modelscope_resumes_where_a_killed_download_stopped(hub, tmp_path, directories):
+    size = (directories[MS] / "pytorch_model.bin").stat().st_size
+    hub.throttle(size // 3)
+    code = f"""
+        from emb_model_provider.modelmap import *; from shard.hubs import fetch
+        access = HubAccess({str(tmp_path / "ms")!r}, {hub.endpoint!r})
+        fetch(ModelSpec(id="m", name={MS!r}, source="modelscope"), Hubs(access, access), lambda p: None)
+    """
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)])
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=2.5)
+    process.kill()
+    process.wait()
+    hub.heal()
+    hub.clear_requests()
+    get(hub, tmp_path, MS)
+    resumed = [request.range for request in hub.requests if "pytorch_model.bin" in request.path]
+    assert any(one.startswith("bytes=") and not one.startswith("bytes=0-") for one in resumed), resumed
+    assert hub.sent_bytes(MS, "pytorch_model.bin") < size
+
+
+@pytest.mark.parametrize(("name", "path"), [(MS, "pytorch_model.bin"), (HF, "model.safetensors"), (HF, "config.json")])
+def test_a_corrupt_file_is_refused_and_fetched_again_next_time(hub, tmp_path, monkeypatch, name, path):
+    monkeypatch.setattr("modelscope_hub._download.DOWNLOAD_INTEGRITY_RETRY_BACKOFF", 0)
+    hub.corrupt(name, path)
+    error = refused(hub, tmp_path, name)
+    assert error.reason == LoadReason.CORRUPT_DOWNLOAD
+    hub.heal()
+    assert get(hub, tmp_path, name).directory.is_dir()
+
+
+@pytest.mark.parametrize("name", [MS, HF])
+def test_a_hub_that_is_gone_is_no_network_and_a_cache_of_another_tool_helps_out(hub, tmp_path, name):
+    complete = get(hub, tmp_path, name)
+    for marker in tmp_path.rglob(".emb-provider-*.json"):
+        marker.unlink()
+    hub.down("refuse")
+    assert get(hub, tmp_path, name).directory == complete.directory
+    error = refused(hub, tmp_path / "empty", name)
+    assert error.reason == LoadReason.NO_NETWORK
+    assert "EMB_PROVIDER_MODELSCOPE_ENDPOINT" in str(error)
+
+
+def test_half_a_cache_of_another_tool_is_not_taken_for_a_model(hub, tmp_path):
+    directory = get(hub, tmp_path, HF).directory
+    for marker in tmp_path.rglob(".emb-provider-*.json"):
+        marker.unlink()
+    (directory / "model.safetensors").unlink()
+    assert refused(hub, tmp_path, HF, offline=True).reason == LoadReason.INCOMPLETE_DOWNLOAD
+
+
+@pytest.mark.parametrize("source", ["huggingface", "modelscope"])
+def test_a_private_model_needs_a_token_that_may_see_it(hub, tmp_path, directories, source):
+    hub.add("acme/closed", directories[HF], access="private")
+    without = refused(hub, tmp_path, "acme/closed", source=source)
+    assert without.reason in (LoadReason.NO_PERMISSION, LoadReason.NO_SUCH_MODEL)
+    assert "token" in str(without).lower()
+    assert refused(hub, tmp_path, "acme/closed", source=source, token=STRANGER_TOKEN).reason in (
+        LoadReason.NO_PERMISSION,
+        LoadReason.NO_SUCH_MODEL,
+    )
+    assert get(hub, tmp_path, "acme/closed", source=source, token=OWNER_TOKEN).source == source
+
+
+@pytest.mark.parametrize("name", [MS, HF])
+def test_a_revision_that_does_not_exist_is_named_as_the_mistake(hub, tmp_path, name):
+    source = "modelscope" if name == MS else "huggingface"
+    error = refused(hub, tmp_path, name, source=source, revision="v9")
+    assert error.reason == LoadReason.NO_SUCH_MODEL
+    assert "no revision 'v9'" in str(error)
+
+
+def test_fetching_imports_neither_torch_nor_transformers():
+    code = "import sys, shard.hubs; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,75 @@
+import pytest
+
+from emb_model_provider.errors import LoadError, LoadReason
+from emb_model_provider.modelmap import HubAccess, Hubs, ModelSpec
+from shard.hubs import fetch
+from shard.hubs.modelscope import other_names
+from shard.hubs.near_names import suggest
+from shard.hubs.resolve import hub_order
+
+
+def spec(name: str, **fields) -> ModelSpec:
+    return ModelSpec(id="m", name=name, **fields)
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "order"),
+    [
+        ("BAAI/bge-m3", "auto", ("huggingface", "modelscope")),
+        ("iic/nlp_gte_sentence-embedding_chinese-base", "auto", ("modelscope", "huggingface")),
+        ("damo/nlp_corom_sentence-embedding_chinese-base", "auto", ("modelscope", "huggingface")),
+        ("iicx/model", "auto", ("huggingface", "modelscope")),
+        ("BAAI/bge-m3", "modelscope", ("modelscope",)),
+        ("iic/model", "huggingface", ("huggingface",)),
+    ],
+)
+def test_the_hubs_are_asked_in_the_order_the_name_and_the_source_say(name, source, order):
+    assert hub_order(spec(name, source=source)) == order
+
+
+def test_an_existing_directory_is_taken_as_it_is_whatever_the_source_says(tmp_path):
+    snapshot = fetch(spec(str(tmp_path), source="modelscope"), Hubs(), lambda _progress: None)
+    assert (snapshot.directory, snapshot.source) == (tmp_path, "local")
+
+
+@pytest.mark.parametrize("name", ["/no/such/directory", "no-owner", "a/b/c", "../etc", "o/m?x=1"])
+def test_what_is_neither_a_directory_nor_a_hub_name_is_refused_without_asking_a_hub(name):
+    with pytest.raises(LoadError, match="neither an existing directory nor a hub name") as caught:
+        fetch(spec(name), Hubs(), lambda _progress: None)
+    assert caught.value.reason == LoadReason.NO_SUCH_MODEL
+
+
+def test_the_embedded_model_is_a_directory_with_weights():
+    snapshot = fetch(spec("any", embedded=True), Hubs(offline=True), lambda _progress: None)
+    assert snapshot.source == "embedded"
+    assert (snapshot.directory / "model.safetensors").is_file()
+
+
+def test_offline_an_absent_model_is_named_with_the_caches_that_were_searched(tmp_path):
+    hubs = Hubs(HubAccess(str(tmp_path / "hf")), HubAccess(str(tmp_path / "ms")), offline=True)
+    with pytest.raises(LoadError, match="EMB_PROVIDER_OFFLINE is on") as caught:
+        fetch(spec("o/m"), hubs, lambda _progress: None)
+    assert str(tmp_path / "hf") in str(caught.value)
+    assert str(tmp_path / "ms") in str(caught.value)
+
+
+def test_the_institutes_old_and_new_owner_are_one():
+    assert other_names("damo/x") == ["damo/x", "iic/x"]
+    assert other_names("iic/x") == ["iic/x", "damo/x"]
+    assert other_names("BAAI/x") == ["BAAI/x"]
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("iic/nlp_gte_sentence-embedding_chinese-tiny", "iic/nlp_gte_sentence-embedding_chinese-"),
+        ("damo/nlp_gte_sentence-embedding_chinese-bas", "iic/nlp_gte_sentence-embedding_chinese-base"),
+        ("BAAI/bge-larg-zh-v1.5", "BAAI/bge-large-zh-v1.5"),
+    ],
+)
+def test_a_wrong_name_gets_names_that_exist(name, near):
+    assert near in suggest(name)
+
+
+def test_a_name_like_no_other_gets_no_advice():
+    assert suggest("zzz/qqqqqqqqqq") == ""

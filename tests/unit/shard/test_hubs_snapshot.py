@@ -1,0 +1,145 @@
+import hashlib
+import json
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shard.hubs.snapshot import (
+    Marker,
+    RemoteFile,
+    damaged_file,
+    is_structurally_complete,
+    is_whole_safetensors,
+    marker_path,
+    read_marked,
+    remove_file,
+    select_files,
+    write_marker,
+)
+
+
+def safetensors(data: bytes = b"\0" * 8) -> bytes:
+    header = json.dumps({"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, len(data)]}}).encode()
+    return struct.pack("<Q", len(header)) + header + data
+
+
+def selected(*paths: str) -> list[str]:
+    return [file.path for file in select_files(RemoteFile(path, 1) for path in paths)]
+
+
+def test_only_what_loading_needs_is_fetched():
+    assert selected(
+        "config.json", "model.safetensors", "pytorch_model.bin", "tokenizer.json", "vocab.txt", "1_Pooling/config.json",
+        "2_Dense/pytorch_model.bin", "sentencepiece.bpe.model", "modeling.py",
+    ) == [
+        "config.json", "model.safetensors", "tokenizer.json", "vocab.txt", "1_Pooling/config.json",
+        "2_Dense/pytorch_model.bin", "sentencepiece.bpe.model", "modeling.py",
+    ]  # fmt: skip
+    assert selected("pytorch_model.bin", "config.json") == ["pytorch_model.bin", "config.json"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "onnx/model.onnx", "onnx/config.json", "openvino/openvino_model.xml", "tf_model.h5", "rust_model.ot",
+        "flax_model.msgpack", "training_args.bin", "optimizer.bin", ".gitattributes", "README.md", "images/a.png",
+    ],
+)  # fmt: skip
+def test_other_formats_and_leftovers_of_training_are_not(path):
+    assert selected(path) == []
+
+
+@given(st.binary(max_size=64))
+def test_a_safetensors_file_is_whole_only_with_every_byte(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("s") / "model.safetensors"
+    whole = safetensors(data)
+    path.write_bytes(whole)
+    assert is_whole_safetensors(path)
+    for cut in (0, 4, 20, len(whole) - 1):
+        path.write_bytes(whole[: min(cut, len(whole) - 1)])
+        assert not is_whole_safetensors(path)
+
+
+@given(st.binary(max_size=200))
+def test_garbage_is_never_a_whole_safetensors_file(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("s") / "model.safetensors"
+    path.write_bytes(data)
+    assert not is_whole_safetensors(path)
+
+
+def test_each_damage_is_told_in_words(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"hello\n")
+    good = RemoteFile("a.txt", 6, git_sha1="ce013625030ba8dba906f756967f9e9ca394464a")
+    assert damaged_file(tmp_path, good, hashes=True) == ""
+    assert damaged_file(tmp_path, RemoteFile("a.txt", 6, hashlib.sha256(b"hello\n").hexdigest()), hashes=True) == ""
+    assert damaged_file(tmp_path, RemoteFile("b.txt", 6), hashes=True) == "missing"
+    assert damaged_file(tmp_path, RemoteFile("a.txt", 7), hashes=True) == "6 bytes instead of 7"
+    assert "SHA-256" in damaged_file(tmp_path, RemoteFile("a.txt", 6, "0" * 64), hashes=True)
+    assert "hash" in damaged_file(tmp_path, RemoteFile("a.txt", 6, git_sha1="0" * 40), hashes=True)
+
+
+def marked(repository, revision="main"):
+    directory = repository / "snapshots" / "abc"
+    directory.mkdir(parents=True)
+    (directory / "model.safetensors").write_bytes(safetensors())
+    files = (RemoteFile("model.safetensors", len(safetensors())),)
+    write_marker(repository, revision, Marker("snapshots/abc", "abc", files))
+    return directory
+
+
+def test_a_marked_snapshot_is_found_again_by_the_revision_that_was_asked_for(tmp_path):
+    directory = marked(tmp_path, "refs/pr/1")
+    assert read_marked(tmp_path, "refs/pr/1") == (directory, "abc")
+    assert read_marked(tmp_path, "main") is None
+
+
+def test_a_snapshot_that_lost_a_byte_since_is_not_complete_any_more(tmp_path):
+    directory = marked(tmp_path)
+    (directory / "model.safetensors").write_bytes(safetensors()[:-1])
+    assert read_marked(tmp_path, "main") is None
+
+
+@given(st.text(max_size=80))
+def test_a_marker_that_is_not_one_counts_as_none(tmp_path_factory, text):
+    repository = tmp_path_factory.mktemp("r")
+    marker_path(repository, "main").write_text(text, "utf-8", errors="replace")
+    assert read_marked(repository, "main") is None
+
+
+def test_a_bad_file_is_removed_together_with_what_it_links_to(tmp_path):
+    (tmp_path / "blob").write_bytes(b"x")
+    (tmp_path / "link").symlink_to("blob")
+    remove_file(tmp_path / "link")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cache_of_another_tool_is_complete_only_with_configuration_and_whole_weights(tmp_path):
+    assert not is_structurally_complete(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    assert not is_structurally_complete(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(safetensors())
+    assert is_structurally_complete(tmp_path)
+    (tmp_path / "model.safetensors.incomplete").touch()
+    assert not is_structurally_complete(tmp_path)
+
+
+def test_a_missing_part_of_an_index_or_a_missing_module_folder_makes_it_incomplete(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "a.safetensors").write_bytes(safetensors())
+    (tmp_path / "model.safetensors.index.json").write_text(
+        '{"weight_map": {"w": "a.safetensors", "v": "b.safetensors"}}'
+    )
+    assert not is_structurally_complete(tmp_path)
+    (tmp_path / "b.safetensors").write_bytes(safetensors())
+    assert is_structurally_complete(tmp_path)
+    modules = [
+        {"path": "", "type": "T"},
+        {"path": "1_Pooling", "type": "P"},
+        {"path": "2_Normalize", "type": "Normalize"},
+    ]
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    assert not is_structurally_complete(tmp_path)
+    (tmp_path / "1_Pooling").mkdir()
+    assert is_structurally_complete(tmp_path)
