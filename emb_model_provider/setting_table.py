@@ -363,7 +363,7 @@ READY_WAIT_S: Final = Setting(
     "EMB_PROVIDER_READY_WAIT_S",
     Section.SERVER,
     Number(0, 3600),
-    10.0,
+    30.0,
     Bilingual(
         "How long a request waits for a model that is still loading before it is answered with 503, in seconds.",
         "模型仍在加载时，请求返回 503 之前最多等待的秒数。",

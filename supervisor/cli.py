@@ -14,10 +14,9 @@ import sys
 from pathlib import Path
 
 from emb_model_provider.dotenv_file import read_dotenv
-from emb_model_provider.settings import Settings, load_settings
-
 from emb_model_provider.errors import EXIT_CONFIGURATION, ConfigurationError
 from emb_model_provider.logs import EventLog
+from emb_model_provider.settings import Settings, load_settings
 from supervisor.console import Console
 from supervisor.machine import read_machine
 from supervisor.output import Output, OutputHandler

@@ -10,8 +10,6 @@ import signal
 import socket
 from pathlib import Path
 
-from emb_model_provider.settings import Settings
-
 from emb_model_provider.logs import EventLog
 from emb_model_provider.messages import (
     LogConfig,
@@ -21,6 +19,7 @@ from emb_model_provider.messages import (
     RouterReady,
     ShardTable,
 )
+from emb_model_provider.settings import Settings
 from supervisor.child import Launch
 from supervisor.console import Console
 from supervisor.keeper import Keeper, describe_exit
