@@ -88,6 +88,7 @@ class Failed:
     kind: str
     code: str | None
     message: str
+    param: str | None = None
     index: int | None = None
 
 

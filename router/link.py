@@ -26,7 +26,7 @@ class _ShardAnswerError(RequestError):
     """What the shard answered instead of vectors, with the status it chose."""
 
     def __init__(self, failed: Failed) -> None:
-        super().__init__(failed.message, param="input", code=failed.code)
+        super().__init__(failed.message, param=failed.param, code=failed.code)
         self.status = failed.status
         self.kind = failed.kind
         self.index = failed.index

@@ -228,8 +228,8 @@ def _refuse_overlong(inputs: list[Tokenized], max_tokens: int, first_index: int)
 
 def _failed_input(index: int) -> Failed:
     message = f"The model failed on input {index}; every other input is fine. Change or leave out that input."
-    return Failed(EncodeError.status, EncodeError.kind, EncodeError.code, message, index)
+    return Failed(EncodeError.status, EncodeError.kind, EncodeError.code, message, "input", index)
 
 
 def _as_failed(error: RequestError) -> Failed:
-    return Failed(error.status, error.kind, error.code, error.message)
+    return Failed(error.status, error.kind, error.code, error.message, error.param)

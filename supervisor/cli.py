@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import errno
 import importlib.metadata
 import ipaddress
 import logging
@@ -29,6 +30,11 @@ log = EventLog("supervisor")
 DISTRIBUTION = "emb-model-provider"
 _BACKLOG = 2048
 _EXIT_FAILURE = 1
+_BIND_ADVICE = {
+    errno.EADDRINUSE: "Stop the program that uses it, or set EMB_PROVIDER_PORT to another port.",
+    errno.EADDRNOTAVAIL: "Set EMB_PROVIDER_HOST to an address of this machine.",
+    errno.EACCES: "Ports below 1024 need a privilege: set EMB_PROVIDER_PORT to a higher one.",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,6 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
         _print_problems(error)
         return EXIT_CONFIGURATION
     if options.check:
+        for warning in settings.warnings:
+            sys.stderr.write(f"warning: {warning}\n")
         sys.stdout.write(f"The settings are valid: {len(settings.models)} model(s).\n")
         return 0
     return _serve(settings, places)
@@ -104,9 +112,9 @@ def _bind(host: str, port: int) -> socket.socket:
             f"EMB_PROVIDER_HOST={host} is not an address of this machine: {error.strerror}."
         ) from None
     except OSError as error:
-        raise OSError(
-            f"{host}:{port} cannot be bound: {error.strerror}. Stop the program that uses it, or set EMB_PROVIDER_PORT."
-        ) from None
+        number = error.errno or 0
+        advice = _BIND_ADVICE.get(number, "Set EMB_PROVIDER_HOST and EMB_PROVIDER_PORT.")
+        raise OSError(f"{host}:{port} cannot be bound: {os.strerror(number)}. {advice}") from None
 
 
 def _configure_logs(settings: Settings, output: Output) -> None:

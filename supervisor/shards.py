@@ -132,12 +132,14 @@ class Shard:
             log.error("unexpected_message", model=self.status.model_id, kind=type(message).__name__)
 
     def on_died(self, exit_code: int, restart_in_s: float | None) -> None:
+        if self.status.state == "failed" and exit_code == EXIT_CONFIGURATION:
+            return  # it said why before it went
         how = describe_exit(exit_code)
         log.error("shard_died", model=self.status.model_id, generation=self.status.generation, how=how)
         if restart_in_s is not None:
             self._due_s = time.monotonic() + restart_in_s + self._load_s
             self._change(state="restarting", reason="crashed", detail=f"its process {how}")
-        elif exit_code != EXIT_CONFIGURATION or self.status.state != "failed":
+        else:
             self._change(state="failed", reason="internal", detail=f"its process {how}")
 
     def _take_progress(self, message: LoadProgress) -> None:
