@@ -145,6 +145,7 @@ def test_a_wrong_request_is_a_sentence_in_openais_shape(default_server, fields):
     error = answer.json["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert error["type"] == "invalid_request_error"
+    assert error["param"] == next((name for name in fields if name != "input"), "input")
     assert len(error["message"]) > 20
 
 

@@ -32,7 +32,13 @@ messages = st.one_of(
     st.builds(Encode, texts, dimensions=st.none() | st.integers(1, 9999), first_index=st.integers(0, 2048)),
     st.builds(Encoded, st.binary(max_size=40), st.integers(1, 9), st.lists(st.integers(0, 99)).map(tuple)),
     st.builds(
-        Failed, st.integers(400, 599), st.text(), st.none() | st.text(), st.text(), st.none() | st.integers(0, 9)
+        Failed,
+        st.integers(400, 599),
+        st.text(),
+        code=st.none() | st.text(),
+        message=st.text(),
+        param=st.none() | st.text(),
+        index=st.none() | st.integers(0, 9),
     ),
     st.builds(Cancel, st.lists(st.integers(0, 2**63)).map(tuple)),
 )
