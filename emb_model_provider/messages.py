@@ -148,8 +148,13 @@ class LoadProgress:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelInfo:
-    """What a loaded model is, as measured in its shard and shown in ``/v1/models``."""
+class EncoderInfo:
+    """A loaded model as it is in use, not as it was asked for.
+
+    ``max_tokens`` counts special tokens and prompt. ``precision`` is one of ``fp32 fp16 bf16 int8 int4``;
+    ``storage_dtype`` and ``compute_dtype`` say how the large weights lie in memory and what they are computed
+    in. ``prompts`` are the names that ``resolve_prompt`` knows.
+    """
 
     dimension: int
     max_tokens: int
@@ -160,11 +165,18 @@ class ModelInfo:
     storage_dtype: str
     compute_dtype: str
     layout: str
-    source: str
-    revision: str | None
     weights_bytes: int
     vocabulary_size: int
     prompts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A loaded model and where it came from, shown in ``/v1/models``."""
+
+    encoder: EncoderInfo
+    source: str
+    revision: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -191,6 +191,7 @@ def describe_model(status: ShardStatus) -> dict[str, object]:
     ``dimensions``, ``max_tokens`` and the rest of the measured facts are null until the model is loaded.
     """
     info = status.info
+    encoder = info.encoder if info else None
     model: dict[str, object] = {
         "id": status.model_id,
         "object": "model",
@@ -199,16 +200,16 @@ def describe_model(status: ShardStatus) -> dict[str, object]:
         "name": status.name,
         "state": status.state,
         "source": info.source if info else status.source,
-        "precision": info.precision if info else status.precision,
-        "dimensions": info.dimension if info else None,
-        "max_tokens": info.max_tokens if info else None,
-        "pooling": info.pooling if info else None,
-        "normalized": info.normalized if info else None,
-        "device": info.device if info else None,
-        "storage_dtype": info.storage_dtype if info else None,
-        "compute_dtype": info.compute_dtype if info else None,
+        "precision": encoder.precision if encoder else status.precision,
+        "dimensions": encoder.dimension if encoder else None,
+        "max_tokens": encoder.max_tokens if encoder else None,
+        "pooling": encoder.pooling if encoder else None,
+        "normalized": encoder.normalized if encoder else None,
+        "device": encoder.device if encoder else None,
+        "storage_dtype": encoder.storage_dtype if encoder else None,
+        "compute_dtype": encoder.compute_dtype if encoder else None,
         "revision": info.revision if info else None,
-        "prompts": list(info.prompts) if info else None,
+        "prompts": list(encoder.prompts) if encoder else None,
         "overlong": status.overlong,
         "restarts": status.restarts,
     }

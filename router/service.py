@@ -138,9 +138,9 @@ def _message(request: EmbeddingRequest, status: ShardStatus, begin: int, end: in
 
 def _check_dimensions(request: EmbeddingRequest, status: ShardStatus) -> None:
     assert status.info is not None
-    if request.dimensions is not None and request.dimensions > status.info.dimension:
+    if request.dimensions is not None and request.dimensions > status.info.encoder.dimension:
         raise InvalidRequestError(
-            f"The model {status.model_id!r} has {status.info.dimension} dimensions; "
+            f"The model {status.model_id!r} has {status.info.encoder.dimension} dimensions; "
             f"'dimensions' must be at most that, not {request.dimensions}.",
             param="dimensions",
         )

@@ -13,30 +13,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from emb_model_provider.messages import EncoderInfo
+
 Vectors = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class EncoderInfo:
-    """A loaded model as it is in use, not as it was asked for.
-
-    ``max_tokens`` counts special tokens and prompt. ``precision`` is one of ``fp32 fp16 bf16 int8 int4``;
-    ``storage_dtype`` and ``compute_dtype`` say how the large weights lie in memory and what they are computed
-    in. ``prompts`` are the names that ``resolve_prompt`` knows.
-    """
-
-    dimension: int
-    max_tokens: int
-    pooling: str
-    normalized: bool
-    device: str
-    precision: str
-    storage_dtype: str
-    compute_dtype: str
-    layout: str
-    weights_bytes: int
-    vocabulary_size: int
-    prompts: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

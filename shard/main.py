@@ -58,7 +58,7 @@ def _prepare(config: ShardConfig, control: ControlChannel) -> tuple[Encoder, Mod
     control.send(LoadProgress("warming", source=snapshot.source))
     loaded_s = time.monotonic()
     encoder.encode(encoder.tokenize(_WARM_UP_TEXTS, prompt=None))
-    info = _describe(encoder, snapshot)
+    info = encoder.info
     log.info(
         "model_loaded",
         source=snapshot.source,
@@ -71,7 +71,7 @@ def _prepare(config: ShardConfig, control: ControlChannel) -> tuple[Encoder, Mod
         load_s=round(loaded_s - began_s, 3),
         warm_up_s=round(time.monotonic() - loaded_s, 3),
     )
-    return encoder, info
+    return encoder, ModelInfo(info, snapshot.source, snapshot.revision)
 
 
 def _fetch(config: ShardConfig, control: ControlChannel) -> Snapshot:
@@ -106,26 +106,6 @@ def _is_trusted(config: ShardConfig, snapshot: Snapshot) -> bool:
     return snapshot.source == "modelscope" and config.hubs.modelscope.trust_remote_code
 
 
-def _describe(encoder: Encoder, snapshot: Snapshot) -> ModelInfo:
-    info = encoder.info
-    return ModelInfo(
-        dimension=info.dimension,
-        max_tokens=info.max_tokens,
-        pooling=info.pooling,
-        normalized=info.normalized,
-        device=info.device,
-        precision=info.precision,
-        storage_dtype=info.storage_dtype,
-        compute_dtype=info.compute_dtype,
-        layout=info.layout,
-        source=snapshot.source,
-        revision=snapshot.revision,
-        weights_bytes=info.weights_bytes,
-        vocabulary_size=info.vocabulary_size,
-        prompts=info.prompts,
-    )
-
-
 def _serve(config: ShardConfig, control: ControlChannel, encoder: Encoder, info: ModelInfo) -> None:
     import uvloop  # noqa: PLC0415
 
@@ -140,7 +120,7 @@ async def _serve_until_stopped(config: ShardConfig, control: ControlChannel, enc
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     channel = Channel(Hello(config.spec.id, config.generation), loop)
-    on_cuda = info.device.startswith("cuda")
+    on_cuda = info.encoder.device.startswith("cuda")
     engine = Engine(encoder, config.spec.batch, _MAX_BATCH_TOKENS_CUDA if on_cuda else _MAX_BATCH_TOKENS_CPU, channel)
     engine.start()
     path = Path(config.socket_path)

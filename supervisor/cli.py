@@ -88,18 +88,7 @@ def _serve(settings: Settings, places: dict[str, Placement]) -> int:
         for warning in [*settings.warnings, output.problem, _exposure(settings)]:
             if warning:
                 log.warning(warning)
-        return asyncio.run(_run_tree(settings, places, listener, run_directory, output, console))
-
-
-async def _run_tree(
-    settings: Settings,
-    places: dict[str, Placement],
-    listener: socket.socket,
-    run_directory: RunDirectory,
-    output: Output,
-    console: Console,
-) -> int:
-    return await Tree(settings, places, listener, run_directory, output, console).run()
+        return asyncio.run(Tree(settings, places, listener, run_directory, output, console).run())
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -100,10 +100,11 @@ def describe_state(status: ShardStatus, took_s: float) -> str:
 
 def describe_info(info: ModelInfo) -> str:
     """Return the facts of a loaded model in words."""
-    computed = "" if info.storage_dtype == info.compute_dtype else f" (computed in {info.compute_dtype})"
+    encoder = info.encoder
+    computed = "" if encoder.storage_dtype == encoder.compute_dtype else f" (computed in {encoder.compute_dtype})"
     return (
-        f"{info.dimension} dimensions, {info.max_tokens} tokens, {info.precision}{computed} on {info.device}, "
-        f"from {info.source}"
+        f"{encoder.dimension} dimensions, {encoder.max_tokens} tokens, {encoder.precision}{computed} "
+        f"on {encoder.device}, from {info.source}"
     )
 
 

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from emb_model_provider.errors import InvalidRequestError
-from shard.encoder import EncoderInfo, Tokenized, Vectors, cut
+from emb_model_provider.messages import EncoderInfo
+from shard.encoder import Tokenized, Vectors, cut
 from shard.encoders.padded_batches import padded_batches
 from shard.encoders.text_tokenizer import TextTokenizer
 

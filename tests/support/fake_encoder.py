@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from emb_model_provider.errors import InvalidRequestError
-from shard.encoder import EncoderInfo, Tokenized
+from emb_model_provider.messages import EncoderInfo
+from shard.encoder import Tokenized
 
 DIMENSION = 4
 MAX_TOKENS = 40

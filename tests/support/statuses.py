@@ -1,6 +1,6 @@
 """Rows of the shard table for tests that have no shard."""
 
-from emb_model_provider.messages import ModelInfo, ShardStatus
+from emb_model_provider.messages import EncoderInfo, ModelInfo, ShardStatus
 
 _STATUS = {
     "name": "owner/name",
@@ -31,8 +31,6 @@ _INFO = {
     "storage_dtype": "float32",
     "compute_dtype": "float32",
     "layout": "plain",
-    "source": "local",
-    "revision": None,
     "weights_bytes": 10,
     "vocabulary_size": 100,
     "prompts": (),
@@ -40,7 +38,7 @@ _INFO = {
 
 
 def make_info(**changes: object) -> ModelInfo:
-    return ModelInfo(**(_INFO | changes))
+    return ModelInfo(EncoderInfo(**(_INFO | changes)), source="local", revision=None)
 
 
 def make_status(model_id: str, **changes: object) -> ShardStatus:
