@@ -24,9 +24,10 @@ from transformers.utils import logging as transformers_logging
 
 from emb_model_provider.errors import LoadError, LoadReason
 from emb_model_provider.logs import EventLog
+from emb_model_provider.messages import EncoderInfo
 from emb_model_provider.modelmap import ModelSpec
 from shard.device import ComputePlan, Machine, plan_compute, this_machine
-from shard.encoder import Encoder, EncoderInfo
+from shard.encoder import Encoder
 from shard.encoders.modules import LoadOptions, build_modules
 from shard.encoders.sentence_transformer import Pipeline, SentenceTransformerEncoder
 from shard.encoders.text_tokenizer import TextTokenizer, TokenizerFacts

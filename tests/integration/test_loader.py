@@ -13,8 +13,8 @@ from sentence_transformers.base.modules import Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 from emb_model_provider.errors import InvalidRequestError, LoadError, LoadReason
+from emb_model_provider.messages import EncoderInfo
 from emb_model_provider.modelmap import ModelSpec
-from shard.encoder import EncoderInfo
 from shard.loader import load
 from tests.support import tiny_models
 from tests.support.tiny_tokenizers import SAMPLE_TEXTS, write_json
