@@ -122,5 +122,5 @@ def configure_child_logs(process: str, level: str, style: Literal["plain", "json
     root.setLevel(level)
     logging.captureWarnings(capture=True)
     # A library's own chatter is worth a line only when something is wrong.
-    for name in ("asyncio", "urllib3", "httpx", "filelock", "huggingface_hub", "modelscope_hub"):
+    for name in ("asyncio", "urllib3", "httpx", "httpx2", "filelock", "huggingface_hub", "modelscope_hub"):
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level)))

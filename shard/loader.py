@@ -257,13 +257,15 @@ def _quiet_libraries() -> Iterator[None]:
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity(logging.ERROR)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    # One line per layer and batch, which says what int8 always does.
-    logging.getLogger("bitsandbytes.autograd._functions").addFilter(_is_not_the_int8_cast)
+    # What int8 always does, once per layer and batch; and advice to install what would fetch code from a hub.
+    logging.getLogger("bitsandbytes.autograd._functions").addFilter(_is_news)
+    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_is_news)
     try:
         yield
     finally:
         transformers_logging.set_verbosity(verbosity)
 
 
-def _is_not_the_int8_cast(record: logging.LogRecord) -> bool:
-    return "inputs will be cast from" not in record.getMessage()
+def _is_news(record: logging.LogRecord) -> bool:
+    message = record.getMessage()
+    return "inputs will be cast from" not in message and "kernels-community" not in message

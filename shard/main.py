@@ -77,12 +77,14 @@ def _prepare(config: ShardConfig, control: ControlChannel) -> tuple[Encoder, Mod
 def _fetch(config: ShardConfig, control: ControlChannel) -> Snapshot:
     # Kept out of the module's head, as is the loader below: importing costs seconds, and the supervisor should
     # hear of a wrong configuration before that.
-    from shard.hubs import fetch  # noqa: PLC0415
+    from shard.hubs import fetch, forbid_requests  # noqa: PLC0415
 
     def report(progress: Progress) -> None:
         control.send(LoadProgress("downloading", progress.done_bytes, progress.total_bytes, progress.source))
 
-    return fetch(config.spec, config.hubs, report)
+    snapshot = fetch(config.spec, config.hubs, report)
+    forbid_requests()
+    return snapshot
 
 
 def _load(config: ShardConfig, snapshot: Snapshot) -> Encoder:

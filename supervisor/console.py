@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 
 from emb_model_provider.messages import ModelInfo, ShardStatus
 from emb_model_provider.modelmap import ModelSpec
@@ -70,7 +71,8 @@ class Console:
     def _redraw(self) -> None:
         bars = [f"{status.model_id} {render_bar(status)}" for status in self._downloads.values()]
         if not self._silent:
-            self._output.progress("   ".join(bars))
+            # A line that wraps could not be redrawn in place.
+            self._output.progress("   ".join(bars)[: shutil.get_terminal_size().columns - 1])
 
     def _line(self, model_id: str, text: str) -> None:
         self._say(f"  {model_id:<{self._width}}  {text}")

@@ -1,6 +1,7 @@
 """A model's name → a complete, verified local directory. Called by ``shard.main`` before torch is imported."""
 
+from shard.hubs.huggingface import forbid_requests
 from shard.hubs.resolve import fetch
 from shard.hubs.snapshot import Progress, Snapshot
 
-__all__ = ["Progress", "Snapshot", "fetch"]
+__all__ = ["Progress", "Snapshot", "fetch", "forbid_requests"]

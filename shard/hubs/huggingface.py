@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -28,6 +29,14 @@ def prepare_environment(access: HubAccess) -> None:
     if access.endpoint:
         # Mirrors carry the files, not HuggingFace's chunk store, which the client would look for elsewhere.
         os.environ["HF_HUB_DISABLE_XET"] = "1"
+
+
+def forbid_requests() -> None:
+    """Let no library ask the hub for anything from now on: what loading needs has been fetched and verified."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    constants = sys.modules.get("huggingface_hub.constants")
+    if constants is not None:  # the variable is read once, and the download was before
+        constants.HF_HUB_OFFLINE = True  # type: ignore[attr-defined]
 
 
 class HuggingFaceClient:

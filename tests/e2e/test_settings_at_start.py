@@ -1,6 +1,8 @@
 """The command refuses what cannot work before it starts anything, and warns about what looks like a mistake."""
 
+import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -92,3 +94,37 @@ def test_a_port_that_is_taken_is_a_sentence_that_says_what_to_do(tmp_path):
     assert done.returncode == 1
     assert "EMB_PROVIDER_PORT" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_json_logs_are_one_object_a_line_and_nothing_else(tmp_path):
+    env = {name: value for name, value in os.environ.items() if not name.startswith("EMB_PROVIDER_")}
+    env |= {
+        "XDG_RUNTIME_DIR": str(tmp_path),
+        "HF_HOME": str(tmp_path / "hf"),
+        "EMB_PROVIDER_PORT": "0",
+        "EMB_PROVIDER_OFFLINE": "true",
+        "EMB_PROVIDER_MODEL_NAME": "nobody/nothing",
+        "EMB_PROVIDER_LOG_FORMAT": "json",
+        "EMB_PROVIDER_LOG_FILE": "",
+    }
+    process = subprocess.Popen(
+        COMMANDS["python -m supervisor"],
+        cwd=tmp_path,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    events = []
+    while not events or events[-1].get("state") != "failed":
+        events.append(json.loads(process.stderr.readline()))
+    process.send_signal(signal.SIGINT)
+    rest, stdout = process.stderr.read(), process.stdout.read()
+    process.stderr.close()
+    process.stdout.close()
+    assert process.wait(10) == 0
+    events += [json.loads(line) for line in rest.splitlines()]
+    assert stdout == ""
+    assert {"time", "level", "process", "event"} <= set.intersection(*(set(event) for event in events))
+    assert "EMB_PROVIDER_OFFLINE is on" in next(event["detail"] for event in events if event.get("state") == "failed")
+    assert not (tmp_path / "logs").exists()
