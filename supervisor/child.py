@@ -23,6 +23,7 @@ log = EventLog("supervisor.child")
 _ROOT = Path(__file__).resolve().parent.parent
 _STDERR_BYTES = 64 * 1024
 _MAX_LINE_BYTES = 64 * 1024
+_LAST_WORDS_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +60,13 @@ class Child:
             self._process.send_signal(number)
 
     async def wait(self) -> int:
-        """Return the exit code (negative: a signal's number) once the child is reaped and its stderr is read."""
+        """Return the exit code (negative: a signal's number) once the child is reaped and its last words are read.
+
+        Those are its control messages, among them why it could not load, and its stderr.
+        """
         code = await self._process.wait()
-        # A grandchild may hold the pipe open; the child's own last words are there within moments.
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stderr_reader, timeout=1.0)
+        # A grandchild may hold either open; what the child itself wrote is there within moments.
+        await asyncio.wait([self._stderr_reader, self._control.closed], timeout=_LAST_WORDS_S)
         self._control.close()
         return code
 
@@ -117,6 +120,7 @@ class _Control(asyncio.Protocol):
     """The supervisor's end of the socket pair."""
 
     def __init__(self, on_message: Callable[[Message], None]) -> None:
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._on_message = on_message
         self._decoder = FrameDecoder()
         self._transport: asyncio.Transport | None = None
@@ -124,6 +128,11 @@ class _Control(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        if not self.closed.done():
+            self.closed.set_result(None)
 
     def data_received(self, data: bytes) -> None:
         try:
