@@ -47,11 +47,6 @@ class FrameDecoder:
         self._max_payload_bytes = max_payload_bytes
         self._broken = False
 
-    @property
-    def pending_bytes(self) -> int:
-        """Bytes of a frame that has not fully arrived; more than zero at end of stream means it was cut off."""
-        return len(self._buffer)
-
     def feed(self, data: bytes | bytearray | memoryview) -> list[Frame]:
         """Take the next bytes and return the frames they complete, in order.
 

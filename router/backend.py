@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 from emb_model_provider.logs import EventLog
-from emb_model_provider.messages import Encode, Encoded, ShardStatus
+from emb_model_provider.messages import Encode, Encoded, RestartShard, ShardStatus
 from router.link import Link, ShardLostError
 from router.registry import Registry
 
@@ -26,10 +27,14 @@ class EmbeddingBackend(Protocol):
 
 
 class LocalBackend:
-    """The shards on this machine, one link to each, opened at the first request of a generation."""
+    """The shards on this machine, one link to each, opened at the first request of a generation.
 
-    def __init__(self, registry: Registry) -> None:
+    ``demand_restart`` reaches the supervisor, which decides.
+    """
+
+    def __init__(self, registry: Registry, demand_restart: Callable[[RestartShard], None]) -> None:
         self._registry = registry
+        self._demand_restart = demand_restart
         self._links: dict[str, Link] = {}
         self._opening: dict[str, asyncio.Lock] = {}
 
@@ -61,7 +66,7 @@ class LocalBackend:
             )
         except OSError as error:
             log.warning("shard_unreachable", model=status.model_id, generation=status.generation, error=error)
-            self._registry.mark_lost(status.model_id, status.generation)
+            self._give_up(status.model_id, status.generation, f"its socket does not answer: {error}")
             await asyncio.sleep(_RECONNECT_PAUSE_S)
             raise ShardLostError(started=False) from error
         link.lost.add_done_callback(lambda _lost: self._link_lost(link))
@@ -70,4 +75,10 @@ class LocalBackend:
 
     def _link_lost(self, link: Link) -> None:
         log.warning("shard_lost", model=link.model_id, generation=link.generation)
-        self._registry.mark_lost(link.model_id, link.generation)
+        self._give_up(link.model_id, link.generation, link.complaint)
+
+    def _give_up(self, model_id: str, generation: int, complaint: str) -> None:
+        """Send nothing more to a generation. One that died is replaced anyway; one that lives but fails us is not."""
+        self._registry.mark_lost(model_id, generation)
+        if complaint:
+            self._demand_restart(RestartShard(model_id, generation, complaint))

@@ -38,6 +38,8 @@ class Link(asyncio.Protocol):
     def __init__(self, model_id: str, generation: int) -> None:
         self.model_id = model_id
         self.generation = generation
+        #: What the shard sent that it may not send; empty while it keeps to the protocol.
+        self.complaint = ""
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._transport: asyncio.Transport | None = None
         self._decoder = FrameDecoder()
@@ -82,6 +84,7 @@ class Link(asyncio.Protocol):
                 self._receive(frame.request_id, unpack(frame))
         except ProtocolError as error:
             log.error("link_broken", model=self.model_id, generation=self.generation, error=error)
+            self.complaint = f"its link carried what it may not: {error}"
             self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -48,7 +48,7 @@ async def _serve(control: ControlChannel, config: RouterConfig, table: ShardTabl
     registry = Registry(config.ready_wait_s)
     registry.update(table)
     control.watch(lambda message: _take_table(loop, registry, message))
-    backend = LocalBackend(registry)
+    backend = LocalBackend(registry, control.send)
     handlers = Handlers(EmbeddingService(registry, backend), registry, config.max_request_bytes)
     runner = web.AppRunner(
         build_app(handlers, Authenticator(config.api_key_digests), config.max_request_bytes),
