@@ -37,16 +37,20 @@ def build_app(handlers: Handlers, authenticator: Authenticator, max_request_byte
                 authenticator.check(request.headers.get("Authorization"))
             response = await handler(request)
         except RequestError as error:
-            response = _error_response(error)
+            response = error_response(error, request_id)
         except web.HTTPNotFound:
-            response = _error_response(NotFoundError(f"There is no {request.method} {request.path[:200]} here."))
+            response = error_response(
+                NotFoundError(f"There is no {request.method} {request.path[:200]} here."), request_id
+            )
         except web.HTTPMethodNotAllowed as error:
             allowed = ", ".join(sorted(error.allowed_methods))
-            response = _error_response(MethodNotAllowedError(f"Use {allowed} for {request.path[:200]}."))
+            response = error_response(MethodNotAllowedError(f"Use {allowed} for {request.path[:200]}."), request_id)
             response.headers["Allow"] = allowed
         except Exception:  # a bug of ours must reach the log and the client, not end the connection
             log.exception("request_crashed", request_id=request_id, path=request.path)
-            response = _error_response(InternalError("The server made a mistake; its log has this request's id."))
+            response = error_response(
+                InternalError("The server made a mistake; its log has this request's id."), request_id
+            )
         response.headers[_REQUEST_ID] = request_id
         _log_request(request, response, request_id, time.monotonic() - began_s)
         return response
@@ -58,11 +62,18 @@ def build_app(handlers: Handlers, authenticator: Authenticator, max_request_byte
 
 def _request_id(request: web.Request) -> str:
     given = request.headers.get(_REQUEST_ID, "")
-    return given if _SAFE_REQUEST_ID.fullmatch(given) else f"req-{uuid.uuid4().hex}"
+    return given if _SAFE_REQUEST_ID.fullmatch(given) else new_request_id()
 
 
-def _error_response(error: RequestError) -> web.Response:
+def new_request_id() -> str:
+    """Return an id for a request that brought none."""
+    return f"req-{uuid.uuid4().hex}"
+
+
+def error_response(error: RequestError, request_id: str) -> web.Response:
+    """Return an error in OpenAI's shape with the headers that belong to it."""
     response = web.Response(status=error.status, body=render_error(error), content_type="application/json")
+    response.headers[_REQUEST_ID] = request_id
     if error.retry_after_s is not None:
         response.headers["Retry-After"] = str(math.ceil(error.retry_after_s))
     if error.status == 401:

@@ -18,6 +18,7 @@ from emb_model_provider.messages import Message, RouterConfig, RouterReady, Shar
 from router.app import build_app
 from router.auth import Authenticator
 from router.backend import LocalBackend
+from router.connection import Runner
 from router.handlers import Handlers
 from router.registry import Registry
 from router.service import EmbeddingService
@@ -50,7 +51,7 @@ async def _serve(control: ControlChannel, config: RouterConfig, table: ShardTabl
     control.watch(lambda message: _take_table(loop, registry, message))
     backend = LocalBackend(registry, control.send)
     handlers = Handlers(EmbeddingService(registry, backend), registry, config.max_request_bytes)
-    runner = web.AppRunner(
+    runner = Runner(
         build_app(handlers, Authenticator(config.api_key_digests), config.max_request_bytes),
         access_log=None,
         handler_cancellation=True,

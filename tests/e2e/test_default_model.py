@@ -4,6 +4,7 @@ import asyncio
 import base64
 import importlib.util
 import json
+import socket
 import subprocess
 from pathlib import Path
 
@@ -185,3 +186,27 @@ def test_texts_that_trouble_tokenizers_are_embedded(default_server):
     vectors = np.array(default_server.embed(MODEL, texts))
     assert vectors.shape == (len(texts), 384)
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.ones(len(texts)), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+        b"GET /health HTTP/9.9\r\n\r\n",
+        b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: x\r\n" + b"".join(b"h%d: v\r\n" % i for i in range(300)) + b"\r\n",
+    ],
+    ids=["tls", "version", "long line", "smuggling", "many headers"],
+)
+def test_bytes_that_are_not_http_get_the_same_error_shape_and_end_the_connection(default_server, data):
+    port = int(default_server.url.rsplit(":", 1)[1])
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(data)
+        answer = b""
+        while piece := connection.recv(65536):
+            answer += piece
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith((b"HTTP/1.1 400 ", b"HTTP/1.0 400 "))
+    assert b"x-request-id: req-" in head
+    assert json.loads(body)["error"]["type"] == "invalid_request_error"

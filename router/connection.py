@@ -1,0 +1,59 @@
+"""What a client gets that does not speak HTTP: OpenAI's error shape all the same. Used by ``main``.
+
+aiohttp answers such bytes below the application, where no middleware sees them; only its connection class does.
+"""
+
+from __future__ import annotations
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from emb_model_provider.errors import InternalError, InvalidRequestError
+from emb_model_provider.logs import EventLog
+from router.app import error_response, new_request_id
+
+log = EventLog("router.connection")
+
+
+class _Connection(RequestHandler):
+    """A connection whose errors below the application have the shape of those above it."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        del message  # it repeats the client's bytes
+        request_id = new_request_id()
+        log.info("bad_request_bytes", request_id=request_id, status=status, error=type(exc).__name__)
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer is under way already")
+        error = (
+            InternalError("The server made a mistake; its log has this request's id.")
+            if status >= 500
+            else InvalidRequestError("This is not a valid HTTP request, or its line or headers are too long.")
+        )
+        response = error_response(error, request_id)
+        response.force_close()
+        return response
+
+
+class _Server(web.Server):
+    def __call__(self) -> RequestHandler:
+        return _Connection(self, loop=self._loop, **self._kwargs)
+
+
+class Runner(web.AppRunner):
+    """Runs an application on connections of ours."""
+
+    __slots__ = ()
+
+    async def _make_server(self) -> web.Server:
+        server = await super()._make_server()
+        # aiohttp has no parameter for the class of its connections; the test with raw bytes holds this together.
+        server.__class__ = _Server
+        return server
