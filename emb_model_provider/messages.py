@@ -153,7 +153,8 @@ class EncoderInfo:
 
     ``max_tokens`` counts special tokens and prompt. ``precision`` is one of ``fp32 fp16 bf16 int8 int4``;
     ``storage_dtype`` and ``compute_dtype`` say how the large weights lie in memory and what they are computed
-    in. ``prompts`` are the names that ``resolve_prompt`` knows.
+    in. ``prompts`` are the names that ``resolve_prompt`` knows. ``batching`` says whether texts share a forward pass
+    end to end or padded to one length.
     """
 
     dimension: int
@@ -168,6 +169,7 @@ class EncoderInfo:
     weights_bytes: int
     vocabulary_size: int
     prompts: tuple[str, ...]
+    batching: Literal["packed", "padded"] = "padded"
 
 
 @dataclass(frozen=True, slots=True)

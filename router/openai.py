@@ -208,6 +208,7 @@ def describe_model(status: ShardStatus) -> dict[str, object]:
         "device": encoder.device if encoder else None,
         "storage_dtype": encoder.storage_dtype if encoder else None,
         "compute_dtype": encoder.compute_dtype if encoder else None,
+        "batching": encoder.batching if encoder else None,
         "weights_bytes": encoder.weights_bytes if encoder else None,
         "vocabulary_size": encoder.vocabulary_size if encoder else None,
         "revision": info.revision if info else None,

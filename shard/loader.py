@@ -31,6 +31,7 @@ from shard.encoder import Encoder
 from shard.encoders.modules import LoadOptions, build_modules
 from shard.encoders.sentence_transformer import Pipeline, SentenceTransformerEncoder
 from shard.encoders.text_tokenizer import TextTokenizer, TokenizerFacts
+from shard.fidelity import choose_batching
 from shard.layouts import Recipe, read_recipe
 from shard.storage16 import store_in_16_bit
 from shard.trust import ModelOrigin, refuse_code
@@ -69,6 +70,8 @@ def load(
         modules = build_modules(directory, recipe, LoadOptions(plan, trust_remote_code, cache_directory))
         encoder = _assemble(modules, recipe, plan)
         _probe(encoder)
+        if plan.on_cpu:
+            choose_batching(encoder)
     return encoder
 
 

@@ -7,14 +7,19 @@ Built by ``loader``, called by ``engine``. Runs the modules' forward passes dire
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
+from sentence_transformers.base.modules import Dense, Normalize
+from sentence_transformers.sentence_transformer.modules import Dropout, LayerNorm, Pooling
 from torch import nn
+from transformers import PreTrainedModel
 
 from emb_model_provider.errors import InvalidRequestError
 from emb_model_provider.messages import EncoderInfo
 from shard.encoder import Tokenized, Vectors, cut
+from shard.encoders.packing import PackedModel, packed_batches
 from shard.encoders.padded_batches import padded_batches
 from shard.encoders.text_tokenizer import TextTokenizer
 
@@ -43,6 +48,25 @@ class Pipeline:
         self._device = torch.device(device)
         self._pad_id = pad_id
         self._wants_type_ids = wants_type_ids
+        self._packed: PackedModel | None = None
+
+    @property
+    def packs(self) -> bool:
+        """Whether texts are laid end to end instead of padded."""
+        return self._packed is not None
+
+    @property
+    def takes_flat_output(self) -> bool:
+        """Whether pooling reads nothing but the last hidden states."""
+        return all(isinstance(module, (Pooling, Normalize, Dense, LayerNorm, Dropout)) for module in self.modules[1:])
+
+    def pack(self, packed: PackedModel | None) -> None:
+        """Run the transformer packed from now on, or padded again."""
+        if packed is not None:
+            packed.use()
+        elif self._packed is not None:
+            self._packed.give_up()
+        self._packed = packed
 
     @property
     def max_tokens_per_pass(self) -> int:
@@ -56,14 +80,26 @@ class Pipeline:
         a vector is that of the text alone. Where prompts are left out of pooling, all rows have equally long ones.
         """
         features = self._features(rows)
-        for number, module in enumerate(self.modules):
+        features = self.modules[0](features) if self._packed is None else self._run_packed(self._packed, rows, features)
+        features = {name: _widened(value) for name, value in features.items()}
+        for module in self.modules[1:]:
             features = module(features)
-            if number == 0:
-                features = {name: _widened(value) for name, value in features.items()}
         embedding = features["sentence_embedding"]
         if not isinstance(embedding, torch.Tensor):
             raise TypeError("the model's modules made no sentence_embedding")
         return embedding.float().cpu()
+
+    def _run_packed(self, packed: PackedModel, rows: Sequence[Tokenized], features: Features) -> Features:
+        """Return what the transformer would, its output padded only now, for pooling."""
+        lengths = [len(row.ids) for row in rows]
+        mask, ids, types = (features.get(name) for name in ("attention_mask", "input_ids", "token_type_ids"))
+        assert isinstance(mask, torch.Tensor)
+        assert isinstance(ids, torch.Tensor)
+        inside = mask.bool()
+        hidden = packed.run(ids[inside], types[inside] if isinstance(types, torch.Tensor) else None, lengths)
+        padded = hidden.new_zeros((*mask.shape, hidden.shape[-1]))
+        padded[inside] = hidden
+        return features | {"token_embeddings": padded}
 
     def _features(self, rows: Sequence[Tokenized]) -> Features:
         width = max(len(row.ids) for row in rows)
@@ -106,6 +142,17 @@ class SentenceTransformerEncoder:
         self._default_prompt = None if default_prompt_name is None else prompts[default_prompt_name]
         self._truncate_dimension = truncate_dimension
 
+    def pack(self, *, packed: bool) -> None:
+        """Lay texts end to end from now on, or pad them again; raise ``TypeError`` for a model that cannot."""
+        if packed:
+            model = getattr(self._pipeline.modules[0], "model", None)
+            if not isinstance(model, PreTrainedModel) or not self._pipeline.takes_flat_output:
+                raise TypeError("this model's parts need more than its last hidden states")
+            self._pipeline.pack(PackedModel(model))
+        else:
+            self._pipeline.pack(None)
+        self.info = replace(self.info, batching="packed" if packed else "padded")
+
     def tokenize(self, texts: Sequence[str], *, prompt: str | None) -> list[Tokenized]:
         return self._tokenizer.tokenize(texts, prompt)
 
@@ -124,7 +171,8 @@ class SentenceTransformerEncoder:
 
     def encode(self, batch: Sequence[Tokenized]) -> Vectors:
         vectors = np.empty((len(batch), self.info.dimension), dtype=np.float32)
-        batches = padded_batches(
+        form_batches = packed_batches if self._pipeline.packs else padded_batches
+        batches = form_batches(
             [len(one.ids) for one in batch],
             [0 if self._pipeline.pools_prompt else one.prompt_tokens for one in batch],
             max_tokens=self._pipeline.max_tokens_per_pass,

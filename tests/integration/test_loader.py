@@ -200,6 +200,7 @@ def test_the_real_minilm_gives_the_similarities_of_its_documentation(opened):
         weights_bytes=encoder.info.weights_bytes,
         vocabulary_size=30522,
         prompts=(),
+        batching="packed",
     )
     assert 80e6 < encoder.info.weights_bytes < 91e6
 
@@ -392,7 +393,8 @@ def test_a_trusted_module_of_the_model_is_run_after_the_transformer(tmp_path, op
     added = {"idx": 2, "name": "2", "path": "", "type": "doubling.Doubling"}
     write_json(directory / "modules.json", [*modules, added])
     assert reason_of(lambda: opened(directory)) is LoadReason.CODE_NOT_TRUSTED
-    np.testing.assert_array_equal(vectors(opened(directory, trust=True), SAMPLE_TEXTS), 2 * expected)
+    # Not bit for bit: with a module of its own the model is padded, without it packed.
+    np.testing.assert_allclose(vectors(opened(directory, trust=True), SAMPLE_TEXTS), 2 * expected, atol=TOLERANCE)
 
 
 def test_weights_of_another_shape_are_refused(tmp_path, opened):

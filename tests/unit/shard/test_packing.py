@@ -1,0 +1,47 @@
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from shard.encoders.packing import Segment, attend, find_segments, packed_batches
+
+lengths_of = st.lists(st.integers(1, 60), min_size=1, max_size=40)
+
+
+def test_neighbours_of_equal_length_share_a_segment():
+    assert find_segments([5, 5, 3, 3, 3, 5]) == [Segment(0, 2, 5), Segment(10, 3, 3), Segment(19, 1, 5)]
+
+
+@given(lengths_of)
+def test_segments_cover_every_token_once_and_in_order(lengths):
+    segments = find_segments(lengths)
+    assert [one.length for one in segments for _ in range(one.count)] == lengths
+    ends = [one.start + one.count * one.length for one in segments]
+    assert [one.start for one in segments] == [0, *ends[:-1]]
+    assert ends[-1] == sum(lengths)
+
+
+@given(lengths_of, st.integers(1, 200), st.data())
+def test_every_text_is_in_one_batch_within_the_budget_and_among_its_group(lengths, budget, data):
+    groups = data.draw(st.lists(st.integers(0, 2), min_size=len(lengths), max_size=len(lengths)))
+    batches = packed_batches(lengths, groups, max_tokens=budget)
+    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) == 1 or sum(lengths[index] for index in batch) <= budget
+        assert len({groups[index] for index in batch}) == 1
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.booleans(), st.integers(0, 2**31))
+def test_attention_within_each_text_equals_that_of_the_text_alone(lengths, is_causal, seed):
+    torch.manual_seed(seed)
+    module = nn.Module()
+    module.is_causal = is_causal
+    query, key, value = (torch.randn(1, 2, sum(lengths), 4) for _ in range(3))
+    packed, _ = attend(module, query, key, value, None, scaling=0.5, segments=find_segments(lengths))
+    start = 0
+    for length in lengths:
+        alone = [tensor[:, :, start : start + length] for tensor in (query, key, value)]
+        expected = scaled_dot_product_attention(*alone, scale=0.5, is_causal=is_causal).transpose(1, 2)
+        torch.testing.assert_close(packed[:, start : start + length], expected, atol=1e-6, rtol=0)
+        start += length
