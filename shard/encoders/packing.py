@@ -17,6 +17,7 @@ from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 ATTENTION_NAME = "emb_packed"
+_MAX_PADDING = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +45,21 @@ def find_segments(lengths: Sequence[int]) -> list[Segment]:
 def packed_batches(lengths: Sequence[int], groups: Sequence[int], *, max_tokens: int) -> list[list[int]]:
     """Return lists of indices into ``lengths``, longest first, of at most ``max_tokens`` together or of one text.
 
-    Texts of different ``groups`` never share a batch.
+    Texts of different ``groups`` never share a batch. Pooling pads the hidden states of a batch to its longest text:
+    one long text among many short ones ends the batch before that takes more than ``_MAX_PADDING`` times the memory.
     """
     order = sorted(range(len(lengths)), key=lambda index: (groups[index], lengths[index]), reverse=True)
     batches: list[list[int]] = []
     used = 0
     for index in order:
-        fits = batches and groups[batches[-1][0]] == groups[index] and used + lengths[index] <= max_tokens
-        if fits:
-            batches[-1].append(index)
-            used += lengths[index]
-        else:
-            batches.append([index])
-            used = lengths[index]
+        if batches and groups[batches[-1][0]] == groups[index]:
+            padded = lengths[batches[-1][0]] * (len(batches[-1]) + 1)
+            if used + lengths[index] <= max_tokens and padded <= _MAX_PADDING * max_tokens:
+                batches[-1].append(index)
+                used += lengths[index]
+                continue
+        batches.append([index])
+        used = lengths[index]
     return batches
 
 

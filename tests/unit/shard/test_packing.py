@@ -30,6 +30,7 @@ def test_every_text_is_in_one_batch_within_the_budget_and_among_its_group(length
     for batch in batches:
         assert len(batch) == 1 or sum(lengths[index] for index in batch) <= budget
         assert len({groups[index] for index in batch}) == 1
+        assert len(batch) == 1 or len(batch) * max(lengths[index] for index in batch) <= 4 * budget
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.booleans(), st.integers(0, 2**31))
