@@ -5,6 +5,7 @@ Order: what layout, may its code run, where and how to compute, build, then thre
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import pickle
@@ -72,7 +73,15 @@ def load(
         _probe(encoder)
         if plan.on_cpu:
             choose_batching(encoder)
+    _return_free_memory()
     return encoder
+
+
+def _return_free_memory() -> None:
+    """Give the kernel back what loading and probing have freed; glibc would keep it. Other C libraries lack the call."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _report_choices(spec: ModelSpec, recipe: Recipe, plan: ComputePlan) -> None:
