@@ -78,7 +78,7 @@ def load(
 
 
 def _return_free_memory() -> None:
-    """Give the kernel back what loading and probing have freed; glibc would keep it. Other C libraries lack the call."""
+    """Give the kernel back what loading and probing have freed; glibc keeps it, other C libraries lack the call."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
