@@ -45,6 +45,7 @@ class Encode:
 
     ``dimensions`` cuts the vectors and normalises them again; ``prompt_name`` ``None`` is the model's default.
     ``first_index`` is where this slice begins in the client's request, so that errors name the client's index.
+    ``timeout_ms`` is how long the client still waits, counted from arrival; 0 is for ever.
     """
 
     texts: tuple[str, ...]
@@ -53,6 +54,7 @@ class Encode:
     prompt_name: str | None = None
     overlong: Overlong = "truncate"
     first_index: int = 0
+    timeout_ms: int = 0
 
     @property
     def count(self) -> int:
