@@ -14,11 +14,13 @@ from typing import Final, Generic, TypeVar
 from emb_model_provider.dotenv_file import MAPPING_NAME
 from emb_model_provider.errors import ConfigurationError
 from emb_model_provider.modelmap import (
+    INT8_METHODS,
     OVERLONG_POLICIES,
     POOLINGS,
     PRECISIONS,
     SOURCES,
     BatchLimits,
+    Int8Method,
     ModelSpec,
     Overlong,
     Pooling,
@@ -70,6 +72,18 @@ PRECISION: Final[EntryKey[Precision]] = EntryKey(
     Choice(PRECISIONS),
     Bilingual("The number format of its weights.", "权重的数值格式。"),
     "EMB_PROVIDER_MODEL_PRECISION",
+)
+INT8_METHOD: Final[EntryKey[Int8Method]] = EntryKey(
+    "int8_method",
+    Choice(INT8_METHODS),
+    Bilingual("How int8 computes on a CPU.", "int8 在 CPU 上的计算方式。"),
+    "EMB_PROVIDER_INT8_METHOD",
+)
+PREPACK_WEIGHTS: Final = EntryKey(
+    "prepack_weights",
+    Boolean(),
+    Bilingual("Whether its matrices are kept once more for speed.", "是否为提速另存一份矩阵。"),
+    "EMB_PROVIDER_PREPACK_WEIGHTS",
 )
 DEVICE: Final = EntryKey("device", Device(), Bilingual("Where it computes.", "计算设备。"), "EMB_PROVIDER_DEVICE")
 CPUS: Final = EntryKey(
@@ -222,6 +236,8 @@ class _Entry:
             name=place(self._take(NAME, "")),
             source=self._take(SOURCE, defaults.source),
             precision="int8" if quantize and precision == "auto" else precision,
+            int8_method=self._take(INT8_METHOD, defaults.int8_method),
+            prepack_weights=self._take(PREPACK_WEIGHTS, defaults.prepack_weights),
             device=self._take(DEVICE, defaults.device),
             cpus=self._take(CPUS, defaults.cpus),
             threads=self._take(THREADS, defaults.threads),

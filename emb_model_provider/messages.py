@@ -156,7 +156,10 @@ class EncoderInfo:
     ``max_tokens`` counts special tokens and prompt. ``precision`` is one of ``fp32 fp16 bf16 int8 int4``;
     ``storage_dtype`` and ``compute_dtype`` say how the large weights lie in memory and what they are computed
     in. ``prompts`` are the names that ``resolve_prompt`` knows. ``batching`` says whether texts share a forward pass
-    end to end or padded to one length.
+    end to end or padded to one length, ``kernel`` what multiplies the matrices. ``cosine`` is the smallest one of
+    the start-up probes to the plain fp32 path with each text alone, ``None`` where that was too large to run.
+    ``private_bytes`` is the memory of the process that is its own once it is ready. ``fingerprint`` changes with
+    whatever changes vectors: revision, weights, pooling, prompts, precision, length.
     """
 
     dimension: int
@@ -172,6 +175,10 @@ class EncoderInfo:
     vocabulary_size: int
     prompts: tuple[str, ...]
     batching: Literal["packed", "padded"] = "padded"
+    kernel: str = "stock"
+    cosine: float | None = None
+    private_bytes: int = 0
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,13 @@ from typing import Final, Literal, get_args
 
 Source = Literal["huggingface", "modelscope", "auto"]
 Precision = Literal["auto", "fp32", "fp16", "bf16", "int8", "int4"]
+Int8Method = Literal["dynamic", "weight-only"]
 Pooling = Literal["cls", "mean", "max", "lasttoken", "weightedmean", "mean_sqrt_len_tokens"]
 Overlong = Literal["truncate", "error"]
 
 SOURCES: Final = get_args(Source)
 PRECISIONS: Final = get_args(Precision)
+INT8_METHODS: Final = get_args(Int8Method)
 POOLINGS: Final = get_args(Pooling)
 OVERLONG_POLICIES: Final = get_args(Overlong)
 
@@ -49,7 +51,8 @@ class ModelSpec:
 
     ``id`` is what clients call it, ``name`` the hub name or directory. ``embedded`` marks the model of the
     ``demo`` extra, which needs no hub. ``cpus`` are kernel CPU numbers. ``prompts`` are (name, text) pairs;
-    ``trust_remote_code`` ``None`` means: as the hub's own setting says.
+    ``trust_remote_code`` ``None`` means: as the hub's own setting says. ``prepack_weights`` ``None`` means: where they
+    are small.
     """
 
     id: str
@@ -57,6 +60,8 @@ class ModelSpec:
     source: Source = "auto"
     embedded: bool = False
     precision: Precision = "auto"
+    int8_method: Int8Method = "dynamic"
+    prepack_weights: bool | None = None
     device: str = "auto"
     cpus: tuple[int, ...] | None = None
     threads: int | None = None

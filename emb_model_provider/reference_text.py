@@ -132,10 +132,16 @@ ask that hub alone.
 | `auto` | fp32 on a CPU, fp16 on CUDA |
 | `fp32` | 32 bit everywhere |
 | `fp16`, `bf16` | 16 bit; see below for CPUs |
-| `int8`, `int4` | quantised by bitsandbytes, on CPU and CUDA; needs the extra `quantize` |
+| `int8` | 8-bit integers; on a CPU our own, on CUDA by bitsandbytes (extra `quantize`) |
+| `int4` | 4 bit, by bitsandbytes (extra `quantize`): the smallest; slower than fp32 on a CPU |
 
 On a CPU without native support for 16 bit the weights are stored as asked and computed in fp32, because computing in
-16 bit is several times slower there; the log says so. int8 and int4 save memory; on a CPU they are slower than fp32.
+16 bit is several times slower there; the log says so.
+
+int8 on a CPU comes in two kinds, `EMB_PROVIDER_INT8_METHOD`. `dynamic` multiplies in 8 bit: faster than fp32 on
+processors with AVX-512 VNNI, vectors near those of fp32. `weight-only` stores 8 bit and multiplies in fp32: nearer, not
+faster. How near a model comes is measured at every start against its own fp32 vectors and stands in `/v1/models` as
+`cosine`; below .97 (`dynamic`) or .99 (`weight-only`) the next nearer way is taken and the log says so.
 
 `EMB_PROVIDER_ENABLE_QUANTIZATION` has three states:
 
@@ -225,10 +231,15 @@ EMB_PROVIDER_LOG_LEVEL=INFO
 | `auto` | CPU 上为 fp32，CUDA 上为 fp16 |
 | `fp32` | 始终为 32 位 |
 | `fp16`、`bf16` | 16 位；在 CPU 上的行为见下文 |
-| `int8`、`int4` | 用 bitsandbytes 量化，支持 CPU 与 CUDA；需要安装可选依赖 `quantize` |
+| `int8` | 8 位整数；CPU 上为自有实现，CUDA 上使用 bitsandbytes（可选依赖 `quantize`） |
+| `int4` | 4 位，使用 bitsandbytes（可选依赖 `quantize`）：占用最小，在 CPU 上比 fp32 慢 |
 
 若 CPU 不原生支持 16 位计算，则权重仍按要求以 16 位存储，但以 fp32 计算（在这类 CPU 上直接用 16 位计算会慢数倍），
-并在日志中说明。int8 与 int4 可节省内存，但在 CPU 上比 fp32 慢。
+并在日志中说明。
+
+CPU 上的 int8 有两种方式，由 `EMB_PROVIDER_INT8_METHOD` 选择。`dynamic` 以 8 位做乘法：在支持 AVX-512 VNNI 的处理器上比
+fp32 快，向量与 fp32 相近。`weight-only` 以 8 位存储、以 fp32 做乘法：更接近 fp32，但不更快。每次启动都会与模型自身的 fp32
+向量实测比较，结果即 `/v1/models` 中的 `cosine`；低于 .97（`dynamic`）或 .99（`weight-only`）时改用更接近的方式，并在日志中说明。
 
 `EMB_PROVIDER_ENABLE_QUANTIZATION` 有三种状态：
 

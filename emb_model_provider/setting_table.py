@@ -11,11 +11,13 @@ from enum import Enum
 from typing import Final, Generic, Literal
 
 from emb_model_provider.modelmap import (
+    INT8_METHODS,
     OVERLONG_POLICIES,
     POOLINGS,
     PRECISIONS,
     SOURCES,
     BatchLimits,
+    Int8Method,
     Overlong,
     Pooling,
     Precision,
@@ -188,6 +190,30 @@ ENABLE_QUANTIZATION: Final = Setting(
     ),
     "true",
     Bilingual("not set", "未设置"),
+)
+INT8_METHOD: Final[Setting[Int8Method]] = Setting(
+    "EMB_PROVIDER_INT8_METHOD",
+    Section.COMPUTE,
+    Choice(INT8_METHODS),
+    "dynamic",
+    Bilingual(
+        "How int8 computes on a CPU: `dynamic` is faster than fp32, `weight-only` is nearer to it. See “Precision”.",
+        "int8 在 CPU 上的计算方式：`dynamic` 比 fp32 快，`weight-only` 更接近 fp32。见“精度”。",
+    ),
+    "weight-only",
+)
+PREPACK_WEIGHTS: Final = Setting(
+    "EMB_PROVIDER_PREPACK_WEIGHTS",
+    Section.COMPUTE,
+    _optional(Boolean()),
+    None,
+    Bilingual(
+        "Whether a CPU model in fp32 keeps a second copy of its matrices in the order the processor wants:"
+        " short texts become faster, the copy is not shared between processes.",
+        "fp32 模型在 CPU 上是否另存一份按处理器偏好排列的矩阵：短文本更快，但这份副本不在进程间共享。",
+    ),
+    "false",
+    Bilingual("up to 64 MiB of them", "矩阵不超过 64 MiB 时"),
 )
 
 MAX_BATCH_SIZE: Final = Setting(

@@ -209,6 +209,8 @@ def _models(values: _Values) -> tuple[ModelSpec, ...]:
         name="",
         source=values.get(table.MODEL_SOURCE),
         precision=_precision(values, quantize=quantize),
+        int8_method=values.get(table.INT8_METHOD),
+        prepack_weights=values.get(table.PREPACK_WEIGHTS),
         device=values.get(table.DEVICE),
         revision=values.get(table.MODEL_REVISION) or None,
         overlong=values.get(table.OVERLONG),

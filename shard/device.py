@@ -54,14 +54,24 @@ class ComputePlan:
         return self.device == "cpu"
 
     @property
-    def quantized(self) -> bool:
-        """Whether bitsandbytes holds the weights."""
-        return self.storage in ("int8", "nf4")
+    def uses_bitsandbytes(self) -> bool:
+        """Whether bitsandbytes holds the weights; int8 on a CPU is our own (``encoders.graph.int8``)."""
+        return self.storage == "nf4" or (self.storage == "int8" and not self.on_cpu)
+
+    @property
+    def narrows_to_int8(self) -> bool:
+        """Whether 8-bit copies of fp32 matrices are made after loading."""
+        return self.storage == "int8" and self.on_cpu
+
+    @property
+    def starts_from_fp32(self) -> bool:
+        """Whether the weights are loaded in fp32 on the CPU, mapped, and made narrow from there."""
+        return self.on_cpu and self.compute == "float32" and not self.uses_bitsandbytes
 
     @property
     def widens_weights(self) -> bool:
         """Whether 16-bit weights are widened to fp32 in each forward pass."""
-        return not self.quantized and self.storage != self.compute
+        return self.storage in ("float16", "bfloat16") and self.storage != self.compute
 
 
 def this_machine() -> Machine:
@@ -99,10 +109,12 @@ def plan_compute(device: str, precision: Precision, machine: Machine) -> Compute
 
 
 def _plan_quantized(device: str, precision: Literal["int8", "int4"], machine: Machine) -> ComputePlan:
+    if device == "cpu" and precision == "int8":
+        return ComputePlan(device, precision, "int8", "float32")
     if machine.missing_packages:
         raise LoadError(
             LoadReason.PACKAGE_MISSING,
-            f"precision {precision} needs the packages bitsandbytes and accelerate, and "
+            f"precision {precision} on {device} needs the packages bitsandbytes and accelerate, and "
             f"{' and '.join(machine.missing_packages)} cannot be imported: "
             "pip install 'emb-model-provider[quantize]', or choose another precision",
         )

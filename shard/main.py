@@ -15,6 +15,7 @@ from emb_model_provider.logs import EventLog, configure_child_logs
 from emb_model_provider.messages import Hello, LoadFailed, LoadProgress, ModelInfo, Ready, ShardConfig
 from shard.encoder import Encoder
 from shard.hubs import Progress, Snapshot
+from shard.memory import private_bytes
 
 log = EventLog("shard")
 
@@ -58,7 +59,7 @@ def _prepare(config: ShardConfig, control: ControlChannel) -> tuple[Encoder, Mod
     control.send(LoadProgress("warming", source=snapshot.source))
     loaded_s = time.monotonic()
     encoder.encode(encoder.tokenize(_WARM_UP_TEXTS, prompt=None))
-    info = encoder.info
+    info = replace(encoder.info, private_bytes=private_bytes())
     log.info(
         "model_loaded",
         source=snapshot.source,
@@ -92,7 +93,7 @@ def _load(config: ShardConfig, snapshot: Snapshot) -> Encoder:
 
     return load(
         snapshot.directory,
-        replace(config.spec, device=config.device),
+        replace(config.spec, device=config.device, revision=snapshot.revision),
         source=snapshot.source,
         trust_remote_code=_is_trusted(config, snapshot),
         threads=config.threads,

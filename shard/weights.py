@@ -51,6 +51,12 @@ class Checkpoint:
         return self.files[0].suffix == ".bin"
 
 
+def weight_files(folders: Iterable[Path]) -> list[Path]:
+    """Return the weights in these folders, each file once; a folder may have none."""
+    present = [folder for folder in folders if any((folder / name).exists() for name in _CANDIDATES)]
+    return list(dict.fromkeys(file for folder in present for file in find_checkpoint(folder).files))
+
+
 def find_checkpoint(folder: Path) -> Checkpoint:
     """Find the weights in ``folder`` and check that each file is whole, from its header.
 

@@ -168,7 +168,7 @@ def _repooled(module: Pooling, mode: str) -> Pooling:
 def _precision_arguments(plan: ComputePlan) -> dict[str, Any]:
     # 16-bit storage starts from fp32, mapped: storage16 narrows the large matrices and nothing else.
     compute = getattr(torch, plan.compute)
-    if not plan.quantized:
+    if not plan.uses_bitsandbytes:
         return {"dtype": compute}
     wanted: dict[str, Any] = {"load_in_8bit": True}
     if plan.storage == "nf4":

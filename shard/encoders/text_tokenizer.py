@@ -50,6 +50,11 @@ class TextTokenizer:
         self._specials = len(self._frame.prefix) + len(self._frame.suffix)
         self._prompt_tokens: dict[str, int] = {}
 
+    @property
+    def vocabulary_size(self) -> int:
+        """How many ids the model takes."""
+        return self._facts.vocabulary_size
+
     def tokenize(self, texts: Sequence[str], prompt: str | None) -> list[Tokenized]:
         """Tokenise ``prompt + text`` each."""
         prompt_tokens = self._count_prompt(prompt) if prompt else 0

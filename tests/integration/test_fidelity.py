@@ -52,8 +52,7 @@ def test_models_of_the_usual_kinds_are_packed_and_each_vector_is_that_of_the_tex
     encoder = opened(make(tmp_path / "model"), tmp_path)
     assert encoder.info.batching == "packed"
     together = vectors(encoder, [*SAMPLE_TEXTS, *SAMPLE_TEXTS[:3]])
-    encoder.pack(packed=False)
-    alone = np.concatenate([vectors(encoder, [text]) for text in SAMPLE_TEXTS])
+    alone = encoder.encode_exactly(encoder.tokenize(SAMPLE_TEXTS, prompt=None))
     np.testing.assert_allclose(together[: len(SAMPLE_TEXTS)], alone, atol=1e-5)
     np.testing.assert_allclose(together[len(SAMPLE_TEXTS) :], alone[:3], atol=1e-5)
 
@@ -90,9 +89,9 @@ def test_a_model_that_does_not_attend_through_the_interface_is_left_padded_and_r
     for path in directory.glob("*.safetensors"):
         path.unlink()
     model.save_pretrained(directory)
-    with caplog.at_level(logging.INFO, logger="shard.fidelity"):
+    with caplog.at_level(logging.INFO, logger="shard.paths"):
         encoder = opened(directory, tmp_path)
     assert encoder.info.batching == "padded"
-    assert [record.getMessage() for record in caplog.records if record.name == "shard.fidelity"] == ["padded"]
+    assert [record.getMessage() for record in caplog.records if record.name == "shard.paths"] == ["padded", "plain"]
     together = vectors(encoder, SAMPLE_TEXTS)
     np.testing.assert_allclose(together[4], vectors(encoder, [SAMPLE_TEXTS[4]])[0], atol=1e-5)

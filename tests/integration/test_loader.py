@@ -201,6 +201,9 @@ def test_the_real_minilm_gives_the_similarities_of_its_documentation(opened):
         vocabulary_size=30522,
         prompts=(),
         batching="packed",
+        kernel=encoder.info.kernel,
+        cosine=pytest.approx(1, abs=1e-6),
+        fingerprint=encoder.info.fingerprint,
     )
     assert 80e6 < encoder.info.weights_bytes < 91e6
 

@@ -35,10 +35,10 @@ def private_bytes():
     # Not Private_Dirty: that counts mapped pages of a file which the kernel has yet to write back.
     return 1024 * int(fields["Anonymous"])
 
-def opened(directory, precision, cache):
+def opened(directory, precision, cache, prepack=None):
     return load(
         Path(directory),
-        ModelSpec(id="m", name="n", device="cpu", precision=precision),
+        ModelSpec(id="m", name="n", device="cpu", precision=precision, prepack_weights=prepack),
         source="local",
         trust_remote_code=False,
         threads=1,
@@ -46,10 +46,10 @@ def opened(directory, precision, cache):
         machine=Machine(frozenset({"avx2"})),
     )
 
-small, directory, precision, cache = sys.argv[1:]
+small, directory, precision, cache, prepack = sys.argv[1:]
 warm = opened(small, "fp32", cache)  # what libraries allocate at their first use is not the model's
 before = private_bytes()
-encoder = opened(directory, precision, cache)
+encoder = opened(directory, precision, cache, json.loads(prepack))
 print(json.dumps({"private": private_bytes() - before, "weights": encoder.info.weights_bytes}))
 """
 
@@ -59,10 +59,10 @@ def real_model_directory():
     return Path(spec.submodule_search_locations[0]) / "model"
 
 
-def opened(tmp_path, directory, precision, machine=None):
+def opened(tmp_path, directory, precision, machine=None, int8_method="dynamic"):
     return load(
         directory,
-        ModelSpec(id="m", name="n", device="cpu", precision=precision),
+        ModelSpec(id="m", name="n", device="cpu", precision=precision, int8_method=int8_method),
         source="local",
         trust_remote_code=False,
         threads=2,
@@ -80,9 +80,10 @@ def cosines(found, expected):
     return (found * expected).sum(axis=1) / norms
 
 
-def measured(tmp_path, directory, precision):
+def measured(tmp_path, directory, precision, *, prepack=False):
     small = tiny_models.make_plain(tmp_path / "small")
     command = [sys.executable, "-c", MEASURE, str(small), str(directory), precision, str(tmp_path / "cache")]
+    command.append(json.dumps(prepack))
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=110)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -98,12 +99,14 @@ def exact(tmp_path_factory):
         ("fp16", PLAIN_CPU, 0.99999, 0.99999),
         ("bf16", PLAIN_CPU, 0.9999, 0.9999),
         ("bf16", NATIVE_BF16, 0.9998, 0.9995),
-        ("int8", None, 0.998, 0.995),
+        ("int8", None, 0.994, 0.985),
+        ("int8 weight-only", None, 0.998, 0.998),
         ("int4", None, 0.94, 0.89),
     ],
 )
 def test_a_precision_stays_near_fp32(tmp_path, exact, precision, machine, least_mean, least_min):
-    encoder = opened(tmp_path, real_model_directory(), precision, machine)
+    precision, _, method = precision.partition(" ")
+    encoder = opened(tmp_path, real_model_directory(), precision, machine, method or "dynamic")
     found = vectors(encoder)
     near = cosines(found, exact)
     assert encoder.info.precision == precision
@@ -156,6 +159,12 @@ def test_fp32_safetensors_stay_mapped(tmp_path):
     memory = measured(tmp_path, real_model_directory(), "fp32")
     assert memory["weights"] > 85 * MIB
     assert memory["private"] < 30 * MIB
+
+
+def test_prepacking_costs_the_matrices_once_more_and_no_embedding_table(tmp_path):
+    shared = measured(tmp_path, real_model_directory(), "fp32")["private"]
+    prepacked = measured(tmp_path, real_model_directory(), "fp32", prepack=True)["private"]
+    assert 35 * MIB < prepacked - shared < 60 * MIB
 
 
 def test_a_converted_pickle_stays_mapped(tmp_path):

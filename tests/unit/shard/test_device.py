@@ -73,9 +73,16 @@ def test_a_gpu_number_out_of_range_is_no_device():
 def test_quantising_without_its_packages_names_the_extra():
     machine = Machine(frozenset(), missing_packages=("bitsandbytes",))
     with pytest.raises(LoadError, match=r"emb-model-provider\[quantize\]") as caught:
-        plan_compute("cpu", "int8", machine)
+        plan_compute("cpu", "int4", machine)
     assert caught.value.reason is LoadReason.PACKAGE_MISSING
     assert plan_compute("cpu", "fp32", machine).precision == "fp32"
+
+
+def test_int8_on_a_cpu_needs_no_package_beyond_torch():
+    plan = plan_compute("cpu", "int8", Machine(frozenset(), missing_packages=("bitsandbytes", "accelerate")))
+    assert plan.narrows_to_int8
+    assert plan.starts_from_fp32
+    assert not plan.uses_bitsandbytes
 
 
 def test_this_machine_reads_its_own_cpu():

@@ -1,0 +1,128 @@
+"""Joins neighbouring operations of a captured graph: one pass over memory where there were two or three.
+
+Each function changes the graph in place and keeps what it computes. Called by ``lowering``.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import fx
+
+from shard.encoders.graph.capture import LINEAR
+
+_aten = torch.ops.aten
+_ACTIVATIONS: Final = {_aten.gelu.default: "gelu", _aten.relu.default: "relu"}
+
+#: What ``lowering`` finds on a linear node: the name of the activation and its algorithm; the node to be added.
+ACTIVATION: Final = "emb_activation"
+RESIDUAL: Final = "emb_residual"
+
+
+def weight_of(node: fx.Node) -> torch.Tensor | None:
+    """Return the weight of a linear node, shape (out, in); ``None`` where it is computed on the way."""
+    return _constant(node.args[1])
+
+
+def bias_of(node: fx.Node) -> torch.Tensor | None:
+    """Return the bias of a linear node, shape (out,), if it has one."""
+    return _constant(node.args[2])
+
+
+def _constant(node: object) -> torch.Tensor | None:
+    if not isinstance(node, fx.Node) or node.op != "get_attr":
+        return None
+    value = getattr(node.graph.owning_module, str(node.target))
+    return value if isinstance(value, torch.Tensor) else None
+
+
+def linear_nodes(graph: fx.Graph) -> list[fx.Node]:
+    """Return the linear layers whose weights are constants, in order of execution."""
+    return [node for node in graph.nodes if node.target is LINEAR and weight_of(node) is not None]
+
+
+def merge_linears(module: fx.GraphModule) -> None:
+    """Let linear layers that read the same input be one layer with their weights side by side.
+
+    Query, key and value then cost one call, and one quantisation of their input. Their weights are copied.
+    """
+    readers: dict[fx.Node, list[fx.Node]] = {}
+    for node in linear_nodes(module.graph):
+        readers.setdefault(_node(node.args[0]), []).append(node)
+    for group in readers.values():
+        if len(group) > 1 and len({bias_of(node) is None for node in group}) == 1:
+            _merge(module, group)
+    module.graph.eliminate_dead_code()
+
+
+def _merge(module: fx.GraphModule, group: list[fx.Node]) -> None:
+    graph, first = module.graph, group[0]
+    weights = [weight for node in group if (weight := weight_of(node)) is not None]
+    biases = [bias for node in group if (bias := bias_of(node)) is not None]
+    with graph.inserting_before(first):
+        wide_weight = add_constant(module, torch.cat(weights))
+        wide_bias = add_constant(module, torch.cat(biases)) if biases else None
+        merged = graph.call_function(LINEAR, (first.args[0], wide_weight, wide_bias))
+        start = 0
+        for node, own in zip(group, weights, strict=True):
+            part = graph.call_function(_aten.slice.Tensor, (merged, -1, start, start + own.shape[0]))
+            part.meta["val"] = node.meta["val"]
+            node.replace_all_uses_with(part)
+            start += own.shape[0]
+    for node in group:
+        graph.erase_node(node)
+
+
+def fuse_activations(graph: fx.Graph) -> None:
+    """Mark linear layers whose output goes into an activation and nowhere else, and remove the activation."""
+    for node in linear_nodes(graph):
+        user = _only_user(node)
+        if user is None or user.target not in _ACTIVATIONS or len(user.args) != 1:
+            continue
+        algorithm = user.kwargs.get("approximate", "none") if user.target is _aten.gelu.default else ""
+        node.meta[ACTIVATION] = (_ACTIVATIONS[user.target], algorithm)
+        user.replace_all_uses_with(node)
+        graph.erase_node(user)
+
+
+def fuse_residuals(graph: fx.Graph) -> None:
+    """Mark linear layers whose output is added to something of equal shape and used nowhere else; remove the sum.
+
+    The layer moves to where the sum was: by then both operands are there.
+    """
+    for node in linear_nodes(graph):
+        user = _only_user(node)
+        if ACTIVATION in node.meta or user is None or user.target is not _aten.add.Tensor or user.kwargs:
+            continue
+        left, right = (_node(argument) for argument in user.args)
+        other = right if left is node else left
+        if other is node or _shape(other) != _shape(node):
+            continue
+        with graph.inserting_before(user):
+            moved = graph.node_copy(node, lambda argument: argument)
+        moved.meta[RESIDUAL] = other
+        user.replace_all_uses_with(moved)
+        graph.erase_node(user)
+        graph.erase_node(node)
+
+
+def add_constant(module: fx.GraphModule, tensor: torch.Tensor) -> fx.Node:
+    """Give the module a tensor and return the node that reads it, at the graph's insertion point."""
+    name = f"constant_{len(list(module.buffers(recurse=False)))}"
+    module.register_buffer(name, tensor, persistent=False)
+    return module.graph.get_attr(name)
+
+
+def _only_user(node: fx.Node) -> fx.Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def _node(argument: object) -> fx.Node:
+    assert isinstance(argument, fx.Node)
+    return argument
+
+
+def _shape(node: fx.Node) -> tuple[str, ...]:
+    value = node.meta.get("val")
+    return tuple(map(str, value.shape)) if isinstance(value, torch.Tensor) else ()

@@ -1,0 +1,58 @@
+"""Which kernel multiplies fastest here? Asked of the processor itself, once, in some milliseconds.
+
+Called by ``shard.paths``. Which library is best differs from one processor to the next by a factor of two or more.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+import torch
+from torch import fx
+from torch.nn import functional
+
+from shard.encoders.graph.capture import LINEAR
+from shard.encoders.graph.fusion import linear_nodes, weight_of
+from shard.encoders.graph.lowering import Kernel, onednn_linear
+
+#: Above it a private copy of the weights costs more memory than it saves time.
+_MAX_PREPACKED_BYTES: Final = 64 * 1024 * 1024
+#: Enough rows for the product and not the call to be measured.
+_ROWS: Final = 256
+_ROUNDS: Final = 7
+
+
+def choose_float_kernel(graph: fx.GraphModule, *, prepack: bool | None) -> Kernel:
+    """Return the quicker of torch's own product and oneDNN's for the largest matrix of ``graph``.
+
+    ``prepack`` says whether oneDNN keeps the matrices in its own order too; ``None`` is: if they are small.
+    """
+    used = [node.args[1].meta["val"] for node in graph.graph.nodes if node.target is LINEAR]
+    if not torch.backends.mkldnn.is_available() or not used:  # type: ignore[no-untyped-call]
+        return "stock"
+    largest = max(used, key=lambda weight: int(weight.numel()))
+    if not _is_onednn_quicker(int(largest.shape[0]), int(largest.shape[1]), largest.dtype):
+        return "stock"
+    held = sum(weight.nbytes for node in linear_nodes(graph.graph) if (weight := weight_of(node)) is not None)
+    packs = held > 0 and (held <= _MAX_PREPACKED_BYTES if prepack is None else prepack)
+    return "onednn-packed" if packs and largest.dtype == torch.float32 else "onednn"
+
+
+def _is_onednn_quicker(outputs: int, inputs: int, dtype: torch.dtype) -> bool:
+    rows, weight = torch.ones((_ROWS, inputs), dtype=dtype), torch.ones((outputs, inputs), dtype=dtype)
+    with torch.inference_mode():
+        stock_s, onednn_s = _race(lambda: functional.linear(rows, weight), lambda: onednn_linear(rows, weight))
+    return onednn_s < stock_s
+
+
+def _race(*runners: Callable[[], object]) -> list[float]:
+    """Return the best time of each in seconds, taken in turns: a noise of the machine then falls on both."""
+    best = [float("inf")] * len(runners)
+    for _ in range(_ROUNDS):
+        for number, run in enumerate(runners):
+            began_s = time.perf_counter()
+            run()
+            best[number] = min(best[number], time.perf_counter() - began_s)
+    return best

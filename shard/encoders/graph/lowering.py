@@ -1,0 +1,141 @@
+"""Puts a kernel in every place that ``capture`` has marked, after ``fusion`` has joined what can be joined.
+
+Called by ``shard.paths``, which also chooses the kernel.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Final, Literal
+
+import torch
+from torch import fx
+from torch.fx.node import Argument
+from torch.nn import functional
+
+from shard.encoders.graph import fusion
+from shard.encoders.graph.attention import attend
+from shard.encoders.graph.capture import ATTEND, LAYER_NORM, LINEAR
+from shard.encoders.graph.int8 import dynamic_linear, narrow, pack, widening_linear
+
+_pointwise = torch.ops.mkldnn._linear_pointwise.default  # noqa: SLF001
+_pointwise_sum = torch.ops.mkldnn._linear_pointwise.binary  # noqa: SLF001
+
+#: How linear layers are computed. ``stock`` is torch's own choice. ``onednn`` names its library, which multiplies at
+#: more than twice the speed of the default one on processors that are not Intel's; ``onednn-packed`` also keeps a copy
+#: of each weight in the order the processor wants, which pays most for short texts. ``int8`` has the other two.
+Kernel = Literal["stock", "onednn", "onednn-packed", "int8-dynamic", "int8-weight-only"]
+
+
+def onednn_linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Return ``x @ weight.T`` by oneDNN, shape (..., out)."""
+    product: torch.Tensor = _pointwise(x, weight, None, "none", [], "")
+    return product
+
+
+def lower(captured: fx.GraphModule, kernel: Kernel) -> fx.GraphModule:
+    """Return ``captured`` with every mark replaced; it takes the segments of ``attend`` as one more argument.
+
+    The captured graph stays as it is, and the weights it holds are shared where the kernel takes them as they are.
+    """
+    module = fx.GraphModule(captured, copy.deepcopy(captured.graph))
+    graph = module.graph
+    if kernel in ("onednn-packed", "int8-dynamic"):
+        fusion.merge_linears(module)
+    if kernel in ("onednn", "onednn-packed"):
+        fusion.fuse_activations(graph)
+        fusion.fuse_residuals(graph)
+    for node in fusion.linear_nodes(graph):
+        _LINEARS[kernel](module, node)
+    _lower_others(graph, kernel)
+    graph.eliminate_dead_code()
+    module.delete_all_unused_submodules()
+    _drop_unused_constants(module)
+    for node in graph.nodes:
+        node.meta.clear()  # what tracing noted holds megabytes
+    module.recompile()
+    return module
+
+
+def _lower_others(graph: fx.Graph, kernel: Kernel) -> None:
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    with graph.inserting_after(inputs[-1]):
+        segments = graph.placeholder("segments")
+    for node in graph.nodes:
+        if node.target is ATTEND:
+            node.target, node.args = attend, (*node.args, segments)
+        elif node.target is LAYER_NORM:
+            node.target = torch.layer_norm
+        elif node.target is LINEAR:  # its weight is computed on the way
+            _set_computed(node, kernel)
+
+
+def _set_computed(node: fx.Node, kernel: Kernel) -> None:
+    if kernel in ("onednn", "onednn-packed"):
+        _set_pointwise(node, node.args[1])
+    else:
+        node.target = functional.linear
+
+
+def _lower_stock(_module: fx.GraphModule, node: fx.Node) -> None:
+    node.target = functional.linear
+
+
+def _lower_onednn(_module: fx.GraphModule, node: fx.Node) -> None:
+    _set_pointwise(node, node.args[1])
+
+
+def _lower_onednn_packed(module: fx.GraphModule, node: fx.Node) -> None:
+    weight = fusion.weight_of(node)
+    assert weight is not None
+    with module.graph.inserting_before(node):
+        packed = fusion.add_constant(module, torch.ops.mkldnn._reorder_linear_weight(weight.detach()))  # noqa: SLF001
+    _set_pointwise(node, packed)
+
+
+def _set_pointwise(node: fx.Node, weight: Argument) -> None:
+    x, bias = node.args[0], node.args[2]
+    residual = node.meta.get(fusion.RESIDUAL)
+    if residual is not None:
+        node.target, node.args = _pointwise_sum, (x, residual, weight, bias, "add")
+    else:
+        activation, algorithm = node.meta.get(fusion.ACTIVATION, ("none", ""))
+        node.target, node.args = _pointwise, (x, weight, bias, activation, [], algorithm)
+
+
+def _lower_dynamic(module: fx.GraphModule, node: fx.Node) -> None:
+    weight = fusion.weight_of(node)
+    assert weight is not None
+    _set_constants(module, node, dynamic_linear, *pack(narrow(weight)))
+
+
+def _lower_widening(module: fx.GraphModule, node: fx.Node) -> None:
+    weight = fusion.weight_of(node)
+    assert weight is not None
+    narrowed = narrow(weight)
+    _set_constants(module, node, widening_linear, narrowed.values, narrowed.scales)
+
+
+def _set_constants(
+    module: fx.GraphModule, node: fx.Node, target: Callable[..., torch.Tensor], *tensors: torch.Tensor
+) -> None:
+    with module.graph.inserting_before(node):
+        constants = [fusion.add_constant(module, tensor) for tensor in tensors]
+    node.target, node.args = target, (node.args[0], *constants, node.args[2])
+
+
+_LINEARS: Final = {
+    "stock": _lower_stock,
+    "onednn": _lower_onednn,
+    "onednn-packed": _lower_onednn_packed,
+    "int8-dynamic": _lower_dynamic,
+    "int8-weight-only": _lower_widening,
+}
+
+
+def _drop_unused_constants(module: fx.GraphModule) -> None:
+    used = {node.target for node in module.graph.nodes if node.op == "get_attr"}
+    for holder in (module._parameters, module._buffers):  # noqa: SLF001 - torch has no public way to remove one
+        for name in [name for name in holder if name not in used]:
+            del holder[name]

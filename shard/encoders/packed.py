@@ -1,0 +1,91 @@
+"""The quick path: texts laid end to end through a captured graph, so that no padding is ever computed.
+
+A vector computed so does not depend on its neighbours: every operation but attention works on each token by itself,
+and attention stays within a text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import chain
+from typing import Final
+
+import numpy as np
+import torch
+from torch import nn
+
+from shard.encoder import Tokenized
+from shard.encoders.graph.attention import find_segments
+from shard.encoders.heads import Features, Heads
+
+#: Tokens of one pass through the graph; more falls out of the processor's cache.
+_MAX_TOKENS: Final = 2048
+
+#: (input_ids, position_ids[, token_type_ids], segments) → last hidden states, all but segments of shape (1, tokens, …).
+PackedGraph = Callable[..., torch.Tensor]
+
+
+def packed_batches(lengths: Sequence[int], groups: Sequence[int], *, max_tokens: int) -> list[list[int]]:
+    """Return lists of indices into ``lengths``, longest first, of at most ``max_tokens`` together or of one text.
+
+    Texts of different ``groups`` never share a batch.
+    """
+    order = sorted(range(len(lengths)), key=lambda index: (groups[index], lengths[index]), reverse=True)
+    batches: list[list[int]] = []
+    used = 0
+    for index in order:
+        fits = batches and groups[batches[-1][0]] == groups[index] and used + lengths[index] <= max_tokens
+        if fits:
+            batches[-1].append(index)
+            used += lengths[index]
+        else:
+            batches.append([index])
+            used = lengths[index]
+    return batches
+
+
+class PackedPath:
+    """Implements ``sentence_transformer.ForwardPath`` on the CPU. A text's first token is at ``first_position``."""
+
+    def __init__(self, graph: PackedGraph, heads: Heads, *, first_position: int, wants_type_ids: bool) -> None:
+        self._graph = graph
+        self._heads = heads
+        self._first_position = first_position
+        self._wants_type_ids = wants_type_ids
+
+    def split(self, batch: Sequence[Tokenized]) -> list[list[int]]:
+        return packed_batches(
+            [len(one.ids) for one in batch],
+            [0 if self._heads.pools_prompt else one.prompt_tokens for one in batch],
+            max_tokens=_MAX_TOKENS,
+        )
+
+    def run(self, rows: Sequence[Tokenized]) -> torch.Tensor:
+        """Return the vectors of ``rows``, which ``split`` has put together: longest first, one length of prompt."""
+        lengths = np.array([len(row.ids) for row in rows])
+        ends = np.cumsum(lengths)
+        ids = torch.tensor([list(chain.from_iterable(row.ids for row in rows))])
+        starts = np.repeat(ends - lengths - self._first_position, lengths)
+        positions = torch.from_numpy(np.arange(ends[-1]) - starts)[None]
+        types = [self._type_ids(rows, ids)] if self._wants_type_ids else []
+        hidden = self._graph(ids, positions, *types, find_segments(lengths.tolist()))
+        features: Features = {"token_embeddings": hidden}
+        if len(rows) > 1:
+            features["cu_seq_lens_q"] = torch.from_numpy(np.concatenate(([0], ends)))
+        if not self._heads.pools_prompt and rows[0].prompt_tokens:
+            features["prompt_length"] = rows[0].prompt_tokens
+        return self._heads.run(features)
+
+    def _type_ids(self, rows: Sequence[Tokenized], ids: torch.Tensor) -> torch.Tensor:
+        if all(row.type_ids is None for row in rows):
+            return torch.zeros_like(ids)
+        return torch.tensor([list(chain.from_iterable(row.type_ids or [0] * len(row.ids) for row in rows))])
+
+
+def find_first_position(model: nn.Module) -> int:
+    """Return the position of a text's first token: RoBERTa and its kin count from behind their padding's."""
+    for module in model.modules():
+        if isinstance(getattr(module, "position_embeddings", None), nn.Embedding):
+            padding = getattr(module, "padding_idx", None)
+            return padding + 1 if isinstance(padding, int) else 0
+    return 0

@@ -1,0 +1,44 @@
+"""A short name for everything that decides a model's vectors: two shards of one fingerprint give the same ones.
+
+Called by ``loader``. An index built under one fingerprint and searched under another is how search goes subtly wrong.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+from shard.weights import weight_files
+
+_CHARS: Final = 16
+#: Where tokenizers keep what they know.
+_TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "sentencepiece.bpe.model")
+
+
+def start_hashing(directory: Path, folders: Sequence[Path]) -> Future[str]:
+    """Hash weights and tokenizers in ``folders``, all within ``directory``, in a thread of its own: hex SHA-256."""
+    tokenizers = [path for folder in folders for name in _TOKENIZER_FILES if (path := folder / name).exists()]
+    pool = ThreadPoolExecutor(1, thread_name_prefix="fingerprint")
+    future = pool.submit(hash_files, [*weight_files(folders), *dict.fromkeys(tokenizers)], directory)
+    pool.shutdown(wait=False)
+    return future
+
+
+def hash_files(files: Iterable[Path], root: Path) -> str:
+    """Return the hex SHA-256 of names below ``root`` and contents."""
+    total = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").digest()
+        total.update(str(path.relative_to(root)).encode() + b"\0" + digest)
+    return total.hexdigest()
+
+
+def name_fingerprint(weights: str, facts: Mapping[str, object]) -> str:
+    """Return 16 hex digits for these weights used in this way; ``facts`` are JSON values."""
+    said = json.dumps({**facts, "weights": weights}, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(said.encode()).hexdigest()[:_CHARS]

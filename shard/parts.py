@@ -1,0 +1,150 @@
+"""The parts of one loaded model, placed on their device, and what they say about lengths and sizes.
+
+Called by ``loader``; ``paths`` finds the quickest way through them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from sentence_transformers.base.modules import Normalize, Transformer
+from sentence_transformers.base.modules.module import Module
+from sentence_transformers.sentence_transformer.modules import Pooling
+from torch import nn
+from transformers import PreTrainedTokenizerFast
+
+from emb_model_provider.errors import LoadError, LoadReason
+from emb_model_provider.logs import EventLog
+from shard.device import ComputePlan
+from shard.encoders.heads import Heads
+from shard.encoders.padded import PaddedPath
+from shard.encoders.text_tokenizer import TextTokenizer, TokenizerFacts
+from shard.layouts import Recipe
+from shard.storage16 import store_in_16_bit
+
+log = EventLog("shard.parts")
+
+#: For models that state no length at all (T5's positions are relative): enough for a chapter, not for a whole disk.
+_UNSTATED_MAX_TOKENS: Final = 8192
+_LARGEST_STATED_TOKENS: Final = 1_000_000  # transformers writes 1e30 for "no limit"
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A transformer and what follows it. ``plain`` runs them by the model's own code."""
+
+    transformer: Module
+    heads: Heads
+    plain: PaddedPath
+    wants_type_ids: bool
+
+    @property
+    def dimension(self) -> int:
+        """The size of its vectors before any cut."""
+        modules = (self.transformer, *self.heads.modules)
+        return next(
+            int(size)
+            for module in reversed(modules)
+            if callable(measure := getattr(module, "get_embedding_dimension", None)) and (size := measure()) is not None
+        )
+
+    @property
+    def pooling(self) -> str:
+        """The name of its pooling, ``none`` where a module of the model's own does it."""
+        pooling = next((module for module in self.heads.modules if isinstance(module, Pooling)), None)
+        mode = "none" if pooling is None else pooling.pooling_mode
+        return mode if isinstance(mode, str) else "+".join(mode)
+
+    @property
+    def normalized(self) -> bool:
+        """Whether its vectors have length 1."""
+        return len(self.heads.modules) > 0 and isinstance(self.heads.modules[-1], Normalize)
+
+
+def place(modules: list[Module], plan: ComputePlan) -> Parts:
+    """Bring modules to the device and format of ``plan``; raise ``LoadError`` where the tokenizer is of no use."""
+    transformer = modules[0]
+    if not plan.uses_bitsandbytes:  # it has placed its weights itself and refuses to be moved
+        transformer.to(plan.device)
+    heads = Heads(modules[1:])
+    heads.modules.to(plan.device, torch.float32)
+    tokenizer = _fast_tokenizer(transformer)
+    wants_type_ids = "token_type_ids" in tokenizer.model_input_names
+    plain = PaddedPath(
+        transformer, heads, plan.device, pad_id=tokenizer.pad_token_id or 0, wants_type_ids=wants_type_ids
+    )
+    return Parts(transformer, heads, plain, wants_type_ids)
+
+
+def narrow(parts: Parts, plan: ComputePlan) -> None:
+    """Store the large matrices of ``parts`` in 16 bit from now on; they are widened as they are used."""
+    store_in_16_bit(parts.transformer, getattr(torch, plan.storage))
+
+
+def make_tokenizer(transformer: Module, max_tokens: int) -> TextTokenizer:
+    """Return the model's tokenizer, which cuts at ``max_tokens``."""
+    tokenizer = _fast_tokenizer(transformer)
+    facts = TokenizerFacts(
+        vocabulary_size=vocabulary_size(transformer),
+        truncation_side="left" if tokenizer.truncation_side == "left" else "right",
+        special_ids=frozenset(tokenizer.all_special_ids),
+        split_special_tokens=bool(tokenizer.split_special_tokens),
+    )
+    return TextTokenizer(tokenizer.backend_tokenizer, facts, max_tokens)
+
+
+def _fast_tokenizer(transformer: Module) -> PreTrainedTokenizerFast:
+    tokenizer: PreTrainedTokenizerFast | None = transformer.tokenizer
+    if tokenizer is None or not tokenizer.is_fast:
+        raise LoadError(
+            LoadReason.UNSUPPORTED_MODEL,
+            f"this model cannot be served: its tokenizer ({type(tokenizer).__name__}) has no tokenizer.json form",
+        )
+    return tokenizer
+
+
+def count_bytes(modules: Iterable[nn.Module]) -> int:
+    """Return the size of all parameters and buffers below ``modules``, shared ones once."""
+    tensors = {id(tensor): tensor for module in modules for tensor in (*module.parameters(), *module.buffers())}
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+
+def max_tokens(transformer: Module, recipe: Recipe) -> int:
+    """Return the length to cut at: as set, else as the model says, never more than it has positions."""
+    stated: int | None = recipe.max_length
+    if stated is None and isinstance(transformer, Transformer):
+        options = transformer.processing_kwargs
+        stated = options.get("text", {}).get("max_length", options.get("common", {}).get("max_length"))
+    if stated is None:
+        stated = transformer.tokenizer.model_max_length
+    positions = _positions(transformer)
+    if positions is not None and stated > positions:
+        if recipe.max_length is not None:
+            log.warning("max_length_capped", asked=recipe.max_length, positions=positions)
+        return positions
+    if stated > _LARGEST_STATED_TOKENS:
+        log.warning("max_length_unstated", using=_UNSTATED_MAX_TOKENS, setting="max_length in the mapping entry")
+        return _UNSTATED_MAX_TOKENS
+    return int(stated)
+
+
+def _positions(transformer: Module) -> int | None:
+    """Count usable positions. RoBERTa and its kin start at padding_idx + 1, which their table's size includes."""
+    for module in transformer.modules():
+        table = getattr(module, "position_embeddings", None)
+        if isinstance(table, nn.Embedding):
+            offset = getattr(module, "padding_idx", None)
+            return table.num_embeddings - (offset + 1 if isinstance(offset, int) else 0)
+    stated = getattr(getattr(transformer, "config", None), "max_position_embeddings", None)
+    return stated if isinstance(stated, int) and stated > 0 else None
+
+
+def vocabulary_size(transformer: Module) -> int:
+    """Return how many ids are both in the tokenizer and in the table of the model."""
+    tokens = len(_fast_tokenizer(transformer))
+    model = getattr(transformer, "model", None)
+    table = model.get_input_embeddings() if model is not None else None
+    return min(tokens, getattr(table, "num_embeddings", tokens))

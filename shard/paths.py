@@ -1,0 +1,144 @@
+"""Which way to compute: the quickest one whose vectors are the model's own, found out at every start.
+
+Called by ``loader``. The way is not looked up in a list of model names: each candidate is compared with the plain path
+on a fixed set of probes, and the first that is near enough is taken. Where none is, it is the plain path itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+from torch import fx
+from transformers import PreTrainedModel
+
+from emb_model_provider.logs import EventLog
+from emb_model_provider.modelmap import ModelSpec
+from shard.device import ComputePlan
+from shard.encoder import Tokenized, Vectors
+from shard.encoders.graph.capture import CaptureError, capture
+from shard.encoders.graph.int8 import narrow_linears
+from shard.encoders.graph.kernels import choose_float_kernel
+from shard.encoders.graph.lowering import Kernel, lower
+from shard.encoders.packed import PackedPath, find_first_position
+from shard.encoders.sentence_transformer import ForwardPath, run_path
+from shard.fidelity import Nearness, compare
+from shard.parts import Parts, count_bytes
+
+log = EventLog("shard.paths")
+
+#: Of a vector of length 1, the bound that our promise of equality allows in fp32.
+MAX_DEVIATION: Final = 1e-5
+#: Two ways of computing in 16 bit round differently at every step.
+_MIN_COSINE_16_BIT: Final = 0.999
+#: ONNX Runtime's dynamic int8 comes to .99; far below it a search result changes for no reason a user could see.
+_MIN_COSINE_INT8: Final[dict[Kernel, float]] = {"int8-dynamic": 0.97, "int8-weight-only": 0.99}
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The way taken. ``vectors`` are those of the probes, ``weights_bytes`` what it reads."""
+
+    path: ForwardPath
+    batching: Literal["packed", "padded"]
+    kernel: Kernel
+    vectors: Vectors
+    weights_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What every candidate is tried on: the probes, and what the plain path makes of each of them alone."""
+
+    probes: Sequence[Tokenized]
+    expected: Vectors
+
+    def run(self, path: ForwardPath) -> tuple[Vectors, Nearness]:
+        """Return the vectors of all probes in one batch, and how near they come."""
+        found = run_path(path, self.probes, self.expected.shape[1])
+        return found, compare(found, self.expected)
+
+
+def run_alone(path: ForwardPath, probes: Sequence[Tokenized], dimension: int) -> Vectors:
+    """Return the vector of each text by itself, shape (texts, dimension)."""
+    return np.concatenate([run_path(path, [one], dimension) for one in probes])
+
+
+def choose_path(parts: Parts, plan: ComputePlan, trial: Trial, spec: ModelSpec) -> Chosen:
+    """Return the quickest way through ``parts`` that is near enough on ``trial``; ``spec`` may have a say in it.
+
+    In int8 on the CPU ``parts`` are in fp32 and the way taken holds narrow copies of their matrices.
+    """
+    graph = _capture(parts) if plan.on_cpu else None
+    if graph is not None:
+        for kernel, is_near in _candidates(graph, parts, plan, trial, spec):
+            module = lower(graph, kernel)
+            path = _packed(module, parts)
+            vectors, nearness = trial.run(path)
+            if is_near(nearness):
+                log.info("packed", kernel=kernel, cosine=nearness.cosine, deviation=nearness.deviation)
+                return Chosen(path, "packed", kernel, vectors, count_bytes([module, parts.heads.modules]))
+            log.warning("not_near", kernel=kernel, cosine=nearness.cosine, deviation=nearness.deviation)
+    return _padded(parts, plan, trial)
+
+
+Judge = Callable[[Nearness], bool]
+
+
+def _candidates(
+    graph: fx.GraphModule, parts: Parts, plan: ComputePlan, trial: Trial, spec: ModelSpec
+) -> Iterator[tuple[Kernel, Judge]]:
+    if plan.narrows_to_int8:
+        # An error in the graph itself could hide behind what rounding does to vectors.
+        if not _is_equal(trial.run(_packed(lower(graph, "stock"), parts))[1]):
+            return
+        kinds: tuple[Kernel, ...] = ("int8-dynamic", "int8-weight-only")
+        for kernel in kinds[kinds.index(f"int8-{spec.int8_method}") :]:
+            yield kernel, _is_within(_MIN_COSINE_INT8[kernel])
+        return
+    judge = _is_equal if plan.compute == "float32" else _is_within(_MIN_COSINE_16_BIT)
+    kernel = choose_float_kernel(graph, prepack=spec.prepack_weights)
+    yield kernel, judge
+    if kernel != "stock":
+        yield "stock", judge
+
+
+def _is_equal(nearness: Nearness) -> bool:
+    return nearness.deviation <= MAX_DEVIATION
+
+
+def _is_within(cosine: float) -> Judge:
+    return lambda nearness: nearness.cosine >= cosine
+
+
+def _capture(parts: Parts) -> fx.GraphModule | None:
+    model = getattr(parts.transformer, "model", None)
+    if not isinstance(model, PreTrainedModel) or not parts.heads.takes_flat_output:
+        log.info("padded", reason="this model's parts need more than its last hidden states")
+        return None
+    try:
+        return capture(model, type_ids=parts.wants_type_ids)
+    except CaptureError as error:
+        log.info("padded", reason=str(error))
+        return None
+
+
+def _packed(module: fx.GraphModule, parts: Parts) -> PackedPath:
+    return PackedPath(
+        module.forward,
+        parts.heads,
+        first_position=find_first_position(parts.transformer),
+        wants_type_ids=parts.wants_type_ids,
+    )
+
+
+def _padded(parts: Parts, plan: ComputePlan, trial: Trial) -> Chosen:
+    kernel: Kernel = "stock"
+    if plan.narrows_to_int8:
+        narrow_linears(parts.transformer)
+        kernel = "int8-weight-only"
+    vectors, nearness = trial.run(parts.plain)
+    log.info("plain", kernel=kernel, cosine=nearness.cosine, deviation=nearness.deviation)
+    return Chosen(parts.plain, "padded", kernel, vectors, count_bytes([parts.transformer, parts.heads.modules]))
