@@ -15,6 +15,7 @@ from emb_model_provider.logs import EventLog, configure_child_logs
 from emb_model_provider.messages import Hello, LoadFailed, LoadProgress, ModelInfo, Ready, ShardConfig
 from shard.encoder import Encoder
 from shard.hubs import Progress, Snapshot
+from shard.light_imports import leave_out_evaluation
 from shard.memory import private_bytes
 
 log = EventLog("shard")
@@ -89,13 +90,16 @@ def _fetch(config: ShardConfig, control: ControlChannel) -> Snapshot:
 
 
 def _load(config: ShardConfig, snapshot: Snapshot) -> Encoder:
+    is_trusted = _is_trusted(config, snapshot)
+    if not is_trusted:
+        leave_out_evaluation()
     from shard.loader import load  # noqa: PLC0415
 
     return load(
         snapshot.directory,
         replace(config.spec, device=config.device, revision=snapshot.revision),
         source=snapshot.source,
-        trust_remote_code=_is_trusted(config, snapshot),
+        trust_remote_code=is_trusted,
         threads=config.threads,
         cache_directory=Path(config.cache_dir),
     )

@@ -1,0 +1,21 @@
+import subprocess
+import sys
+
+PROGRAM = """
+import sys
+from shard.light_imports import leave_out_evaluation
+leave_out_evaluation()
+from sklearn.metrics import pairwise_distances
+import scipy.sparse
+assert "numpy.linalg" not in sys.modules
+import json, decimal
+try:
+    pairwise_distances([1])
+except ImportError as error:
+    print(error)
+"""
+
+
+def test_a_package_left_out_imports_as_nothing_and_says_so_when_it_is_used():
+    done = subprocess.run([sys.executable, "-c", PROGRAM], check=True, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "sklearn.metrics.pairwise_distances is left out of shards (shard/light_imports.py)\n"
