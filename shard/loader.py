@@ -95,7 +95,7 @@ class _Build:
         expected = exact if self.plan == _EXACT or self.plan.narrows_to_int8 else None
         if expected is None:
             expected = run_alone(parts.plain, probes, parts.dimension)
-        chosen = choose_path(parts, self.plan, Trial(probes, expected), self.spec)
+        chosen = choose_path(parts, self.plan, Trial(probes, expected, length), self.spec)
         _check(chosen.vectors, normalized=parts.normalized, precision=self.plan.precision)
         info = self._describe(parts, tokenizer, length, chosen)
         cosine = None if exact is None else compare(chosen.vectors, exact).cosine

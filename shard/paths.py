@@ -22,6 +22,7 @@ from shard.encoders.graph.capture import CaptureError, capture
 from shard.encoders.graph.int8 import narrow_linears
 from shard.encoders.graph.kernels import choose_float_kernel
 from shard.encoders.graph.lowering import Kernel, lower
+from shard.encoders.graph.program import compile_graph
 from shard.encoders.packed import PackedPath, find_first_position
 from shard.encoders.sentence_transformer import ForwardPath, run_path
 from shard.fidelity import Nearness, compare
@@ -50,10 +51,14 @@ class Chosen:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What every candidate is tried on: the probes, and what the plain path makes of each of them alone."""
+    """What every candidate is tried on: the probes, and what the plain path makes of each of them alone.
+
+    ``max_tokens`` is the longest text that the model will be given.
+    """
 
     probes: Sequence[Tokenized]
     expected: Vectors
+    max_tokens: int
 
     def run(self, path: ForwardPath) -> tuple[Vectors, Nearness]:
         """Return the vectors of all probes in one batch, and how near they come."""
@@ -75,7 +80,7 @@ def choose_path(parts: Parts, plan: ComputePlan, trial: Trial, spec: ModelSpec) 
     if graph is not None:
         for kernel, is_near in _candidates(graph, parts, plan, trial, spec):
             module = lower(graph, kernel)
-            path = _packed(module, parts)
+            path = _packed(module, parts, trial.max_tokens)
             vectors, nearness = trial.run(path)
             if is_near(nearness):
                 log.info("packed", kernel=kernel, cosine=nearness.cosine, deviation=nearness.deviation)
@@ -92,7 +97,7 @@ def _candidates(
 ) -> Iterator[tuple[Kernel, Judge]]:
     if plan.narrows_to_int8:
         # An error in the graph itself could hide behind what rounding does to vectors.
-        if not _is_equal(trial.run(_packed(lower(graph, "stock"), parts))[1]):
+        if not _is_equal(trial.run(_packed(lower(graph, "stock"), parts, trial.max_tokens))[1]):
             return
         kinds: tuple[Kernel, ...] = ("int8-dynamic", "int8-weight-only")
         for kernel in kinds[kinds.index(f"int8-{spec.int8_method}") :]:
@@ -125,10 +130,11 @@ def _capture(parts: Parts) -> fx.GraphModule | None:
         return None
 
 
-def _packed(module: fx.GraphModule, parts: Parts) -> PackedPath:
+def _packed(module: fx.GraphModule, parts: Parts, max_tokens: int) -> PackedPath:
     return PackedPath(
-        module.forward,
+        compile_graph(module),
         parts.heads,
+        max_tokens=max_tokens,
         first_position=find_first_position(parts.transformer),
         wants_type_ids=parts.wants_type_ids,
     )

@@ -7,10 +7,9 @@ and attention stays within a text.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Final
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -30,6 +29,8 @@ def packed_batches(lengths: Sequence[int], groups: Sequence[int], *, max_tokens:
 
     Texts of different ``groups`` never share a batch.
     """
+    if len(lengths) == 1:
+        return [[0]]
     order = sorted(range(len(lengths)), key=lambda index: (groups[index], lengths[index]), reverse=True)
     batches: list[list[int]] = []
     used = 0
@@ -45,12 +46,17 @@ def packed_batches(lengths: Sequence[int], groups: Sequence[int], *, max_tokens:
 
 
 class PackedPath:
-    """Implements ``sentence_transformer.ForwardPath`` on the CPU. A text's first token is at ``first_position``."""
+    """Implements ``sentence_transformer.ForwardPath`` on the CPU.
 
-    def __init__(self, graph: PackedGraph, heads: Heads, *, first_position: int, wants_type_ids: bool) -> None:
+    A text's first token is at ``first_position``; a text has at most ``max_tokens``.
+    """
+
+    def __init__(
+        self, graph: PackedGraph, heads: Heads, *, first_position: int, max_tokens: int, wants_type_ids: bool
+    ) -> None:
         self._graph = graph
         self._heads = heads
-        self._first_position = first_position
+        self._positions = torch.arange(first_position, first_position + max_tokens)
         self._wants_type_ids = wants_type_ids
 
     def split(self, batch: Sequence[Tokenized]) -> list[list[int]]:
@@ -62,16 +68,14 @@ class PackedPath:
 
     def run(self, rows: Sequence[Tokenized]) -> torch.Tensor:
         """Return the vectors of ``rows``, which ``split`` has put together: longest first, one length of prompt."""
-        lengths = np.array([len(row.ids) for row in rows])
-        ends = np.cumsum(lengths)
+        lengths = [len(row.ids) for row in rows]
         ids = torch.tensor([list(chain.from_iterable(row.ids for row in rows))])
-        starts = np.repeat(ends - lengths - self._first_position, lengths)
-        positions = torch.from_numpy(np.arange(ends[-1]) - starts)[None]
+        positions = torch.cat([self._positions[:length] for length in lengths])[None]
         types = [self._type_ids(rows, ids)] if self._wants_type_ids else []
-        hidden = self._graph(ids, positions, *types, find_segments(lengths.tolist()))
+        hidden = self._graph(ids, positions, *types, find_segments(lengths))
         features: Features = {"token_embeddings": hidden}
         if len(rows) > 1:
-            features["cu_seq_lens_q"] = torch.from_numpy(np.concatenate(([0], ends)))
+            features["cu_seq_lens_q"] = torch.tensor([0, *accumulate(lengths)])
         if not self._heads.pools_prompt and rows[0].prompt_tokens:
             features["prompt_length"] = rows[0].prompt_tokens
         return self._heads.run(features)

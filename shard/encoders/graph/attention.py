@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -41,21 +41,46 @@ def attend(
 ) -> torch.Tensor:
     """Attend within each text. Shapes: (1, heads, tokens, size) each, result (1, tokens, heads, size)."""
     grouped = key.shape[1] != query.shape[1]
-    if len(segments) == 1 and segments[0].count == 1:
-        return functional.scaled_dot_product_attention(
-            query, key, value, scale=scale, is_causal=causal, enable_gqa=grouped
-        ).transpose(1, 2)
-    _, heads, tokens, _ = query.shape
-    size = value.shape[-1]
-    result = query.new_empty((1, tokens, heads, size))
-    for segment in segments:
+
+    def attend_within(segment: Segment) -> torch.Tensor:
         end = segment.start + segment.count * segment.length
         queries, keys, values = (_split(tensor[0, :, segment.start : end], segment) for tensor in (query, key, value))
-        attended = functional.scaled_dot_product_attention(
+        return functional.scaled_dot_product_attention(
             queries, keys, values, scale=scale, is_causal=causal, enable_gqa=grouped
         )
-        result[0, segment.start : end] = attended.transpose(1, 2).reshape(-1, heads, size)
-    return result
+
+    return _gather(attend_within, segments, query.shape[2], query.shape[1], value.shape[-1])
+
+
+def attend_joint(
+    joint: torch.Tensor,
+    size: int,
+    scale: float | None,
+    causal: bool,  # noqa: FBT001 - as the graph passes it
+    segments: Sequence[Segment],
+) -> torch.Tensor:
+    """Attend where one layer has made queries, keys and values, shape (1, tokens, 3 * heads * size)."""
+    _, tokens, width = joint.shape
+    heads = width // (3 * size)
+    rows = joint.view(tokens, 3, heads, size)
+
+    def attend_within(segment: Segment) -> torch.Tensor:
+        end = segment.start + segment.count * segment.length
+        own = rows[segment.start : end].view(segment.count, segment.length, 3, heads, size)
+        queries, keys, values = own.permute(2, 0, 3, 1, 4)
+        return functional.scaled_dot_product_attention(queries, keys, values, scale=scale, is_causal=causal)
+
+    return _gather(attend_within, segments, tokens, heads, size)
+
+
+def _gather(
+    attend_within: Callable[[Segment], torch.Tensor], segments: Sequence[Segment], tokens: int, heads: int, size: int
+) -> torch.Tensor:
+    """Return what each segment has, (count, heads, length, size), one after the other: (1, tokens, heads, size)."""
+    if len(segments) == 1:
+        return attend_within(segments[0]).transpose(1, 2).reshape(1, tokens, heads, size)
+    parts = [attend_within(segment).transpose(1, 2).reshape(-1, heads, size) for segment in segments]
+    return torch.cat(parts)[None]
 
 
 def _split(tensor: torch.Tensor, segment: Segment) -> torch.Tensor:

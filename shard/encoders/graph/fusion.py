@@ -10,9 +10,12 @@ from typing import Final
 import torch
 from torch import fx
 
-from shard.encoders.graph.capture import LINEAR
+from shard.encoders.graph.attention import attend_joint
+from shard.encoders.graph.capture import ATTEND, LINEAR
 
 _aten = torch.ops.aten
+#: (batch, tokens, heads, size).
+_HEAD_DIMENSIONS: Final = 4
 _ACTIVATIONS: Final = {_aten.gelu.default: "gelu", _aten.relu.default: "relu"}
 
 #: What ``lowering`` finds on a linear node: the name of the activation and its algorithm; the node to be added.
@@ -105,6 +108,49 @@ def fuse_residuals(graph: fx.Graph) -> None:
         user.replace_all_uses_with(moved)
         graph.erase_node(user)
         graph.erase_node(node)
+
+
+def join_heads(graph: fx.Graph) -> None:
+    """Hand attention the one output that its queries, keys and values are three equal parts of.
+
+    ``merge_linears`` makes such outputs. Models that change queries and keys in between, by rotation or a norm, keep
+    their own order.
+    """
+    for node in graph.nodes:
+        if node.target is not ATTEND:
+            continue
+        parts = [_find_part(argument) for argument in node.args[:3]]
+        first = parts[0]
+        if first is None:
+            continue
+        joint, start, width, size = first
+        if start == 0 and parts == [(joint, number * width, width, size) for number in range(3)]:
+            with graph.inserting_before(node):
+                joined = graph.call_function(attend_joint, (joint, size, *node.args[3:]))
+            node.replace_all_uses_with(joined)
+            graph.erase_node(node)
+    graph.eliminate_dead_code()
+
+
+def _find_part(argument: object) -> tuple[fx.Node, int, int, int] | None:
+    """Read ``transpose(view(slice(joint, -1, start, end), [1, tokens, heads, size]), 1, 2)``.
+
+    Returns joint, start, width and size; ``None`` for anything else.
+    """
+    transposed = _call(argument, _aten.transpose.int)
+    viewed = transposed and transposed.args[1:] == (1, 2) and _call(transposed.args[0], _aten.view.default)
+    sliced = viewed and _call(viewed.args[0], _aten.slice.Tensor)
+    if not viewed or not sliced:
+        return None
+    joint, dimension, start, end = sliced.args
+    size = viewed.meta["val"].shape[-1]
+    if dimension != -1 or len(viewed.meta["val"].shape) != _HEAD_DIMENSIONS or not isinstance(size, int):
+        return None
+    return joint, start, end - start, size  # type: ignore[return-value, operator]
+
+
+def _call(argument: object, target: object) -> fx.Node | None:
+    return argument if isinstance(argument, fx.Node) and argument.target is target else None
 
 
 def add_constant(module: fx.GraphModule, tensor: torch.Tensor) -> fx.Node:

@@ -15,7 +15,7 @@ from torch.fx.node import Argument
 from torch.nn import functional
 
 from shard.encoders.graph import fusion
-from shard.encoders.graph.attention import attend
+from shard.encoders.graph.attention import attend, attend_joint
 from shard.encoders.graph.capture import ATTEND, LAYER_NORM, LINEAR
 from shard.encoders.graph.int8 import dynamic_linear, narrow, pack, widening_linear
 
@@ -43,6 +43,7 @@ def lower(captured: fx.GraphModule, kernel: Kernel) -> fx.GraphModule:
     graph = module.graph
     if kernel in ("onednn-packed", "int8-dynamic"):
         fusion.merge_linears(module)
+        fusion.join_heads(graph)
     if kernel in ("onednn", "onednn-packed"):
         fusion.fuse_activations(graph)
         fusion.fuse_residuals(graph)
@@ -64,7 +65,9 @@ def _lower_others(graph: fx.Graph, kernel: Kernel) -> None:
         segments = graph.placeholder("segments")
     for node in graph.nodes:
         if node.target is ATTEND:
-            node.target, node.args = attend, (*node.args, segments)
+            node.target = attend
+        if node.target in (attend, attend_joint):
+            node.args = (*node.args, segments)
         elif node.target is LAYER_NORM:
             node.target = torch.layer_norm
         elif node.target is LINEAR:  # its weight is computed on the way
