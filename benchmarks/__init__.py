@@ -1,0 +1,1 @@
+"""What the server does at the machine's limit, as ratios measured side by side in one run. See ``__main__``."""

@@ -1,0 +1,106 @@
+"""A process of its own around one object, whose methods are called from here.
+
+Whatever is compared lives in its own process: neither sees the other's threads, caches or imports. Bounded: a call that
+does not answer in time ends the process.
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import traceback
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Any, Final
+
+_CALL_TIMEOUT_S: Final = 150.0
+_STOP_S: Final = 5.0
+
+
+class WorkerError(RuntimeError):
+    """The worker raised, died, or took too long; the message says which and carries its traceback."""
+
+
+class Worker:
+    """Makes ``factory(*arguments)`` in a new interpreter; ``factory`` is ``module:name``. A context manager.
+
+    ``environment`` is set before anything is imported there.
+    """
+
+    def __init__(self, factory: str, *arguments: object, environment: Mapping[str, str] | None = None) -> None:
+        self._name = factory
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_serve, args=(theirs, factory, arguments, dict(environment or {})), daemon=True
+        )
+        self._process.start()
+        theirs.close()
+        self._answered = False
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        assert self._process.pid is not None
+        return self._process.pid
+
+    def __enter__(self) -> Worker:
+        try:
+            self._receive(_CALL_TIMEOUT_S)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.stop()
+
+    def call(self, method: str, *arguments: object, timeout_s: float = _CALL_TIMEOUT_S) -> Any:  # noqa: ANN401
+        """Call a method there and return what it returns; raise ``WorkerError``."""
+        self.begin(method, *arguments)
+        return self.result(timeout_s)
+
+    def begin(self, method: str, *arguments: object) -> None:
+        """Call a method there without waiting; ``result`` waits."""
+        self._connection.send((method, arguments))
+
+    def result(self, timeout_s: float = _CALL_TIMEOUT_S) -> Any:  # noqa: ANN401 - whatever crosses the pipe
+        """Return what the method that was begun returns; raise ``WorkerError``."""
+        return self._receive(timeout_s)
+
+    def stop(self) -> None:
+        """End the process."""
+        self._connection.close()
+        self._process.join(_STOP_S)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+    def _receive(self, timeout_s: float) -> object:
+        try:
+            if not self._connection.poll(timeout_s):
+                self._process.kill()
+                raise WorkerError(f"{self._name} did not answer within {timeout_s:g} s")
+            went_well, value = self._connection.recv()
+        except (EOFError, ConnectionResetError):
+            raise WorkerError(f"{self._name} died") from None
+        if not went_well:
+            raise WorkerError(f"{self._name}: {value}")
+        return value
+
+
+def _serve(connection: Connection, factory: str, arguments: tuple[object, ...], environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+    module, _, name = factory.partition(":")
+    try:
+        target = getattr(importlib.import_module(module), name)(*arguments)
+        connection.send((True, None))
+        while True:
+            method, values = connection.recv()
+            connection.send((True, getattr(target, method)(*values)))
+    except (EOFError, BrokenPipeError, KeyboardInterrupt):
+        return
+    except Exception:  # noqa: BLE001 - whatever it is, the one who asked is told
+        connection.send((False, traceback.format_exc()))
