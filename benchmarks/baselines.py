@@ -50,7 +50,7 @@ class OnnxPipeline:
     """Text to vector by ONNX Runtime in fp32: tokenise, run, mean, length 1; numpy and nothing else around it."""
 
     def __init__(self, graph: str, directory: str, threads: int) -> None:
-        import onnxruntime  # noqa: PLC0415
+        import onnxruntime  # type: ignore[import-untyped,import-not-found,unused-ignore]  # noqa: PLC0415
         from tokenizers import Tokenizer  # noqa: PLC0415
 
         options = onnxruntime.SessionOptions()

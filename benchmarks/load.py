@@ -161,7 +161,7 @@ class Generator:
         return _Round(load, checked=True).run()
 
     def run_unchecked(self, load: Load) -> LoadRun:
-        """The same for a responder whose answers have no content."""
+        """Do the same with a responder whose answers have no content."""
         return _Round(load, checked=False).run()
 
 

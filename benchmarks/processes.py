@@ -50,7 +50,7 @@ def _pids() -> list[int]:
 
 
 def _stat(pid: int) -> list[str]:
-    """Return the fields after the command's name: state, parent, …"""
+    """Return the fields after the command's name: state, parent and so on."""
     try:
         return (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):

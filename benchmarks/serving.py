@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import os
@@ -140,11 +139,6 @@ def serving(
             yield server
         finally:
             _stop(process)
-
-
-def decode_vector(text: str) -> bytes:
-    """Return the little-endian float32 numbers of a base64 embedding."""
-    return base64.b64decode(text)
 
 
 def free_port() -> int:

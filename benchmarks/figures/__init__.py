@@ -1,0 +1,30 @@
+"""Every figure by name, in the order in which they are shown. Each function returns the figures of one row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from benchmarks.figure import Figure
+from benchmarks.figures.engine import engine_against_gemm, engine_against_sentence_transformers, int8_against_fp32
+from benchmarks.figures.footprint import peak_memory, private_memory
+from benchmarks.figures.http import bulk_against_engine, one_short_text, singles_against_engine
+from benchmarks.figures.router import router_and_channel
+from benchmarks.figures.startup import start
+from benchmarks.figures.together import short_under_bulk, two_models
+from benchmarks.setting import Setting
+
+ALL: Final[Mapping[str, Callable[[Setting], list[Figure]]]] = {
+    "gemm": engine_against_gemm,
+    "sentence-transformers": engine_against_sentence_transformers,
+    "bulk": bulk_against_engine,
+    "singles": singles_against_engine,
+    "one-text": one_short_text,
+    "short-under-bulk": short_under_bulk,
+    "two-models": two_models,
+    "router": router_and_channel,
+    "int8": int8_against_fp32,
+    "peak-memory": peak_memory,
+    "start": start,
+    "private-memory": private_memory,
+}

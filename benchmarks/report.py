@@ -1,0 +1,103 @@
+"""What a run found: a table for people and a file for machines."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from benchmarks.figure import Figure
+
+_PACKAGES: Final = (
+    "emb-model-provider",
+    "torch",
+    "transformers",
+    "sentence-transformers",
+    "tokenizers",
+    "onnxruntime",
+    "aiohttp",
+    "uvloop",
+    "numpy",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One function's outcome: its figures, or why there are none."""
+
+    name: str
+    seconds: float
+    figures: Sequence[Figure] = ()
+    error: str = ""
+
+
+def lines(row: Row) -> Iterator[str]:
+    """Return the table's lines for a row: each figure, and what it is made of below it."""
+    if row.error:
+        yield f"FAILED  {row.name}: {row.error}"
+    for figure in row.figures:
+        sign = "≥" if figure.bound == "at least" else "≤"
+        verdict = "met   " if figure.met else "MISSED"
+        yield f"{verdict}  {figure.name:<72} {_number(figure.value):>9} {sign} {_number(figure.target)} {figure.unit}"
+        if figure.note:
+            yield f"          {figure.note}"
+        for name, value in figure.parts.items():
+            yield f"          {name}: {value}"
+
+
+def document(rows: Sequence[Row], *, cpus: Sequence[int], quick: bool) -> str:
+    """Return everything as JSON: machine, versions, date, each figure with its parts, each failure with its reason."""
+    content = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine(),
+        "cpus": list(cpus),
+        "load_average": list(os.getloadavg()),
+        "quick": quick,
+        "versions": versions(),
+        "rows": [
+            {
+                "name": row.name,
+                "seconds": round(row.seconds, 1),
+                "error": row.error,
+                "figures": [{**asdict(figure), "met": figure.met} for figure in row.figures],
+            }
+            for row in rows
+        ],
+    }
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def machine() -> dict[str, object]:
+    """Return the processor's name, the cores of the machine and the widest instructions that matter here."""
+    text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    name = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    flags = re.search(r"^flags\s*:\s*(.+)$", text, re.MULTILINE)
+    known = set(flags.group(1).split()) if flags else set()
+    return {
+        "processor": name.group(1) if name else platform.machine(),
+        "cores": os.cpu_count(),
+        "instructions": [flag for flag in ("avx2", "avx512f", "avx512_vnni", "amx_int8") if flag in known],
+        "kernel": platform.release(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide; those that are missing are left out."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
