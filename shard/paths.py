@@ -20,7 +20,7 @@ from shard.device import ComputePlan
 from shard.encoder import Tokenized, Vectors
 from shard.encoders.graph.capture import CaptureError, capture
 from shard.encoders.graph.int8 import narrow_linears
-from shard.encoders.graph.kernels import choose_float_kernel
+from shard.encoders.graph.kernels import choose_float_kernel, choose_plain_tokens
 from shard.encoders.graph.lowering import Kernel, lower
 from shard.encoders.graph.program import compile_graph
 from shard.encoders.packed import PackedPath, find_first_position
@@ -61,9 +61,15 @@ class Trial:
     max_tokens: int
 
     def run(self, path: ForwardPath) -> tuple[Vectors, Nearness]:
-        """Return the vectors of all probes in one batch, and how near they come."""
-        found = run_path(path, self.probes, self.expected.shape[1])
-        return found, compare(found, self.expected)
+        """Return the vectors of all probes in one batch, and how near they come; so does the first probe alone."""
+        dimension = self.expected.shape[1]
+        try:
+            found = run_path(path, self.probes, dimension)
+            first = run_path(path, self.probes[:1], dimension)
+        except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:  # a kernel this processor lacks
+            log.warning("not_computed", error=f"{type(error).__name__}: {error}")
+            return np.full_like(self.expected, np.nan), Nearness(cosine=-1.0, deviation=float("inf"))
+        return found, compare(np.concatenate([found, first]), np.concatenate([self.expected, self.expected[:1]]))
 
 
 def run_alone(path: ForwardPath, probes: Sequence[Tokenized], dimension: int) -> Vectors:
@@ -78,8 +84,9 @@ def choose_path(parts: Parts, plan: ComputePlan, trial: Trial, spec: ModelSpec) 
     """
     graph = _capture(parts) if plan.on_cpu else None
     if graph is not None:
+        plain_tokens = choose_plain_tokens(graph)
         for kernel, is_near in _candidates(graph, parts, plan, trial, spec):
-            module = lower(graph, kernel)
+            module = lower(graph, kernel, plain_tokens)
             path = _packed(module, parts, trial.max_tokens)
             vectors, nearness = trial.run(path)
             if is_near(nearness):

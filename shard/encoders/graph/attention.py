@@ -1,12 +1,19 @@
-"""Attention within each text of a packed sequence. Called by captured graphs."""
+"""Attention within each text of a packed sequence. Called by captured graphs.
+
+A text attends by three plain steps (product, softmax, product) up to a length that ``kernels`` finds by measuring, and
+by torch's fused attention beyond it, which does not hold all scores at once.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch.nn import functional
+
+_NOTHING_TO_ADD: Final = torch.empty(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +23,11 @@ class Segment:
     start: int
     count: int
     length: int
+
+    @property
+    def end(self) -> int:
+        """The first token behind it."""
+        return self.start + self.count * self.length
 
 
 def find_segments(lengths: Sequence[int]) -> list[Segment]:
@@ -37,19 +49,24 @@ def attend(
     value: torch.Tensor,
     scale: float | None,
     causal: bool,  # noqa: FBT001 - as the graph passes it
+    plain_tokens: int,
     segments: Sequence[Segment],
 ) -> torch.Tensor:
-    """Attend within each text. Shapes: (1, heads, tokens, size) each, result (1, tokens, heads, size)."""
-    grouped = key.shape[1] != query.shape[1]
+    """Attend within each text. Shapes: (1, heads, tokens, size) each, result (1, tokens, heads, size).
+
+    Texts of up to ``plain_tokens`` take the three plain steps.
+    """
+    heads, tokens = query.shape[1:3]
 
     def attend_within(segment: Segment) -> torch.Tensor:
-        end = segment.start + segment.count * segment.length
-        queries, keys, values = (_split(tensor[0, :, segment.start : end], segment) for tensor in (query, key, value))
+        queries, keys, values = (_split(tensor, segment) for tensor in (query, key, value))
+        if segment.length <= plain_tokens and not causal and key.shape[1] == heads:
+            return attend_plainly(queries, keys, values, scale)
         return functional.scaled_dot_product_attention(
-            queries, keys, values, scale=scale, is_causal=causal, enable_gqa=grouped
+            queries, keys, values, scale=scale, is_causal=causal, enable_gqa=key.shape[1] != heads
         )
 
-    return _gather(attend_within, segments, query.shape[2], query.shape[1], value.shape[-1])
+    return _gather(attend_within, segments, tokens)
 
 
 def attend_joint(
@@ -57,33 +74,46 @@ def attend_joint(
     size: int,
     scale: float | None,
     causal: bool,  # noqa: FBT001 - as the graph passes it
+    plain_tokens: int,
     segments: Sequence[Segment],
 ) -> torch.Tensor:
-    """Attend where one layer has made queries, keys and values, shape (1, tokens, 3 * heads * size)."""
+    """Do what ``attend`` does where one layer has made query, key and value: shape (1, tokens, 3 * heads * size)."""
     _, tokens, width = joint.shape
     heads = width // (3 * size)
     rows = joint.view(tokens, 3, heads, size)
 
     def attend_within(segment: Segment) -> torch.Tensor:
-        end = segment.start + segment.count * segment.length
-        own = rows[segment.start : end].view(segment.count, segment.length, 3, heads, size)
+        own = rows[segment.start : segment.end].view(segment.count, segment.length, 3, heads, size)
         queries, keys, values = own.permute(2, 0, 3, 1, 4)
+        if segment.length <= plain_tokens and not causal:
+            return attend_plainly(queries, keys, values, scale)
         return functional.scaled_dot_product_attention(queries, keys, values, scale=scale, is_causal=causal)
 
-    return _gather(attend_within, segments, tokens, heads, size)
+    return _gather(attend_within, segments, tokens)
 
 
-def _gather(
-    attend_within: Callable[[Segment], torch.Tensor], segments: Sequence[Segment], tokens: int, heads: int, size: int
+def attend_plainly(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scale: float | None
 ) -> torch.Tensor:
+    """Attend without a mask, shapes (count, heads, length, size); ``scale`` ``None`` is ``size ** -0.5``."""
+    count, heads, length, size = queries.shape
+    query, key, value = (tensor.reshape(-1, length, tensor.shape[-1]) for tensor in (queries, keys, values))
+    factor = size**-0.5 if scale is None else scale
+    scores = torch.baddbmm(_NOTHING_TO_ADD.to(query.dtype), query, key.transpose(1, 2), beta=0, alpha=factor)
+    return torch.bmm(torch.softmax(scores, -1), value).view(count, heads, length, -1)
+
+
+def _gather(attend_within: Callable[[Segment], torch.Tensor], segments: Sequence[Segment], tokens: int) -> torch.Tensor:
     """Return what each segment has, (count, heads, length, size), one after the other: (1, tokens, heads, size)."""
-    if len(segments) == 1:
-        return attend_within(segments[0]).transpose(1, 2).reshape(1, tokens, heads, size)
-    parts = [attend_within(segment).transpose(1, 2).reshape(-1, heads, size) for segment in segments]
-    return torch.cat(parts)[None]
+    parts = [attend_within(segment).transpose(1, 2) for segment in segments]
+    _, _, heads, size = parts[0].shape
+    if len(parts) == 1:
+        return parts[0].contiguous().view(1, tokens, heads, size)
+    return torch.cat([part.reshape(-1, heads, size) for part in parts])[None]
 
 
 def _split(tensor: torch.Tensor, segment: Segment) -> torch.Tensor:
-    """(heads, count * length, size) → (count, heads, length, size)."""
-    heads, _, size = tensor.shape
-    return tensor.reshape(heads, segment.count, segment.length, size).transpose(0, 1)
+    """(1, heads, tokens, size) → (count, heads, length, size) of one segment."""
+    _, heads, _, size = tensor.shape
+    own = tensor[0, :, segment.start : segment.end]
+    return own.reshape(heads, segment.count, segment.length, size).transpose(0, 1)

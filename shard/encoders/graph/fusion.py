@@ -89,6 +89,11 @@ def fuse_activations(graph: fx.Graph) -> None:
         graph.erase_node(user)
 
 
+def is_activated(node: fx.Node) -> bool:
+    """Tell whether a linear node reads what an activation has made."""
+    return isinstance(node.args[0], fx.Node) and node.args[0].target in _ACTIVATIONS
+
+
 def fuse_residuals(graph: fx.Graph) -> None:
     """Mark linear layers whose output is added to something of equal shape and used nowhere else; remove the sum.
 

@@ -16,7 +16,10 @@ from torch import nn
 from torch.nn import functional
 
 _LARGEST: Final = 127.0
+_ALL_VALUES: Final = 255.0
 _ZERO_POINT: Final = 128
+#: GELU's least value is -0.16997, its tanh form's -0.17004, ReLU's 0.
+FLOOR: Final = 0.1701
 _HALF_A_STEP_UP: Final = torch.tensor(_ZERO_POINT + 0.5)
 #: Keeps a row of zeros from being divided by zero.
 _SMALLEST_SCALE: Final = 1e-12
@@ -66,6 +69,30 @@ def dynamic_linear(
     )
     result = product.mul_(row_scales) if bias is None else torch.addcmul(bias, product, row_scales)
     return result.reshape(*x.shape[:-1], -1)
+
+
+def shift_bias(weight: NarrowWeight, bias: torch.Tensor | None) -> torch.Tensor:
+    """Return the bias of ``activated_linear``, shape (out,): what moving its input up by ``FLOOR`` has to be less."""
+    moved = weight.values.sum(dim=1).float() * weight.scales * -FLOOR
+    return moved if bias is None else moved + bias.detach()
+
+
+def activated_linear(
+    x: torch.Tensor, packed: torch.Tensor, scales: torch.Tensor, zero_points: torch.Tensor, bias: torch.Tensor
+) -> torch.Tensor:
+    """Return ``x @ weight.T + bias``, shape (..., out), fp32, for an ``x`` that is nowhere below ``-FLOOR``.
+
+    What GELU or ReLU has made is moved up to 0 and takes all of the 256 values instead of little more than half.
+    ``bias`` is that of ``shift_bias``.
+    """
+    rows = x.reshape(-1, x.shape[-1])
+    row_scales = rows.amax(dim=1, keepdim=True).add_(FLOOR).div_(_ALL_VALUES).clamp_min_(_SMALLEST_SCALE)
+    factors = row_scales.reciprocal()
+    bytes_ = torch.addcmul(factors * FLOOR + 0.5, rows, factors).to(torch.uint8)
+    product = _onednn.qlinear_pointwise(
+        bytes_, 1.0, 0, packed, scales, zero_points, None, 1.0, 0, torch.float32, "none", [], ""
+    )
+    return torch.addcmul(bias, product, row_scales).reshape(*x.shape[:-1], -1)
 
 
 def widening_linear(

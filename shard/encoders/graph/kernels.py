@@ -1,4 +1,4 @@
-"""Which kernel multiplies fastest here? Asked of the processor itself, once, in some milliseconds.
+"""Which way to multiply and to attend is fastest here? Asked of the processor itself, once, in milliseconds.
 
 Called by ``shard.paths``. Which library is best differs from one processor to the next by a factor of two or more.
 """
@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import torch
 from torch import fx
 from torch.nn import functional
 
-from shard.encoders.graph.capture import LINEAR
+from shard.encoders.graph.attention import attend_plainly
+from shard.encoders.graph.capture import ATTEND, LINEAR
 from shard.encoders.graph.fusion import linear_nodes, weight_of
 from shard.encoders.graph.lowering import Kernel, onednn_linear
 
@@ -22,6 +24,8 @@ _MAX_PREPACKED_BYTES: Final = 64 * 1024 * 1024
 #: Enough rows for the product and not the call to be measured.
 _ROWS: Final = 256
 _ROUNDS: Final = 7
+#: Tried in this order. Beyond the last, the scores of all pairs of tokens would take too much memory.
+_LENGTHS: Final = (16, 64, 128, 192)
 
 
 def choose_float_kernel(graph: fx.GraphModule, *, prepack: bool | None) -> Kernel:
@@ -45,6 +49,24 @@ def _is_onednn_quicker(outputs: int, inputs: int, dtype: torch.dtype) -> bool:
     with torch.inference_mode():
         stock_s, onednn_s = _race(lambda: functional.linear(rows, weight), lambda: onednn_linear(rows, weight))
     return onednn_s < stock_s
+
+
+def choose_plain_tokens(graph: fx.GraphModule) -> int:
+    """Return up to which length of text the plain steps of attention are quicker than torch's fused one."""
+    queries = [node.args[0].meta["val"] for node in graph.graph.nodes if node.target is ATTEND]
+    _, heads, _, size = queries[0].shape
+    found = 0
+    with torch.inference_mode():
+        for length in _LENGTHS:
+            text = torch.ones((1, int(heads), length, int(size)), dtype=queries[0].dtype)
+            plain_s, fused_s = _race(
+                partial(attend_plainly, text, text, text, None),
+                partial(functional.scaled_dot_product_attention, text, text, text),
+            )
+            if plain_s > fused_s:
+                break
+            found = length
+    return found
 
 
 def _race(*runners: Callable[[], object]) -> list[float]:

@@ -17,7 +17,7 @@ from torch.nn import functional
 from shard.encoders.graph import fusion
 from shard.encoders.graph.attention import attend, attend_joint
 from shard.encoders.graph.capture import ATTEND, LAYER_NORM, LINEAR
-from shard.encoders.graph.int8 import dynamic_linear, narrow, pack, widening_linear
+from shard.encoders.graph.int8 import activated_linear, dynamic_linear, narrow, pack, shift_bias, widening_linear
 
 _pointwise = torch.ops.mkldnn._linear_pointwise.default  # noqa: SLF001
 _pointwise_sum = torch.ops.mkldnn._linear_pointwise.binary  # noqa: SLF001
@@ -34,9 +34,10 @@ def onednn_linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return product
 
 
-def lower(captured: fx.GraphModule, kernel: Kernel) -> fx.GraphModule:
+def lower(captured: fx.GraphModule, kernel: Kernel, plain_tokens: int = 0) -> fx.GraphModule:
     """Return ``captured`` with every mark replaced; it takes the segments of ``attend`` as one more argument.
 
+    ``plain_tokens`` is that of ``attend``.
     The captured graph stays as it is, and the weights it holds are shared where the kernel takes them as they are.
     """
     module = fx.GraphModule(captured, copy.deepcopy(captured.graph))
@@ -49,7 +50,7 @@ def lower(captured: fx.GraphModule, kernel: Kernel) -> fx.GraphModule:
         fusion.fuse_residuals(graph)
     for node in fusion.linear_nodes(graph):
         _LINEARS[kernel](module, node)
-    _lower_others(graph, kernel)
+    _lower_others(graph, kernel, plain_tokens)
     graph.eliminate_dead_code()
     module.delete_all_unused_submodules()
     _drop_unused_constants(module)
@@ -59,7 +60,7 @@ def lower(captured: fx.GraphModule, kernel: Kernel) -> fx.GraphModule:
     return module
 
 
-def _lower_others(graph: fx.Graph, kernel: Kernel) -> None:
+def _lower_others(graph: fx.Graph, kernel: Kernel, plain_tokens: int) -> None:
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     with graph.inserting_after(inputs[-1]):
         segments = graph.placeholder("segments")
@@ -67,7 +68,7 @@ def _lower_others(graph: fx.Graph, kernel: Kernel) -> None:
         if node.target is ATTEND:
             node.target = attend
         if node.target in (attend, attend_joint):
-            node.args = (*node.args, segments)
+            node.args = (*node.args, plain_tokens, segments)
         elif node.target is LAYER_NORM:
             node.target = torch.layer_norm
         elif node.target is LINEAR:  # its weight is computed on the way
@@ -110,7 +111,14 @@ def _set_pointwise(node: fx.Node, weight: Argument) -> None:
 def _lower_dynamic(module: fx.GraphModule, node: fx.Node) -> None:
     weight = fusion.weight_of(node)
     assert weight is not None
-    _set_constants(module, node, dynamic_linear, *pack(narrow(weight)))
+    narrowed = narrow(weight)
+    if not fusion.is_activated(node):
+        _set_constants(module, node, dynamic_linear, *pack(narrowed))
+        return
+    with module.graph.inserting_before(node):
+        bias = fusion.add_constant(module, shift_bias(narrowed, fusion.bias_of(node)))
+    node.args = (*node.args[:2], bias)
+    _set_constants(module, node, activated_linear, *pack(narrowed))
 
 
 def _lower_widening(module: fx.GraphModule, node: fx.Node) -> None:
