@@ -11,6 +11,7 @@ import dataclasses
 import types
 from collections.abc import Callable
 from functools import cache
+from operator import attrgetter
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import msgpack
@@ -25,7 +26,7 @@ _MAX_ITEMS = 1_000_000
 
 def encode(message: object) -> bytes:
     """Return the msgpack form of a dataclass instance."""
-    return cast("bytes", msgpack.packb(_plain(message), use_bin_type=True))
+    return cast("bytes", msgpack.packb(message, default=_fields, use_bin_type=True))
 
 
 def decode(kind: type[Message], payload: bytes) -> Message:
@@ -49,15 +50,20 @@ def _refuse_extension(code: int, _data: bytes) -> object:
     raise ValueError(f"extension type {code} is not part of the protocol")
 
 
-def _plain(value: object) -> object:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return [_plain(getattr(value, field.name)) for field in dataclasses.fields(value)]
-    if isinstance(value, (tuple, list)):
-        # The common long case, token ids and texts, needs no look at each item.
-        if value and isinstance(value[0], (str, int, float, bytes)):
-            return value
-        return [_plain(item) for item in value]
-    return value
+def _fields(value: object) -> tuple[object, ...]:
+    """Return a dataclass's values in order: what msgpack calls for everything that it does not know itself."""
+    return _getter(cast("Any", type(value)))(value)
+
+
+@cache
+def _getter(kind: type[Any]) -> Callable[[object], tuple[object, ...]]:
+    if not dataclasses.is_dataclass(kind):
+        raise TypeError(f"{kind.__name__} cannot cross a socket")
+    names = [field.name for field in dataclasses.fields(kind)]
+    if len(names) == 1:
+        only = attrgetter(names[0])
+        return lambda value: (only(value),)
+    return attrgetter(*names)
 
 
 @cache
@@ -78,23 +84,21 @@ def _reader(hint: Any) -> Reader:  # noqa: ANN401 - an annotation may be any obj
 
 def _dataclass_reader(kind: type[Any]) -> Reader:
     hints = get_type_hints(kind)
-    readers = [(field.name, _reader(hints[field.name])) for field in dataclasses.fields(kind)]
+    names = [field.name for field in dataclasses.fields(kind)]
+    readers = [_reader(hints[name]) for name in names]
 
     def read(value: object) -> object:
         if not isinstance(value, list) or len(value) != len(readers):
             raise ProtocolError(f"{kind.__name__}: expected an array of {len(readers)} fields")
-        return kind(
-            *[_read_field(kind, name, reader, item) for (name, reader), item in zip(readers, value, strict=True)]
-        )
+        items: list[object] = []  # how far it came names the field that is wrong
+        try:
+            for reader, item in zip(readers, value, strict=True):
+                items.append(reader(item))
+        except ProtocolError as error:
+            raise ProtocolError(f"{kind.__name__}.{names[len(items)]}: {error}") from None
+        return kind(*items)
 
     return read
-
-
-def _read_field(kind: type[Any], name: str, reader: Reader, item: object) -> object:
-    try:
-        return reader(item)
-    except ProtocolError as error:
-        raise ProtocolError(f"{kind.__name__}.{name}: {error}") from None
 
 
 def _literal_reader(allowed: tuple[object, ...]) -> Reader:

@@ -11,6 +11,7 @@ has met one wrong byte refuses everything after it: there is no way to find the 
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from emb_model_provider.errors import ProtocolError
@@ -35,6 +36,33 @@ def pack_frame(kind: int, request_id: int, payload: bytes) -> bytes:
     if len(payload) > MAX_PAYLOAD_BYTES:
         raise ProtocolError(f"a frame of {len(payload)} bytes is over the limit of {MAX_PAYLOAD_BYTES}")
     return HEADER.pack(MAGIC, VERSION, kind, len(payload), request_id) + payload
+
+
+class Outbox:
+    """Frames that leave together: what is added before ``flush`` runs goes out in one write, in the order added.
+
+    A write to a socket costs more than packing the frame, and wakes the peer. ``call_soon`` runs a function after
+    those that are due already (an event loop's), ``write`` takes the bytes.
+    """
+
+    __slots__ = ("_call_soon", "_frames", "_write")
+
+    def __init__(self, call_soon: Callable[[Callable[[], None]], object], write: Callable[[bytes], None]) -> None:
+        self._call_soon = call_soon
+        self._write = write
+        self._frames: list[bytes] = []
+
+    def add(self, frame: bytes) -> None:
+        """Queue a frame and see to it that it leaves soon."""
+        self._frames.append(frame)
+        if len(self._frames) == 1:
+            self._call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Write what is queued, if anything is."""
+        if self._frames:
+            frames, self._frames = self._frames, []
+            self._write(frames[0] if len(frames) == 1 else b"".join(frames))
 
 
 class FrameDecoder:

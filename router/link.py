@@ -7,7 +7,7 @@ import itertools
 from typing import cast
 
 from emb_model_provider.errors import ProtocolError, ProviderError, RequestError
-from emb_model_provider.frames import FrameDecoder
+from emb_model_provider.frames import FrameDecoder, Outbox
 from emb_model_provider.logs import EventLog
 from emb_model_provider.messages import Cancel, Encode, Encoded, Failed, Hello, Started, pack, unpack
 
@@ -42,6 +42,7 @@ class Link(asyncio.Protocol):
         self.complaint = ""
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._transport: asyncio.Transport | None = None
+        self._outbox: Outbox | None = None
         self._decoder = FrameDecoder()
         self._ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Encoded]] = {}
@@ -52,17 +53,17 @@ class Link(asyncio.Protocol):
 
         A caller that is cancelled takes its request back: what has not started is never encoded.
         """
-        if self._transport is None or self.lost.done():
+        if self._outbox is None or self.lost.done():
             raise ShardLostError(started=False)
         request_id = next(self._ids)
+        self._outbox.add(pack(message, request_id))
         future: asyncio.Future[Encoded] = asyncio.get_running_loop().create_future()
         self._waiting[request_id] = future
-        self._transport.write(pack(message, request_id))
         try:
             return await future
         except asyncio.CancelledError:
             if not self.lost.done():
-                self._transport.write(pack(Cancel((request_id,))))
+                self._outbox.add(pack(Cancel((request_id,))))
             raise
         finally:
             self._waiting.pop(request_id, None)
@@ -77,6 +78,7 @@ class Link(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one without being derived from it
+        self._outbox = Outbox(asyncio.get_running_loop().call_soon, self._transport.write)
 
     def data_received(self, data: bytes) -> None:
         try:

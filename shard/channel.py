@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import itertools
 import os
 import socket
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import cast
 
 from emb_model_provider.errors import ProtocolError
-from emb_model_provider.frames import FrameDecoder
+from emb_model_provider.frames import FrameDecoder, Outbox
 from emb_model_provider.logs import EventLog
 from emb_model_provider.messages import Cancel, Encode, Encoded, Failed, Hello, Message, Started, pack, unpack
 from shard.engine import Engine
@@ -52,6 +53,9 @@ class Channel:
         self._keys = itertools.count(1)
         self._askers: dict[int, tuple[_Link, int]] = {}
         self._links: set[_Link] = set()
+        #: What the engine has said and the loop has not yet passed on: jobs that start, and outcomes.
+        self._heard: collections.deque[list[int] | tuple[int, Encoded | Failed]] = collections.deque()
+        self._is_woken = False
         self._server: asyncio.Server | None = None
 
     async def serve(self, engine: Engine, server_socket: socket.socket) -> None:
@@ -72,10 +76,27 @@ class Channel:
     # ---------------------------------------------------------------- called by the engine, on its own threads
 
     def started(self, keys: list[int]) -> None:
-        self._loop.call_soon_threadsafe(self._send_started, keys)
+        self._hear(keys)
 
     def finished(self, key: int, outcome: Encoded | Failed) -> None:
-        self._loop.call_soon_threadsafe(self._send_outcome, key, outcome)
+        self._hear((key, outcome))
+
+    def _hear(self, event: list[int] | tuple[int, Encoded | Failed]) -> None:
+        self._heard.append(event)
+        # Waking the loop is a system call and a switch of threads: once for all that is said until it runs. Two
+        # threads at this line wake it twice, which is harmless.
+        if not self._is_woken:
+            self._is_woken = True
+            self._loop.call_soon_threadsafe(self._pass_on)
+
+    def _pass_on(self) -> None:
+        self._is_woken = False  # before reading: what is said from now on wakes the loop again
+        while self._heard:
+            event = self._heard.popleft()
+            if isinstance(event, list):
+                self._send_started(event)
+            else:
+                self._send_outcome(*event)
 
     def _send_started(self, keys: list[int]) -> None:
         by_link: dict[_Link, list[int]] = {}
@@ -132,6 +153,7 @@ class _Link(asyncio.Protocol):
         self._channel = channel
         self._decoder = FrameDecoder()
         self._transport: asyncio.Transport | None = None
+        self._outbox: Outbox | None = None
         self.keys: dict[int, int] = {}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -141,6 +163,7 @@ class _Link(asyncio.Protocol):
             stream.abort()
             return
         self._transport = stream
+        self._outbox = Outbox(asyncio.get_running_loop().call_soon, stream.write)
         self._channel.opened(self)
 
     def data_received(self, data: bytes) -> None:
@@ -158,11 +181,12 @@ class _Link(asyncio.Protocol):
             self._channel.closed(self)
 
     def send(self, message: Message, request_id: int = 0) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(pack(message, request_id))
+        if self._outbox is not None and self._transport is not None and not self._transport.is_closing():
+            self._outbox.add(pack(message, request_id))
 
     def close(self) -> None:
-        if self._transport is not None:
+        if self._outbox is not None and self._transport is not None:
+            self._outbox.flush()
             self._transport.close()
 
 

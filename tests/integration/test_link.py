@@ -9,7 +9,7 @@ import pytest
 
 from emb_model_provider.errors import RequestError
 from emb_model_provider.frames import pack_frame
-from emb_model_provider.messages import Encode, Hello, pack
+from emb_model_provider.messages import Encode, Encoded, Hello, pack
 from emb_model_provider.modelmap import BatchLimits
 from router.link import Link, ShardLostError
 from shard.channel import Channel, bind_private
@@ -124,6 +124,18 @@ async def test_a_peer_that_breaks_the_protocol_is_cut_off_and_the_next_one_serve
         encoder.gate.set()
         async with linked(tmp_path / "s.sock") as link:
             assert len((await link.request(Encode(("fine",)))).tokens) == 1
+
+
+async def test_an_answer_given_just_before_the_channel_closes_still_arrives(tmp_path):
+    encoder = FakeEncoder(closed=True)
+    async with served(encoder, tmp_path / "s.sock") as channel, linked(tmp_path / "s.sock") as link:
+        asked = asyncio.create_task(link.request(Encode(("a",))))
+        await asyncio.to_thread(encoder.entered.wait, 5)
+        outcome = Encoded(np.zeros(4, "<f4").tobytes(), 4, (1,))
+        channel.finished(1, outcome)  # as the engine does; the loop has not run since when the channel closes
+        await asyncio.sleep(0)
+        await channel.close()
+        assert await asked == outcome
 
 
 async def test_a_link_to_the_wrong_generation_is_dropped(tmp_path):

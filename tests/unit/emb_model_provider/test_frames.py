@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emb_model_provider.errors import ProtocolError
-from emb_model_provider.frames import HEADER, MAGIC, MAX_PAYLOAD_BYTES, VERSION, FrameDecoder, pack_frame
+from emb_model_provider.frames import HEADER, MAGIC, MAX_PAYLOAD_BYTES, VERSION, FrameDecoder, Outbox, pack_frame
 
 frames = st.lists(
     st.tuples(st.integers(0, 255), st.integers(0, 2**64 - 1), st.binary(max_size=200)), min_size=1, max_size=8
@@ -63,3 +63,41 @@ def test_garbage_never_raises_anything_but_a_protocol_error(data):
 def test_a_payload_no_peer_would_take_is_refused_by_the_sender():
     with pytest.raises(ProtocolError, match="over the limit"):
         pack_frame(1, 1, bytes(MAX_PAYLOAD_BYTES + 1))
+
+
+class FakeLoop:
+    """Runs what is due when told to."""
+
+    def __init__(self) -> None:
+        self.due = []
+        self.written = []
+
+    def outbox(self) -> Outbox:
+        return Outbox(self.due.append, self.written.append)
+
+    def run(self) -> None:
+        due, self.due = self.due, []
+        for function in due:
+            function()
+
+
+@given(st.lists(st.lists(st.binary(min_size=1, max_size=9), max_size=5), max_size=5))
+def test_what_is_added_in_one_turn_of_the_loop_leaves_in_one_write_and_in_order(turns):
+    loop = FakeLoop()
+    outbox = loop.outbox()
+    for turn in turns:
+        for frame in turn:
+            outbox.add(frame)
+        loop.run()
+    assert loop.written == [b"".join(turn) for turn in turns if turn]
+
+
+def test_a_flush_by_hand_leaves_nothing_for_the_turn_that_was_planned():
+    loop = FakeLoop()
+    outbox = loop.outbox()
+    outbox.add(b"a")
+    outbox.flush()
+    loop.run()
+    outbox.add(b"b")
+    loop.run()
+    assert loop.written == [b"a", b"b"]
