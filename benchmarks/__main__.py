@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.disturbance import others_share, usage
+from benchmarks.figure import Figure
 from benchmarks.figures import ALL
 from benchmarks.report import Row, document, lines, machine
 from benchmarks.setting import Setting, find_model, take_cpus
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in options.only or ALL:
         row = _measure(name, setting)
         rows.append(row)
-        print("\n".join([*lines(row), f"          [{row.seconds:.0f} s]", ""]), flush=True)
+        print("\n".join([*lines(row), ""]), flush=True)
     print(_verdict(rows))
     if options.out is not None:
         options.out.write_text(document(rows, cpus=setting.cpus, quick=setting.quick), encoding="utf-8")
@@ -42,12 +43,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _measure(name: str, setting: Setting) -> Row:
-    began_s = time.monotonic()
+    before = usage(setting.cpus)
+    figures: Sequence[Figure] = ()
+    reason = ""
     try:
         figures = ALL[name](setting)
     except Exception as error:  # noqa: BLE001 - one figure that fails must not hide the others
-        return Row(name, time.monotonic() - began_s, error=f"{type(error).__name__}: {error}")
-    return Row(name, time.monotonic() - began_s, figures)
+        reason = f"{type(error).__name__}: {error}"
+    after = usage(setting.cpus)
+    return Row(name, after.clock_s - before.clock_s, figures, reason, others_share(before, after, setting.threads))
 
 
 def _verdict(rows: Sequence[Row]) -> str:

@@ -23,12 +23,15 @@ BATCH_TOKENS: Final = 2048
 _GEMM_SIZE: Final = 2048
 
 
-def thread_environment(threads: int) -> dict[str, str]:
-    """Return what a shard's environment says of threads."""
+def worker_environment(threads: int) -> dict[str, str]:
+    """Return what a shard's environment says of threads, and no progress bars."""
     return {
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
         "RAYON_NUM_THREADS": str(threads),
+        "TQDM_DISABLE": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
         "TOKENIZERS_PARALLELISM": "true" if threads > 1 else "false",
     }
 
@@ -115,7 +118,7 @@ class BareEngine:
         a, weights = torch.rand(_GEMM_SIZE, _GEMM_SIZE), torch.rand(_GEMM_SIZE, _GEMM_SIZE)
         linear = torch.ops.mkldnn
         with torch.inference_mode():
-            packed = linear._reorder_linear_weight(weights.to_mkldnn(), _GEMM_SIZE)  # noqa: SLF001
+            packed = linear._reorder_linear_weight(weights, _GEMM_SIZE)  # noqa: SLF001
 
             def multiply() -> torch.Tensor:
                 product: torch.Tensor = linear._linear_pointwise(a, packed, None, "none", [], "")  # noqa: SLF001

@@ -88,9 +88,9 @@ class LoadRun:
         return sum(self.texts) / self.elapsed_s
 
     def latency_ms(self, percent: float, *, begin_s: float = 0.0, end_s: float = float("inf")) -> float:
-        """Return a percentile of the latency of requests that were under way only between the two moments."""
+        """Return a percentile of the latency of requests that were sent between the two moments."""
         spans = zip(self.sent_s, self.done_s, strict=True)
-        return 1000 * percentile([done - sent for sent, done in spans if begin_s <= sent and done <= end_s], percent)
+        return 1000 * percentile([done - sent for sent, done in spans if begin_s <= sent <= end_s], percent)
 
     def texts_per_s_within(self, begin_s: float, end_s: float) -> float:
         """Return the rate within a window; a request across its edge counts by its share of time within."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -24,10 +25,23 @@ def command_line(pid: int) -> list[str]:
         return []
 
 
-def private_bytes(pid: int) -> int:
-    """Return the memory that no other process shares, written or not: Private_Clean + Private_Dirty."""
+@dataclass(frozen=True, slots=True)
+class Private:
+    """Memory that no other process has: ``dirty`` was written, ``clean`` is as its file on the disk, in bytes."""
+
+    dirty: int
+    clean: int
+
+    @property
+    def whole(self) -> int:
+        return self.dirty + self.clean
+
+
+def private_memory(pid: int) -> Private:
+    """Return a process's Private_Dirty and Private_Clean."""
     rollup = (_PROC / str(pid) / "smaps_rollup").read_text(encoding="ascii")
-    return 1024 * sum(int(size) for size in re.findall(r"^Private_(?:Clean|Dirty):\s+(\d+) kB", rollup, re.MULTILINE))
+    sizes = {kind: 1024 * int(size) for kind, size in re.findall(r"^Private_(\w+):\s+(\d+) kB", rollup, re.MULTILINE)}
+    return Private(sizes["Dirty"], sizes["Clean"])
 
 
 def resident_bytes(pid: int) -> int:

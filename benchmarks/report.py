@@ -26,16 +26,22 @@ _PACKAGES: Final = (
     "uvloop",
     "numpy",
 )
+#: The kernel's own threads and a quiet system take less.
+_DISTURBED: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One function's outcome: its figures, or why there are none."""
+    """One function's outcome: its figures, or why there are none.
+
+    ``others_share`` is the part of the CPUs' time, 0 to 1, that went to processes that are not ours.
+    """
 
     name: str
     seconds: float
     figures: Sequence[Figure] = ()
     error: str = ""
+    others_share: float = 0.0
 
 
 def lines(row: Row) -> Iterator[str]:
@@ -50,6 +56,9 @@ def lines(row: Row) -> Iterator[str]:
             yield f"          {figure.note}"
         for name, value in figure.parts.items():
             yield f"          {name}: {value}"
+    disturbed = row.others_share > _DISTURBED
+    others = f", DISTURBED: others used {row.others_share:.0%} of the CPUs" if disturbed else ""
+    yield f"          [{row.seconds:.0f} s{others}]"
 
 
 def document(rows: Sequence[Row], *, cpus: Sequence[int], quick: bool) -> str:
@@ -65,6 +74,7 @@ def document(rows: Sequence[Row], *, cpus: Sequence[int], quick: bool) -> str:
             {
                 "name": row.name,
                 "seconds": round(row.seconds, 1),
+                "others_cpu_share": round(row.others_share, 3),
                 "error": row.error,
                 "figures": [{**asdict(figure), "met": figure.met} for figure in row.figures],
             }

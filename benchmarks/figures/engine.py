@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 
 from benchmarks import texts
-from benchmarks.bare_engine import thread_environment
+from benchmarks.bare_engine import worker_environment
 from benchmarks.figure import Figure, interleaved, median_ratio, rounded
 from benchmarks.setting import Setting
 from benchmarks.worker import Worker
@@ -65,7 +65,7 @@ def engine_against_sentence_transformers(setting: Setting) -> list[Figure]:
             "benchmarks.baselines:SentenceTransformers",
             str(setting.model_directory),
             setting.threads,
-            environment=thread_environment(setting.threads),
+            environment=worker_environment(setting.threads),
         ) as peer,
     ):
         engine.call("seconds", selection[:100])

@@ -8,11 +8,11 @@ import sys
 import time
 from typing import IO, Final
 
-from benchmarks import load, texts
+from benchmarks import load, processes, texts
 from benchmarks.baselines import MEMORY
-from benchmarks.figure import Figure
+from benchmarks.figure import Figure, Part
 from benchmarks.load import Load
-from benchmarks.processes import peak_resident_bytes, private_bytes, reset_peak, resident_bytes
+from benchmarks.processes import Private, peak_resident_bytes, reset_peak, resident_bytes
 from benchmarks.serving import MODEL, Server, serving
 from benchmarks.setting import Setting
 
@@ -58,38 +58,41 @@ def private_memory(setting: Setting) -> list[Figure]:
     """Private memory (clean and dirty) of each process, after one text and after all; the larger one counts."""
     selection = texts.mixed(200 if setting.quick else None)
     # One after the other: while both had the weights mapped, the kernel would count them as shared in both.
-    peer_first, peer_all = _sentence_transformers(setting, selection)
+    peer = _sentence_transformers(setting, selection)
     with serving(setting.model_directory) as server:
         server.embed(MODEL, ["hello"])
         first = _private(server)
         for request in texts.requests(selection, 64):
             server.embed(MODEL, request)
-        whole = _private(server)
-    limits = {"supervisor": 25.0, "router": 70.0, "shard": 1.1 * max(peer_first, peer_all) / _MB}
+        last = _private(server)
+    limits = {"supervisor": 25.0, "router": 70.0, "shard": 1.1 * _largest_mb(peer)}
     figures = []
     for name, limit in limits.items():
-        parts = {
-            "after_one_text_mb": round(first[name] / _MB, 1),
-            "after_all_texts_mb": round(whole[name] / _MB, 1),
-        }
-        if name == "shard":
-            parts |= {
-                "sentence_transformers_after_one_text_mb": round(peer_first / _MB, 1),
-                "sentence_transformers_after_all_texts_mb": round(peer_all / _MB, 1),
-            }
-        figures.append(
-            Figure(f"private memory: {name}", max(first[name], whole[name]) / _MB, limit, "MB", "at most", parts)
-        )
+        steps = (first[name], last[name])
+        parts = _split(steps) | (_split(peer, "sentence_transformers_") if name == "shard" else {})
+        figures.append(Figure(f"private memory: {name}", _largest_mb(steps), limit, "MB", "at most", parts))
     return figures
 
 
-def _private(server: Server) -> dict[str, int]:
+def _largest_mb(steps: tuple[Private, Private]) -> float:
+    return max(step.whole for step in steps) / _MB
+
+
+def _split(steps: tuple[Private, Private], prefix: str = "") -> dict[str, Part]:
+    parts: dict[str, Part] = {}
+    for when, step in zip(("after_one_text", "after_all_texts"), steps, strict=True):
+        parts[f"{prefix}{when}_mb"] = round(step.whole / _MB, 1)
+        parts[f"{prefix}{when}_dirty_mb"] = round(step.dirty / _MB, 1)
+    return parts
+
+
+def _private(server: Server) -> dict[str, Private]:
     time.sleep(_SETTLE_S)
-    return {name: private_bytes(pid) for name, pid in server.pids().items()}
+    return {name: processes.private_memory(pid) for name, pid in server.pids().items()}
 
 
-def _sentence_transformers(setting: Setting, selection: list[str]) -> tuple[int, int]:
-    """Return the private bytes of a bare process after one text and after all."""
+def _sentence_transformers(setting: Setting, selection: list[str]) -> tuple[Private, Private]:
+    """Return the private memory of a bare process after one text and after all."""
     with subprocess.Popen(
         [sys.executable, "-c", MEMORY, str(setting.model_directory)],
         stdin=subprocess.PIPE,
@@ -111,7 +114,7 @@ def _sentence_transformers(setting: Setting, selection: list[str]) -> tuple[int,
     return found[0], found[1]
 
 
-def _private_when_ready(output: IO[str], pid: int) -> int:
+def _private_when_ready(output: IO[str], pid: int) -> Private:
     if output.readline().strip() != "ready":
         raise RuntimeError("the bare sentence-transformers process failed")
-    return private_bytes(pid)
+    return processes.private_memory(pid)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import load, texts
-from benchmarks.bare_engine import thread_environment
+from benchmarks.bare_engine import worker_environment
 from benchmarks.figure import Figure, Part, interleaved, median_ratio, percentile, rounded
 from benchmarks.load import Load, LoadRun
 from benchmarks.serving import Server, serving
@@ -107,7 +107,7 @@ def one_short_text(setting: Setting) -> list[Figure]:
     calls, rounds = (60, 3) if setting.quick else (200, 7)
     with tempfile.TemporaryDirectory(prefix="embbench-") as name:
         graph = str(Path(name) / "model.onnx")
-        with Worker("benchmarks.baselines:OnnxExport") as exporter:
+        with Worker("benchmarks.baselines:OnnxExport", environment=worker_environment(setting.threads)) as exporter:
             exporter.call("export", str(setting.model_directory), graph)
         with (
             serving(setting.model_directory) as server,
@@ -116,7 +116,7 @@ def one_short_text(setting: Setting) -> list[Figure]:
                 graph,
                 str(setting.model_directory),
                 setting.threads,
-                environment=thread_environment(setting.threads),
+                environment=worker_environment(setting.threads),
             ) as onnx,
             load.generator() as worker,
         ):
