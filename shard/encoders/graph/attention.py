@@ -17,6 +17,20 @@ _NOTHING_TO_ADD: Final = torch.empty(1)
 
 
 @dataclass(frozen=True, slots=True)
+class Rule:
+    """How one layer attends. ``scale`` ``None`` is ``size ** -0.5``.
+
+    With a ``window`` a token sees those that are less than so far away. Texts of up to ``plain_tokens`` take the three
+    plain steps.
+    """
+
+    scale: float | None
+    causal: bool
+    window: int | None
+    plain_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Segment:
     """``count`` texts of ``length`` tokens each that stand next to each other from token ``start`` on."""
 
@@ -47,34 +61,22 @@ def attend(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    scale: float | None,
-    causal: bool,  # noqa: FBT001 - as the graph passes it
-    plain_tokens: int,
+    rule: Rule,
     segments: Sequence[Segment],
 ) -> torch.Tensor:
-    """Attend within each text. Shapes: (1, heads, tokens, size) each, result (1, tokens, heads, size).
-
-    Texts of up to ``plain_tokens`` take the three plain steps.
-    """
-    heads, tokens = query.shape[1:3]
+    """Attend within each text. Shapes: (1, heads, tokens, size) each, result (1, tokens, heads, size)."""
 
     def attend_within(segment: Segment) -> torch.Tensor:
         queries, keys, values = (_split(tensor, segment) for tensor in (query, key, value))
-        if segment.length <= plain_tokens and not causal and key.shape[1] == heads:
-            return attend_plainly(queries, keys, values, scale)
-        return functional.scaled_dot_product_attention(
-            queries, keys, values, scale=scale, is_causal=causal, enable_gqa=key.shape[1] != heads
-        )
+        return _attend(queries, keys, values, rule)
 
-    return _gather(attend_within, segments, tokens)
+    return _gather(attend_within, segments, query.shape[2])
 
 
 def attend_joint(
     joint: torch.Tensor,
     size: int,
-    scale: float | None,
-    causal: bool,  # noqa: FBT001 - as the graph passes it
-    plain_tokens: int,
+    rule: Rule,
     segments: Sequence[Segment],
 ) -> torch.Tensor:
     """Do what ``attend`` does where one layer has made query, key and value: shape (1, tokens, 3 * heads * size)."""
@@ -85,11 +87,34 @@ def attend_joint(
     def attend_within(segment: Segment) -> torch.Tensor:
         own = rows[segment.start : segment.end].view(segment.count, segment.length, 3, heads, size)
         queries, keys, values = own.permute(2, 0, 3, 1, 4)
-        if segment.length <= plain_tokens and not causal:
-            return attend_plainly(queries, keys, values, scale)
-        return functional.scaled_dot_product_attention(queries, keys, values, scale=scale, is_causal=causal)
+        return _attend(queries, keys, values, rule)
 
     return _gather(attend_within, segments, tokens)
+
+
+def _attend(
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    rule: Rule,
+) -> torch.Tensor:
+    length, grouped = queries.shape[2], keys.shape[1] != queries.shape[1]
+    if rule.window is not None and length > rule.window:
+        mask = _window_mask(length, rule.window, causal=rule.causal)
+        return functional.scaled_dot_product_attention(
+            queries, keys, values, attn_mask=mask, scale=rule.scale, enable_gqa=grouped
+        )
+    if length <= rule.plain_tokens and not rule.causal and not grouped:
+        return attend_plainly(queries, keys, values, rule.scale)
+    return functional.scaled_dot_product_attention(
+        queries, keys, values, scale=rule.scale, is_causal=rule.causal, enable_gqa=grouped
+    )
+
+
+def _window_mask(length: int, window: int, *, causal: bool) -> torch.Tensor:
+    """Return what each token sees, shape (length, length): transformers' sliding windows, of both kinds."""
+    distance = torch.arange(length)[:, None] - torch.arange(length)
+    return (distance >= 0) & (distance < window) if causal else distance.abs() < window
 
 
 def attend_plainly(

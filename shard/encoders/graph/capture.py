@@ -24,12 +24,12 @@ _NAMESPACE: Final = "emb_provider"
 #: Any length would do: sizes are symbols in the trace. Not 0 or 1, which torch makes constants of.
 _TRACED_TOKENS: Final = 11
 #: What a model may ask of attention beside the usual; ``attend`` does none of it, so such a model is not captured.
-_FOREIGN_OPTIONS: Final = ("sliding_window", "softcap", "s_aux", "position_bias", "position_bias_table", "head_mask")
+_FOREIGN_OPTIONS: Final = ("softcap", "s_aux", "position_bias", "position_bias_table", "head_mask")
 
 _library = torch.library.Library(_NAMESPACE, "DEF")  # type: ignore[no-untyped-call]
 _library.define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")  # type: ignore[no-untyped-call]
 _library.define("layer_norm(Tensor x, SymInt[] shape, Tensor? weight, Tensor? bias, float eps) -> Tensor")  # type: ignore[no-untyped-call]
-_library.define("attend(Tensor query, Tensor key, Tensor value, float? scale, bool causal) -> Tensor")  # type: ignore[no-untyped-call]
+_library.define("attend(Tensor query, Tensor key, Tensor value, float? scale, bool causal, int? window) -> Tensor")  # type: ignore[no-untyped-call]
 
 LINEAR: Final = torch.ops.emb_provider.linear.default
 LAYER_NORM: Final = torch.ops.emb_provider.layer_norm.default
@@ -116,7 +116,8 @@ def _mark_attention(
         raise CaptureError(f"its attention takes {', '.join(foreign) or 'a mask of its own'}")
     causal = options.get("is_causal")
     is_causal = bool(getattr(module, "is_causal", False) if causal is None else causal)
-    return torch.ops.emb_provider.attend(query, key, value, scaling, is_causal), None
+    window = options.get("sliding_window")
+    return torch.ops.emb_provider.attend(query, key, value, scaling, is_causal, window), None
 
 
 class _KeepWhole(TorchFunctionMode):

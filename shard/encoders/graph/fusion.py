@@ -103,9 +103,9 @@ def fuse_residuals(graph: fx.Graph) -> None:
         user = _only_user(node)
         if ACTIVATION in node.meta or user is None or user.target is not _aten.add.Tensor or user.kwargs:
             continue
-        left, right = (_node(argument) for argument in user.args)
+        left, right = user.args
         other = right if left is node else left
-        if other is node or _shape(other) != _shape(node):
+        if other is node or not isinstance(other, fx.Node) or _shape(other) != _shape(node):
             continue
         with graph.inserting_before(user):
             moved = graph.node_copy(node, lambda argument: argument)

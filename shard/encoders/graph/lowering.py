@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import torch
 from torch import fx
@@ -15,7 +15,7 @@ from torch.fx.node import Argument
 from torch.nn import functional
 
 from shard.encoders.graph import fusion
-from shard.encoders.graph.attention import attend, attend_joint
+from shard.encoders.graph.attention import Rule, attend, attend_joint
 from shard.encoders.graph.capture import ATTEND, LAYER_NORM, LINEAR
 from shard.encoders.graph.int8 import activated_linear, dynamic_linear, narrow, pack, shift_bias, widening_linear
 
@@ -37,7 +37,7 @@ def onednn_linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 def lower(captured: fx.GraphModule, kernel: Kernel, plain_tokens: int = 0) -> fx.GraphModule:
     """Return ``captured`` with every mark replaced; it takes the segments of ``attend`` as one more argument.
 
-    ``plain_tokens`` is that of ``attend``.
+    ``plain_tokens`` is that of its ``Rule``.
     The captured graph stays as it is, and the weights it holds are shared where the kernel takes them as they are.
     """
     module = fx.GraphModule(captured, copy.deepcopy(captured.graph))
@@ -61,14 +61,16 @@ def lower(captured: fx.GraphModule, kernel: Kernel, plain_tokens: int = 0) -> fx
 
 
 def _lower_others(graph: fx.Graph, kernel: Kernel, plain_tokens: int) -> None:
-    inputs = [node for node in graph.nodes if node.op == "placeholder"]
-    with graph.inserting_after(inputs[-1]):
+    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+    with graph.inserting_after(placeholders[-1]):
         segments = graph.placeholder("segments")
     for node in graph.nodes:
         if node.target is ATTEND:
             node.target = attend
         if node.target in (attend, attend_joint):
-            node.args = (*node.args, plain_tokens, segments)
+            *inputs, scale, causal, window = node.args
+            rule: Any = Rule(scale, causal, window, plain_tokens)
+            node.args = (*inputs, rule, segments)
         elif node.target is LAYER_NORM:
             node.target = torch.layer_norm
         elif node.target is LINEAR:  # its weight is computed on the way

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
-from shard.encoders.graph.attention import Segment, attend, find_segments
+from shard.encoders.graph.attention import Rule, Segment, attend, find_segments
 from shard.encoders.packed import packed_batches
 
 lengths_of = st.lists(st.integers(1, 60), min_size=1, max_size=40)
@@ -41,7 +41,7 @@ def test_every_text_is_in_one_batch_within_the_budget_and_among_its_group(length
 def test_attention_within_each_text_equals_that_of_the_text_alone(lengths, is_causal, plain_tokens, seed):
     torch.manual_seed(seed)
     query, key, value = (torch.randn(1, 2, sum(lengths), 4) for _ in range(3))
-    packed = attend(query, key, value, 0.5, is_causal, plain_tokens, find_segments(lengths))
+    packed = attend(query, key, value, Rule(0.5, is_causal, None, plain_tokens), find_segments(lengths))
     start = 0
     for length in lengths:
         alone = [tensor[:, :, start : start + length] for tensor in (query, key, value)]

@@ -1,0 +1,138 @@
+"""A captured graph computes what the model's own code computes, for the families that people embed with."""
+
+import pytest
+import torch
+import transformers
+from torch.nn.functional import cosine_similarity
+
+from shard.encoders.graph.attention import find_segments
+from shard.encoders.graph.capture import ATTEND, CaptureError, capture
+from shard.encoders.graph.kernels import choose_float_kernel, choose_plain_tokens
+from shard.encoders.graph.lowering import lower
+from shard.encoders.graph.program import compile_graph
+from shard.encoders.packed import find_first_position
+
+SIZES = {
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "initializer_range": 0.3,
+    "max_position_embeddings": 130,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "cls_token_id": 1,
+    "sep_token_id": 2,
+}
+GROUPED = {"num_key_value_heads": 2, "head_dim": 8}
+FAMILIES = {
+    "Bert": {},
+    "XLMRoberta": {"pad_token_id": 1},
+    "Electra": {"embedding_size": 32},
+    "DistilBert": {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64},
+    "Albert": {"embedding_size": 16},
+    "ModernBert": {"local_attention": 16, "global_attn_every_n_layers": 2},
+    "Qwen2": GROUPED,
+    "Qwen3": GROUPED,
+    "Gemma3Text": {**GROUPED, "sliding_window": 16},
+}
+#: Two of equal length, one token, and two longer than the windows above.
+LENGTHS = [5, 5, 60, 1, 40]
+
+
+def make(family):
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{family}Config")(**{**SIZES, **FAMILIES[family]})
+    name = {"Gemma3Text": "Gemma3TextModel"}.get(family, f"{family}Model")
+    return getattr(transformers, name)(config).eval().requires_grad_(requires_grad=False)
+
+
+def run_packed(model, graph, texts):
+    first = find_first_position(model)
+    positions = torch.cat([torch.arange(first, first + len(text)) for text in texts])[None]
+    with torch.inference_mode():
+        hidden = graph(torch.cat(texts)[None], positions, find_segments([len(text) for text in texts]))[0]
+    return hidden.split([len(text) for text in texts])
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def captured(request):
+    model = make(request.param)
+    texts = [torch.randint(5, 300, (length,)) for length in LENGTHS]
+    with torch.inference_mode():
+        alone = [model(input_ids=text[None]).last_hidden_state[0] for text in texts]
+    return model, capture(model, type_ids=False), texts, alone
+
+
+@pytest.mark.parametrize("kernel", ["stock", "onednn", "onednn-packed"])
+@pytest.mark.parametrize("plain_tokens", [0, 50])
+def test_every_text_has_the_hidden_states_it_has_alone(captured, kernel, plain_tokens):
+    model, graph, texts, alone = captured
+    found = run_packed(model, compile_graph(lower(graph, kernel, plain_tokens)), texts)
+    for one, expected in zip(found, alone, strict=True):
+        torch.testing.assert_close(one, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("kernel", "least"), [("int8-dynamic", 0.98), ("int8-weight-only", 0.99)])
+def test_int8_stays_near_and_is_not_fp32_under_another_name(captured, kernel, least):
+    model, graph, texts, alone = captured
+    found = run_packed(model, compile_graph(lower(graph, kernel)), texts)
+    near = [float(cosine_similarity(one.mean(0), own.mean(0), dim=0)) for one, own in zip(found, alone, strict=True)]
+    assert min(near) > least
+    assert max((one - own).abs().max() for one, own in zip(found, alone, strict=True)) > 1e-3
+
+
+def test_in_int8_too_a_text_does_not_depend_on_its_company():
+    model = make("Bert")
+    run = compile_graph(lower(capture(model, type_ids=False), "int8-dynamic"))
+    texts = [torch.randint(5, 300, (length,)) for length in (7, 31, 12)]
+    together = run_packed(model, run, texts)
+    for text, found in zip(texts, together, strict=True):
+        torch.testing.assert_close(found, run_packed(model, run, [text])[0], atol=1e-5, rtol=0)
+
+
+def test_capturing_leaves_the_model_as_it_was():
+    model = make("Bert")
+    text = torch.randint(5, 300, (1, 9))
+    before, implementation = model(input_ids=text).last_hidden_state, model.config._attn_implementation
+    capture(model, type_ids=True)
+    assert model.config._attn_implementation == implementation
+    torch.testing.assert_close(model(input_ids=text).last_hidden_state, before, atol=0, rtol=0)
+
+
+def test_lowering_leaves_the_captured_graph_for_the_next_kernel():
+    graph = capture(make("Bert"), type_ids=False)
+    before = str(graph.graph)
+    lower(graph, "onednn-packed")
+    assert str(graph.graph) == before
+
+
+def test_three_layers_on_one_input_become_one_and_activation_and_sum_are_part_of_theirs():
+    lowered = str(lower(capture(make("Bert"), type_ids=False), "onednn-packed").graph)
+    assert lowered.count("mkldnn._linear_pointwise.default") == 2 * 2
+    assert lowered.count("mkldnn._linear_pointwise.binary") == 2 * 2
+    assert "gelu.default" not in lowered
+    assert "attend_joint" in lowered
+
+
+def test_a_model_with_attention_of_its_own_is_not_captured():
+    config = transformers.MPNetConfig(**{**SIZES, "pad_token_id": 1})
+    model = transformers.MPNetModel(config).eval()
+    with pytest.raises(CaptureError, match="attention is not transformers' own"):
+        capture(model, type_ids=False)
+
+
+def test_a_score_that_attend_does_not_know_keeps_a_model_from_being_captured():
+    config = transformers.Gemma2Config(**{**SIZES, **GROUPED, "attn_logit_softcapping": 50.0})
+    with pytest.raises(CaptureError, match="softcap"):
+        capture(transformers.Gemma2Model(config).eval(), type_ids=False)
+
+
+def test_the_processor_is_asked_and_the_answer_is_a_kernel_that_runs():
+    graph = capture(make("Bert"), type_ids=False)
+    assert choose_float_kernel(graph, prepack=True) in ("stock", "onednn-packed")
+    assert choose_float_kernel(graph, prepack=False) in ("stock", "onednn")
+    assert choose_plain_tokens(graph) in (0, 16, 64, 128, 192)
+    assert sum(node.target is ATTEND for node in graph.graph.nodes) == 2
