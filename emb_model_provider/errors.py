@@ -16,6 +16,7 @@
         ├── PayloadTooLargeError      413
         ├── UnsupportedMediaError     415
         ├── InternalError             500
+        ├── DeadlineError             504
         ├── EncodeError               500 or 422, one text's own failure
         └── UnavailableError          503 with Retry-After
 
@@ -150,6 +151,14 @@ class UnsupportedMediaError(RequestError):
 
     status = 415
     code = "unsupported_media_type"
+
+
+class DeadlineError(RequestError):
+    """The vectors were not there within the time that the operator gives a request."""
+
+    status = 504
+    kind = "server_error"
+    code = "deadline_exceeded"
 
 
 class EncodeError(RequestError):

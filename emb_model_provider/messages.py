@@ -130,13 +130,17 @@ class ShardConfig:
 
 @dataclass(frozen=True, slots=True)
 class RouterConfig:
-    """Supervisor to router, first. ``api_key_digests`` are SHA-256 digests; empty means no key is asked for."""
+    """Supervisor to router, first. ``api_key_digests`` are SHA-256 digests; empty means no key is asked for.
+
+    ``request_timeout_s`` 0 is none.
+    """
 
     log: LogConfig
     api_key_digests: tuple[bytes, ...]
     ready_wait_s: float
     max_request_bytes: int
     drain_s: float
+    request_timeout_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

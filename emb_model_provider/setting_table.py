@@ -396,6 +396,19 @@ READY_WAIT_S: Final = Setting(
     ),
     "60",
 )
+REQUEST_TIMEOUT_S: Final = Setting(
+    "EMB_PROVIDER_REQUEST_TIMEOUT_S",
+    Section.SERVER,
+    Number(0, 86400),
+    # The official clients' own: after it nobody listens any more.
+    600.0,
+    Bilingual(
+        "How long a request may take before it is answered with 504 and taken back from its model, in seconds; "
+        "0: for ever.",
+        "单个请求的最长处理时间（秒），超过则返回 504 并从模型撤回；0 表示不限。",
+    ),
+    "60",
+)
 MAX_REQUEST_MB: Final = Setting(
     "EMB_PROVIDER_MAX_REQUEST_MB",
     Section.SERVER,

@@ -54,12 +54,17 @@ _NEEDS_A_NAME: Final = (
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
-    """The front door. ``ready_wait_s`` is how long a request waits for a model that is still loading."""
+    """The front door.
+
+    ``ready_wait_s`` is how long a request waits for a model that is still loading, ``request_timeout_s`` for its
+    answer altogether; 0 is for ever.
+    """
 
     host: str
     port: int
     api_keys: tuple[str, ...] = field(repr=False)
     ready_wait_s: float
+    request_timeout_s: float
     max_request_bytes: int
     shutdown_grace_s: float
 
@@ -178,6 +183,7 @@ def _server(values: _Values) -> ServerSettings:
         port=values.get(table.PORT),
         api_keys=values.get(table.API_KEYS),
         ready_wait_s=values.get(table.READY_WAIT_S),
+        request_timeout_s=values.get(table.REQUEST_TIMEOUT_S),
         max_request_bytes=values.get(table.MAX_REQUEST_MB) * _BYTES_PER_MIB,
         shutdown_grace_s=values.get(table.SHUTDOWN_GRACE_S),
     )

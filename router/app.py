@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+import random
 import re
 import time
-import uuid
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
@@ -67,7 +67,7 @@ def _request_id(request: web.Request) -> str:
 
 def new_request_id() -> str:
     """Return an id for a request that brought none."""
-    return f"req-{uuid.uuid4().hex}"
+    return f"req-{random.getrandbits(128):032x}"
 
 
 def error_response(error: RequestError, request_id: str) -> web.Response:
@@ -80,7 +80,10 @@ def error_response(error: RequestError, request_id: str) -> web.Response:
         response.headers["WWW-Authenticate"] = "Bearer"
     if error.status in (408, 413):  # the rest of the body is still on its way and nobody will read it
         response.force_close()
-    if error.status == 500:  # the same input would fail again: clients of OpenAI's would send it three times
+    if error.status in (
+        500,
+        504,
+    ):  # the same input would fail or take as long again: clients of OpenAI's would send it three times
         response.headers["x-should-retry"] = "false"
     return response
 

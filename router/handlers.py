@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Generator
+from typing import Final, TypeVar
 
 import orjson
 from aiohttp import web
 
-from emb_model_provider.errors import (
-    InvalidRequestError,
-    PayloadTooLargeError,
-    RequestTimeoutError,
-    UnsupportedMediaError,
-)
 from router import openai
+from router.body import PiecedBody, read_body
+from router.large_json import LARGE_BYTES
 from router.registry import Registry
-from router.service import EmbeddingService
+from router.service import EmbeddingResult, EmbeddingService
 
-_BODY_TIMEOUT_S = 60.0
-_JSON = "application/json"
+T = TypeVar("T")
+
+_JSON: Final = "application/json"
+_JSON_HEADERS: Final = {"Content-Type": _JSON}
 
 
 class Handlers:
@@ -40,15 +40,15 @@ class Handlers:
         ]
 
     async def embeddings(self, request: web.Request) -> web.Response:
-        call = openai.parse_embeddings(await self._read_body(request))
+        body = await read_body(request, self._max_request_bytes)
+        call = openai.parse_embeddings(body) if len(body) < LARGE_BYTES else await _finish(openai.parse_in_steps(body))
+        del body  # a large one would stay in memory until the last vector is there
         result = await self._service.embed(call.request)
-        pieces: list[bytes] = []
-        for piece in openai.render_embeddings(result, call.encoding_format):
-            pieces.append(piece)
-            await asyncio.sleep(0)
-        response = web.Response(body=b"".join(pieces), content_type=_JSON)
+        response = web.Response(body=await _render(result, call.encoding_format), headers=_JSON_HEADERS)
         if result.truncated:
             response.headers["x-truncated-inputs"] = str(len(result.truncated))
+        if result.fingerprint:
+            response.headers["x-model-fingerprint"] = result.fingerprint
         return response
 
     async def models(self, _request: web.Request) -> web.Response:
@@ -82,24 +82,24 @@ class Handlers:
         }
         return web.Response(status=200 if is_ready else 503, body=orjson.dumps(body), content_type=_JSON)
 
-    async def _read_body(self, request: web.Request) -> bytes:
-        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise UnsupportedMediaError("Compressed bodies are not taken: send the JSON as it is.")
-        if (request.content_length or 0) > self._max_request_bytes:
-            raise self._too_large()
-        try:
-            async with asyncio.timeout(_BODY_TIMEOUT_S):
-                body = await request.read()
-        except TimeoutError:
-            raise RequestTimeoutError(f"The body did not arrive within {_BODY_TIMEOUT_S:.0f} s.") from None
-        except web.HTTPRequestEntityTooLarge:
-            raise self._too_large() from None
-        if not body:
-            raise InvalidRequestError("The body is empty: send a JSON object with 'model' and 'input'.")
-        return body
 
-    def _too_large(self) -> PayloadTooLargeError:
-        return PayloadTooLargeError(
-            f"The body is over the limit of {self._max_request_bytes // 2**20} MiB: split the request, "
-            "or raise EMB_PROVIDER_MAX_REQUEST_MB on the server."
-        )
+async def _finish(steps: Generator[None, None, T]) -> T:
+    """Run the steps and let others have their turn after each."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            outcome: T = done.value
+            return outcome
+        await asyncio.sleep(0)
+
+
+async def _render(result: EmbeddingResult, encoding_format: openai.EncodingFormat) -> bytes | PiecedBody:
+    pieces = openai.render_embeddings(result, encoding_format)
+    if openai.is_small(result):
+        return b"".join(pieces)
+    rendered: list[bytes] = []
+    for piece in pieces:
+        rendered.append(piece)
+        await asyncio.sleep(0)
+    return PiecedBody(rendered, _JSON)

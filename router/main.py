@@ -50,7 +50,9 @@ async def _serve(control: ControlChannel, config: RouterConfig, table: ShardTabl
     registry.update(table)
     control.watch(lambda message: _take_table(loop, registry, message))
     backend = LocalBackend(registry, control.send)
-    handlers = Handlers(EmbeddingService(registry, backend), registry, config.max_request_bytes)
+    handlers = Handlers(
+        EmbeddingService(registry, backend, config.request_timeout_s), registry, config.max_request_bytes
+    )
     runner = Runner(
         build_app(handlers, Authenticator(config.api_key_digests), config.max_request_bytes),
         access_log=None,

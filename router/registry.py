@@ -55,6 +55,8 @@ class Registry:
         Raises ``UnavailableError`` at once when it has failed, and after the configured wait when it is still
         on its way.
         """
+        if self.is_ready(status := self.find(model_id)):  # nearly always: spare it the timer
+            return status
         try:
             async with asyncio.timeout(self._ready_wait_s):
                 while not self.is_ready(status := self.find(model_id)):

@@ -142,6 +142,7 @@ class Tree:
             ready_wait_s=server.ready_wait_s,
             max_request_bytes=server.max_request_bytes,
             drain_s=server.shutdown_grace_s,
+            request_timeout_s=server.request_timeout_s,
         )
         return Launch("router", child_environment(os.environ), (config, self._table()), (self._listener.fileno(),))
 

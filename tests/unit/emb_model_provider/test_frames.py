@@ -76,9 +76,8 @@ class FakeLoop:
         return Outbox(self.due.append, self.written.append)
 
     def run(self) -> None:
-        due, self.due = self.due, []
-        for function in due:
-            function()
+        for _ in range(len(self.due)):
+            self.due.pop(0)()
 
 
 @given(st.lists(st.lists(st.binary(min_size=1, max_size=9), max_size=5), max_size=5))

@@ -1,34 +1,37 @@
 import asyncio
 import hashlib
+import io
+import time
 
+import numpy as np
 import orjson
 import pytest
 
-from emb_model_provider.messages import ShardTable
+from emb_model_provider.messages import Encoded, ShardTable
 from router.app import build_app
 from router.auth import Authenticator
 from router.handlers import Handlers
 from router.registry import Registry
 from router.service import EmbeddingService
 from tests.support.statuses import make_info, make_status
-from tests.unit.router.test_service import LengthBackend
+from tests.unit.router.test_service import LengthBackend, SlowBackend
 
 LIMIT = 4096
 
 
-def make_app(backend=None, keys: tuple[str, ...] = ()):
+def make_app(backend=None, keys: tuple[str, ...] = (), timeout_s: float = 0.0, limit: int = LIMIT):
     registry = Registry(ready_wait_s=0.05)
     registry.update(
         ShardTable(
             (
-                make_status("m", info=make_info()),
+                make_status("m", info=make_info(fingerprint="f00d")),
                 make_status("BAAI/bge-m3", name="BAAI/bge-m3", state="failed", reason="no_network", detail="no route"),
             )
         )
     )
-    handlers = Handlers(EmbeddingService(registry, backend or LengthBackend()), registry, LIMIT)
+    handlers = Handlers(EmbeddingService(registry, backend or LengthBackend(), timeout_s), registry, limit)
     digests = tuple(hashlib.sha256(key.encode()).digest() for key in keys)
-    return build_app(handlers, Authenticator(digests), LIMIT)
+    return build_app(handlers, Authenticator(digests), limit)
 
 
 async def test_an_embedding_is_answered_with_id_usage_and_the_count_of_truncated_inputs(aiohttp_client):
@@ -37,6 +40,7 @@ async def test_an_embedding_is_answered_with_id_usage_and_the_count_of_truncated
     assert response.status == 200
     assert response.headers["x-truncated-inputs"] == "1"
     assert response.headers["x-request-id"].startswith("req-")
+    assert response.headers["x-model-fingerprint"] == "f00d"
     answer = await response.json()
     assert [item["embedding"] for item in answer["data"]] == [[3.0], [9.0]]
 
@@ -169,3 +173,42 @@ async def test_a_client_that_leaves_takes_its_request_back(aiohttp_client):
     await asyncio.sleep(0.1)
     asking.cancel()
     await asyncio.wait_for(cancelled.wait(), timeout=2)
+
+
+async def test_an_answer_that_takes_too_long_is_a_504_in_shape_that_clients_do_not_repeat(aiohttp_client):
+    client = await aiohttp_client(make_app(SlowBackend(30), timeout_s=0.05))
+    response = await client.post("/v1/embeddings", json={"model": "m", "input": "hi"})
+    assert response.status == 504
+    assert response.headers["x-should-retry"] == "false"
+    assert (await response.json())["error"]["code"] == "deadline_exceeded"
+
+
+class WideBackend:
+    """Makes vectors of 384 numbers as fast as it can."""
+
+    async def encode(self, model_id, message):
+        await asyncio.sleep(0)
+        return Encoded(np.full((message.count, 384), 1 / 3, dtype="<f4").tobytes(), 384, (1,) * message.count)
+
+
+@pytest.mark.parametrize("encoding_format", ["float", "base64"])
+@pytest.mark.parametrize("one", ["中文字符测试一下" * 250, list(range(1000, 1256))], ids=["texts", "token ids"])
+async def test_2048_inputs_at_once_never_hold_the_loop_for_long(aiohttp_client, encoding_format, one):
+    client = await aiohttp_client(make_app(WideBackend(), limit=64 * 2**20))
+    data = orjson.dumps({"model": "m", "input": [one] * 2048, "encoding_format": encoding_format})
+    worst_s = 0.0
+
+    async def watch():
+        nonlocal worst_s
+        while True:
+            began_s = time.thread_time()  # not that of the clock, in which other processes have their share
+            await asyncio.sleep(0)
+            worst_s = max(worst_s, time.thread_time() - began_s)
+
+    watching = asyncio.create_task(watch())
+    response = await client.post("/v1/embeddings", data=io.BytesIO(data))
+    answer = [piece async for piece in response.content.iter_any()]
+    watching.cancel()
+    assert response.status == 200
+    assert len(orjson.loads(b"".join(answer))["data"]) == 2048
+    assert worst_s < 0.012  # read and written in one go, these take 25 ms and more

@@ -1,4 +1,5 @@
 import base64
+import dataclasses
 import re
 
 import numpy as np
@@ -8,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emb_model_provider.errors import InvalidRequestError
-from emb_model_provider.messages import Encoded
-from router.openai import describe_model, parse_embeddings, render_embeddings, render_error
+from emb_model_provider.messages import Encoded, EncoderInfo
+from router.openai import describe_model, is_small, parse_embeddings, render_embeddings, render_error
 from router.service import EmbeddingRequest, EmbeddingResult
 from tests.support.statuses import make_info, make_status
 
@@ -37,6 +38,12 @@ def test_all_four_input_shapes_are_understood(given_input, texts, token_ids):
     call = parse_embeddings(body(input=given_input))
     assert (call.request.texts, call.request.token_ids) == (texts, token_ids)
     assert call.request.count == len(texts) + len(token_ids)
+
+
+@pytest.mark.parametrize("wrong", [-1, 2**31, True, 1.5, "1", None])
+def test_one_wrong_token_id_among_many_is_named(wrong):
+    error = refused(body(input=[[1, 2], [*range(50), wrong]]))
+    assert "'input[1][50]' must be a token id" in error.message
 
 
 def test_options_are_read_and_unknown_fields_ignored():
@@ -149,6 +156,21 @@ def test_both_formats_carry_the_same_float32_bits_in_order_over_all_slices(count
     assert (floats["object"], floats["model"]) == ("list", "m")
 
 
+@pytest.mark.parametrize("encoding_format", ["float", "base64"])
+@pytest.mark.parametrize("dimension", [64, 384, 4096, 70_000])
+def test_a_large_answer_comes_in_pieces_of_bounded_size(encoding_format, dimension):
+    count = 1 + 200_000 // dimension
+    blob = np.arange(count * dimension, dtype="<f4") / 7
+    parts = (Encoded(blob.tobytes(), dimension, (1,) * count),) * 2
+    result = EmbeddingResult("m", parts, count, ())
+    assert not is_small(result)
+    pieces = list(render_embeddings(result, encoding_format))
+    answer = orjson.loads(b"".join(pieces))
+    assert [item["index"] for item in answer["data"]] == list(range(2 * count))
+    rows = max(1, 32 * 1024 // dimension)  # as many as 128 KiB hold
+    assert max(piece.count(b'"index"') for piece in pieces) == rows
+
+
 def test_an_error_has_openais_four_fields():
     error = InvalidRequestError("no", param="input", code="c")
     assert orjson.loads(render_error(error)) == {
@@ -168,4 +190,5 @@ def test_a_ready_model_shows_what_was_measured_and_a_failed_one_its_reason():
     model = describe_model(make_status("a", info=make_info(dimension=768, precision="int8")))
     assert (model["dimensions"], model["precision"], model["state"]) == (768, "int8", "ready")
     assert "reason" not in model
+    assert all(field.name in model for field in dataclasses.fields(EncoderInfo) if field.name != "dimension")
     assert describe_model(make_status("a", state="failed", reason="no_network", detail="d"))["reason"] == "no_network"

@@ -5,11 +5,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emb_model_provider.errors import EncodeError, InvalidRequestError, ModelNotFoundError, UnavailableError
+from emb_model_provider.errors import (
+    DeadlineError,
+    EncodeError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    UnavailableError,
+)
 from emb_model_provider.messages import Encode, Encoded, ShardTable
 from router.link import ShardLostError
 from router.registry import Registry
-from router.service import EmbeddingRequest, EmbeddingService, slice_request
+from router.service import EmbeddingRequest, EmbeddingService, slice_bounds
 from tests.support.statuses import make_info, make_status
 
 
@@ -45,25 +51,21 @@ class DyingBackend(LengthBackend):
         return await super().encode(model_id, message)
 
 
-def make_service(backend, **status) -> EmbeddingService:
+def make_service(backend, timeout_s: float = 0.0, **status) -> EmbeddingService:
     registry = Registry(ready_wait_s=0.05)
     registry.update(ShardTable((make_status("m", info=make_info(), **status),)))
-    return EmbeddingService(registry, backend)
+    return EmbeddingService(registry, backend, timeout_s)
 
 
-@given(st.lists(st.text(min_size=1, max_size=400), min_size=1, max_size=200))
-def test_slices_hold_every_input_once_in_order_and_know_where_they_begin(texts):
-    status = make_status("m", info=make_info())
-    slices = list(slice_request(EmbeddingRequest("m", tuple(texts)), status))
-    assert [text for one in slices for text in one.texts] == texts
-    assert [one.first_index for one in slices] == [sum(len(x.texts) for x in slices[:i]) for i in range(len(slices))]
-    assert all(1 <= len(one.texts) <= 64 for one in slices)
+@given(st.lists(st.text(min_size=1, max_size=4000), min_size=1, max_size=200))
+def test_slices_hold_every_input_once_and_in_order(texts):
+    bounds = slice_bounds(texts)
+    assert [index for begin, end in bounds for index in range(begin, end)] == list(range(len(texts)))
+    assert all(1 <= end - begin <= 64 for begin, end in bounds)
 
 
 def test_a_few_giant_texts_do_not_share_a_slice():
-    status = make_status("m", info=make_info())
-    texts = ("x" * 100_000, "y" * 100_000, "z")
-    assert [len(one.texts) for one in slice_request(EmbeddingRequest("m", texts), status)] == [1, 2]
+    assert slice_bounds(["x" * 100_000, "y" * 100_000, "z"]) == [(0, 1), (1, 3)]
 
 
 async def test_a_big_request_is_answered_in_order_with_at_most_two_slices_under_way():
@@ -76,6 +78,53 @@ async def test_a_big_request_is_answered_in_order_with_at_most_two_slices_under_
     assert result.prompt_tokens == sum(map(len, texts))
     assert result.model_id == "m"
     assert backend.most_running == 2
+    assert all(one.texts == texts[one.first_index : one.first_index + len(one.texts)] for one in backend.seen)
+
+
+class SlowBackend(LengthBackend):
+    """Answers after a while, and remembers who took their request back."""
+
+    def __init__(self, delay_s: float) -> None:
+        super().__init__()
+        self.delay_s = delay_s
+        self.cancelled = 0
+
+    async def encode(self, model_id: str, message: Encode) -> Encoded:
+        try:
+            await asyncio.sleep(self.delay_s)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        return await super().encode(model_id, message)
+
+
+async def test_a_request_that_takes_too_long_is_taken_back_and_answered_with_the_setting_to_raise():
+    backend = SlowBackend(30)
+    with pytest.raises(DeadlineError, match=r"within 0.05 s.*EMB_PROVIDER_REQUEST_TIMEOUT_S") as caught:
+        await make_service(backend, timeout_s=0.05).embed(EmbeddingRequest("m", ("a",) * 300))
+    assert (caught.value.status, caught.value.code) == (504, "deadline_exceeded")
+    assert backend.cancelled == 2
+
+
+async def test_each_slice_tells_the_shard_how_long_the_client_still_waits():
+    backend = SlowBackend(0.05)
+    await make_service(backend, timeout_s=60.0).embed(EmbeddingRequest("m", ("a",) * 256))
+    left = [one.timeout_ms for one in backend.seen]
+    assert left == sorted(left, reverse=True)
+    assert 55_000 < left[-1] <= left[0] - 50 < 60_000
+
+
+async def test_a_request_without_a_time_limit_says_so():
+    backend = LengthBackend()
+    await make_service(backend).embed(EmbeddingRequest("m", ("a",)))
+    assert backend.seen[0].timeout_ms == 0
+
+
+async def test_an_answer_names_what_made_its_vectors():
+    registry = Registry(ready_wait_s=0.05)
+    registry.update(ShardTable((make_status("m", info=make_info(fingerprint="f00d")),)))
+    result = await EmbeddingService(registry, LengthBackend()).embed(EmbeddingRequest("m", ("a",)))
+    assert result.fingerprint == "f00d"
 
 
 async def test_a_shard_that_dies_before_it_started_costs_time_and_no_error():

@@ -1,0 +1,77 @@
+"""Bodies of requests and answers as they pass through aiohttp, without holding the loop. Used by ``handlers``."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+from collections.abc import Iterable
+
+from aiohttp import payload, web
+from aiohttp.abc import AbstractStreamWriter
+
+from emb_model_provider.errors import (
+    InvalidRequestError,
+    PayloadTooLargeError,
+    RequestTimeoutError,
+    UnsupportedMediaError,
+)
+
+_BODY_TIMEOUT_S = 60.0
+
+
+async def read_body(request: web.Request, max_bytes: int) -> bytes:
+    """Return the body; raise ``RequestError`` for one that is compressed, too large, too slow or empty.
+
+    Taken from the stream and not from ``request.read()``, which would keep it for as long as the request lasts.
+    """
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise UnsupportedMediaError("Compressed bodies are not taken: send the JSON as it is.")
+    if (request.content_length or 0) > max_bytes:
+        raise _too_large(max_bytes)
+    if request.content.is_eof():  # nearly always: a small body comes with its headers, and needs no timer
+        body = request.content.read_nowait()
+    else:
+        try:
+            async with asyncio.timeout(_BODY_TIMEOUT_S):
+                body = await _receive(request, max_bytes)
+        except TimeoutError:
+            raise RequestTimeoutError(f"The body did not arrive within {_BODY_TIMEOUT_S:.0f} s.") from None
+    if not body:
+        raise InvalidRequestError("The body is empty: send a JSON object with 'model' and 'input'.")
+    if len(body) > max_bytes:
+        raise _too_large(max_bytes)
+    return body
+
+
+async def _receive(request: web.Request, max_bytes: int) -> bytes:
+    pieces: list[bytes] = []
+    size = 0
+    while piece := await request.content.readany():
+        pieces.append(piece)
+        size += len(piece)
+        if size > max_bytes:
+            raise _too_large(max_bytes)
+    return b"".join(pieces)
+
+
+def _too_large(max_bytes: int) -> PayloadTooLargeError:
+    return PayloadTooLargeError(
+        f"The body is over the limit of {max_bytes // 2**20} MiB: split the request, "
+        "or raise EMB_PROVIDER_MAX_REQUEST_MB on the server."
+    )
+
+
+class PiecedBody(payload.Payload):
+    """A large answer in pieces: never joined, written as fast as the client reads, and freed as it leaves."""
+
+    def __init__(self, pieces: Iterable[bytes], content_type: str) -> None:
+        super().__init__(None, content_type=content_type)
+        self._pieces = collections.deque(pieces)
+        self._size = sum(map(len, self._pieces))
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        return b"".join(self._pieces).decode(encoding, errors)
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        while self._pieces:
+            await writer.write(self._pieces.popleft())
