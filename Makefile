@@ -5,7 +5,7 @@
 #   TORCH_INDEX  an extra package index for PyTorch, for machines without a GPU: give the URL that the install
 #                selector on pytorch.org shows for "CPU", and no CUDA build is downloaded
 #   PIP_ARGS     anything else for pip, such as `--index-url` of your mirror
-#   ARGS         arguments for the server: make serve ARGS="--env-file my.env"
+#   ARGS         arguments for the server or the benchmarks: make serve ARGS="--env-file my.env"
 
 PYTHON ?= python3
 TORCH_INDEX ?=
@@ -17,9 +17,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -q -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(PIP_ARGS)
 INSTALLED := $(VENV)/.installed
 READY := $(VENV)/.installed-dev
+MEASURABLE := $(VENV)/.installed-bench
 INPUTS := pyproject.toml constraints.txt
 
-.PHONY: help serve test check docs format clean
+.PHONY: help serve test check bench docs format clean
 .DEFAULT_GOAL := help
 
 help: ## list the verbs
@@ -37,6 +38,9 @@ check: $(READY) ## style, types, import rules, generated files
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m emb_model_provider.reference --check
+
+bench: $(MEASURABLE) ## measure the server beside its limits: make bench ARGS="--quick --out bench.json"
+	$(BIN)/python -m benchmarks $(ARGS)
 
 docs: $(READY) ## write the generated files: .env.example and the configuration pages
 	$(BIN)/python -m emb_model_provider.reference --write
@@ -61,4 +65,8 @@ $(INSTALLED): $(INPUTS) | $(BIN)/python
 
 $(READY): $(INSTALLED)
 	@$(PIP) -e '.[demo,quantize,test,dev]'
+	@touch $@
+
+$(MEASURABLE): $(INSTALLED)
+	@$(PIP) -e '.[demo,quantize,bench]'
 	@touch $@
