@@ -1,13 +1,15 @@
 """Reads a large request body piece by piece, so that other requests are served in between. Pure; used by ``openai``.
 
 orjson reads a body in one go and holds the interpreter's lock meanwhile: during 12 MB, some 25 ms, nobody else is
-answered, from whatever thread it is called. Here a regular expression finds where the items of ``"input"`` end, and
-orjson reads them run by run. A body that is not plainly of that shape is read in one go after all, so that the
-outcome, value or error, is always orjson's own.
+answered, from whatever thread it is called. Here the items of ``"input"`` are told apart by their quotes or brackets
+and read run by run. A run that orjson takes for whole values ended where values end, so a wrong guess can only show
+as an error; then, as for every body of another shape, all is read in one go: the outcome, value or error, is always
+orjson's own.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 import secrets
 from collections.abc import Generator
@@ -18,16 +20,16 @@ import orjson
 #: Shorter bodies are read in less than about half a millisecond.
 LARGE_BYTES: Final = 256 * 1024
 _PIECE_BYTES: Final = 64 * 1024
+_PIECE_ITEMS: Final = 1024
 
-_STRING = rb'"(?:[^"\\]++|\\.)*+"'
-_PLAIN_STRING = rb'"[^"\\]*+"'
-_NUMBER = rb"-?[0-9][0-9.eE+-]*+"
-_MEMBER = rb"\s*+" + _PLAIN_STRING + rb"\s*+:\s*+(?:" + _PLAIN_STRING + rb"|" + _NUMBER + rb"|true|false|null)\s*+,"
-_ITEM = rb"\s*+(?:" + _STRING + rb"|" + _NUMBER + rb"|\[[0-9\s,]*+\])\s*+"
-#: From the body's start to the bracket of ``"input"``, past a few members that hold no other.
-_HEAD: Final = re.compile(rb"\s*+\{(?:" + _MEMBER + rb'){0,32}?\s*+"input"\s*+:\s*+\[')
-_RUN: Final = re.compile(rb"(?:" + _ITEM + rb",){1,16}+", re.DOTALL)
-_LAST: Final = re.compile(_ITEM + rb"\]", re.DOTALL)
+_NO_ESCAPES = rb'"[^"\\]*+"'
+_SCALAR = _NO_ESCAPES + rb"|-?[0-9][0-9.eE+-]*+|true|false|null"
+_MEMBER = rb"\s*+" + _NO_ESCAPES + rb"\s*+:\s*+(?:" + _SCALAR + rb")\s*+,"
+#: From the body's start to the first item of ``"input"``, past a few members that hold no other.
+_HEAD: Final = re.compile(rb"\s*+\{(?:" + _MEMBER + rb'){0,32}?\s*+"input"\s*+:\s*+(\[)\s*+')
+_STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+_SEPARATOR: Final = re.compile(rb"\s*+([,\]])\s*+")
+_QUOTE, _BACKSLASH, _BRACKET = b'"\\['
 
 
 def read(body: bytes) -> Generator[None, None, object]:
@@ -36,39 +38,55 @@ def read(body: bytes) -> Generator[None, None, object]:
     if head is None:
         return orjson.loads(body)
     try:
-        fields = yield from _read_apart(body, head.end())
+        fields = yield from _read_apart(body, head.end(1), head.end())
     except orjson.JSONDecodeError:  # the whole body's error names the right place
         fields = None
     return fields if fields is not None else orjson.loads(body)
 
 
-def _read_apart(body: bytes, begin: int) -> Generator[None, None, dict[str, object] | None]:
-    """Read the items that begin there and what is around them; ``None`` where the body has another shape."""
+def _read_apart(body: bytes, head_end: int, begin: int) -> Generator[None, None, dict[str, object] | None]:
+    """Read the items from ``begin`` and what is around them; ``None`` where the body has another shape."""
     items: list[object] = []
-    position, is_last = begin, False
+    is_last = False
     while not is_last:
-        end, is_last = _end_of_piece(body, position)
-        if end == position:
+        end, separator = _end_of_run(body, begin)
+        if separator is None:
             return None
-        items += orjson.loads(b"[%b]" % body[position : end - 1])
-        position = end
+        items += orjson.loads(b"[%b]" % body[begin:end])
+        begin = separator.end()
+        is_last = separator[1] == b"]"
         yield
     # Only if the mark is found where the items belong were they the value of "input", and the last one of that name.
     mark = secrets.token_hex(16)
-    fields = orjson.loads(b'%b"%b"%b' % (body[: begin - 1], mark.encode(), body[position:]))
-    if not isinstance(fields, dict) or fields.get("input") != mark:
+    fields = orjson.loads(b'%b"%b"]%b' % (body[:head_end], mark.encode(), body[begin:]))
+    if not isinstance(fields, dict) or fields.get("input") != [mark]:
         return None
     fields["input"] = items
     return fields
 
 
-def _end_of_piece(body: bytes, begin: int) -> tuple[int, bool]:
-    """Return where a run of whole items ends, past the comma or bracket, and whether it was the bracket."""
-    end = begin
-    while end - begin < _PIECE_BYTES:
-        run = _RUN.match(body, end)
-        if run is None:
-            last = _LAST.match(body, end)
-            return (last.end(), True) if last else (begin, False)
-        end = run.end()
-    return end, False
+def _end_of_run(body: bytes, begin: int) -> tuple[int, re.Match[bytes] | None]:
+    """Return where a run of items ends and the separator after it; ``None`` where no separator is found."""
+    position = begin
+    for count in itertools.count(1):
+        end = _end_of_item(body, position)
+        separator = _SEPARATOR.match(body, end) if end else None
+        is_enough = end - begin >= _PIECE_BYTES or count == _PIECE_ITEMS
+        if separator is None or separator[1] == b"]" or is_enough:
+            break
+        position = separator.end()
+    return end, separator
+
+
+def _end_of_item(body: bytes, begin: int) -> int:
+    """Return where a string or a list that holds no other ends; 0 for anything else."""
+    first = body[begin] if begin < len(body) else 0
+    if first == _BRACKET:
+        return body.find(b"]", begin) + 1
+    if first != _QUOTE:
+        return 0
+    end = body.find(b'"', begin + 1)
+    if end > 0 and body[end - 1] == _BACKSLASH:  # perhaps an escaped quote
+        string = _STRING.match(body, begin)
+        return string.end() if string else 0
+    return end + 1
