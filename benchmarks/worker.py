@@ -26,7 +26,8 @@ class WorkerError(RuntimeError):
 class Worker:
     """Makes ``factory(*arguments)`` in a new interpreter; ``factory`` is ``module:name``. A context manager.
 
-    ``environment`` is set before anything is imported there.
+    ``environment`` is set before anything is imported there. Entering waits until the object is made: loading
+    chooses by measuring, and two that load at once would mislead each other.
     """
 
     def __init__(self, factory: str, *arguments: object, environment: Mapping[str, str] | None = None) -> None:
@@ -38,7 +39,6 @@ class Worker:
         )
         self._process.start()
         theirs.close()
-        self._answered = False
 
     @property
     def pid(self) -> int:

@@ -20,7 +20,7 @@ def start(setting: Setting) -> list[Figure]:
 
     The first round of each is not counted: it fills the page cache.
     """
-    rounds = setting.rounds(4)
+    rounds = 1 if setting.quick else 4
     ours, theirs = interleaved(rounds + 1, lambda: _server(setting), lambda: _sentence_transformers(setting))
     ports = [port for port, _ in ours[1:]]
     firsts = [first for _, first in ours[1:]]

@@ -21,10 +21,10 @@ _BULK_CONNECTIONS = 4
 def short_under_bulk(setting: Setting) -> list[Figure]:
     """Short single queries, one after another, while 4 connections push bulk without end."""
     seconds = setting.seconds(9.0)
-    with serving(setting.model_directory) as server, setting.engine() as engine:
-        slice_ms, how = _slice_ms(server, engine)
+    with serving(setting.model_directory) as server:
+        slice_ms, how = _slice_ms(server, setting)
         with load.generator() as pusher, load.generator() as asker:
-            bulk = Load(server.port, texts.requests(texts.mixed(), _PER_REQUEST), _BULK_CONNECTIONS, seconds)
+            bulk = Load(server.port, texts.balanced(texts.mixed(), _PER_REQUEST), _BULK_CONNECTIONS, seconds)
             singles = Load(server.port, [[text] for text in texts.short()], connections=1, seconds=seconds)
             load.run(pusher, Load(server.port, bulk.requests, _BULK_CONNECTIONS, count=4))
             alone, both = interleaved(
@@ -60,13 +60,14 @@ def short_under_bulk(setting: Setting) -> list[Figure]:
     ]
 
 
-def _slice_ms(server: Server, engine: Worker) -> tuple[float, str]:
+def _slice_ms(server: Server, setting: Setting) -> tuple[float, str]:
     """Return how long one slice of bulk takes: as the server says, else as the bare engine's batch does."""
     stated = _find(server.model(), "slice_ms")
     if stated is not None:
         return stated, "stated by the server"
-    engine.call("seconds", texts.mixed(100))
-    times: list[float] = engine.call("slice_seconds", texts.mixed())
+    with setting.engine() as engine:
+        engine.call("seconds", texts.mixed(100))
+        times: list[float] = engine.call("slice_seconds", texts.mixed())
     return 1000 * statistics.median(times), "a batch of 2,048 tokens of the bare engine"
 
 
@@ -117,7 +118,7 @@ def two_models(setting: Setting) -> list[Figure]:
         load.generator() as second,
     ):
         zh, en = (
-            Load(server.port, texts.requests(selection, 16), 4, seconds, model=alias)
+            Load(server.port, texts.balanced(selection, 16), 4, seconds, model=alias)
             for alias, selection in (("zh", texts.zh()), ("en", texts.en()))
         )
         load.run(first, Load(server.port, zh.requests, 4, count=4, model="zh"))

@@ -48,6 +48,15 @@ def test_requests_hold_all_texts_in_their_order(count, per_request):
     assert all(len(request) == per_request for request in cut[:-1])
 
 
+@given(st.integers(16, 64))
+def test_balanced_requests_hold_the_same_texts_in_equal_shares_of_work(per_request):
+    dealt = texts.balanced(texts.mixed(), per_request)
+    assert sorted(text for request in dealt for text in request) == sorted(texts.mixed())
+    work = [sum(map(texts._work, request)) for request in dealt]
+    assert max(work) < 1.4 * min(work)
+    assert max(map(len, dealt)) - min(map(len, dealt)) <= 1
+
+
 def test_sized_texts_are_distinct_and_spread_evenly_over_the_lengths():
     sized = texts.sized(2048, 10, 2000)
     lengths = [len(text) for text in sized]
