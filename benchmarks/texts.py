@@ -73,12 +73,15 @@ def balanced(texts: Sequence[str], per_request: int) -> list[list[str]]:
     For loads whose rate is measured within a window: there it must not matter which requests fall into it.
     """
     count = max(1, round(len(texts) / per_request))
+    room = -(-len(texts) // count)
     hands: list[list[str]] = [[] for _ in range(count)]
-    for rank, text in enumerate(sorted(texts, key=_work)):
-        turn, seat = divmod(rank, count)
-        # To and fro, as in choosing teams: the last of one turn is the first of the next.
-        hands[seat if turn % 2 == 0 else count - 1 - seat].append(text)
-    return hands
+    works = [0] * count
+    for text in sorted(texts, key=_work, reverse=True):
+        least = min((index for index in range(count) if len(hands[index]) < room), key=works.__getitem__)
+        hands[least].append(text)
+        works[least] += _work(text)
+    place = {text: index for index, text in enumerate(texts)}
+    return [sorted(hand, key=place.__getitem__) for hand in hands]
 
 
 def _work(text: str) -> int:
