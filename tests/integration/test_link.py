@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from emb_model_provider.errors import RequestError
-from emb_model_provider.frames import pack_frame
-from emb_model_provider.messages import Encode, Encoded, Hello, pack
+from emb_model_provider.frames import FrameDecoder, pack_frame
+from emb_model_provider.messages import Encode, Encoded, Hello, pack, unpack
 from emb_model_provider.modelmap import BatchLimits
 from router.link import Link, ShardLostError
 from shard.channel import Channel, bind_private
@@ -48,6 +48,43 @@ async def test_many_requests_at_once_each_get_their_own_answer(tmp_path):
         answers = await asyncio.gather(*(link.request(Encode(one)) for one in texts))
         for one, answer in zip(texts, answers, strict=True):
             assert np.frombuffer(answer.vectors, "<f4").reshape(-1, 4).tolist() == [expected_vector(t) for t in one]
+
+
+async def test_requests_of_one_moment_reach_the_shard_in_one_write(tmp_path):
+    written = []
+
+    class Peer(asyncio.Protocol):
+        def data_received(self, data: bytes) -> None:
+            written.append(FrameDecoder().feed(data))
+
+    server = await asyncio.get_running_loop().create_unix_server(Peer, str(tmp_path / "s.sock"))
+    async with linked(tmp_path / "s.sock") as link:
+        asked = [asyncio.create_task(link.request(Encode((f"t{index}",)))) for index in range(20)]
+        while not written:
+            await asyncio.sleep(0.01)
+        assert [unpack(frame) for frame in written[0]] == [Encode((f"t{index}",)) for index in range(20)]
+    assert all(isinstance(one, ShardLostError) for one in await asyncio.gather(*asked, return_exceptions=True))
+    server.close()
+    await server.wait_closed()
+
+
+async def test_whatever_the_engine_says_before_the_loop_runs_wakes_it_once():
+    class CountingLoop:
+        def __init__(self) -> None:
+            self.woken = []
+
+        def call_soon_threadsafe(self, function) -> None:
+            self.woken.append(function)
+
+    loop = CountingLoop()
+    channel = Channel(Hello("m", 1), loop)
+    for key in range(50):
+        channel.started([key])
+        channel.finished(key, Encoded(b"", 4, ()))
+    assert len(loop.woken) == 1
+    loop.woken.pop()()
+    channel.started([50])
+    assert len(loop.woken) == 1
 
 
 async def test_a_models_error_reaches_the_one_who_asked(tmp_path):
