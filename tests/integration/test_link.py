@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from emb_model_provider.errors import RequestError
-from emb_model_provider.frames import FrameDecoder, pack_frame
+from emb_model_provider.frames import Frame, FrameDecoder, pack_frame
 from emb_model_provider.messages import Encode, Encoded, Hello, pack, unpack
 from emb_model_provider.modelmap import BatchLimits
 from router.link import Link, ShardLostError
@@ -51,18 +51,17 @@ async def test_many_requests_at_once_each_get_their_own_answer(tmp_path):
 
 
 async def test_requests_of_one_moment_reach_the_shard_in_one_write(tmp_path):
-    written = []
+    first_write: asyncio.Future[list[Frame]] = asyncio.get_running_loop().create_future()
 
     class Peer(asyncio.Protocol):
         def data_received(self, data: bytes) -> None:
-            written.append(FrameDecoder().feed(data))
+            first_write.set_result(FrameDecoder().feed(data))
 
     server = await asyncio.get_running_loop().create_unix_server(Peer, str(tmp_path / "s.sock"))
     async with linked(tmp_path / "s.sock") as link:
         asked = [asyncio.create_task(link.request(Encode((f"t{index}",)))) for index in range(20)]
-        while not written:
-            await asyncio.sleep(0.01)
-        assert [unpack(frame) for frame in written[0]] == [Encode((f"t{index}",)) for index in range(20)]
+        received = [unpack(frame) for frame in await asyncio.wait_for(first_write, timeout=5)]
+        assert received == [Encode((f"t{index}",)) for index in range(20)]
     assert all(isinstance(one, ShardLostError) for one in await asyncio.gather(*asked, return_exceptions=True))
     server.close()
     await server.wait_closed()
