@@ -237,9 +237,10 @@ EMB_PROVIDER_LOG_LEVEL=INFO
 若 CPU 不原生支持 16 位计算，则权重仍按要求以 16 位存储，但以 fp32 计算（在这类 CPU 上直接用 16 位计算会慢数倍），
 并在日志中说明。
 
-CPU 上的 int8 有两种方式，由 `EMB_PROVIDER_INT8_METHOD` 选择。`dynamic` 以 8 位做乘法：在支持 AVX-512 VNNI 的处理器上比
-fp32 快，向量与 fp32 相近。`weight-only` 以 8 位存储、以 fp32 做乘法：更接近 fp32，但不更快。每次启动都会与模型自身的 fp32
-向量实测比较，结果即 `/v1/models` 中的 `cosine`；低于 .97（`dynamic`）或 .99（`weight-only`）时改用更接近的方式，并在日志中说明。
+CPU 上的 int8 有两种方式，由 `EMB_PROVIDER_INT8_METHOD` 选择。`dynamic` 以 8 位做乘法：在支持 AVX-512 VNNI 的处理器上
+比 fp32 快，向量与 fp32 相近。`weight-only` 以 8 位存储、以 fp32 做乘法：更接近 fp32，但不更快。每次启动都会与模型自身的
+fp32 向量实测比较，结果即 `/v1/models` 中的 `cosine`；低于 .97（`dynamic`）或 .99（`weight-only`）时改用更接近的方式，
+并在日志中说明。
 
 `EMB_PROVIDER_ENABLE_QUANTIZATION` 有三种状态：
 

@@ -27,7 +27,7 @@ from shard.fidelity import PROBES, compare
 from shard.fingerprint import name_fingerprint, start_hashing
 from shard.layouts import Recipe, read_recipe
 from shard.load_errors import quiet_libraries, reasons
-from shard.memory import keep_freed_memory, return_freed_memory
+from shard.memory import keep_freed_memory, limit_kernel_caches, return_freed_memory
 from shard.parts import Parts, make_tokenizer, max_tokens, narrow, place
 from shard.paths import Chosen, Trial, choose_path, run_alone
 from shard.trust import ModelOrigin, refuse_code
@@ -63,6 +63,7 @@ def load(
     _report_choices(spec, recipe, plan)
     _set_threads(threads)
     keep_freed_memory()
+    limit_kernel_caches()
     build = _Build(directory, spec, recipe, plan, trust_remote_code, cache_directory)
     with reasons(directory), quiet_libraries():
         encoder = build.run()

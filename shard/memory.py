@@ -6,6 +6,7 @@ Called by ``loader`` and ``main``.
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 from pathlib import Path
 from typing import Final
@@ -17,6 +18,8 @@ _MIB: Final = 1024 * 1024
 _LARGEST_HEAP_BLOCK: Final = 32 * _MIB
 #: About what one batch needs at once.
 _KEPT: Final = 64 * _MIB
+#: Above the number of sizes that ``packed.round_up`` leaves for one matrix.
+_KEPT_KERNELS: Final = 64
 
 
 def keep_freed_memory() -> None:
@@ -29,6 +32,15 @@ def keep_freed_memory() -> None:
     if set_option is not None:
         set_option(_M_MMAP_THRESHOLD, _LARGEST_HEAP_BLOCK)
         set_option(_M_TRIM_THRESHOLD, _KEPT)
+
+
+def limit_kernel_caches() -> None:
+    """Let oneDNN and torch's layer above it keep few kernels; to be called before the first of them is made.
+
+    They make one per shape, of up to a megabyte, and by default keep a thousand of them each.
+    """
+    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(name, str(_KEPT_KERNELS))
 
 
 def return_freed_memory() -> None:

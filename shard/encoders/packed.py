@@ -20,6 +20,9 @@ from shard.encoders.heads import Features, Heads
 #: Tokens of one pass through the graph; more falls out of the processor's cache.
 _MAX_TOKENS: Final = 2048
 
+#: Above so many tokens, sizes are multiples of so many.
+_STEPS: Final = ((256, 64), (64, 16), (0, 1))
+
 #: (input_ids, position_ids[, token_type_ids], segments) → last hidden states, all but segments of shape (1, tokens, …).
 PackedGraph = Callable[..., torch.Tensor]
 
@@ -43,6 +46,15 @@ def packed_batches(lengths: Sequence[int], groups: Sequence[int], *, max_tokens:
             batches.append([index])
             used = lengths[index]
     return batches
+
+
+def round_up(tokens: int) -> int:
+    """Return how many tokens a pass really takes: few sizes for large passes.
+
+    oneDNN makes a kernel for every size. The spare tokens are texts of one token each that nobody reads.
+    """
+    step = next(step for above, step in _STEPS if tokens > above)
+    return -(-tokens // step) * step
 
 
 class PackedPath:
@@ -69,21 +81,24 @@ class PackedPath:
     def run(self, rows: Sequence[Tokenized]) -> torch.Tensor:
         """Return the vectors of ``rows``, which ``split`` has put together: longest first, one length of prompt."""
         lengths = [len(row.ids) for row in rows]
-        ids = torch.tensor([list(chain.from_iterable(row.ids for row in rows))])
-        positions = torch.cat([self._positions[:length] for length in lengths])[None]
-        types = [self._type_ids(rows, ids)] if self._wants_type_ids else []
-        hidden = self._graph(ids, positions, *types, find_segments(lengths))
-        features: Features = {"token_embeddings": hidden}
+        tokens = sum(lengths)
+        spare = round_up(tokens) - tokens
+        ids = torch.tensor([[*chain.from_iterable(row.ids for row in rows), *[rows[0].ids[0]] * spare]])
+        positions = torch.cat([self._positions[:length] for length in (*lengths, *[1] * spare)])[None]
+        types = [self._type_ids(rows, spare)] if self._wants_type_ids else []
+        hidden = self._graph(ids, positions, *types, find_segments([*lengths, *[1] * spare]))
+        features: Features = {"token_embeddings": hidden[:, :tokens]}
         if len(rows) > 1:
             features["cu_seq_lens_q"] = torch.tensor([0, *accumulate(lengths)])
         if not self._heads.pools_prompt and rows[0].prompt_tokens:
             features["prompt_length"] = rows[0].prompt_tokens
         return self._heads.run(features)
 
-    def _type_ids(self, rows: Sequence[Tokenized], ids: torch.Tensor) -> torch.Tensor:
+    def _type_ids(self, rows: Sequence[Tokenized], spare: int) -> torch.Tensor:
         if all(row.type_ids is None for row in rows):
-            return torch.zeros_like(ids)
-        return torch.tensor([list(chain.from_iterable(row.type_ids or [0] * len(row.ids) for row in rows))])
+            return torch.zeros((1, sum(len(row.ids) for row in rows) + spare), dtype=torch.long)
+        own = chain.from_iterable(row.type_ids or [0] * len(row.ids) for row in rows)
+        return torch.tensor([[*own, *[0] * spare]])
 
 
 def find_first_position(model: nn.Module) -> int:

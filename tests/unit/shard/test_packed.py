@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
 from shard.encoders.graph.attention import Rule, Segment, attend, find_segments
-from shard.encoders.packed import packed_batches
+from shard.encoders.packed import packed_batches, round_up
 
 lengths_of = st.lists(st.integers(1, 60), min_size=1, max_size=40)
 
@@ -48,3 +48,10 @@ def test_attention_within_each_text_equals_that_of_the_text_alone(lengths, is_ca
         expected = scaled_dot_product_attention(*alone, scale=0.5, is_causal=is_causal).transpose(1, 2)
         torch.testing.assert_close(packed[:, start : start + length], expected, atol=1e-6, rtol=0)
         start += length
+
+
+@given(st.integers(1, 100_000))
+def test_a_pass_is_rounded_up_by_little_and_to_few_sizes(tokens):
+    rounded = round_up(tokens)
+    assert tokens <= rounded < tokens + max(1, tokens / 3)
+    assert rounded % (64 if tokens > 256 else 16 if tokens > 64 else 1) == 0
