@@ -79,10 +79,12 @@ class EmptyShard:
 
     async def _serve(self, bound: threading.Event) -> None:
         from shard.channel import Channel, bind_private  # noqa: PLC0415
+        from shard.costs import CostModel, SlicePlan  # noqa: PLC0415
         from shard.engine import Engine  # noqa: PLC0415
 
         channel = Channel(Hello(MODEL, 1), asyncio.get_running_loop())
-        engine = Engine(cast("Encoder", _EmptyEncoder()), BatchLimits(), 2048, channel)
+        plan = SlicePlan(CostModel(0.0, 0.0, 0.0), slice_ms=50.0, max_tokens=2048)
+        engine = Engine(cast("Encoder", _EmptyEncoder()), BatchLimits(), plan, channel)
         engine.start()
         await channel.serve(engine, bind_private(self._path))
         bound.set()
@@ -90,14 +92,15 @@ class EmptyShard:
 
 
 class _EmptyEncoder:
-    """Reads three tokens of every text, never the same, and returns zeros."""
+    """Reads three tokens of every text, never the same, and returns the same random unit vectors for every batch."""
 
     info = _INFO
 
     def __init__(self) -> None:
         import numpy as np  # noqa: PLC0415
 
-        self._zeros: Vectors = np.zeros((4096, DIMENSION), dtype=np.float32)
+        vectors = np.random.default_rng(0).standard_normal((4096, DIMENSION)).astype(np.float32)
+        self._vectors: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         self._ids = itertools.count(1000)
 
     def tokenize(self, texts: Sequence[str], *, prompt: str | None) -> list[Tokenized]:
@@ -113,7 +116,7 @@ class _EmptyEncoder:
         return prompt_name
 
     def encode(self, batch: Sequence[Tokenized]) -> Vectors:
-        return self._zeros[: len(batch)]
+        return self._vectors[: len(batch)]
 
 
 @contextlib.contextmanager
@@ -174,6 +177,7 @@ def _config() -> RouterConfig:
         ready_wait_s=10.0,
         max_request_bytes=64 * 1024 * 1024,
         drain_s=2.0,
+        request_timeout_s=600.0,
     )
 
 

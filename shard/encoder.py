@@ -41,8 +41,8 @@ class Tokenized:
 class Encoder(Protocol):
     """A model that turns texts into vectors.
 
-    ``tokenize``, ``accept_ids`` and ``resolve_prompt`` may run in another thread than ``encode``; ``encode`` itself
-    is called by one thread at a time.
+    ``tokenize``, ``accept_ids`` and ``resolve_prompt`` may run in another thread than the other two, which are called
+    by one thread at a time.
     """
 
     @property
@@ -70,6 +70,10 @@ class Encoder(Protocol):
 
     def encode(self, batch: Sequence[Tokenized]) -> Vectors:
         """Return final vectors, shape (len(batch), dimension), C-contiguous; none depends on its neighbours."""
+        ...
+
+    def encode_exactly(self, batch: Sequence[Tokenized]) -> Vectors:
+        """Do the same in fp32 and on the plainest path, however slowly."""
         ...
 
 

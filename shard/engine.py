@@ -9,19 +9,18 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
-import numpy as np
-
-from emb_model_provider.errors import EncodeError, InvalidRequestError, RequestError
+from emb_model_provider.errors import DeadlineError, EncodeError
 from emb_model_provider.logs import EventLog
 from emb_model_provider.messages import Encode, Encoded, Failed
 from emb_model_provider.modelmap import BatchLimits
-from shard.encoder import Encoder, Tokenized, Vectors, cut
+from shard.costs import SlicePlan
+from shard.encoder import Encoder, Tokenized, Vectors
+from shard.intake import as_failed, tokenize
 from shard.isolate import encode_isolated
-from shard.scheduler import Scheduler, Slot
+from shard.jobs import NEVER_S, Input, Job, Jobs
 
 log = EventLog("shard.engine")
 
@@ -36,32 +35,23 @@ class Listener(Protocol):
         """Take a job's vectors or its error; never called for a cancelled job."""
 
 
-@dataclass(slots=True)
-class _Job:
-    request: Encode
-    inputs: list[Tokenized]
-    vectors: list[Vectors | None] = field(default_factory=list)
-    missing: int = 0
-    started: bool = False
-
-
 class Engine:
-    """Runs one encoder. ``max_batch_tokens`` bounds the tokens of one batch."""
+    """Runs one encoder."""
 
     def __init__(
         self,
         encoder: Encoder,
         limits: BatchLimits,
-        max_batch_tokens: int,
+        plan: SlicePlan,
         listener: Listener,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._encoder = encoder
         self._listener = listener
         self._clock = clock
-        self._scheduler = Scheduler(limits, max_batch_tokens)
-        self._jobs: dict[int, _Job] = {}
-        self._accepted: set[int] = set()
+        self._jobs = Jobs(limits, plan, encoder.info.dimension)
+        #: Every request that has no answer yet, with its deadline.
+        self._accepted: dict[int, float] = {}
         self._changed = threading.Condition()
         self._incoming: queue.SimpleQueue[tuple[int, Encode] | None] = queue.SimpleQueue()
         self._stopping = False
@@ -77,16 +67,16 @@ class Engine:
 
     def submit(self, key: int, request: Encode) -> None:
         """Queue a request under a key that is not in use."""
+        deadline_s = self._clock() + request.timeout_ms / 1000 if request.timeout_ms else NEVER_S
         with self._changed:
-            self._accepted.add(key)
+            self._accepted[key] = deadline_s
         self._incoming.put((key, request))
 
     def cancel(self, key: int) -> None:
         """Drop a request: what has not begun is never encoded, and the listener hears nothing more of it."""
         with self._changed:
-            self._accepted.discard(key)
-            self._jobs.pop(key, None)
-            self._scheduler.cancel(key)
+            self._accepted.pop(key, None)
+            self._jobs.drop(key)
             self._changed.notify_all()
 
     def wait_idle(self, timeout_s: float) -> bool:
@@ -108,122 +98,83 @@ class Engine:
     def _tokenize_loop(self) -> None:
         while (item := self._incoming.get()) is not None:
             key, request = item
-            if key not in self._accepted:
+            deadline_s = self._accepted.get(key)
+            if deadline_s is None:
                 continue
-            try:
-                inputs = self._tokenize(request)
-            except RequestError as error:
-                self._finish(key, _as_failed(error))
-            except Exception:  # a tokenizer may raise anything; only this request fails
-                log.exception("tokenize_failed")
-                self._finish(key, _as_failed(EncodeError("the model's tokenizer failed on this input")))
+            if deadline_s <= self._clock():
+                self._answer([(key, _too_late())])
+                continue
+            tokenized = tokenize(self._encoder, request)
+            if isinstance(tokenized, Failed):
+                self._answer([(key, tokenized)])
             else:
-                self._enqueue(key, request, inputs)
+                self._enqueue(key, request, tokenized, deadline_s)
 
-    def _tokenize(self, request: Encode) -> list[Tokenized]:
-        if request.token_ids:
-            inputs = [self._accept_ids(ids, index) for index, ids in enumerate(request.token_ids, request.first_index)]
-        else:
-            prompt = self._encoder.resolve_prompt(request.prompt_name)
-            inputs = self._encoder.tokenize(request.texts, prompt=prompt)
-        if request.overlong == "error":
-            _refuse_overlong(inputs, self._encoder.info.max_tokens, request.first_index)
-        return inputs
-
-    def _accept_ids(self, ids: tuple[int, ...], index: int) -> Tokenized:
-        try:
-            return self._encoder.accept_ids(ids)
-        except InvalidRequestError as error:
-            raise InvalidRequestError(f"Input {index}: {error.message}", param="input") from None
-
-    def _enqueue(self, key: int, request: Encode, inputs: list[Tokenized]) -> None:
+    def _enqueue(self, key: int, request: Encode, texts: Sequence[Tokenized], deadline_s: float) -> None:
         with self._changed:
             if key not in self._accepted:
                 return
-            self._jobs[key] = _Job(request, inputs, [None] * len(inputs), len(inputs))
-            self._scheduler.add(key, [len(one.ids) for one in inputs], self._clock())
+            job = self._jobs.add(key, request, texts, self._clock(), deadline_s)
             self._changed.notify_all()
+        if job.started:
+            self._listener.started([key])
 
     # ---------------------------------------------------------------------------------------- the device thread
 
     def _device_loop(self) -> None:
-        while True:
+        while not self._stopping:
             with self._changed:
-                slots = self._next_batch()
-                if slots is None:
-                    return
-                batch = [self._jobs[slot.key].inputs[slot.index] for slot in slots]
-                newly_started = self._mark_started(slots)
+                batch, expired = self._next_batch()
+                newly_started = self._jobs.mark_started(batch)
+            self._answer([(job.key, _too_late()) for job in expired])
             if newly_started:
                 self._listener.started(newly_started)
-            self._deliver(slots, encode_isolated(self._encoder.encode, batch))
+            if batch:
+                self._deliver(batch, self._encode(batch))
 
-    def _next_batch(self) -> list[Slot] | None:
-        while not self._stopping:
-            due_s = self._scheduler.due_in_s(self._clock())
-            if due_s == 0.0:
-                return self._scheduler.take()
-            self._changed.wait(due_s)
-        return None
+    def _next_batch(self) -> tuple[list[Input], list[Job]]:
+        """Return what ``Jobs.take`` does, or nothing after waiting until something has changed."""
+        due_in_s = self._jobs.scheduler.due_in_s(self._clock())
+        if due_in_s == 0.0:
+            return self._jobs.take(self._clock())
+        if not self._stopping:
+            self._changed.wait(due_in_s)
+        return [], []
 
-    def _mark_started(self, slots: list[Slot]) -> list[int]:
-        fresh = dict.fromkeys(slot.key for slot in slots if not self._jobs[slot.key].started)
-        for key in fresh:
-            self._jobs[key].started = True
-        return list(fresh)
+    def _encode(self, batch: Sequence[Input]) -> list[Vectors | Exception]:
+        began_s = self._clock()
+        texts = [one.tokenized for one in batch]
+        results = encode_isolated(self._encoder.encode, self._encoder.encode_exactly, texts)
+        self._jobs.scheduler.observe(batch, 1000 * (self._clock() - began_s))
+        return results
 
-    def _deliver(self, slots: list[Slot], results: list[Vectors | Exception]) -> None:
-        for slot, result in zip(slots, results, strict=True):
-            with self._changed:
-                job = self._jobs.get(slot.key)
-                if job is None:  # cancelled, or failed by an earlier input of the same request
-                    continue
-                if not isinstance(result, Exception):
-                    job.vectors[slot.index] = result
-                    job.missing -= 1
-                    if job.missing:
-                        continue
-            if isinstance(result, Exception):
-                log.error("encode_failed", index=slot.index, error=f"{type(result).__name__}: {result}")
-                self._finish(slot.key, _failed_input(job.request.first_index + slot.index))
-            else:
-                self._finish(slot.key, _assemble(job))
-
-    def _finish(self, key: int, outcome: Encoded | Failed) -> None:
+    def _deliver(self, batch: Sequence[Input], results: Sequence[Vectors | Exception]) -> None:
+        complete: list[Job] = []
+        failed: dict[int, Failed] = {}
         with self._changed:
-            if key not in self._accepted:
-                return
-            self._jobs.pop(key, None)
-            self._scheduler.cancel(key)
-        self._listener.finished(key, outcome)
+            for one, result in zip(batch, results, strict=True):
+                for job, index in self._jobs.release(one):
+                    if isinstance(result, Exception):
+                        log.error("encode_failed", index=index, error=f"{type(result).__name__}: {result}")
+                        failed.setdefault(job.key, _failed_input(job.request.first_index + index))
+                    elif job.take(index, result):
+                        complete.append(job)
+        self._answer([*((job.key, job.encoded()) for job in complete), *failed.items()])
+
+    def _answer(self, outcomes: Sequence[tuple[int, Encoded | Failed]]) -> None:
+        if not outcomes:
+            return
+        with self._changed:
+            due = [(key, outcome) for key, outcome in outcomes if key in self._accepted]
+            for key, _ in due:
+                self._jobs.drop(key)
+        for key, outcome in due:
+            self._listener.finished(key, outcome)
         # Only now: whoever waits for idle may rely on the listener having heard of everything.
         with self._changed:
-            self._accepted.discard(key)
+            for key, _ in due:
+                self._accepted.pop(key, None)
             self._changed.notify_all()
-
-
-def _assemble(job: _Job) -> Encoded:
-    rows = [row for row in job.vectors if row is not None]
-    vectors = np.stack(rows)
-    if job.request.dimensions is not None:
-        vectors = cut(vectors, job.request.dimensions)
-    return Encoded(
-        vectors=vectors.astype("<f4", copy=False).tobytes(),
-        dimension=vectors.shape[1],
-        tokens=tuple(len(one.ids) for one in job.inputs),
-        truncated=tuple(index for index, one in enumerate(job.inputs) if one.truncated),
-    )
-
-
-def _refuse_overlong(inputs: list[Tokenized], max_tokens: int, first_index: int) -> None:
-    for index, one in enumerate(inputs, first_index):
-        if one.truncated:
-            raise InvalidRequestError(
-                f"This model's maximum context length is {max_tokens} tokens, however input {index} has "
-                f"{one.original_tokens} tokens. Please reduce the length of the input.",
-                param="input",
-                code="context_length_exceeded",
-            )
 
 
 def _failed_input(index: int) -> Failed:
@@ -231,5 +182,5 @@ def _failed_input(index: int) -> Failed:
     return Failed(EncodeError.status, EncodeError.kind, EncodeError.code, message, "input", index)
 
 
-def _as_failed(error: RequestError) -> Failed:
-    return Failed(error.status, error.kind, error.code, error.message, error.param)
+def _too_late() -> Failed:
+    return as_failed(DeadlineError("No answer in time, so this was not encoded. Ask again when there is less to do."))

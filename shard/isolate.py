@@ -10,20 +10,22 @@ import numpy as np
 from shard.encoder import Vectors
 
 Item = TypeVar("Item")
+Encode = Callable[[Sequence[Item]], Vectors]
 
 
 class NonFiniteVectorError(Exception):
-    """The model returned NaN or infinity for this input."""
+    """The model returned NaN or infinity for this input, in its own precision and in fp32."""
 
     def __init__(self) -> None:
         super().__init__("the model's vector for this input is not finite")
 
 
-def encode_isolated(encode: Callable[[Sequence[Item]], Vectors], batch: Sequence[Item]) -> list[Vectors | Exception]:
+def encode_isolated(encode: Encode[Item], exactly: Encode[Item], batch: Sequence[Item]) -> list[Vectors | Exception]:
     """Return one vector or one exception per item.
 
     When a batch raises, it is halved until the guilty item stands alone: log2(n) extra passes for one bad
-    input, and its neighbours get their vectors. ``encode`` returns shape (len(batch), dimension).
+    input, and its neighbours get their vectors. An item whose vector is not finite is encoded once more, alone and
+    by ``exactly``. Both functions return shape (len(batch), dimension).
     """
     try:
         vectors = encode(batch)
@@ -31,6 +33,17 @@ def encode_isolated(encode: Callable[[Sequence[Item]], Vectors], batch: Sequence
         if len(batch) == 1:
             return [error]
         middle = len(batch) // 2
-        return encode_isolated(encode, batch[:middle]) + encode_isolated(encode, batch[middle:])
-    finite = [bool(np.isfinite(row).all()) for row in vectors]
-    return [row if ok else NonFiniteVectorError() for row, ok in zip(vectors, finite, strict=True)]
+        return encode_isolated(encode, exactly, batch[:middle]) + encode_isolated(encode, exactly, batch[middle:])
+    if np.isfinite(vectors).all():
+        return list(vectors)
+    return [
+        row if np.isfinite(row).all() else _once_more(exactly, item) for row, item in zip(vectors, batch, strict=True)
+    ]
+
+
+def _once_more(exactly: Encode[Item], item: Item) -> Vectors | Exception:
+    try:
+        vector: Vectors = exactly([item])[0]
+    except Exception as error:  # noqa: BLE001 - as above
+        return error
+    return vector if np.isfinite(vector).all() else NonFiniteVectorError()

@@ -6,13 +6,14 @@ import asyncio
 import faulthandler
 import signal
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from emb_model_provider.errors import EXIT_CONFIGURATION, LoadError, LoadReason, ProtocolError
 from emb_model_provider.lifecycle import ControlChannel, pin_to_cpus, start_child
 from emb_model_provider.logs import EventLog, configure_child_logs
 from emb_model_provider.messages import Hello, LoadFailed, LoadProgress, ModelInfo, Ready, ShardConfig
+from shard.costs import SlicePlan, measure
 from shard.encoder import Encoder
 from shard.hubs import Progress, Snapshot
 from shard.light_imports import leave_out_evaluation
@@ -21,9 +22,15 @@ from shard.memory import private_bytes
 log = EventLog("shard")
 
 #: Larger batches are slower on a CPU, where they fall out of the cache, and faster on a GPU.
-_MAX_BATCH_TOKENS_CPU = 2048
-_MAX_BATCH_TOKENS_CUDA = 32768
-_WARM_UP_TEXTS = ("热身 warm up", "The quick brown fox jumps over the lazy dog. 敏捷的棕色狐狸跳过懒狗。" * 4)
+_MAX_TOKENS_CPU = 2048
+_MAX_TOKENS_CUDA = 32768
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    encoder: Encoder
+    plan: SlicePlan
+    info: ModelInfo
 
 
 def main(arguments: list[str]) -> int:
@@ -37,7 +44,7 @@ def main(arguments: list[str]) -> int:
     configure_child_logs(f"shard[{config.spec.id}#{config.generation}]", config.log.level, config.log.format)
     control.watch(lambda _message: None)
     try:
-        encoder, info = _prepare(config, control)
+        loaded = _prepare(config, control)
     except LoadError as error:
         control.send(LoadFailed(error.reason, str(error)))
         return EXIT_CONFIGURATION
@@ -48,19 +55,24 @@ def main(arguments: list[str]) -> int:
         log.exception("load_failed")
         control.send(LoadFailed(LoadReason.INTERNAL, f"{type(error).__name__}: {error} (the log has the traceback)"))
         return EXIT_CONFIGURATION
-    _serve(config, control, encoder, info)
+    _serve(config, control, loaded)
     return 0
 
 
-def _prepare(config: ShardConfig, control: ControlChannel) -> tuple[Encoder, ModelInfo]:
+def _prepare(config: ShardConfig, control: ControlChannel) -> _Loaded:
     snapshot = _fetch(config, control)
     control.send(LoadProgress("loading", source=snapshot.source))
     began_s = time.monotonic()
     encoder = _load(config, snapshot)
     control.send(LoadProgress("warming", source=snapshot.source))
     loaded_s = time.monotonic()
-    encoder.encode(encoder.tokenize(_WARM_UP_TEXTS, prompt=None))
-    info = replace(encoder.info, private_bytes=private_bytes())
+    plan = measure(encoder, _MAX_TOKENS_CUDA if encoder.info.device.startswith("cuda") else _MAX_TOKENS_CPU)
+    info = replace(
+        encoder.info,
+        slice_ms=round(plan.slice_ms, 1),
+        slice_tokens=plan.slice_tokens,
+        private_bytes=private_bytes(),
+    )
     log.info(
         "model_loaded",
         source=snapshot.source,
@@ -70,10 +82,12 @@ def _prepare(config: ShardConfig, control: ControlChannel) -> tuple[Encoder, Mod
         device=info.device,
         dimension=info.dimension,
         max_tokens=info.max_tokens,
+        slice_ms=info.slice_ms,
+        slice_tokens=info.slice_tokens,
         load_s=round(loaded_s - began_s, 3),
         warm_up_s=round(time.monotonic() - loaded_s, 3),
     )
-    return encoder, ModelInfo(info, snapshot.source, snapshot.revision)
+    return _Loaded(encoder, plan, ModelInfo(info, snapshot.source, snapshot.revision))
 
 
 def _fetch(config: ShardConfig, control: ControlChannel) -> Snapshot:
@@ -113,13 +127,13 @@ def _is_trusted(config: ShardConfig, snapshot: Snapshot) -> bool:
     return snapshot.source == "modelscope" and config.hubs.modelscope.trust_remote_code
 
 
-def _serve(config: ShardConfig, control: ControlChannel, encoder: Encoder, info: ModelInfo) -> None:
+def _serve(config: ShardConfig, control: ControlChannel, loaded: _Loaded) -> None:
     import uvloop  # noqa: PLC0415
 
-    uvloop.run(_serve_until_stopped(config, control, encoder, info))
+    uvloop.run(_serve_until_stopped(config, control, loaded))
 
 
-async def _serve_until_stopped(config: ShardConfig, control: ControlChannel, encoder: Encoder, info: ModelInfo) -> None:
+async def _serve_until_stopped(config: ShardConfig, control: ControlChannel, loaded: _Loaded) -> None:
     from shard.channel import Channel, bind_private  # noqa: PLC0415
     from shard.engine import Engine  # noqa: PLC0415
 
@@ -127,12 +141,11 @@ async def _serve_until_stopped(config: ShardConfig, control: ControlChannel, enc
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     channel = Channel(Hello(config.spec.id, config.generation), loop)
-    on_cuda = info.encoder.device.startswith("cuda")
-    engine = Engine(encoder, config.spec.batch, _MAX_BATCH_TOKENS_CUDA if on_cuda else _MAX_BATCH_TOKENS_CPU, channel)
+    engine = Engine(loaded.encoder, config.spec.batch, loaded.plan, channel)
     engine.start()
     path = Path(config.socket_path)
     await channel.serve(engine, bind_private(path))
-    control.send(Ready(info))
+    control.send(Ready(loaded.info))
     await stop.wait()
     idle = await asyncio.to_thread(engine.wait_idle, config.drain_s)
     log.info("drained", complete=idle)

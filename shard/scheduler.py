@@ -1,100 +1,169 @@
 """Which texts go into the next batch: pure, with the clock passed in. Called by ``engine`` under its lock.
 
-A job is one request's inputs with their true token counts. Jobs are served in order of arrival; a batch may
-hold inputs of several jobs, and a long job spans several batches.
+A request is *interactive* when it is small enough to be done in half a slice, else *bulk*. Interactive work goes
+first, but while both wait, bulk gets a guaranteed share of the device's time, which grows with its age. No batch is
+planned to take longer than one slice, so that is how long a short query waits for the batch before it.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final, Generic, TypeVar
 
 from emb_model_provider.modelmap import BatchLimits
+from shard.costs import Pace, SlicePlan
+
+_INTERACTIVE_TEXTS: Final = 8
+_INTERACTIVE_SHARE_OF_SLICE: Final = 0.5
+_BULK_SHARE: Final = 0.25
+#: The share grows by so much for each second that the oldest bulk request has waited.
+_AGEING_PER_S: Final = 0.05
+_LARGEST_BULK_SHARE: Final = 0.75
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """One input of one job."""
+@dataclass(eq=False, slots=True)
+class Item:
+    """One text to encode, of so many tokens. It waits until a batch takes it or ``Scheduler.drop`` forgets it."""
 
-    key: int
-    index: int
+    length: int
+    is_waiting: bool = field(default=False, init=False)
+
+
+ItemT = TypeVar("ItemT", bound=Item)
 
 
 @dataclass(slots=True)
-class _Job:
-    key: int
-    lengths: Sequence[int]
+class _Request(Generic[ItemT]):
+    items: deque[ItemT]
     arrived_s: float
-    taken: int = 0
-
-    @property
-    def waiting(self) -> int:
-        return len(self.lengths) - self.taken
 
 
-class Scheduler:
-    """Forms batches within a count of texts and a budget of tokens.
+_Queue = deque[_Request[ItemT]]
 
-    A text longer than the whole budget gets a batch of its own. With ``dynamic`` off, inputs of different jobs
-    never share a batch.
+
+class Scheduler(Generic[ItemT]):
+    """Forms batches within a count of texts, a budget of tokens and a time.
+
+    A text beyond any of these gets a batch of its own. With ``dynamic`` off, texts of different requests never
+    share a batch.
     """
 
-    def __init__(self, limits: BatchLimits, max_batch_tokens: int) -> None:
+    def __init__(self, limits: BatchLimits, plan: SlicePlan) -> None:
         self._limits = limits
-        self._max_batch_tokens = max_batch_tokens
-        self._jobs: deque[_Job] = deque()
+        self._plan = plan
+        self._pace = Pace()
+        self._interactive: _Queue[ItemT] = deque()
+        self._bulk: _Queue[ItemT] = deque()
         self._waiting_texts = 0
+        #: Milliseconds that bulk has not had of its share while it waited.
+        self._owed_ms = 0.0
 
     @property
     def waiting_texts(self) -> int:
-        """Inputs that no batch has taken yet."""
+        """Texts that no batch has taken yet."""
         return self._waiting_texts
 
-    def add(self, key: int, lengths: Sequence[int], now_s: float) -> None:
-        """Queue a job; ``lengths`` are tokens per input, at least one input."""
-        self._jobs.append(_Job(key, lengths, now_s))
-        self._waiting_texts += len(lengths)
+    def add(self, items: Sequence[ItemT], now_s: float) -> None:
+        """Queue a request. An item that waits already is served with whichever of its requests comes first."""
+        for item in items:
+            self._waiting_texts += not item.is_waiting
+            item.is_waiting = True
+        # Longest first: texts of like length fall into the same batch, and waste the least where they are padded.
+        ordered = deque(sorted(items, key=lambda item: item.length, reverse=True))
+        queue = self._interactive if self._is_interactive(items) else self._bulk
+        queue.append(_Request(ordered, now_s))
 
-    def cancel(self, key: int) -> None:
-        """Forget what is left of a job; unknown keys are ignored."""
-        for job in self._jobs:
-            if job.key == key:
-                self._waiting_texts -= job.waiting
-                self._jobs.remove(job)
-                return
+    def drop(self, item: ItemT) -> None:
+        """Forget an item that nobody waits for any more."""
+        self._waiting_texts -= item.is_waiting
+        item.is_waiting = False
 
     def due_in_s(self, now_s: float) -> float | None:
         """Return how long to wait before the next batch; 0 when it is due now, ``None`` when nothing is queued.
 
         Only a queue shorter than ``min_batch_size`` waits for company, and never past ``max_wait_time_ms``
-        after its oldest job came.
+        after its oldest request came.
         """
-        if not self._jobs:
+        _discard_done(self._interactive)
+        _discard_done(self._bulk)
+        if not self._waiting_texts:
             return None
         if not self._limits.dynamic or self._waiting_texts >= self._limits.min_batch_size:
             return 0.0
-        return max(0.0, self._jobs[0].arrived_s + self._limits.max_wait_time_ms / 1000 - now_s)
+        oldest_s = min(queue[0].arrived_s for queue in (self._interactive, self._bulk) if queue)
+        return max(0.0, oldest_s + self._limits.max_wait_time_ms / 1000 - now_s)
 
-    def take(self) -> list[Slot]:
-        """Remove the next batch from the queue; empty when nothing is queued."""
-        batch: list[Slot] = []
-        tokens = 0
-        while self._jobs:
-            job = self._jobs[0]
-            while job.waiting and self._fits(len(batch), tokens, job.lengths[job.taken]):
-                tokens += job.lengths[job.taken]
-                batch.append(Slot(job.key, job.taken))
-                job.taken += 1
-            if job.waiting:
-                break
-            self._jobs.popleft()
-            if not self._limits.dynamic:
-                break
+    def take(self, now_s: float) -> list[ItemT]:
+        """Remove the next batch from the queues; empty when nothing is queued."""
+        _discard_done(self._interactive)
+        _discard_done(self._bulk)
+        both_wait = bool(self._interactive and self._bulk)
+        is_bulk = not self._interactive or (both_wait and self._owed_ms >= self._plan.slice_ms)
+        share = self._bulk_share(now_s)
+        batch = self._fill(self._bulk if is_bulk else self._interactive)
         self._waiting_texts -= len(batch)
+        if is_bulk:
+            self._owed_ms = max(0.0, self._owed_ms - self._paced_ms(batch))
+        elif both_wait:
+            self._owed_ms += self._paced_ms(batch) * share / (1 - share)
+        else:
+            self._owed_ms = 0.0
         return batch
 
-    def _fits(self, texts: int, tokens: int, length: int) -> bool:
-        if texts == 0:
-            return True
-        return texts < self._limits.max_batch_size and tokens + length <= self._max_batch_tokens
+    def observe(self, batch: Sequence[ItemT], took_ms: float) -> None:
+        """Learn how long a batch really took."""
+        self._pace.observe(self._plan.costs.ms(*_measures(batch)), took_ms)
+
+    def _is_interactive(self, items: Sequence[ItemT]) -> bool:
+        longest_ms = self._plan.slice_ms * _INTERACTIVE_SHARE_OF_SLICE
+        return len(items) <= _INTERACTIVE_TEXTS and self._plan.costs.ms(*_measures(items)) <= longest_ms
+
+    def _bulk_share(self, now_s: float) -> float:
+        waited_s = now_s - self._bulk[0].arrived_s if self._bulk else 0.0
+        return min(_BULK_SHARE + _AGEING_PER_S * waited_s, _LARGEST_BULK_SHARE)
+
+    def _paced_ms(self, batch: Sequence[ItemT]) -> float:
+        return self._pace.factor * self._plan.costs.ms(*_measures(batch))
+
+    def _fill(self, queue: _Queue[ItemT]) -> list[ItemT]:
+        batch: list[ItemT] = []
+        tokens = pairs = 0
+        while queue:
+            items = queue[0].items
+            while items:
+                item = items[0]
+                if item.is_waiting:
+                    if batch and not self._fits(len(batch), tokens + item.length, pairs + item.length**2):
+                        return batch
+                    tokens += item.length
+                    pairs += item.length**2
+                    item.is_waiting = False
+                    batch.append(item)
+                items.popleft()
+            queue.popleft()
+            if batch and not self._limits.dynamic:
+                break
+        return batch
+
+    def _fits(self, others: int, tokens: int, pairs: int) -> bool:
+        if others >= self._limits.max_batch_size or tokens > self._plan.max_tokens:
+            return False
+        return self._pace.factor * self._plan.costs.ms(tokens, pairs) <= self._plan.slice_ms
+
+
+def _discard_done(queue: _Queue[ItemT]) -> None:
+    """Take from the head of a queue what was dropped, or served with another request."""
+    while queue:
+        items = queue[0].items
+        while items and not items[0].is_waiting:
+            items.popleft()
+        if items:
+            return
+        queue.popleft()
+
+
+def _measures(items: Sequence[ItemT]) -> tuple[int, int]:
+    """Return the tokens of ``items`` and the sum of squares of their lengths."""
+    return sum(item.length for item in items), sum(item.length**2 for item in items)

@@ -15,12 +15,13 @@ from router.link import Link, ShardLostError
 from shard.channel import Channel, bind_private
 from shard.engine import Engine
 from tests.support.fake_encoder import FakeEncoder, expected_vector
+from tests.support.plans import make_plan
 
 
 @contextlib.asynccontextmanager
 async def served(encoder: FakeEncoder, path):
     channel = Channel(Hello("m", 1), asyncio.get_running_loop())
-    engine = Engine(encoder, BatchLimits(max_batch_size=4), 10_000, channel)
+    engine = Engine(encoder, BatchLimits(max_batch_size=4), make_plan(), channel)
     engine.start()
     await channel.serve(engine, bind_private(path))
     try:

@@ -22,7 +22,9 @@ def expected_vector(text: str) -> list[float]:
 
 
 class FakeEncoder:
-    """``POISON`` raises, ``NAN`` gives a vector that is not finite, ``UNTOKENIZABLE`` raises in the tokenizer.
+    """``POISON`` raises, ``UNTOKENIZABLE`` raises in the tokenizer.
+
+    ``NAN`` gives a vector that is not finite, ``OVERFLOW`` one that only ``encode_exactly`` makes finite.
 
     With ``closed`` the device waits until ``gate`` is set.
     """
@@ -46,6 +48,7 @@ class FakeEncoder:
         self.entered = threading.Event()
         self.batch_sizes: list[int] = []
         self.encoded: list[str] = []
+        self.encoded_exactly: list[str] = []
         if not closed:
             self.gate.set()
 
@@ -72,9 +75,18 @@ class FakeEncoder:
         self.encoded += texts
         if "POISON" in texts:
             raise RuntimeError("poison")
-        rows = [[np.nan] * DIMENSION if text == "NAN" else expected_vector(text) for text in texts]
-        return np.array(rows, dtype=np.float32)
+        return _vectors(texts, broken=("NAN", "OVERFLOW"))
+
+    def encode_exactly(self, batch: Sequence[Tokenized]) -> np.ndarray:
+        texts = ["".join(map(chr, one.ids)) for one in batch]
+        self.encoded_exactly += texts
+        return _vectors(texts, broken=("NAN",))
 
     @staticmethod
     def _tokenized(ids: list[int]) -> Tokenized:
         return Tokenized(tuple(ids[:MAX_TOKENS]), original_tokens=len(ids))
+
+
+def _vectors(texts: Sequence[str], broken: Sequence[str]) -> np.ndarray:
+    rows = [[np.nan] * DIMENSION if text in broken else expected_vector(text) for text in texts]
+    return np.array(rows, dtype=np.float32)

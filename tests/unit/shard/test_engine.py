@@ -7,8 +7,10 @@ import pytest
 from emb_model_provider.errors import InvalidRequestError
 from emb_model_provider.messages import Encode, Encoded, Failed
 from emb_model_provider.modelmap import BatchLimits
+from shard.costs import SlicePlan
 from shard.engine import Engine
 from tests.support.fake_encoder import FakeEncoder, expected_vector
+from tests.support.plans import make_plan
 
 
 class Recorder:
@@ -38,9 +40,9 @@ class Recorder:
 def make_engine():
     engines = []
 
-    def make(encoder: FakeEncoder, **limits) -> tuple[Engine, Recorder]:
+    def make(encoder: FakeEncoder, plan: SlicePlan | None = None, **limits) -> tuple[Engine, Recorder]:
         recorder = Recorder()
-        engine = Engine(encoder, BatchLimits(**limits), 10_000, recorder)
+        engine = Engine(encoder, BatchLimits(**limits), plan or make_plan(), recorder)
         engines.append((engine, encoder))
         engine.start()
         return engine, recorder
@@ -110,11 +112,83 @@ def test_an_input_that_makes_the_model_raise_fails_its_own_request_only(make_eng
     assert (second.status, second.code, second.index) == (500, "encode_failed", 65)
 
 
-def test_a_vector_that_is_not_finite_is_never_delivered(make_engine):
-    engine, heard = make_engine(FakeEncoder())
+def test_a_vector_that_is_not_finite_is_made_once_more_in_fp32_and_else_never_delivered(make_engine):
+    encoder = FakeEncoder(closed=True)
+    engine, heard = make_engine(encoder)
     engine.submit(1, Encode(("NAN",)))
-    (outcome,) = heard.wait_for(1)
-    assert isinstance(outcome, Failed)
+    engine.submit(2, Encode(("fine", "OVERFLOW")))
+    encoder.gate.set()
+    broken, mended = heard.wait_for(1, 2)
+    assert isinstance(broken, Failed)
+    assert (broken.code, broken.index) == ("encode_failed", 0)
+    assert vectors(mended).tolist() == [expected_vector("fine"), expected_vector("OVERFLOW")]
+    assert sorted(encoder.encoded_exactly) == ["NAN", "OVERFLOW"]
+
+
+def test_equal_texts_in_flight_are_encoded_once_and_answered_each(make_engine):
+    encoder = FakeEncoder(closed=True)
+    engine, heard = make_engine(encoder)
+    engine.submit(1, Encode(("same", "other", "same")))
+    while not encoder.entered.wait(0.01):
+        pass
+    engine.submit(2, Encode(("same",)))
+    engine.submit(3, Encode(("third", "same"), dimensions=2))
+    engine.submit(4, Encode(("third",)))
+    time.sleep(0.1)
+    assert 2 in heard.started_keys  # its text is with the device already
+    encoder.gate.set()
+    first, second, _, fourth = heard.wait_for(1, 2, 3, 4)
+    assert vectors(first).tolist() == [expected_vector(text) for text in ("same", "other", "same")]
+    assert vectors(second).tolist() == [expected_vector("same")]
+    assert vectors(fourth).tolist() == [expected_vector("third")]
+    assert sorted(encoder.encoded) == ["other", "same", "third"]
+
+
+def test_a_text_that_somebody_else_waits_for_outlives_the_request_that_brought_it(make_engine):
+    encoder = FakeEncoder(closed=True)
+    engine, heard = make_engine(encoder, max_batch_size=1)
+    engine.submit(1, Encode(("first",)))
+    while not encoder.entered.wait(0.01):
+        pass
+    engine.submit(2, Encode(("shared", "lonely")))
+    engine.submit(3, Encode(("shared",)))
+    time.sleep(0.05)
+    engine.cancel(2)
+    encoder.gate.set()
+    (outcome,) = heard.wait_for(3)
+    assert vectors(outcome).tolist() == [expected_vector("shared")]
+    assert engine.wait_idle(1.0)
+    assert "lonely" not in encoder.encoded
+
+
+def test_a_request_whose_time_is_over_is_answered_so_and_never_encoded(make_engine):
+    encoder = FakeEncoder(closed=True)
+    engine, heard = make_engine(encoder, max_batch_size=1)
+    engine.submit(1, Encode(("first",)))
+    while not encoder.entered.wait(0.01):
+        pass
+    engine.submit(2, Encode(("hurried", "shared"), timeout_ms=50))
+    engine.submit(3, Encode(("patient", "shared"), timeout_ms=60_000))
+    time.sleep(0.1)
+    encoder.gate.set()
+    late, patient = heard.wait_for(2, 3)
+    assert isinstance(late, Failed)
+    assert (late.status, late.code) == (504, "deadline_exceeded")
+    assert vectors(patient).tolist() == [expected_vector("patient"), expected_vector("shared")]
+    assert "hurried" not in encoder.encoded
+
+
+def test_a_short_query_waits_for_one_slice_of_bulk_and_not_for_the_rest(make_engine):
+    encoder = FakeEncoder(closed=True)
+    engine, heard = make_engine(encoder, make_plan(slice_ms=50, ms_per_token=1))
+    engine.submit(1, Encode(tuple(f"bulk {index:04}" for index in range(64))))
+    while not encoder.entered.wait(0.01):
+        pass
+    engine.submit(2, Encode(("hi",)))
+    time.sleep(0.05)
+    encoder.gate.set()
+    heard.wait_for(1, 2)
+    assert encoder.encoded.index("hi") == 5
 
 
 def test_a_cancelled_request_is_neither_encoded_nor_answered(make_engine):

@@ -5,6 +5,10 @@ from hypothesis import strategies as st
 from shard.isolate import NonFiniteVectorError, encode_isolated
 
 
+def never(batch):
+    raise AssertionError(f"{batch} needed no second pass")
+
+
 @given(st.lists(st.booleans(), min_size=1, max_size=40))
 def test_only_the_guilty_inputs_fail_and_the_others_get_their_own_vectors(guilty):
     def encode(batch):
@@ -12,7 +16,7 @@ def test_only_the_guilty_inputs_fail_and_the_others_get_their_own_vectors(guilty
             raise RuntimeError("poison")
         return np.array([[index, 1.0] for index in batch], dtype=np.float32)
 
-    results = encode_isolated(encode, list(range(len(guilty))))
+    results = encode_isolated(encode, never, list(range(len(guilty))))
     for index, (result, is_guilty) in enumerate(zip(results, guilty, strict=True)):
         if is_guilty:
             assert isinstance(result, RuntimeError)
@@ -29,13 +33,22 @@ def test_one_bad_input_among_thirty_two_costs_a_handful_of_extra_passes():
             raise RuntimeError("poison")
         return np.ones((len(batch), 2), dtype=np.float32)
 
-    encode_isolated(encode, list(range(32)))
+    encode_isolated(encode, never, list(range(32)))
     assert len(passes) == 11
 
 
-def test_a_vector_with_nan_or_infinity_is_an_error_for_its_input_alone():
-    vectors = np.array([[1, 1], [np.nan, 1], [1, np.inf]], dtype=np.float32)
-    first, second, third = encode_isolated(lambda _batch: vectors, ["a", "b", "c"])
+def test_a_vector_with_nan_or_infinity_is_made_exactly_once_more_and_else_an_error_for_its_input_alone():
+    vectors = np.array([[1, 1], [np.nan, 1], [1, np.inf], [-np.inf, 1]], dtype=np.float32)
+    exact = {"b": [2, 2], "c": [np.nan, 2]}
+    asked = []
+
+    def exactly(batch):
+        asked.append(batch)
+        return np.array([exact[item] for item in batch], dtype=np.float32)
+
+    first, second, third, fourth = encode_isolated(lambda _batch: vectors, exactly, ["a", "b", "c", "d"])
     assert first.tolist() == [1, 1]
-    assert isinstance(second, NonFiniteVectorError)
+    assert second.tolist() == [2, 2]
     assert isinstance(third, NonFiniteVectorError)
+    assert isinstance(fourth, KeyError)
+    assert asked == [["b"], ["c"], ["d"]]

@@ -1,78 +1,161 @@
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from emb_model_provider.modelmap import BatchLimits
-from shard.scheduler import Scheduler, Slot
+from shard.costs import CostModel, SlicePlan
+from shard.scheduler import Item, Scheduler
+from tests.support.plans import make_plan
+
+requests = st.lists(st.lists(st.integers(1, 50), min_size=1, max_size=20), min_size=1, max_size=10)
+plans = st.builds(
+    SlicePlan,
+    st.builds(CostModel, st.floats(0, 5), st.floats(0.001, 1), st.floats(0, 0.01)),
+    st.floats(1, 100),
+    st.integers(1, 500),
+)
 
 
-def drain(scheduler: Scheduler) -> list[list[Slot]]:
+def add(scheduler: Scheduler[Item], lengths: list[int], now_s: float = 0.0) -> list[Item]:
+    items = [Item(length) for length in lengths]
+    scheduler.add(items, now_s)
+    return items
+
+
+def drain(scheduler: Scheduler[Item]) -> list[list[Item]]:
     batches = []
-    while batch := scheduler.take():
+    while batch := scheduler.take(0.0):
         batches.append(batch)
     return batches
 
 
-jobs = st.lists(st.lists(st.integers(1, 50), min_size=1, max_size=20), min_size=1, max_size=10)
-
-
-@given(jobs, st.integers(1, 16), st.integers(1, 200), st.booleans())
-def test_every_input_is_handed_out_once_in_order_and_within_the_limits(lengths, max_size, max_tokens, dynamic):
-    scheduler = Scheduler(BatchLimits(max_batch_size=max_size, dynamic=dynamic), max_tokens)
-    for key, one in enumerate(lengths):
-        scheduler.add(key, one, now_s=0.0)
+@given(requests, plans, st.integers(1, 16), st.booleans())
+def test_every_text_is_handed_out_once_and_within_count_tokens_and_time(lengths, plan, max_size, dynamic):
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(max_batch_size=max_size, dynamic=dynamic), plan)
+    owner = {item: key for key, one in enumerate(lengths) for item in add(scheduler, one)}
     batches = drain(scheduler)
-    assert [slot for batch in batches for slot in batch] == [
-        Slot(key, index) for key, one in enumerate(lengths) for index in range(len(one))
-    ]
+    handed_out = [item for batch in batches for item in batch]
+    assert len(handed_out) == len(owner)
+    assert set(handed_out) == set(owner)
     for batch in batches:
+        tokens, pairs = sum(item.length for item in batch), sum(item.length**2 for item in batch)
         assert len(batch) <= max_size
-        assert len(batch) == 1 or sum(lengths[slot.key][slot.index] for slot in batch) <= max_tokens
-        assert dynamic or len({slot.key for slot in batch}) == 1
+        assert len(batch) == 1 or tokens <= plan.max_tokens
+        assert len(batch) == 1 or plan.costs.ms(tokens, pairs) <= plan.slice_ms
+        assert dynamic or len({owner[item] for item in batch}) == 1
     assert scheduler.waiting_texts == 0
+    assert scheduler.due_in_s(0.0) is None
 
 
-@given(jobs, st.data())
-def test_a_cancelled_job_is_never_handed_out_again_and_the_count_stays_true(lengths, data):
-    scheduler = Scheduler(BatchLimits(max_batch_size=4), 1000)
-    for key, one in enumerate(lengths):
-        scheduler.add(key, one, now_s=0.0)
-    taken = scheduler.take()
-    victim = data.draw(st.integers(0, len(lengths) - 1))
-    scheduler.cancel(victim)
-    rest = [slot for batch in drain(scheduler) for slot in batch]
-    assert all(slot.key != victim for slot in rest)
-    expected = sum(len(one) for key, one in enumerate(lengths) if key != victim)
-    assert len(rest) == expected - sum(slot.key != victim for slot in taken)
-    assert scheduler.waiting_texts == 0
+@given(requests, plans, st.data())
+def test_a_dropped_text_is_never_handed_out_and_the_count_stays_true(lengths, plan, data):
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(max_batch_size=4), plan)
+    items = [item for one in lengths for item in add(scheduler, one)]
+    taken = scheduler.take(0.0)
+    dropped = data.draw(st.sets(st.sampled_from(items)))
+    for item in dropped:
+        scheduler.drop(item)
+    expected = set(items) - set(taken) - dropped
+    assert scheduler.waiting_texts == len(expected)
+    assert (scheduler.due_in_s(0.0) is None) == (not expected)
+    assert {item for batch in drain(scheduler) for item in batch} == expected
+
+
+@given(requests, st.integers(1, 500))
+def test_requests_of_one_class_are_served_in_order_of_arrival(lengths, max_tokens):
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(), make_plan(max_tokens=max_tokens))
+    small = [add(scheduler, one[:8]) for one in lengths]
+    order = [item for batch in drain(scheduler) for item in batch]
+    for earlier, later in itertools.pairwise(small):
+        assert max(order.index(item) for item in earlier) < min(order.index(item) for item in later)
+
+
+def test_a_small_request_overtakes_bulk_and_waits_for_no_more_than_the_slice_in_hand():
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(), make_plan(slice_ms=50, ms_per_token=1))
+    add(scheduler, [10] * 64)
+    assert len(scheduler.take(0.0)) == 5
+    small = add(scheduler, [7])
+    assert scheduler.take(0.0) == small
+    assert len(scheduler.take(0.0)) == 5
+
+
+def test_what_takes_longer_than_half_a_slice_is_bulk_however_few_texts_it_has():
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(max_batch_size=1), make_plan(slice_ms=50, ms_per_token=1))
+    heavy = add(scheduler, [26])
+    light = add(scheduler, [25])
+    many = add(scheduler, [1] * 9)
+    assert scheduler.take(0.0) == light
+    assert scheduler.take(0.0) == heavy
+    assert scheduler.take(0.0)[0] in many
+
+
+@given(st.floats(0.5, 25), st.floats(0, 60))
+def test_endless_small_requests_leave_bulk_its_share_which_grows_with_its_age(small_ms, waited_s):
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(), make_plan(slice_ms=50, ms_per_token=0.5))
+    bulk = set(add(scheduler, [10] * 4000, now_s=0.0))
+    spent = {True: 0.0, False: 0.0}
+    for _ in range(2000):
+        add(scheduler, [max(1, round(small_ms / 0.5))], now_s=waited_s)
+        batch = scheduler.take(waited_s)
+        spent[batch[0] in bulk] += 0.5 * sum(item.length for item in batch)
+        if not scheduler.waiting_texts or spent[True] > 15_000:
+            break
+    share = spent[True] / (spent[True] + spent[False])
+    promised = min(0.25 + 0.05 * waited_s, 0.75)
+    assert share == pytest.approx(promised, abs=0.1)
 
 
 def test_by_default_an_idle_device_never_waits_for_company():
-    scheduler = Scheduler(BatchLimits(), 1000)
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(), make_plan())
     assert scheduler.due_in_s(0.0) is None
-    scheduler.add(1, [5], now_s=0.0)
+    add(scheduler, [5])
     assert scheduler.due_in_s(0.0) == 0.0
 
 
 def test_a_minimum_is_waited_for_but_never_longer_than_asked():
-    scheduler = Scheduler(BatchLimits(min_batch_size=4, max_wait_time_ms=50), 1000)
-    scheduler.add(1, [5], now_s=10.0)
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(min_batch_size=4, max_wait_time_ms=50), make_plan())
+    add(scheduler, [5], now_s=10.0)
     assert scheduler.due_in_s(10.0) == pytest.approx(0.050)
     assert scheduler.due_in_s(10.02) == pytest.approx(0.030)
     assert scheduler.due_in_s(10.06) == 0.0
-    scheduler.add(2, [5, 5, 5], now_s=10.01)
+    add(scheduler, [5, 5, 5], now_s=10.01)
     assert scheduler.due_in_s(10.02) == 0.0
 
 
 def test_without_dynamic_batching_requests_neither_share_a_batch_nor_wait_for_each_other():
-    scheduler = Scheduler(BatchLimits(min_batch_size=4, dynamic=False), 1000)
-    scheduler.add(1, [5], now_s=0.0)
-    scheduler.add(2, [5, 5], now_s=0.0)
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(min_batch_size=4, dynamic=False), make_plan())
+    first, second = add(scheduler, [5]), add(scheduler, [6, 5])
     assert scheduler.due_in_s(0.0) == 0.0
-    assert drain(scheduler) == [[Slot(1, 0)], [Slot(2, 0), Slot(2, 1)]]
+    assert drain(scheduler) == [first, second]
 
 
 def test_a_text_longer_than_the_whole_budget_gets_a_batch_of_its_own():
-    scheduler = Scheduler(BatchLimits(), 100)
-    scheduler.add(1, [10, 500, 10], now_s=0.0)
-    assert drain(scheduler) == [[Slot(1, 0)], [Slot(1, 1)], [Slot(1, 2)]]
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(), make_plan(max_tokens=100))
+    items = add(scheduler, [500, 60, 50])
+    assert drain(scheduler) == [[items[0]], [items[1]], [items[2]]]
+
+
+def test_texts_of_like_length_fall_into_the_same_batch():
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(max_batch_size=10), make_plan())
+    add(scheduler, [3, 200] * 10)
+    assert [[item.length for item in batch] for batch in drain(scheduler)] == [[200] * 10, [3] * 10]
+
+
+def test_a_text_that_two_requests_wait_for_is_handed_out_with_the_earlier_one():
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(max_batch_size=1), make_plan())
+    (first,) = add(scheduler, [5])
+    second = Item(6)
+    scheduler.add([first, second], 0.0)
+    assert scheduler.waiting_texts == 2
+    assert drain(scheduler) == [[first], [second]]
+
+
+def test_slices_shrink_when_batches_take_longer_than_predicted():
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(max_batch_size=1000), make_plan(slice_ms=50, ms_per_token=1))
+    for _ in range(100):
+        add(scheduler, [1] * 200)
+        batch = scheduler.take(0.0)
+        scheduler.observe(batch, took_ms=2 * len(batch))
+    assert len(scheduler.take(0.0)) == 25

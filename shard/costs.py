@@ -1,0 +1,145 @@
+"""What a batch costs in time, as measured when the shard starts: pure, but for ``measure``, which runs the encoder.
+
+Called by ``main`` (measures) and ``scheduler`` (predicts).
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from shard.encoder import Encoder, Tokenized
+
+#: A short query never waits longer than this, unless the model is so slow that a pass this short wastes the device.
+_SLICE_MS: Final = 50.0
+#: A slice may lose so much throughput against the best size of batch.
+_NEARLY_BEST: Final = 1.05
+#: Measuring ends with the first batch after this.
+_ENOUGH_S: Final = 0.4
+_FEW_TOKENS: Final = 8
+_USUAL_TOKENS: Final = 64
+_LONG_TOKENS: Final = 512
+#: How fast the prediction follows what batches really take, and how far.
+_FOLLOWED: Final = 0.05
+_FARTHEST: Final = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class CostModel:
+    """Milliseconds of one batch = ``base`` + ``per_token`` · tokens + ``per_pair`` · Σ length²; none is negative."""
+
+    base: float
+    per_token: float
+    per_pair: float
+
+    def ms(self, tokens: int, pairs: int) -> float:
+        """Return the time of a batch of so many tokens, of whose lengths ``pairs`` is the sum of squares."""
+        return self.base + self.per_token * tokens + self.per_pair * pairs
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A batch that was timed: true tokens of each text, and milliseconds."""
+
+    lengths: tuple[int, ...]
+    ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class SlicePlan:
+    """How work is cut: a batch holds at most ``max_tokens`` and should take at most ``slice_ms``."""
+
+    costs: CostModel
+    slice_ms: float
+    max_tokens: int
+
+    @property
+    def slice_tokens(self) -> int:
+        """Tokens of a slice of texts of usual length."""
+        per_token = self.costs.per_token + _USUAL_TOKENS * self.costs.per_pair
+        room = self.slice_ms - self.costs.base
+        return min(self.max_tokens, int(room / per_token)) if per_token > 0 else self.max_tokens
+
+
+class Pace:
+    """How much slower or faster batches are than predicted; neighbours on the machine come and go."""
+
+    def __init__(self) -> None:
+        self.factor = 1.0
+
+    def observe(self, predicted_ms: float, took_ms: float) -> None:
+        """Learn from one batch; ``predicted_ms`` is what the cost model says, this factor left out."""
+        if predicted_ms > 0:
+            followed = self.factor + _FOLLOWED * (took_ms / predicted_ms - self.factor)
+            self.factor = min(max(followed, 1 / _FARTHEST), _FARTHEST)
+
+
+def measure(encoder: Encoder, max_tokens: int, clock: Callable[[], float] = time.perf_counter) -> SlicePlan:
+    """Time batches of growing size for about half a second and plan slices by them."""
+    began_s = clock()
+    samples: list[Sample] = []
+    for lengths in _shapes(encoder.info.max_tokens, max_tokens):
+        samples.append(Sample(lengths, _time_ms(encoder, lengths, clock)))
+        if clock() - began_s > _ENOUGH_S:
+            break
+    return plan(samples, max_tokens)
+
+
+def plan(samples: Sequence[Sample], max_tokens: int) -> SlicePlan:
+    """Return the plan that these measurements ask for."""
+    costs = fit(samples)
+    best = min(sample.ms / sum(sample.lengths) for sample in samples)
+    enough = min(sample.ms for sample in samples if sample.ms / sum(sample.lengths) <= best * _NEARLY_BEST)
+    return SlicePlan(costs, max(_SLICE_MS, enough), max_tokens)
+
+
+def fit(samples: Sequence[Sample]) -> CostModel:
+    """Return the non-negative least-squares fit, each sample weighted by the inverse of its time.
+
+    With three unknowns, trying every set of them that is not held at zero finds the optimum.
+    """
+    table = np.array([[1, sum(one.lengths), sum(n * n for n in one.lengths)] for one in samples], dtype=np.float64)
+    times = np.array([max(one.ms, 1e-6) for one in samples])
+    table /= times[:, None]
+    best: tuple[float, list[float]] = (float("inf"), [0.0, 0.0, 0.0])
+    for size in range(1, min(3, len(samples)) + 1):
+        for columns in itertools.combinations(range(3), size):
+            found = np.linalg.lstsq(table[:, columns], np.ones(len(samples)), rcond=None)[0]
+            error = float(np.square(table[:, columns] @ found - 1).sum())
+            if (found >= 0).all() and error < best[0]:
+                coefficients = [0.0, 0.0, 0.0]
+                for column, value in zip(columns, found, strict=True):
+                    coefficients[column] = float(value)
+                best = (error, coefficients)
+    return CostModel(*best[1])
+
+
+def _shapes(longest: int, max_tokens: int) -> Iterator[tuple[int, ...]]:
+    usual = min(_USUAL_TOKENS, longest)
+    yield (min(_FEW_TOKENS, longest),)
+    yield (usual,)
+    for doubling in itertools.count(1):
+        texts = 2**doubling
+        if texts * usual > max_tokens:
+            return
+        yield (usual,) * texts
+        # The share of attention shows in long texts; one batch of them, when it is no longer a large one.
+        if texts * usual == _LONG_TOKENS and longest > usual:
+            yield (min(_LONG_TOKENS, longest),)
+
+
+def _time_ms(encoder: Encoder, lengths: Sequence[int], clock: Callable[[], float]) -> float:
+    ids = encoder.accept_ids([0]).ids
+    batch = [Tokenized((ids * length)[:length], original_tokens=length) for length in lengths]
+    times = []
+    # The first pass also makes the kernels for this shape.
+    for _ in range(2):
+        began_s = clock()
+        encoder.encode(batch)
+        times.append(1000 * (clock() - began_s))
+    return min(times)

@@ -1,0 +1,75 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shard.costs import CostModel, Pace, Sample, fit, measure, plan
+from tests.support.fake_encoder import MAX_TOKENS, FakeEncoder
+
+models = st.builds(CostModel, st.floats(0, 10), st.floats(0.001, 1), st.floats(0, 0.01))
+SHAPES = [(8,), (64,), (64,) * 4, (64,) * 16, (512,)]
+
+
+def sample(model: CostModel, lengths: tuple[int, ...]) -> Sample:
+    return Sample(lengths, model.ms(sum(lengths), sum(length * length for length in lengths)))
+
+
+@given(models)
+def test_the_fit_finds_the_model_that_the_times_come_from(model):
+    found = fit([sample(model, lengths) for lengths in SHAPES])
+    for lengths in [(3,), (64,) * 32, (500, 20, 3)]:
+        assert sample(found, lengths).ms == pytest.approx(sample(model, lengths).ms, rel=1e-3)
+
+
+@given(st.lists(st.floats(0, 1000), min_size=len(SHAPES), max_size=len(SHAPES)), st.integers(1, len(SHAPES)))
+def test_no_times_however_odd_make_a_negative_cost(times, count):
+    found = fit([Sample(lengths, ms) for lengths, ms in zip(SHAPES, times, strict=True)][:count])
+    assert found.base >= 0
+    assert found.per_token >= 0
+    assert found.per_pair >= 0
+
+
+def test_a_slice_is_the_smallest_batch_of_nearly_the_best_rate_but_at_least_fifty_milliseconds():
+    slow = plan([Sample((64,), 200), Sample((64,) * 2, 280), Sample((64,) * 4, 400), Sample((64,) * 8, 780)], 2048)
+    assert slow.slice_ms == 400
+    assert plan([Sample((64,), 1), Sample((64,) * 2, 2)], 2048).slice_ms == 50
+
+
+@given(models, st.integers(64, 4096))
+def test_the_tokens_of_a_slice_take_about_as_long_as_a_slice(model, max_tokens):
+    planned = plan([sample(model, lengths) for lengths in SHAPES], max_tokens)
+    tokens = planned.slice_tokens
+    assert 0 < tokens <= max_tokens
+    assert planned.costs.ms(tokens, 64 * tokens) <= planned.slice_ms * 1.001
+
+
+def test_measuring_ends_soon_on_a_slow_device():
+    now_s = 0.0
+
+    def clock() -> float:
+        return now_s
+
+    class SlowEncoder(FakeEncoder):
+        def encode(self, batch):
+            nonlocal now_s
+            now_s += 0.001 * sum(len(one.ids) for one in batch)
+            return super().encode(batch)
+
+    measured = measure(SlowEncoder(), 32768, clock)
+    assert now_s < 2
+    assert measured.costs.per_token == pytest.approx(1, rel=0.01)
+    assert measured.costs.base == pytest.approx(0, abs=0.1)
+
+
+def test_measuring_uses_no_text_longer_than_the_model_takes():
+    encoder = FakeEncoder()
+    measure(encoder, 300)
+    assert max(len(text) for text in encoder.encoded) == MAX_TOKENS
+    assert max(encoder.batch_sizes) * MAX_TOKENS <= 300
+
+
+@given(st.lists(st.tuples(st.floats(0, 100), st.floats(0, 10_000))))
+def test_the_pace_stays_within_bounds(observed):
+    pace = Pace()
+    for predicted_ms, took_ms in observed:
+        pace.observe(predicted_ms, took_ms)
+        assert 0.25 <= pace.factor <= 4
