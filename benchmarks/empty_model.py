@@ -81,10 +81,11 @@ class EmptyShard:
         from shard.channel import Channel, bind_private  # noqa: PLC0415
         from shard.costs import CostModel, SlicePlan  # noqa: PLC0415
         from shard.engine import Engine  # noqa: PLC0415
+        from shard.lane import Lane  # noqa: PLC0415
 
         channel = Channel(Hello(MODEL, 1), asyncio.get_running_loop())
         plan = SlicePlan(CostModel(0.0, 0.0, 0.0), slice_ms=50.0, max_tokens=2048)
-        engine = Engine(cast("Encoder", _EmptyEncoder()), BatchLimits(), plan, channel)
+        engine = Engine(cast("Encoder", _EmptyEncoder()), [Lane()], 1, BatchLimits(), plan, channel)
         engine.start()
         await channel.serve(engine, bind_private(self._path))
         bound.set()
@@ -115,8 +116,14 @@ class _EmptyEncoder:
     def resolve_prompt(self, prompt_name: str | None) -> str | None:
         return prompt_name
 
+    def use_threads(self, count: int) -> None:
+        del count
+
     def encode(self, batch: Sequence[Tokenized]) -> Vectors:
         return self._vectors[: len(batch)]
+
+    def encode_exactly(self, batch: Sequence[Tokenized]) -> Vectors:
+        raise NotImplementedError
 
 
 @contextlib.contextmanager

@@ -162,9 +162,10 @@ class EncoderInfo:
     in. ``prompts`` are the names that ``resolve_prompt`` knows. ``batching`` says whether texts share a forward pass
     end to end or padded to one length, ``kernel`` what multiplies the matrices. ``cosine`` is the smallest one of
     the start-up probes to the plain fp32 path with each text alone, ``None`` where that was too large to run.
-    ``slice_ms`` is how long one batch should take at most, as measured at the start, and ``slice_tokens`` what it then
-    holds. ``private_bytes`` is the memory of the process that is its own once it is ready. ``fingerprint`` changes with
-    whatever changes vectors: revision, weights, pooling, prompts, precision, length.
+    ``lanes`` is how many batches run side by side, ``slice_ms`` how long one of them should take at most, as measured
+    at the start, and ``slice_tokens`` what it then holds. ``private_bytes`` is the memory of the process that is its
+    own once it is ready. ``fingerprint`` changes with whatever changes vectors: revision, weights, pooling, prompts,
+    precision, length.
     """
 
     dimension: int
@@ -182,6 +183,7 @@ class EncoderInfo:
     batching: Literal["packed", "padded"] = "padded"
     kernel: str = "stock"
     cosine: float | None = None
+    lanes: int = 1
     slice_ms: float = 0.0
     slice_tokens: int = 0
     private_bytes: int = 0

@@ -41,8 +41,8 @@ class Tokenized:
 class Encoder(Protocol):
     """A model that turns texts into vectors.
 
-    ``tokenize``, ``accept_ids`` and ``resolve_prompt`` may run in another thread than the other two, which are called
-    by one thread at a time.
+    ``tokenize``, ``accept_ids`` and ``resolve_prompt`` run in another thread than the rest; ``encode`` runs in as many
+    threads at a time as ``lane.count_lanes`` says.
     """
 
     @property
@@ -66,6 +66,10 @@ class Encoder(Protocol):
 
         Raises ``InvalidRequestError`` that lists the known names.
         """
+        ...
+
+    def use_threads(self, count: int) -> None:
+        """Let the calling thread encode on so many cores from now on."""
         ...
 
     def encode(self, batch: Sequence[Tokenized]) -> Vectors:

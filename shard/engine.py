@@ -1,4 +1,4 @@
-"""The batching loop: one thread that tokenises ahead and one that owns the device.
+"""The batching loop: one thread that tokenises ahead, and the lanes that compute.
 
 Knows neither asyncio nor sockets: requests come in through ``submit`` from any thread and leave through the
 listener, called on the engine's own threads. ``channel`` is its host.
@@ -9,7 +9,9 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from emb_model_provider.errors import DeadlineError, EncodeError
@@ -21,6 +23,7 @@ from shard.encoder import Encoder, Tokenized, Vectors
 from shard.intake import as_failed, tokenize
 from shard.isolate import encode_isolated
 from shard.jobs import NEVER_S, Input, Job, Jobs
+from shard.lane import Lane
 
 log = EventLog("shard.engine")
 
@@ -35,63 +38,76 @@ class Listener(Protocol):
         """Take a job's vectors or its error; never called for a cancelled job."""
 
 
+@dataclass(eq=False, slots=True)
+class _Device:
+    """A lane as the engine sees it: ``wake`` is told when there may be work for it."""
+
+    lane: Lane
+    wake: threading.Condition
+    is_busy: bool = False
+
+
 class Engine:
-    """Runs one encoder."""
+    """Runs one encoder on ``lanes``, of which the first has loaded it, and on ``threads`` cores altogether."""
 
     def __init__(
         self,
         encoder: Encoder,
+        lanes: Sequence[Lane],
+        threads: int,
         limits: BatchLimits,
         plan: SlicePlan,
         listener: Listener,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._encoder = encoder
+        self._threads = threads
         self._listener = listener
-        self._clock = clock
+        self._clock = time.monotonic
         self._jobs = Jobs(limits, plan, encoder.info.dimension)
         #: Every request that has no answer yet, with its deadline.
         self._accepted: dict[int, float] = {}
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._answered = threading.Condition(self._lock)
+        self._devices = [_Device(lane, threading.Condition(self._lock)) for lane in lanes]
         self._incoming: queue.SimpleQueue[tuple[int, Encode] | None] = queue.SimpleQueue()
         self._stopping = False
-        self._threads = [
-            threading.Thread(target=self._tokenize_loop, name="tokenizer", daemon=True),
-            threading.Thread(target=self._device_loop, name="device", daemon=True),
-        ]
+        self._tokenizer = threading.Thread(target=self._tokenize_loop, name="tokenizer", daemon=True)
 
     def start(self) -> None:
-        """Start both threads."""
-        for thread in self._threads:
-            thread.start()
+        """Let all threads work from now on."""
+        self._tokenizer.start()
+        for device in self._devices:
+            device.lane.begin(partial(self._device_loop, device))
 
     def submit(self, key: int, request: Encode) -> None:
         """Queue a request under a key that is not in use."""
         deadline_s = self._clock() + request.timeout_ms / 1000 if request.timeout_ms else NEVER_S
-        with self._changed:
+        with self._lock:
             self._accepted[key] = deadline_s
         self._incoming.put((key, request))
 
     def cancel(self, key: int) -> None:
         """Drop a request: what has not begun is never encoded, and the listener hears nothing more of it."""
-        with self._changed:
+        with self._lock:
             self._accepted.pop(key, None)
             self._jobs.drop(key)
-            self._changed.notify_all()
+            self._answered.notify_all()
 
     def wait_idle(self, timeout_s: float) -> bool:
         """Wait until every accepted request is answered; false if that takes longer."""
-        with self._changed:
-            return self._changed.wait_for(lambda: not self._accepted, timeout_s)
+        with self._lock:
+            return self._answered.wait_for(lambda: not self._accepted, timeout_s)
 
     def stop(self) -> None:
-        """End both threads after the batch in hand."""
+        """End all threads after the batches in hand."""
         self._incoming.put(None)
-        with self._changed:
+        with self._lock:
             self._stopping = True
-            self._changed.notify_all()
-        for thread in self._threads:
-            thread.join()
+            for device in self._devices:
+                device.wake.notify()
+        self._tokenizer.join()
+        for device in self._devices:
+            device.lane.join()
 
     # ------------------------------------------------------------------------------------- the tokenizer thread
 
@@ -111,47 +127,65 @@ class Engine:
                 self._enqueue(key, request, tokenized, deadline_s)
 
     def _enqueue(self, key: int, request: Encode, texts: Sequence[Tokenized], deadline_s: float) -> None:
-        with self._changed:
+        with self._lock:
             if key not in self._accepted:
                 return
             job = self._jobs.add(key, request, texts, self._clock(), deadline_s)
-            self._changed.notify_all()
+            self._wake_idle()
         if job.started:
             self._listener.started([key])
 
-    # ---------------------------------------------------------------------------------------- the device thread
+    # ----------------------------------------------------------------------------------------------- the lanes
 
-    def _device_loop(self) -> None:
+    def _device_loop(self, device: _Device) -> None:
         while not self._stopping:
-            with self._changed:
-                batch, expired = self._next_batch()
+            with self._lock:
+                batch, expired = self._next_batch(device)
                 newly_started = self._jobs.mark_started(batch)
+                device.is_busy = bool(batch)
+                is_alone = not self._jobs.scheduler.waiting_texts and sum(one.is_busy for one in self._devices) == 1
+                if not is_alone:
+                    self._wake_idle()
             self._answer([(job.key, _too_late()) for job in expired])
             if newly_started:
                 self._listener.started(newly_started)
             if batch:
-                self._deliver(batch, self._encode(batch))
+                self._deliver(device, batch, self._encode(batch, is_alone=is_alone))
 
-    def _next_batch(self) -> tuple[list[Input], list[Job]]:
+    def _next_batch(self, device: _Device) -> tuple[list[Input], list[Job]]:
         """Return what ``Jobs.take`` does, or nothing after waiting until something has changed."""
         due_in_s = self._jobs.scheduler.due_in_s(self._clock())
-        if due_in_s == 0.0:
+        # Of those that are free, the first one works: it is the one that may use all cores.
+        is_first = next(one for one in self._devices if not one.is_busy) is device
+        if is_first and due_in_s == 0.0:
             return self._jobs.take(self._clock())
         if not self._stopping:
-            self._changed.wait(due_in_s)
+            device.wake.wait(due_in_s if is_first else None)
         return [], []
 
-    def _encode(self, batch: Sequence[Input]) -> list[Vectors | Exception]:
+    def _wake_idle(self) -> None:
+        for device in self._devices:
+            if not device.is_busy:
+                device.wake.notify()
+                return
+
+    def _encode(self, batch: Sequence[Input], *, is_alone: bool) -> list[Vectors | Exception]:
+        lane_threads = self._threads // len(self._devices)
+        threads = self._threads if is_alone else lane_threads
+        self._encoder.use_threads(threads)
         began_s = self._clock()
         texts = [one.tokenized for one in batch]
         results = encode_isolated(self._encoder.encode, self._encoder.encode_exactly, texts)
-        self._jobs.scheduler.observe(batch, 1000 * (self._clock() - began_s))
+        if threads == lane_threads:
+            with self._lock:
+                self._jobs.scheduler.observe(batch, 1000 * (self._clock() - began_s))
         return results
 
-    def _deliver(self, batch: Sequence[Input], results: Sequence[Vectors | Exception]) -> None:
+    def _deliver(self, device: _Device, batch: Sequence[Input], results: Sequence[Vectors | Exception]) -> None:
         complete: list[Job] = []
         failed: dict[int, Failed] = {}
-        with self._changed:
+        with self._lock:
+            device.is_busy = False
             for one, result in zip(batch, results, strict=True):
                 for job, index in self._jobs.release(one):
                     if isinstance(result, Exception):
@@ -164,17 +198,17 @@ class Engine:
     def _answer(self, outcomes: Sequence[tuple[int, Encoded | Failed]]) -> None:
         if not outcomes:
             return
-        with self._changed:
+        with self._lock:
             due = [(key, outcome) for key, outcome in outcomes if key in self._accepted]
             for key, _ in due:
                 self._jobs.drop(key)
         for key, outcome in due:
             self._listener.finished(key, outcome)
         # Only now: whoever waits for idle may rely on the listener having heard of everything.
-        with self._changed:
+        with self._lock:
             for key, _ in due:
                 self._accepted.pop(key, None)
-            self._changed.notify_all()
+            self._answered.notify_all()
 
 
 def _failed_input(index: int) -> Failed:

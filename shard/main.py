@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import os
 import signal
+import threading
 import time
+import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from emb_model_provider.messages import Hello, LoadFailed, LoadProgress, ModelIn
 from shard.costs import SlicePlan, measure
 from shard.encoder import Encoder
 from shard.hubs import Progress, Snapshot
+from shard.lane import Lane, count_lanes
 from shard.light_imports import leave_out_evaluation
 from shard.memory import private_bytes
 
@@ -24,6 +28,8 @@ log = EventLog("shard")
 #: Larger batches are slower on a CPU, where they fall out of the cache, and faster on a GPU.
 _MAX_TOKENS_CPU = 2048
 _MAX_TOKENS_CUDA = 32768
+#: ``sysexits.h`` EX_SOFTWARE.
+_EXIT_BROKEN = 70
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +49,10 @@ def main(arguments: list[str]) -> int:
     pin_to_cpus(config.cpus)
     configure_child_logs(f"shard[{config.spec.id}#{config.generation}]", config.log.level, config.log.format)
     control.watch(lambda _message: None)
+    threading.excepthook = _end_process
+    first_lane = Lane()
     try:
-        loaded = _prepare(config, control)
+        loaded = first_lane.call(lambda: _prepare(config, control))
     except LoadError as error:
         control.send(LoadFailed(error.reason, str(error)))
         return EXIT_CONFIGURATION
@@ -55,7 +63,7 @@ def main(arguments: list[str]) -> int:
         log.exception("load_failed")
         control.send(LoadFailed(LoadReason.INTERNAL, f"{type(error).__name__}: {error} (the log has the traceback)"))
         return EXIT_CONFIGURATION
-    _serve(config, control, loaded)
+    _serve(config, control, loaded, first_lane)
     return 0
 
 
@@ -66,9 +74,12 @@ def _prepare(config: ShardConfig, control: ControlChannel) -> _Loaded:
     encoder = _load(config, snapshot)
     control.send(LoadProgress("warming", source=snapshot.source))
     loaded_s = time.monotonic()
+    lanes = count_lanes(encoder.info, config.threads)
+    encoder.use_threads(config.threads // lanes)
     plan = measure(encoder, _MAX_TOKENS_CUDA if encoder.info.device.startswith("cuda") else _MAX_TOKENS_CPU)
     info = replace(
         encoder.info,
+        lanes=lanes,
         slice_ms=round(plan.slice_ms, 1),
         slice_tokens=plan.slice_tokens,
         private_bytes=private_bytes(),
@@ -82,6 +93,7 @@ def _prepare(config: ShardConfig, control: ControlChannel) -> _Loaded:
         device=info.device,
         dimension=info.dimension,
         max_tokens=info.max_tokens,
+        lanes=info.lanes,
         slice_ms=info.slice_ms,
         slice_tokens=info.slice_tokens,
         load_s=round(loaded_s - began_s, 3),
@@ -127,13 +139,21 @@ def _is_trusted(config: ShardConfig, snapshot: Snapshot) -> bool:
     return snapshot.source == "modelscope" and config.hubs.modelscope.trust_remote_code
 
 
-def _serve(config: ShardConfig, control: ControlChannel, loaded: _Loaded) -> None:
+def _end_process(failure: threading.ExceptHookArgs) -> None:
+    """End a process that would look alive and answer nothing without this thread; the supervisor starts another."""
+    name = failure.thread.name if failure.thread else ""
+    trace = traceback.format_exception(failure.exc_type, failure.exc_value, failure.exc_traceback)
+    log.error("thread_failed", thread=name, error="".join(trace))
+    os._exit(_EXIT_BROKEN)
+
+
+def _serve(config: ShardConfig, control: ControlChannel, loaded: _Loaded, first_lane: Lane) -> None:
     import uvloop  # noqa: PLC0415
 
-    uvloop.run(_serve_until_stopped(config, control, loaded))
+    uvloop.run(_serve_until_stopped(config, control, loaded, first_lane))
 
 
-async def _serve_until_stopped(config: ShardConfig, control: ControlChannel, loaded: _Loaded) -> None:
+async def _serve_until_stopped(config: ShardConfig, control: ControlChannel, loaded: _Loaded, first_lane: Lane) -> None:
     from shard.channel import Channel, bind_private  # noqa: PLC0415
     from shard.engine import Engine  # noqa: PLC0415
 
@@ -141,7 +161,8 @@ async def _serve_until_stopped(config: ShardConfig, control: ControlChannel, loa
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     channel = Channel(Hello(config.spec.id, config.generation), loop)
-    engine = Engine(loaded.encoder, config.spec.batch, loaded.plan, channel)
+    lanes = [first_lane, *(Lane() for _ in range(1, loaded.info.encoder.lanes))]
+    engine = Engine(loaded.encoder, lanes, config.threads, config.spec.batch, loaded.plan, channel)
     engine.start()
     path = Path(config.socket_path)
     await channel.serve(engine, bind_private(path))

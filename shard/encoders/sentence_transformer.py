@@ -5,6 +5,7 @@ Built by ``loader``, called by ``engine``.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -59,6 +60,7 @@ class SentenceTransformerEncoder:
         self._path = path
         self._make_reference = reference
         self._reference: ForwardPath | None = None
+        self._one_at_a_time = threading.Lock()
         self._tokenizer = tokenizer
         self._own_dimension = own_dimension
         self._prompts = prompts
@@ -80,13 +82,18 @@ class SentenceTransformerEncoder:
             )
         return self._prompts[prompt_name]
 
+    def use_threads(self, count: int) -> None:
+        if count != torch.get_num_threads():
+            torch.set_num_threads(count)
+
     def encode(self, batch: Sequence[Tokenized]) -> Vectors:
         return self._cut(run_path(self._path, batch, self._own_dimension))
 
     def encode_exactly(self, batch: Sequence[Tokenized]) -> Vectors:
-        if self._reference is None:
-            self._reference = self._make_reference()
-        return self._cut(run_path(self._reference, batch, self._own_dimension))
+        with self._one_at_a_time:
+            if self._reference is None:
+                self._reference = self._make_reference()
+            return self._cut(run_path(self._reference, batch, self._own_dimension))
 
     def _cut(self, vectors: Vectors) -> Vectors:
         if self.info.dimension == self._own_dimension:

@@ -14,6 +14,7 @@ from emb_model_provider.modelmap import BatchLimits
 from router.link import Link, ShardLostError
 from shard.channel import Channel, bind_private
 from shard.engine import Engine
+from shard.lane import Lane
 from tests.support.fake_encoder import FakeEncoder, expected_vector
 from tests.support.plans import make_plan
 
@@ -21,7 +22,7 @@ from tests.support.plans import make_plan
 @contextlib.asynccontextmanager
 async def served(encoder: FakeEncoder, path):
     channel = Channel(Hello("m", 1), asyncio.get_running_loop())
-    engine = Engine(encoder, BatchLimits(max_batch_size=4), make_plan(), channel)
+    engine = Engine(encoder, [Lane()], 1, BatchLimits(max_batch_size=4), make_plan(), channel)
     engine.start()
     await channel.serve(engine, bind_private(path))
     try:

@@ -67,6 +67,9 @@ class FakeEncoder:
             raise InvalidRequestError("no prompts", param="prompt_name")
         return None
 
+    def use_threads(self, count: int) -> None:
+        del count
+
     def encode(self, batch: Sequence[Tokenized]) -> np.ndarray:
         self.entered.set()
         assert self.gate.wait(10)

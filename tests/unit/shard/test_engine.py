@@ -9,6 +9,7 @@ from emb_model_provider.messages import Encode, Encoded, Failed
 from emb_model_provider.modelmap import BatchLimits
 from shard.costs import SlicePlan
 from shard.engine import Engine
+from shard.lane import Lane
 from tests.support.fake_encoder import FakeEncoder, expected_vector
 from tests.support.plans import make_plan
 
@@ -42,7 +43,7 @@ def make_engine():
 
     def make(encoder: FakeEncoder, plan: SlicePlan | None = None, **limits) -> tuple[Engine, Recorder]:
         recorder = Recorder()
-        engine = Engine(encoder, BatchLimits(**limits), plan or make_plan(), recorder)
+        engine = Engine(encoder, [Lane()], 1, BatchLimits(**limits), plan or make_plan(), recorder)
         engines.append((engine, encoder))
         engine.start()
         return engine, recorder

@@ -1,0 +1,67 @@
+"""A thread that computes. Made by ``main``, run by ``engine``.
+
+The first lane loads the model, measures it, and then encodes like the others. GNU OpenMP, which torch is built with,
+keeps a pool of workers for every thread that computes on several cores; as soon as the pools together have more threads
+than the machine has cores, workers no longer spin between two steps but sleep, and one short text takes 5 ms in place
+of 2. So it matters that one thread does all that, and that the other lanes have a core each.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, Final, TypeVar
+
+from emb_model_provider.messages import EncoderInfo
+
+Result = TypeVar("Result")
+
+_MOST_LANES: Final = 4
+
+
+def count_lanes(info: EncoderInfo, threads: int) -> int:
+    """Return how many batches are to run side by side.
+
+    Two on a core each are as fast as one after the other on two, but a core that somebody else needs for a moment
+    delays one of them and not both: with a tenth of the machine busy elsewhere, two lanes lose a tenth, one loses a
+    third. Only the packed path is known to change nothing while it runs.
+    """
+    return min(threads, _MOST_LANES) if info.device == "cpu" and info.batching == "packed" else 1
+
+
+class Lane:
+    """Runs one piece of work after the other, until ``join``."""
+
+    def __init__(self) -> None:
+        self._work: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="lane", daemon=True)
+        self._thread.start()
+
+    def call(self, work: Callable[[], Result]) -> Result:
+        """Run ``work`` there; return its result or raise its exception."""
+        future: Future[Any] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(work())
+            except BaseException as error:  # noqa: BLE001 - it is the caller's
+                future.set_exception(error)
+
+        self._work.put(run)
+        result: Result = future.result()
+        return result
+
+    def begin(self, work: Callable[[], None]) -> None:
+        """Run ``work`` there and return at once; what it raises ends the thread, by way of ``threading.excepthook``."""
+        self._work.put(work)
+
+    def join(self) -> None:
+        """End the thread after all its work."""
+        self._work.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            work()
