@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from shard.encoder import Tokenized
-from shard.encoders.graph.attention import find_segments
+from shard.encoders.graph.segments import find_segments
 from shard.encoders.heads import Features, Heads
 
 #: Tokens of one pass through the graph; more falls out of the processor's cache.
@@ -51,7 +51,7 @@ def packed_batches(lengths: Sequence[int], groups: Sequence[int], *, max_tokens:
 def round_up(tokens: int) -> int:
     """Return how many tokens a pass really takes: few sizes for large passes.
 
-    oneDNN makes a kernel for every size. The spare tokens are texts of one token each that nobody reads.
+    oneDNN makes a kernel for every size. The spare tokens are of no text, and nobody reads them.
     """
     step = next(step for above, step in _STEPS if tokens > above)
     return -(-tokens // step) * step
@@ -86,7 +86,7 @@ class PackedPath:
         ids = torch.tensor([[*chain.from_iterable(row.ids for row in rows), *[rows[0].ids[0]] * spare]])
         positions = torch.cat([self._positions[:length] for length in (*lengths, *[1] * spare)])[None]
         types = [self._type_ids(rows, spare)] if self._wants_type_ids else []
-        hidden = self._graph(ids, positions, *types, find_segments([*lengths, *[1] * spare]))
+        hidden = self._graph(ids, positions, *types, find_segments(lengths))
         features: Features = {"token_embeddings": hidden[:, :tokens]}
         if len(rows) > 1:
             features["cu_seq_lens_q"] = torch.tensor([0, *accumulate(lengths)])

@@ -5,7 +5,7 @@ import torch
 import transformers
 from torch.nn.functional import cosine_similarity
 
-from shard.encoders.graph.attention import find_segments
+from shard.encoders.graph.segments import find_segments
 from shard.encoders.graph.capture import ATTEND, CaptureError, capture
 from shard.encoders.graph.kernels import choose_float_kernel, choose_plain_tokens
 from shard.encoders.graph.lowering import lower
@@ -38,8 +38,9 @@ FAMILIES = {
     "Qwen3": GROUPED,
     "Gemma3Text": {**GROUPED, "sliding_window": 16},
 }
-#: Two of equal length, one token, and two longer than the windows above.
-LENGTHS = [5, 5, 60, 1, 40]
+#: Longest first, as packed: two longer than the windows above, two of equal length, one token; the last four share a
+#: segment with padding.
+LENGTHS = [60, 40, 15, 5, 5, 1]
 
 
 def make(family):
@@ -70,9 +71,11 @@ def captured(request):
 @pytest.mark.parametrize("plain_tokens", [0, 50])
 def test_every_text_has_the_hidden_states_it_has_alone(captured, kernel, plain_tokens):
     model, graph, texts, alone = captured
-    found = run_packed(model, compile_graph(lower(graph, kernel, plain_tokens)), texts)
-    for one, expected in zip(found, alone, strict=True):
+    run = compile_graph(lower(graph, kernel, plain_tokens))
+    together = run_packed(model, run, texts)
+    for one, text, expected in zip(together, texts, alone, strict=True):
         torch.testing.assert_close(one, expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(run_packed(model, run, [text])[0], expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("kernel", "least"), [("int8-dynamic", 0.98), ("int8-weight-only", 0.99)])

@@ -13,6 +13,8 @@ from typing import Final
 import torch
 from torch.nn import functional
 
+from shard.encoders.graph.segments import Padding, Segment
+
 _NOTHING_TO_ADD: Final = torch.empty(1)
 
 
@@ -29,32 +31,9 @@ class Rule:
     window: int | None
     plain_tokens: int
 
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """``count`` texts of ``length`` tokens each that stand next to each other from token ``start`` on."""
-
-    start: int
-    count: int
-    length: int
-
-    @property
-    def end(self) -> int:
-        """The first token behind it."""
-        return self.start + self.count * self.length
-
-
-def find_segments(lengths: Sequence[int]) -> list[Segment]:
-    """Join neighbours of equal length: their attention is one batched product."""
-    segments: list[Segment] = []
-    start = 0
-    for length in lengths:
-        if segments and segments[-1].length == length:
-            segments[-1] = Segment(segments[-1].start, segments[-1].count + 1, length)
-        else:
-            segments.append(Segment(start, 1, length))
-        start += length
-    return segments
+    def cuts(self, length: int) -> bool:
+        """Tell whether some of a text's tokens do not see all of it."""
+        return self.window is not None and length > self.window
 
 
 def attend(
@@ -64,13 +43,15 @@ def attend(
     rule: Rule,
     segments: Sequence[Segment],
 ) -> torch.Tensor:
-    """Attend within each text. Shapes: (1, heads, tokens, size) each, result (1, tokens, heads, size)."""
+    """Attend within each text. Shapes: (1, heads, tokens, size) each, result (1, tokens, heads, size).
+
+    Tokens behind the last segment belong to no text and get zeros.
+    """
 
     def attend_within(segment: Segment) -> torch.Tensor:
-        queries, keys, values = (_split(tensor, segment) for tensor in (query, key, value))
-        return _attend(queries, keys, values, rule)
+        return _attend(*(_split(tensor, segment) for tensor in (query, key, value)), rule, segment.padding)
 
-    return _gather(attend_within, segments, query.shape[2])
+    return _join(attend_within, segments, query.shape[2])
 
 
 def attend_joint(
@@ -85,29 +66,28 @@ def attend_joint(
     rows = joint.view(tokens, 3, heads, size)
 
     def attend_within(segment: Segment) -> torch.Tensor:
-        own = rows[segment.start : segment.end].view(segment.count, segment.length, 3, heads, size)
-        queries, keys, values = own.permute(2, 0, 3, 1, 4)
-        return _attend(queries, keys, values, rule)
+        own = rows[segment.start : segment.end] if segment.padding is None else rows[segment.padding.gather]
+        queries, keys, values = own.view(segment.count, segment.length, 3, heads, size).permute(2, 0, 3, 1, 4)
+        return _attend(queries, keys, values, rule, segment.padding)
 
-    return _gather(attend_within, segments, tokens)
+    return _join(attend_within, segments, tokens)
 
 
 def _attend(
-    queries: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    rule: Rule,
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, rule: Rule, padding: Padding | None
 ) -> torch.Tensor:
     length, grouped = queries.shape[2], keys.shape[1] != queries.shape[1]
-    if rule.window is not None and length > rule.window:
-        mask = _window_mask(length, rule.window, causal=rule.causal)
-        return functional.scaled_dot_product_attention(
-            queries, keys, values, attn_mask=mask, scale=rule.scale, enable_gqa=grouped
-        )
-    if length <= rule.plain_tokens and not rule.causal and not grouped:
-        return attend_plainly(queries, keys, values, rule.scale)
+    # In causal models no text's own token sees the padding behind it.
+    mask = None if padding is None or rule.causal else padding.bias.to(queries.dtype)
+    if length <= rule.plain_tokens and not rule.causal and not grouped and not rule.cuts(length):
+        return attend_plainly(queries, keys, values, rule.scale, mask)
+    causal = rule.causal
+    if rule.cuts(length):
+        window = _window_mask(length, rule.window or 0, causal=rule.causal)
+        mask = window if mask is None else mask.masked_fill(~window, -torch.inf)
+        causal = False
     return functional.scaled_dot_product_attention(
-        queries, keys, values, scale=rule.scale, is_causal=rule.causal, enable_gqa=grouped
+        queries, keys, values, attn_mask=mask, scale=rule.scale, is_causal=causal, enable_gqa=grouped
     )
 
 
@@ -118,27 +98,44 @@ def _window_mask(length: int, window: int, *, causal: bool) -> torch.Tensor:
 
 
 def attend_plainly(
-    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scale: float | None
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    scale: float | None,
+    bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Attend without a mask, shapes (count, heads, length, size); ``scale`` ``None`` is ``size ** -0.5``."""
+    """Attend to all keys, shapes (count, heads, length, size); ``scale`` ``None`` is ``size ** -0.5``.
+
+    ``bias`` of shape (count, 1, 1, length) is added to the scores.
+    """
     count, heads, length, size = queries.shape
     query, key, value = (tensor.reshape(-1, length, tensor.shape[-1]) for tensor in (queries, keys, values))
     factor = size**-0.5 if scale is None else scale
-    scores = torch.baddbmm(_NOTHING_TO_ADD.to(query.dtype), query, key.transpose(1, 2), beta=0, alpha=factor)
+    if bias is None:
+        added, weight = _NOTHING_TO_ADD.to(query.dtype), 0
+    else:
+        added, weight = bias.expand(-1, heads, -1, -1).reshape(-1, 1, length), 1
+    scores = torch.baddbmm(added, query, key.transpose(1, 2), beta=weight, alpha=factor)
     return torch.bmm(torch.softmax(scores, -1), value).view(count, heads, length, -1)
 
 
-def _gather(attend_within: Callable[[Segment], torch.Tensor], segments: Sequence[Segment], tokens: int) -> torch.Tensor:
+def _join(attend_within: Callable[[Segment], torch.Tensor], segments: Sequence[Segment], tokens: int) -> torch.Tensor:
     """Return what each segment has, (count, heads, length, size), one after the other: (1, tokens, heads, size)."""
-    parts = [attend_within(segment).transpose(1, 2) for segment in segments]
-    _, _, heads, size = parts[0].shape
-    if len(parts) == 1:
-        return parts[0].contiguous().view(1, tokens, heads, size)
-    return torch.cat([part.reshape(-1, heads, size) for part in parts])[None]
+    parts = [_flatten(attend_within(segment), segment) for segment in segments]
+    if segments[-1].end < tokens:
+        parts.append(parts[0].new_zeros((tokens - segments[-1].end, *parts[0].shape[1:])))
+    return (parts[0].contiguous() if len(parts) == 1 else torch.cat(parts))[None]
+
+
+def _flatten(attended: torch.Tensor, segment: Segment) -> torch.Tensor:
+    """(count, heads, length, size) → (tokens, heads, size), without padding."""
+    _, heads, _, size = attended.shape
+    rows = attended.transpose(1, 2).reshape(-1, heads, size)
+    return rows if segment.padding is None else rows[segment.padding.places]
 
 
 def _split(tensor: torch.Tensor, segment: Segment) -> torch.Tensor:
     """(1, heads, tokens, size) → (count, heads, length, size) of one segment."""
     _, heads, _, size = tensor.shape
-    own = tensor[0, :, segment.start : segment.end]
+    own = tensor[0, :, segment.start : segment.end] if segment.padding is None else tensor[0][:, segment.padding.gather]
     return own.reshape(heads, segment.count, segment.length, size).transpose(0, 1)

@@ -3,23 +3,35 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
-from shard.encoders.graph.attention import Rule, Segment, attend, find_segments
+from shard.encoders.graph.attention import Rule, attend
+from shard.encoders.graph.segments import Segment, find_segments
 from shard.encoders.packed import packed_batches, round_up
 
 lengths_of = st.lists(st.integers(1, 60), min_size=1, max_size=40)
 
 
 def test_neighbours_of_equal_length_share_a_segment():
-    assert find_segments([5, 5, 3, 3, 3, 5]) == [Segment(0, 2, 5), Segment(10, 3, 3), Segment(19, 1, 5)]
+    assert find_segments([500, 500, 3, 3, 3, 500]) == [
+        Segment(0, 1000, 2, 500),
+        Segment(1000, 1009, 3, 3),
+        Segment(1009, 1509, 1, 500),
+    ]
 
 
 @given(lengths_of)
 def test_segments_cover_every_token_once_and_in_order(lengths):
     segments = find_segments(lengths)
-    assert [one.length for one in segments for _ in range(one.count)] == lengths
-    ends = [one.start + one.count * one.length for one in segments]
-    assert [one.start for one in segments] == [0, *ends[:-1]]
-    assert ends[-1] == sum(lengths)
+    covered = []
+    for one in segments:
+        own = list(range(one.start, one.end))
+        if one.padding is None:
+            assert len(own) == one.count * one.length
+        else:
+            assert one.padding.gather[one.padding.places].tolist() == own
+            assert len(one.padding.gather) - len(own) <= 64
+        covered += own
+    assert covered == list(range(sum(lengths)))
+    assert sum(one.count for one in segments) == len(lengths)
 
 
 @given(lengths_of, st.integers(1, 200), st.data())
