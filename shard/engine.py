@@ -63,7 +63,7 @@ class Engine:
         self._threads = threads
         self._listener = listener
         self._clock = time.monotonic
-        self._jobs = Jobs(limits, plan, encoder.info.dimension)
+        self._jobs = Jobs(limits, plan, len(lanes), encoder.info.dimension)
         #: Every request that has no answer yet, with its deadline.
         self._accepted: dict[int, float] = {}
         self._lock = threading.RLock()
@@ -176,9 +176,11 @@ class Engine:
         began_s = self._clock()
         texts = [one.tokenized for one in batch]
         results = encode_isolated(self._encoder.encode, self._encoder.encode_exactly, texts)
-        if threads == lane_threads:
-            with self._lock:
-                self._jobs.scheduler.observe(batch, 1000 * (self._clock() - began_s))
+        took_ms = 1000 * (self._clock() - began_s)
+        with self._lock:
+            self._jobs.scheduler.finished(batch)
+            if threads == lane_threads:
+                self._jobs.scheduler.observe(batch, took_ms)
         return results
 
     def _deliver(self, device: _Device, batch: Sequence[Input], results: Sequence[Vectors | Exception]) -> None:

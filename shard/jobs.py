@@ -62,8 +62,8 @@ class Input(Item):
 class Jobs:
     """All jobs of a shard that are tokenised and not yet answered. ``dimension`` is that of the vectors."""
 
-    def __init__(self, limits: BatchLimits, plan: SlicePlan, dimension: int) -> None:
-        self.scheduler: Scheduler[Input] = Scheduler(limits, plan)
+    def __init__(self, limits: BatchLimits, plan: SlicePlan, lanes: int, dimension: int) -> None:
+        self.scheduler: Scheduler[Input] = Scheduler(limits, plan, lanes)
         self._dimension = dimension
         self._jobs: dict[int, Job] = {}
         #: Those that wait for a batch or are in one.

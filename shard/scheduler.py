@@ -47,16 +47,18 @@ class Scheduler(Generic[ItemT]):
     """Forms batches within a count of texts, a budget of tokens and a time.
 
     A text beyond any of these gets a batch of its own. With ``dynamic`` off, texts of different requests never
-    share a batch.
+    share a batch. Where several ``lanes`` compute side by side, no batch takes more than its part of all texts.
     """
 
-    def __init__(self, limits: BatchLimits, plan: SlicePlan) -> None:
+    def __init__(self, limits: BatchLimits, plan: SlicePlan, lanes: int = 1) -> None:
         self._limits = limits
         self._plan = plan
+        self._lanes = lanes
         self._pace = Pace()
         self._interactive: _Queue[ItemT] = deque()
         self._bulk: _Queue[ItemT] = deque()
         self._waiting_texts = 0
+        self._running_texts = 0
         #: Milliseconds that bulk has not had of its share while it waited.
         self._owed_ms = 0.0
 
@@ -103,7 +105,7 @@ class Scheduler(Generic[ItemT]):
         is_bulk = not self._interactive or (both_wait and self._owed_ms >= self._plan.slice_ms)
         share = self._bulk_share(now_s)
         batch = self._fill(self._bulk if is_bulk else self._interactive)
-        self._waiting_texts -= len(batch)
+        self._running_texts += len(batch)
         if is_bulk:
             self._owed_ms = max(0.0, self._owed_ms - self._paced_ms(batch))
         elif both_wait:
@@ -112,8 +114,12 @@ class Scheduler(Generic[ItemT]):
             self._owed_ms = 0.0
         return batch
 
+    def finished(self, batch: Sequence[ItemT]) -> None:
+        """Hear that a batch of ``take`` is done."""
+        self._running_texts -= len(batch)
+
     def observe(self, batch: Sequence[ItemT], took_ms: float) -> None:
-        """Learn how long a batch really took."""
+        """Learn how long a batch really took on the cores of one lane."""
         self._pace.observe(self._plan.costs.ms(*_measures(batch)), took_ms)
 
     def _is_interactive(self, items: Sequence[ItemT]) -> bool:
@@ -130,15 +136,17 @@ class Scheduler(Generic[ItemT]):
     def _fill(self, queue: _Queue[ItemT]) -> list[ItemT]:
         batch: list[ItemT] = []
         tokens = pairs = 0
+        max_texts = min(self._limits.max_batch_size, -(-(self._waiting_texts + self._running_texts) // self._lanes))
         while queue:
             items = queue[0].items
             while items:
                 item = items[0]
                 if item.is_waiting:
-                    if batch and not self._fits(len(batch), tokens + item.length, pairs + item.length**2):
-                        return batch
                     tokens += item.length
                     pairs += item.length**2
+                    if batch and (len(batch) >= max_texts or not self._fits(tokens, pairs)):
+                        return batch
+                    self._waiting_texts -= 1
                     item.is_waiting = False
                     batch.append(item)
                 items.popleft()
@@ -147,10 +155,9 @@ class Scheduler(Generic[ItemT]):
                 break
         return batch
 
-    def _fits(self, others: int, tokens: int, pairs: int) -> bool:
-        if others >= self._limits.max_batch_size or tokens > self._plan.max_tokens:
-            return False
-        return self._pace.factor * self._plan.costs.ms(tokens, pairs) <= self._plan.slice_ms
+    def _fits(self, tokens: int, pairs: int) -> bool:
+        is_quick = self._pace.factor * self._plan.costs.ms(tokens, pairs) <= self._plan.slice_ms
+        return is_quick and tokens <= self._plan.max_tokens
 
 
 def _discard_done(queue: _Queue[ItemT]) -> None:

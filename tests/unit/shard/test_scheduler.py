@@ -159,3 +159,16 @@ def test_slices_shrink_when_batches_take_longer_than_predicted():
         batch = scheduler.take(0.0)
         scheduler.observe(batch, took_ms=2 * len(batch))
     assert len(scheduler.take(0.0)) == 25
+
+
+def test_no_lane_takes_more_than_its_part_of_what_runs_and_waits():
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(), make_plan(), lanes=2)
+    for _ in range(8):
+        add(scheduler, [5])
+    first = scheduler.take(0.0)
+    assert len(first) == 4
+    assert len(scheduler.take(0.0)) == 4
+    for _ in range(4):
+        add(scheduler, [5])
+    scheduler.finished(first)
+    assert len(scheduler.take(0.0)) == 4
