@@ -1,7 +1,7 @@
 """The batching loop: one thread that tokenises ahead, and the lanes that compute.
 
 Knows neither asyncio nor sockets: requests come in through ``submit`` from any thread and leave through the
-listener, called on the engine's own threads. ``channel`` is its host.
+listener, called on the engine's own threads or within ``submit``. ``channel`` is its host.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Final, Protocol
 
 from emb_model_provider.errors import DeadlineError, EncodeError
 from emb_model_provider.logs import EventLog
@@ -27,9 +27,13 @@ from shard.lane import Lane
 
 log = EventLog("shard.engine")
 
+_SMALL_INPUTS: Final = 8
+#: Characters or token ids; some 0.1 ms.
+_SMALL_UNITS: Final = 512
+
 
 class Listener(Protocol):
-    """Hears what becomes of the work; called on engine threads, so it must be quick and thread-safe."""
+    """Hears what becomes of the work; called on any thread, so it must be quick and thread-safe."""
 
     def started(self, keys: list[int]) -> None:
         """Hear that the device begins with the first inputs of these jobs."""
@@ -80,11 +84,14 @@ class Engine:
             device.lane.begin(partial(self._device_loop, device))
 
     def submit(self, key: int, request: Encode) -> None:
-        """Queue a request under a key that is not in use."""
+        """Queue a request under a key that is not in use; a small one is tokenised before this returns."""
         deadline_s = self._clock() + request.timeout_ms / 1000 if request.timeout_ms else NEVER_S
         with self._lock:
             self._accepted[key] = deadline_s
-        self._incoming.put((key, request))
+        if _is_small(request):
+            self._take_in(key, request)
+        else:
+            self._incoming.put((key, request))
 
     def cancel(self, key: int) -> None:
         """Drop a request: what has not begun is never encoded, and the listener hears nothing more of it."""
@@ -113,18 +120,20 @@ class Engine:
 
     def _tokenize_loop(self) -> None:
         while (item := self._incoming.get()) is not None:
-            key, request = item
-            deadline_s = self._accepted.get(key)
-            if deadline_s is None:
-                continue
-            if deadline_s <= self._clock():
-                self._answer([(key, _too_late())])
-                continue
-            tokenized = tokenize(self._encoder, request)
-            if isinstance(tokenized, Failed):
-                self._answer([(key, tokenized)])
-            else:
-                self._enqueue(key, request, tokenized, deadline_s)
+            self._take_in(*item)
+
+    def _take_in(self, key: int, request: Encode) -> None:
+        deadline_s = self._accepted.get(key)
+        if deadline_s is None:
+            return
+        if deadline_s <= self._clock():
+            self._answer([(key, _too_late())])
+            return
+        tokenized = tokenize(self._encoder, request)
+        if isinstance(tokenized, Failed):
+            self._answer([(key, tokenized)])
+        else:
+            self._enqueue(key, request, tokenized, deadline_s)
 
     def _enqueue(self, key: int, request: Encode, texts: Sequence[Tokenized], deadline_s: float) -> None:
         with self._lock:
@@ -211,6 +220,12 @@ class Engine:
             for key, _ in due:
                 self._accepted.pop(key, None)
             self._answered.notify_all()
+
+
+def _is_small(request: Encode) -> bool:
+    """Tell whether a request is tokenised sooner than handed to another thread."""
+    inputs = request.texts or request.token_ids
+    return len(inputs) <= _SMALL_INPUTS and sum(map(len, inputs)) <= _SMALL_UNITS
 
 
 def _failed_input(index: int) -> Failed:

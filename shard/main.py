@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import gc
 import os
 import signal
 import sys
@@ -170,6 +171,9 @@ async def _serve_until_stopped(config: ShardConfig, control: ControlChannel, loa
     engine.start()
     path = Path(config.socket_path)
     await channel.serve(engine, bind_private(path))
+    # What is here now stays; looking through it for garbage would hold up every thread for tens of milliseconds.
+    gc.collect()
+    gc.freeze()
     control.send(Ready(loaded.info))
     await stop.wait()
     idle = await asyncio.to_thread(engine.wait_idle, config.drain_s)

@@ -5,11 +5,11 @@ import torch
 import transformers
 from torch.nn.functional import cosine_similarity
 
-from shard.encoders.graph.segments import find_segments
 from shard.encoders.graph.capture import ATTEND, CaptureError, capture
 from shard.encoders.graph.kernels import choose_float_kernel, choose_plain_tokens
 from shard.encoders.graph.lowering import lower
 from shard.encoders.graph.program import compile_graph
+from shard.encoders.graph.segments import find_segments
 from shard.encoders.packed import find_first_position
 
 SIZES = {

@@ -49,7 +49,8 @@ def attend(
     """
 
     def attend_within(segment: Segment) -> torch.Tensor:
-        return _attend(*(_split(tensor, segment) for tensor in (query, key, value)), rule, segment.padding)
+        queries, keys, values = (_split(tensor, segment) for tensor in (query, key, value))
+        return _attend(queries, keys, values, rule, segment.padding)
 
     return _join(attend_within, segments, query.shape[2])
 

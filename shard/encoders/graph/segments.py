@@ -34,7 +34,7 @@ class Padding:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """``count`` neighbouring texts, of ``length`` tokens each or padded to that: the tokens from ``start`` to ``end``."""
+    """``count`` neighbouring texts, each of ``length`` tokens or padded to that: tokens ``start`` to ``end``."""
 
     start: int
     end: int
