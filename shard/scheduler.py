@@ -21,6 +21,9 @@ _BULK_SHARE: Final = 0.25
 #: The share grows by so much for each second that the oldest bulk request has waited.
 _AGEING_PER_S: Final = 0.05
 _LARGEST_BULK_SHARE: Final = 0.75
+#: How many times what any batch costs a text may wait for company beside another lane's batch. Answers to one batch
+#: bring its clients' next requests one by one; many small batches would cost more than this wait.
+_PATIENCE: Final = 4.0
 
 
 @dataclass(eq=False, slots=True)
@@ -86,16 +89,14 @@ class Scheduler(Generic[ItemT]):
         """Return how long to wait before the next batch; 0 when it is due now, ``None`` when nothing is queued.
 
         Only a queue shorter than ``min_batch_size`` waits for company, and never past ``max_wait_time_ms``
-        after its oldest request came.
+        after its oldest request came. Beside another lane's batch, fewer texts than that has wait a moment for more.
         """
         _discard_done(self._interactive)
         _discard_done(self._bulk)
         if not self._waiting_texts:
             return None
-        if not self._limits.dynamic or self._waiting_texts >= self._limits.min_batch_size:
-            return 0.0
         oldest_s = min(queue[0].arrived_s for queue in (self._interactive, self._bulk) if queue)
-        return max(0.0, oldest_s + self._limits.max_wait_time_ms / 1000 - now_s)
+        return max(0.0, oldest_s + self._patience_s() - now_s)
 
     def take(self, now_s: float) -> list[ItemT]:
         """Remove the next batch from the queues; empty when nothing is queued."""
@@ -121,6 +122,16 @@ class Scheduler(Generic[ItemT]):
     def observe(self, batch: Sequence[ItemT], took_ms: float) -> None:
         """Learn how long a batch really took on the cores of one lane."""
         self._pace.observe(self._plan.costs.ms(*_measures(batch)), took_ms)
+
+    def _patience_s(self) -> float:
+        """Return how long the oldest request is to wait for company."""
+        if not self._limits.dynamic:
+            return 0.0
+        if self._waiting_texts < self._limits.min_batch_size:
+            return self._limits.max_wait_time_ms / 1000
+        if self._waiting_texts < self._running_texts:
+            return _PATIENCE * self._plan.costs.base / 1000
+        return 0.0
 
     def _is_interactive(self, items: Sequence[ItemT]) -> bool:
         longest_ms = self._plan.slice_ms * _INTERACTIVE_SHARE_OF_SLICE

@@ -172,3 +172,24 @@ def test_no_lane_takes_more_than_its_part_of_what_runs_and_waits():
         add(scheduler, [5])
     scheduler.finished(first)
     assert len(scheduler.take(0.0)) == 4
+
+
+def test_beside_another_lanes_batch_a_few_texts_wait_a_moment_for_more():
+    plan = SlicePlan(CostModel(2.0, 0.1, 0.0), 50.0, 2048)
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(), plan, lanes=2)
+    for _ in range(8):
+        add(scheduler, [5], now_s=1.0)
+    running = scheduler.take(1.0)
+    scheduler.finished(scheduler.take(1.0))
+    add(scheduler, [5], now_s=1.0)
+    assert scheduler.due_in_s(1.002) == pytest.approx(0.006)
+    assert scheduler.due_in_s(1.009) == 0.0
+    for _ in range(len(running) - 1):
+        add(scheduler, [5], now_s=1.002)
+    assert scheduler.due_in_s(1.002) == 0.0
+
+
+def test_an_idle_device_waits_for_nobody_however_few_texts_there_are():
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(), SlicePlan(CostModel(2.0, 0.1, 0.0), 50.0, 2048), lanes=2)
+    add(scheduler, [5], now_s=1.0)
+    assert scheduler.due_in_s(1.0) == 0.0
