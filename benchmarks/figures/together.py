@@ -28,12 +28,12 @@ def short_under_bulk(setting: Setting) -> list[Figure]:
             singles = Load(server.port, [[text] for text in texts.short()], connections=1, seconds=seconds)
             load.run(pusher, Load(server.port, bulk.requests, _BULK_CONNECTIONS, count=4))
             alone, both = interleaved(
-                setting.rounds(3), lambda: load.run(pusher, bulk), lambda: _both(pusher, asker, bulk, singles)
+                setting.rounds(3), lambda: load.run(pusher, bulk), lambda: both_at_once(pusher, asker, bulk, singles)
             )
             reached = load.ceiling(asker, singles, both[0][1].answer_bytes)
     alone_rates = [_steady_rate(run) for run in alone]
     kept_rates = [_steady_rate(run) for run, _ in both]
-    p50, p99 = ([_latency_under(run, short, percent) for run, short in both] for percent in (50.0, 99.0))
+    p50, p99 = ([latency_under(run, short, percent) for run, short in both] for percent in (50.0, 99.0))
     parts: dict[str, Part] = {
         "short_p50_ms": rounded(p50, 1),
         "short_p99_ms": rounded(p99, 1),
@@ -80,7 +80,8 @@ def _find(described: dict[str, Any], name: str) -> float | None:
     return None
 
 
-def _both(pusher: Worker, asker: Worker, bulk: Load, singles: Load) -> tuple[LoadRun, LoadRun]:
+def both_at_once(pusher: Worker, asker: Worker, bulk: Load, singles: Load) -> tuple[LoadRun, LoadRun]:
+    """Run two loads, the second one a moment later."""
     pusher.begin("run", bulk)
     time.sleep(_SETTLE_S)
     asker.begin("run", singles)
@@ -97,7 +98,7 @@ def _window(*runs: LoadRun) -> tuple[float, float]:
     return max(min(run.sent_s) for run in runs) + _SETTLE_S / 2, min(max(run.sent_s) for run in runs)
 
 
-def _latency_under(bulk: LoadRun, short: LoadRun, percent: float) -> float:
+def latency_under(bulk: LoadRun, short: LoadRun, percent: float) -> float:
     """Return a percentile of the queries that were sent while all bulk connections were busy."""
     begin_s, end_s = _window(bulk)
     return short.latency_ms(percent, begin_s=begin_s, end_s=end_s)
@@ -124,7 +125,9 @@ def two_models(setting: Setting) -> list[Figure]:
         load.run(first, Load(server.port, zh.requests, 4, count=4, model="zh"))
         load.run(second, Load(server.port, en.requests, 4, count=4, model="en"))
         alone, at_once = interleaved(
-            setting.rounds(3), lambda: (load.run(first, zh), load.run(second, en)), lambda: _both(first, second, zh, en)
+            setting.rounds(3),
+            lambda: (load.run(first, zh), load.run(second, en)),
+            lambda: both_at_once(first, second, zh, en),
         )
         reached = load.ceiling(first, zh, at_once[0][0].answer_bytes)
     figures = []
