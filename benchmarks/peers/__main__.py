@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"{name:<12} not measured: {failures[name]}", flush=True)
             else:
                 print(_line(name, theirs[name]))
-                print(_ratios(name, ours, theirs[name]), flush=True)
+                print(_ratios(ours, theirs[name]), flush=True)
     if options.out is not None:
         options.out.write_text(_document(ours, theirs, failures, quick=options.quick), encoding="utf-8")
     return 1 if failures else 0
@@ -75,14 +75,14 @@ def _line(name: str, result: Result) -> str:
     return " ".join([f"{name:<12}", *cells])
 
 
-def _ratios(name: str, ours: Result, theirs: Result) -> str:
+def _ratios(ours: Result, theirs: Result) -> str:
     """Return how many times better ours is: more per second, or a shorter wait."""
     mine, other = asdict(ours), asdict(theirs)
     cells = []
     for column, title in _COLUMNS.items():
         better = other[column] / mine[column] if column.endswith("_ms") else mine[column] / other[column]
         cells.append(f"{better:>{_width(title) - 1}.1f}x")
-    return " ".join([f"{'  ours:' + name:<12}"[:12].ljust(12), *cells])
+    return " ".join([f"{'  ours, by':<12}", *cells])
 
 
 def _width(title: str) -> int:

@@ -25,6 +25,8 @@ def python_of(peer: str, root: Path) -> Path:
     if not python.exists() or not done.exists() or done.read_text("utf-8") != wanted:
         _run([sys.executable, "-m", "venv", str(directory)])
         _run([str(python), "-m", "pip", "install", "-q", "-r", str(_REQUIREMENTS / f"{peer}.txt")])
+        # Some bring it in a build for GPUs; beside torch for CPUs it cannot be imported, nor can what looks for it.
+        _run([str(python), "-m", "pip", "uninstall", "-q", "-y", "torchvision"])
         done.write_text(wanted, "utf-8")
     return python
 

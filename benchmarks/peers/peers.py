@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -55,7 +56,7 @@ def _infinity(port: int, model: Path) -> list[str]:
     }
     return [
         "-c",
-        "from infinity_emb.infinity_server import cli; cli()",
+        "from infinity_emb.cli import cli; cli()",
         "v2",
         "--no-bettertransformer",
         *(f"--{name}={value}" for name, value in options.items()),
@@ -68,7 +69,7 @@ def _mosec(port: int, _model: Path) -> list[str]:
 
 
 def _xinference(port: int, _model: Path) -> list[str]:
-    return ["-m", "xinference.deploy.cmdline", "local", "-H", HOST, "-p", str(port)]
+    return ["-c", "from xinference.deploy.cmdline import local; local()", "-H", HOST, "-p", str(port)]
 
 
 def _launch_in_xinference(port: int, model: Path) -> None:
@@ -78,7 +79,9 @@ def _launch_in_xinference(port: int, model: Path) -> None:
         "dimensions": 384,
         "max_tokens": 256,
         "language": ["en", "zh"],
-        "model_specs": [{"model_format": "pytorch", "model_hub": "huggingface", "model_uri": f"file://{model}"}],
+        "model_specs": [
+            {"model_format": "pytorch", "quantization": "none", "model_id": MODEL, "model_uri": f"file://{model}"}
+        ],
     }
     _post(port, "/v1/model_registrations/embedding", {"model": json.dumps(described), "persist": False})
     _post(
@@ -99,7 +102,7 @@ PEERS: Final = {
     for peer in (
         Peer("infinity", _infinity, environment={"DO_NOT_TRACK": "1", "INFINITY_DISABLE_OPTIMUM": "1"}),
         Peer("mosec", _mosec),
-        Peer("xinference", _xinference, _launch_in_xinference),
+        Peer("xinference", _xinference, _launch_in_xinference, {"XINFERENCE_AUTH_ADVANCED": "0"}),
     )
 }
 
@@ -132,15 +135,17 @@ def running(peer: Peer, environments: Path, model: Path, threads: int) -> Iterat
 
 def _wait_ready(peer: Peer, process: subprocess.Popen[bytes], port: int, model: Path, log: Path) -> None:
     deadline_s = time.monotonic() + _READY_TIMEOUT_S
-    is_prepared = peer.prepare is None
+    is_prepared = False
     why = ""
     while time.monotonic() < deadline_s and process.poll() is None:
         try:
-            if not is_prepared and peer.prepare is not None:
-                peer.prepare(port, model)
+            with socket.create_connection((HOST, port), timeout=5):
+                pass
+            if peer.prepare is not None and not is_prepared:
                 is_prepared = True
+                peer.prepare(port, model)
             _post(port, "/v1/embeddings", {"model": MODEL, "input": ["hello"]})
-        except (OSError, PeerError) as error:
+        except OSError as error:
             why = str(error)
             time.sleep(0.5)
         else:
