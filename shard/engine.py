@@ -24,6 +24,7 @@ from shard.intake import as_failed, tokenize
 from shard.isolate import encode_isolated
 from shard.jobs import NEVER_S, Input, Job, Jobs
 from shard.lane import Lane
+from shard.scheduler import Batch
 
 log = EventLog("shard.engine")
 
@@ -65,6 +66,7 @@ class Engine:
     ) -> None:
         self._encoder = encoder
         self._threads = threads
+        self._lane_threads = threads // len(lanes)
         self._listener = listener
         self._clock = time.monotonic
         self._jobs = Jobs(limits, plan, len(lanes), encoder.info.dimension)
@@ -150,18 +152,18 @@ class Engine:
         while not self._stopping:
             with self._lock:
                 batch, expired = self._next_batch(device)
-                newly_started = self._jobs.mark_started(batch)
-                device.is_busy = bool(batch)
-                is_alone = not self._jobs.scheduler.waiting_texts and sum(one.is_busy for one in self._devices) == 1
-                if not is_alone:
-                    self._wake_idle()
+                if batch is not None:
+                    device.is_busy = True
+                    threads = self._choose_threads(batch)
+                    newly_started = self._jobs.mark_started(batch)
+                self._wake_idle()
             self._answer([(job.key, _too_late()) for job in expired])
-            if newly_started:
-                self._listener.started(newly_started)
-            if batch:
-                self._deliver(device, batch, self._encode(batch, is_alone=is_alone))
+            if batch is not None:
+                if newly_started:
+                    self._listener.started(newly_started)
+                self._deliver(device, batch, self._encode(batch, threads))
 
-    def _next_batch(self, device: _Device) -> tuple[list[Input], list[Job]]:
+    def _next_batch(self, device: _Device) -> tuple[Batch[Input] | None, list[Job]]:
         """Return what ``Jobs.take`` does, or nothing after waiting until something has changed."""
         due_in_s = self._jobs.scheduler.due_in_s(self._clock())
         # Of those that are free, the first one works: it is the one that may use all cores.
@@ -170,34 +172,43 @@ class Engine:
             return self._jobs.take(self._clock())
         if not self._stopping:
             device.wake.wait(due_in_s if is_first else None)
-        return [], []
+        return None, []
+
+    def _choose_threads(self, batch: Batch[Input]) -> int:
+        """Return on how many cores a batch runs: on all, unless another lane needs its own now or in a moment."""
+        is_shared = sum(one.is_busy for one in self._devices) > 1
+        if is_shared or (batch.is_bulk and self._jobs.scheduler.waiting_texts):
+            return self._lane_threads
+        return self._threads
 
     def _wake_idle(self) -> None:
+        if self._jobs.scheduler.due_in_s(self._clock()) is None:
+            return
         for device in self._devices:
             if not device.is_busy:
                 device.wake.notify()
                 return
 
-    def _encode(self, batch: Sequence[Input], *, is_alone: bool) -> list[Vectors | Exception]:
-        lane_threads = self._threads // len(self._devices)
-        threads = self._threads if is_alone else lane_threads
+    def _encode(self, batch: Batch[Input], threads: int) -> list[Vectors | Exception]:
+        if not batch.items:
+            return []
         self._encoder.use_threads(threads)
         began_s = self._clock()
-        texts = [one.tokenized for one in batch]
+        texts = [one.tokenized for one in batch.items]
         results = encode_isolated(self._encoder.encode, self._encoder.encode_exactly, texts)
-        took_ms = 1000 * (self._clock() - began_s)
-        with self._lock:
-            self._jobs.scheduler.finished(batch)
-            if threads == lane_threads:
-                self._jobs.scheduler.observe(batch, took_ms)
+        if threads == self._lane_threads:
+            with self._lock:
+                self._jobs.scheduler.observe(batch, 1000 * (self._clock() - began_s))
         return results
 
-    def _deliver(self, device: _Device, batch: Sequence[Input], results: Sequence[Vectors | Exception]) -> None:
+    def _deliver(self, device: _Device, batch: Batch[Input], results: Sequence[Vectors | Exception]) -> None:
         complete: list[Job] = []
         failed: dict[int, Failed] = {}
         with self._lock:
             device.is_busy = False
-            for one, result in zip(batch, results, strict=True):
+            self._jobs.scheduler.finished(batch)
+            self._wake_idle()
+            for one, result in zip(batch.items, results, strict=True):
                 for job, index in self._jobs.release(one):
                     if isinstance(result, Exception):
                         log.error("encode_failed", index=index, error=f"{type(result).__name__}: {result}")

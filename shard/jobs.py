@@ -5,7 +5,7 @@ Equal texts in flight are one input with several waiters, so they are encoded on
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,7 +15,7 @@ from emb_model_provider.messages import Encode, Encoded
 from emb_model_provider.modelmap import BatchLimits
 from shard.costs import SlicePlan
 from shard.encoder import Tokenized, Vectors, cut
-from shard.scheduler import Item, Scheduler
+from shard.scheduler import Batch, Item, Scheduler
 
 #: The deadline of what has none.
 NEVER_S: Final = float("inf")
@@ -100,23 +100,23 @@ class Jobs:
                 self.scheduler.drop(one)
                 del self._inputs[one.tokenized]
 
-    def take(self, now_s: float) -> tuple[list[Input], list[Job]]:
+    def take(self, now_s: float) -> tuple[Batch[Input], list[Job]]:
         """Return the next batch, and the jobs that it would have come too late for; these are dropped."""
         batch = self.scheduler.take(now_s)
-        expired = {job: None for one in batch for job, _ in one.waiters if job.deadline_s <= now_s}
-        if not expired:
-            return batch, []
-        for job in expired:
-            self.drop(job.key)
-        for one in batch:
-            if not one.waiters:
-                del self._inputs[one.tokenized]
-        return [one for one in batch if one.waiters], list(expired)
+        expired = {job: None for one in batch.items for job, _ in one.waiters if job.deadline_s <= now_s}
+        if expired:
+            for job in expired:
+                self.drop(job.key)
+            for one in batch.items:
+                if not one.waiters:
+                    del self._inputs[one.tokenized]
+            batch.items = [one for one in batch.items if one.waiters]
+        return batch, list(expired)
 
-    def mark_started(self, batch: Iterable[Input]) -> list[int]:
+    def mark_started(self, batch: Batch[Input]) -> list[int]:
         """Return the keys of the jobs of which these are the first texts to be encoded."""
         started = []
-        for one in batch:
+        for one in batch.items:
             for job, _ in one.waiters:
                 if not job.started:
                     job.started = True

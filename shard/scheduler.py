@@ -3,6 +3,9 @@
 A request is *interactive* when it is small enough to be done in half a slice, else *bulk*. Interactive work goes
 first, but while both wait, bulk gets a guaranteed share of the device's time, which grows with its age. No batch is
 planned to take longer than one slice, so that is how long a short query waits for the batch before it.
+
+Bulk runs in several lanes side by side. Interactive batches follow one another: what comes while one runs makes one
+larger batch, which is quicker than two small ones beside each other.
 """
 
 from __future__ import annotations
@@ -21,9 +24,6 @@ _BULK_SHARE: Final = 0.25
 #: The share grows by so much for each second that the oldest bulk request has waited.
 _AGEING_PER_S: Final = 0.05
 _LARGEST_BULK_SHARE: Final = 0.75
-#: How many times what any batch costs a text may wait for company beside another lane's batch. Answers to one batch
-#: bring its clients' next requests one by one; many small batches would cost more than this wait.
-_PATIENCE: Final = 4.0
 
 
 @dataclass(eq=False, slots=True)
@@ -35,6 +35,14 @@ class Item:
 
 
 ItemT = TypeVar("ItemT", bound=Item)
+
+
+@dataclass(eq=False, slots=True)
+class Batch(Generic[ItemT]):
+    """What is to be encoded together, until ``Scheduler.finished`` hears of it."""
+
+    items: list[ItemT]
+    is_bulk: bool
 
 
 @dataclass(slots=True)
@@ -50,7 +58,7 @@ class Scheduler(Generic[ItemT]):
     """Forms batches within a count of texts, a budget of tokens and a time.
 
     A text beyond any of these gets a batch of its own. With ``dynamic`` off, texts of different requests never
-    share a batch. Where several ``lanes`` compute side by side, no batch takes more than its part of all texts.
+    share a batch. Where several ``lanes`` compute, no batch of bulk takes more than its part of all texts.
     """
 
     def __init__(self, limits: BatchLimits, plan: SlicePlan, lanes: int = 1) -> None:
@@ -61,7 +69,7 @@ class Scheduler(Generic[ItemT]):
         self._interactive: _Queue[ItemT] = deque()
         self._bulk: _Queue[ItemT] = deque()
         self._waiting_texts = 0
-        self._running_texts = 0
+        self._running: list[Batch[ItemT]] = []
         #: Milliseconds that bulk has not had of its share while it waited.
         self._owed_ms = 0.0
 
@@ -86,52 +94,54 @@ class Scheduler(Generic[ItemT]):
         item.is_waiting = False
 
     def due_in_s(self, now_s: float) -> float | None:
-        """Return how long to wait before the next batch; 0 when it is due now, ``None`` when nothing is queued.
+        """Return how long to wait before the next batch; 0 when it is due now, ``None`` when none is to be had now.
 
         Only a queue shorter than ``min_batch_size`` waits for company, and never past ``max_wait_time_ms``
-        after its oldest request came. Beside another lane's batch, fewer texts than that has wait a moment for more.
+        after its oldest request came.
         """
         _discard_done(self._interactive)
         _discard_done(self._bulk)
-        if not self._waiting_texts:
+        if not self._waiting_texts or (self._runs_interactive and not self._bulk):
             return None
+        if not self._limits.dynamic or self._waiting_texts >= self._limits.min_batch_size:
+            return 0.0
         oldest_s = min(queue[0].arrived_s for queue in (self._interactive, self._bulk) if queue)
-        return max(0.0, oldest_s + self._patience_s() - now_s)
+        return max(0.0, oldest_s + self._limits.max_wait_time_ms / 1000 - now_s)
 
-    def take(self, now_s: float) -> list[ItemT]:
-        """Remove the next batch from the queues; empty when nothing is queued."""
+    def take(self, now_s: float) -> Batch[ItemT]:
+        """Remove the next batch from the queues; to be called when one is due."""
         _discard_done(self._interactive)
         _discard_done(self._bulk)
         both_wait = bool(self._interactive and self._bulk)
-        is_bulk = not self._interactive or (both_wait and self._owed_ms >= self._plan.slice_ms)
+        has_turn = self._runs_interactive or self._owed_ms >= self._plan.slice_ms
+        is_bulk = not self._interactive or (both_wait and has_turn)
         share = self._bulk_share(now_s)
-        batch = self._fill(self._bulk if is_bulk else self._interactive)
-        self._running_texts += len(batch)
+        max_texts = self._limits.max_batch_size
         if is_bulk:
-            self._owed_ms = max(0.0, self._owed_ms - self._paced_ms(batch))
+            running_texts = sum(len(batch.items) for batch in self._running)
+            max_texts = min(max_texts, -(-(self._waiting_texts + running_texts) // self._lanes))
+        items = self._fill(self._bulk if is_bulk else self._interactive, max_texts)
+        if is_bulk:
+            self._owed_ms = max(0.0, self._owed_ms - self._paced_ms(items))
         elif both_wait:
-            self._owed_ms += self._paced_ms(batch) * share / (1 - share)
+            self._owed_ms += self._paced_ms(items) * share / (1 - share)
         else:
             self._owed_ms = 0.0
+        batch = Batch(items, is_bulk)
+        self._running.append(batch)
         return batch
 
-    def finished(self, batch: Sequence[ItemT]) -> None:
+    def finished(self, batch: Batch[ItemT]) -> None:
         """Hear that a batch of ``take`` is done."""
-        self._running_texts -= len(batch)
+        self._running.remove(batch)
 
-    def observe(self, batch: Sequence[ItemT], took_ms: float) -> None:
+    def observe(self, batch: Batch[ItemT], took_ms: float) -> None:
         """Learn how long a batch really took on the cores of one lane."""
-        self._pace.observe(self._plan.costs.ms(*_measures(batch)), took_ms)
+        self._pace.observe(self._plan.costs.ms(*_measures(batch.items)), took_ms)
 
-    def _patience_s(self) -> float:
-        """Return how long the oldest request is to wait for company."""
-        if not self._limits.dynamic:
-            return 0.0
-        if self._waiting_texts < self._limits.min_batch_size:
-            return self._limits.max_wait_time_ms / 1000
-        if self._waiting_texts < self._running_texts:
-            return _PATIENCE * self._plan.costs.base / 1000
-        return 0.0
+    @property
+    def _runs_interactive(self) -> bool:
+        return any(not batch.is_bulk for batch in self._running)
 
     def _is_interactive(self, items: Sequence[ItemT]) -> bool:
         longest_ms = self._plan.slice_ms * _INTERACTIVE_SHARE_OF_SLICE
@@ -144,10 +154,9 @@ class Scheduler(Generic[ItemT]):
     def _paced_ms(self, batch: Sequence[ItemT]) -> float:
         return self._pace.factor * self._plan.costs.ms(*_measures(batch))
 
-    def _fill(self, queue: _Queue[ItemT]) -> list[ItemT]:
+    def _fill(self, queue: _Queue[ItemT], max_texts: int) -> list[ItemT]:
         batch: list[ItemT] = []
         tokens = pairs = 0
-        max_texts = min(self._limits.max_batch_size, -(-(self._waiting_texts + self._running_texts) // self._lanes))
         while queue:
             items = queue[0].items
             while items:

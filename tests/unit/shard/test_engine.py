@@ -41,9 +41,13 @@ class Recorder:
 def make_engine():
     engines = []
 
-    def make(encoder: FakeEncoder, plan: SlicePlan | None = None, **limits) -> tuple[Engine, Recorder]:
+    def make(
+        encoder: FakeEncoder, plan: SlicePlan | None = None, *, lanes: int = 1, **limits
+    ) -> tuple[Engine, Recorder]:
         recorder = Recorder()
-        engine = Engine(encoder, [Lane()], 1, BatchLimits(**limits), plan or make_plan(), recorder)
+        engine = Engine(
+            encoder, [Lane() for _ in range(lanes)], lanes, BatchLimits(**limits), plan or make_plan(), recorder
+        )
         engines.append((engine, encoder))
         engine.start()
         return engine, recorder
@@ -206,6 +210,19 @@ def test_a_cancelled_request_is_neither_encoded_nor_answered(make_engine):
     assert engine.wait_idle(1.0)
     assert 2 not in heard.outcomes
     assert "second" not in encoder.encoded
+
+
+def test_with_several_lanes_every_request_of_either_kind_is_answered(make_engine):
+    encoder = FakeEncoder()
+    engine, heard = make_engine(encoder, make_plan(slice_ms=20, ms_per_token=1), lanes=3)
+    for key in range(200):
+        count = 12 if key % 3 == 0 else 1
+        engine.submit(key, Encode(tuple(f"{key} {index}" for index in range(count))))
+        if key % 20 == 0:
+            time.sleep(0.005)
+    for key, outcome in enumerate(heard.wait_for(*range(200))):
+        assert vectors(outcome)[0].tolist() == expected_vector(f"{key} 0")
+    assert engine.wait_idle(1.0)
 
 
 def test_too_long_a_text_is_refused_where_the_policy_says_so_and_reported_where_it_is_cut(make_engine):

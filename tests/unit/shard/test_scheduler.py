@@ -25,10 +25,18 @@ def add(scheduler: Scheduler[Item], lengths: list[int], now_s: float = 0.0) -> l
 
 
 def drain(scheduler: Scheduler[Item]) -> list[list[Item]]:
+    """Run one batch after the other until nothing waits."""
     batches = []
-    while batch := scheduler.take(0.0):
-        batches.append(batch)
+    while scheduler.waiting_texts:
+        batches.append(take(scheduler))
     return batches
+
+
+def take(scheduler: Scheduler[Item], now_s: float = 0.0) -> list[Item]:
+    """Run the next batch and return what it holds."""
+    batch = scheduler.take(now_s)
+    scheduler.finished(batch)
+    return batch.items
 
 
 @given(requests, plans, st.integers(1, 16), st.booleans())
@@ -53,7 +61,7 @@ def test_every_text_is_handed_out_once_and_within_count_tokens_and_time(lengths,
 def test_a_dropped_text_is_never_handed_out_and_the_count_stays_true(lengths, plan, data):
     scheduler: Scheduler[Item] = Scheduler(BatchLimits(max_batch_size=4), plan)
     items = [item for one in lengths for item in add(scheduler, one)]
-    taken = scheduler.take(0.0)
+    taken = take(scheduler)
     dropped = data.draw(st.sets(st.sampled_from(items)))
     for item in dropped:
         scheduler.drop(item)
@@ -75,10 +83,10 @@ def test_requests_of_one_class_are_served_in_order_of_arrival(lengths, max_token
 def test_a_small_request_overtakes_bulk_and_waits_for_no_more_than_the_slice_in_hand():
     scheduler: Scheduler[Item] = Scheduler(BatchLimits(), make_plan(slice_ms=50, ms_per_token=1))
     add(scheduler, [10] * 64)
-    assert len(scheduler.take(0.0)) == 5
+    assert len(take(scheduler)) == 5
     small = add(scheduler, [7])
-    assert scheduler.take(0.0) == small
-    assert len(scheduler.take(0.0)) == 5
+    assert take(scheduler) == small
+    assert len(take(scheduler)) == 5
 
 
 def test_what_takes_longer_than_half_a_slice_is_bulk_however_few_texts_it_has():
@@ -86,9 +94,9 @@ def test_what_takes_longer_than_half_a_slice_is_bulk_however_few_texts_it_has():
     heavy = add(scheduler, [26])
     light = add(scheduler, [25])
     many = add(scheduler, [1] * 9)
-    assert scheduler.take(0.0) == light
-    assert scheduler.take(0.0) == heavy
-    assert scheduler.take(0.0)[0] in many
+    assert take(scheduler) == light
+    assert take(scheduler) == heavy
+    assert take(scheduler)[0] in many
 
 
 @given(st.floats(0.5, 25), st.floats(0, 60))
@@ -98,7 +106,7 @@ def test_endless_small_requests_leave_bulk_its_share_which_grows_with_its_age(sm
     spent = {True: 0.0, False: 0.0}
     for _ in range(2000):
         add(scheduler, [max(1, round(small_ms / 0.5))], now_s=waited_s)
-        batch = scheduler.take(waited_s)
+        batch = take(scheduler, waited_s)
         spent[batch[0] in bulk] += 0.5 * sum(item.length for item in batch)
         if not scheduler.waiting_texts or spent[True] > 15_000:
             break
@@ -157,39 +165,31 @@ def test_slices_shrink_when_batches_take_longer_than_predicted():
     for _ in range(100):
         add(scheduler, [1] * 200)
         batch = scheduler.take(0.0)
-        scheduler.observe(batch, took_ms=2 * len(batch))
-    assert len(scheduler.take(0.0)) == 25
+        scheduler.finished(batch)
+        scheduler.observe(batch, took_ms=2 * len(batch.items))
+    assert len(take(scheduler)) == 25
 
 
-def test_no_lane_takes_more_than_its_part_of_what_runs_and_waits():
+def test_no_lane_takes_more_bulk_than_its_part_of_what_runs_and_waits():
     scheduler: Scheduler[Item] = Scheduler(BatchLimits(), make_plan(), lanes=2)
-    for _ in range(8):
-        add(scheduler, [5])
+    add(scheduler, [5] * 16)
     first = scheduler.take(0.0)
-    assert len(first) == 4
-    assert len(scheduler.take(0.0)) == 4
-    for _ in range(4):
-        add(scheduler, [5])
+    assert len(first.items) == 8
+    assert len(scheduler.take(0.0).items) == 8
+    add(scheduler, [5] * 10)
     scheduler.finished(first)
-    assert len(scheduler.take(0.0)) == 4
+    assert len(scheduler.take(0.0).items) == 9
 
 
-def test_beside_another_lanes_batch_a_few_texts_wait_a_moment_for_more():
-    plan = SlicePlan(CostModel(2.0, 0.1, 0.0), 50.0, 2048)
-    scheduler: Scheduler[Item] = Scheduler(BatchLimits(), plan, lanes=2)
-    for _ in range(8):
-        add(scheduler, [5], now_s=1.0)
-    running = scheduler.take(1.0)
-    scheduler.finished(scheduler.take(1.0))
-    add(scheduler, [5], now_s=1.0)
-    assert scheduler.due_in_s(1.002) == pytest.approx(0.006)
-    assert scheduler.due_in_s(1.009) == 0.0
-    for _ in range(len(running) - 1):
-        add(scheduler, [5], now_s=1.002)
-    assert scheduler.due_in_s(1.002) == 0.0
-
-
-def test_an_idle_device_waits_for_nobody_however_few_texts_there_are():
-    scheduler: Scheduler[Item] = Scheduler(BatchLimits(), SlicePlan(CostModel(2.0, 0.1, 0.0), 50.0, 2048), lanes=2)
-    add(scheduler, [5], now_s=1.0)
-    assert scheduler.due_in_s(1.0) == 0.0
+def test_interactive_batches_follow_one_another_and_bulk_runs_beside_them():
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(), make_plan(), lanes=2)
+    small = add(scheduler, [5])
+    running = scheduler.take(0.0)
+    assert running.items == small
+    later = add(scheduler, [5]) + add(scheduler, [6])
+    assert scheduler.due_in_s(0.0) is None
+    bulk = add(scheduler, [7] * 9)
+    assert scheduler.due_in_s(0.0) == 0.0
+    assert set(scheduler.take(0.0).items) <= set(bulk)
+    scheduler.finished(running)
+    assert scheduler.take(0.0).items == later
