@@ -22,7 +22,7 @@ _MOST_LANES: Final = 4
 
 
 def count_lanes(info: EncoderInfo, threads: int) -> int:
-    """Return how many batches are to run side by side.
+    """Return how many batches of bulk are to run side by side.
 
     Two on a core each are as fast as one after the other on two, but a core that somebody else needs for a moment
     delays one of them and not both: with a tenth of the machine busy elsewhere, two lanes lose a tenth, one loses a

@@ -6,6 +6,8 @@ import importlib.util
 import json
 import socket
 import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +99,28 @@ def test_a_text_that_was_cut_is_reported_and_counted_as_the_model_read_it(defaul
     answer = default_server.post("/v1/embeddings", {"model": MODEL, "input": ["word " * 1000, "short"]})
     assert answer.headers["x-truncated-inputs"] == "1"
     assert answer.json["usage"]["prompt_tokens"] == 256 + 3
+
+
+def test_what_the_start_has_measured_stands_with_the_model_and_its_fingerprint_in_every_answer(default_server):
+    model = default_server.get(f"/v1/models/{MODEL}").json
+    assert (model["batching"], model["precision"], model["compute_dtype"]) == ("packed", "fp32", "float32")
+    assert 0.99999 < model["cosine"] <= 1.00001
+    assert model["lanes"] >= 1
+    assert model["slice_ms"] >= 50
+    assert model["slice_tokens"] > 0
+    assert 50e6 < model["private_bytes"] < 2e9
+    answer = default_server.post("/v1/embeddings", {"model": MODEL, "input": "hello"})
+    assert answer.headers["x-model-fingerprint"] == model["fingerprint"]
+
+
+def test_a_short_query_does_not_wait_for_the_documents_before_it(default_server):
+    documents = [f"文档 {index} document {index} " + "很长 long " * 60 for index in range(512)]
+    with ThreadPoolExecutor() as pool:
+        bulk = pool.submit(default_server.post, "/v1/embeddings", {"model": MODEL, "input": documents})
+        time.sleep(0.3)
+        default_server.embed(MODEL, ["hello"])
+        assert not bulk.done()
+        assert bulk.result().status == 200
 
 
 def test_the_model_list_says_what_is_served(client, default_server):

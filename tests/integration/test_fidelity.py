@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,24 @@ def test_a_text_has_the_same_vector_alone_and_in_any_company(minilm, texts, data
     company = data.draw(st.permutations(texts))
     together = vectors(minilm, company)
     np.testing.assert_allclose(together[company.index(probe)], vectors(minilm, [probe])[0], atol=1e-6)
+
+
+def test_batches_that_are_encoded_side_by_side_do_not_mix(minilm):
+    texts = [f"第 {index} 条 text number {index} " + "很长 long " * (index % 40) for index in range(48)]
+    tokenized = minilm.tokenize(texts, prompt=None)
+    alone = np.concatenate([minilm.encode([one]) for one in tokenized])
+
+    def encode_all(stride):
+        order = [index * stride % len(texts) for index in range(len(texts))]
+        found = np.empty_like(alone)
+        for begin in range(0, len(order), 8):
+            part = order[begin : begin + 8]
+            found[part] = minilm.encode([tokenized[index] for index in part])
+        return found
+
+    with ThreadPoolExecutor(4) as lanes:
+        for found in lanes.map(encode_all, [1, 5, 7, 11, 13, 17, 19, 23]):
+            np.testing.assert_allclose(found, alone, atol=1e-6)
 
 
 def test_packed_vectors_equal_the_reference_library(minilm):
