@@ -13,7 +13,10 @@ from typing import Final
 
 import numpy as np
 
+from emb_model_provider.logs import EventLog
 from shard.encoder import Encoder, Tokenized
+
+log = EventLog("shard.costs")
 
 #: A short query never waits longer than this, unless the model is so slow that a pass this short wastes the device.
 _SLICE_MS: Final = 50.0
@@ -80,11 +83,22 @@ class Pace:
 
 
 def measure(encoder: Encoder, max_tokens: int, clock: Callable[[], float] = time.perf_counter) -> SlicePlan:
-    """Time batches of growing size for about half a second and plan slices by them."""
+    """Time batches of growing size for about half a second and plan slices by them.
+
+    A size that the device has no memory for ends it, and no batch will be larger than those before. Raises what the
+    encoder raises on a single short text.
+    """
     began_s = clock()
     samples: list[Sample] = []
     for lengths in _shapes(encoder.info.max_tokens, max_tokens):
-        samples.append(Sample(lengths, _time_ms(encoder, lengths, clock)))
+        try:
+            samples.append(Sample(lengths, _time_ms(encoder, lengths, clock)))
+        except (RuntimeError, MemoryError) as error:  # torch's own OutOfMemoryError is a RuntimeError
+            if not samples:
+                raise
+            max_tokens = max(sum(sample.lengths) for sample in samples)
+            log.warning("batches_limited", max_tokens=max_tokens, error=f"{type(error).__name__}: {error}")
+            break
         if clock() - began_s > _ENOUGH_S:
             break
     return plan(samples, max_tokens)

@@ -73,3 +73,22 @@ def test_the_pace_stays_within_bounds(observed):
     for predicted_ms, took_ms in observed:
         pace.observe(predicted_ms, took_ms)
         assert 0.25 <= pace.factor <= 4
+
+
+def test_a_size_that_does_not_fit_into_memory_limits_every_batch():
+    class SmallEncoder(FakeEncoder):
+        def encode(self, batch):
+            if len(batch) > 4:
+                raise MemoryError
+            return super().encode(batch)
+
+    assert measure(SmallEncoder(), 32768).max_tokens == 4 * MAX_TOKENS
+
+
+def test_a_model_that_cannot_encode_one_text_is_no_model():
+    class BrokenEncoder(FakeEncoder):
+        def encode(self, batch):
+            raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        measure(BrokenEncoder(), 32768)
