@@ -38,6 +38,10 @@ class Tokenized:
         return self.original_tokens > len(self.ids)
 
 
+class FatalDeviceError(Exception):
+    """The device is in a state in which no further answer of this process can be trusted."""
+
+
 class Encoder(Protocol):
     """A model that turns texts into vectors.
 
@@ -73,7 +77,10 @@ class Encoder(Protocol):
         ...
 
     def encode(self, batch: Sequence[Tokenized]) -> Vectors:
-        """Return final vectors, shape (len(batch), dimension), C-contiguous; none depends on its neighbours."""
+        """Return final vectors, shape (len(batch), dimension), C-contiguous; none depends on its neighbours.
+
+        Raises ``FatalDeviceError``, and anything else that a model may raise on a text.
+        """
         ...
 
     def encode_exactly(self, batch: Sequence[Tokenized]) -> Vectors:

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from shard.encoder import Vectors
+from shard.encoder import FatalDeviceError, Vectors
 
 Item = TypeVar("Item")
 Encode = Callable[[Sequence[Item]], Vectors]
@@ -25,10 +25,12 @@ def encode_isolated(encode: Encode[Item], exactly: Encode[Item], batch: Sequence
 
     When a batch raises, it is halved until the guilty item stands alone: log2(n) extra passes for one bad
     input, and its neighbours get their vectors. An item whose vector is not finite is encoded once more, alone and
-    by ``exactly``. Both functions return shape (len(batch), dimension).
+    by ``exactly``. Both functions return shape (len(batch), dimension). Raises ``FatalDeviceError`` as it comes.
     """
     try:
         vectors = encode(batch)
+    except FatalDeviceError:
+        raise
     except Exception as error:  # noqa: BLE001 - model code may raise anything; it must not take the shard down
         if len(batch) == 1:
             return [error]
@@ -44,6 +46,8 @@ def encode_isolated(encode: Encode[Item], exactly: Encode[Item], batch: Sequence
 def _once_more(exactly: Encode[Item], item: Item) -> Vectors | Exception:
     try:
         vector: Vectors = exactly([item])[0]
+    except FatalDeviceError:
+        raise
     except Exception as error:  # noqa: BLE001 - as above
         return error
     return vector if np.isfinite(vector).all() else NonFiniteVectorError()

@@ -14,7 +14,7 @@ import torch
 
 from emb_model_provider.errors import InvalidRequestError
 from emb_model_provider.messages import EncoderInfo
-from shard.encoder import Tokenized, Vectors, cut
+from shard.encoder import FatalDeviceError, Tokenized, Vectors, cut
 from shard.encoders.text_tokenizer import TextTokenizer
 
 
@@ -33,9 +33,12 @@ class ForwardPath(Protocol):
 def run_path(path: ForwardPath, batch: Sequence[Tokenized], dimension: int) -> Vectors:
     """Return the vectors of ``batch`` in its order, shape (len(batch), dimension)."""
     vectors = np.empty((len(batch), dimension), dtype=np.float32)
-    with torch.inference_mode():
-        for rows in path.split(batch):
-            vectors[rows] = path.run([batch[row] for row in rows]).numpy()
+    try:
+        with torch.inference_mode():
+            for rows in path.split(batch):
+                vectors[rows] = path.run([batch[row] for row in rows]).numpy()
+    except torch.AcceleratorError as error:  # a failed assertion in a kernel, a lost card; not a lack of memory
+        raise FatalDeviceError(str(error)) from error
     return vectors
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from emb_model_provider.errors import InvalidRequestError
 from emb_model_provider.messages import EncoderInfo
-from shard.encoder import Tokenized
+from shard.encoder import FatalDeviceError, Tokenized
 
 DIMENSION = 4
 MAX_TOKENS = 40
@@ -22,7 +22,7 @@ def expected_vector(text: str) -> list[float]:
 
 
 class FakeEncoder:
-    """``POISON`` raises, ``UNTOKENIZABLE`` raises in the tokenizer.
+    """``POISON`` raises, ``UNTOKENIZABLE`` raises in the tokenizer, ``BROKEN DEVICE`` raises what ends the process.
 
     ``NAN`` gives a vector that is not finite, ``OVERFLOW`` one that only ``encode_exactly`` makes finite.
 
@@ -76,6 +76,8 @@ class FakeEncoder:
         texts = ["".join(map(chr, one.ids)) for one in batch]
         self.batch_sizes.append(len(texts))
         self.encoded += texts
+        if "BROKEN DEVICE" in texts:
+            raise FatalDeviceError("device-side assert")
         if "POISON" in texts:
             raise RuntimeError("poison")
         return _vectors(texts, broken=("NAN", "OVERFLOW"))

@@ -8,6 +8,7 @@ from emb_model_provider.errors import InvalidRequestError
 from emb_model_provider.messages import Encode, Encoded, Failed
 from emb_model_provider.modelmap import BatchLimits
 from shard.costs import SlicePlan
+from shard.encoder import FatalDeviceError
 from shard.engine import Engine
 from shard.lane import Lane
 from tests.support.fake_encoder import FakeEncoder, expected_vector
@@ -194,6 +195,22 @@ def test_a_short_query_waits_for_one_slice_of_bulk_and_not_for_the_rest(make_eng
     encoder.gate.set()
     heard.wait_for(1, 2)
     assert encoder.encoded.index("hi") == 5
+
+
+def test_a_broken_device_ends_the_thread_and_with_it_the_process_and_answers_nobody(monkeypatch):
+    ended = threading.Event()
+    failures = []
+    monkeypatch.setattr(threading, "excepthook", lambda failure: (failures.append(failure.exc_type), ended.set()))
+    encoder, heard = FakeEncoder(), Recorder()
+    engine = Engine(encoder, [Lane()], 1, BatchLimits(), make_plan(), heard)
+    engine.start()
+    engine.submit(1, Encode(("fine", "BROKEN DEVICE")))
+    assert ended.wait(5)
+    engine.submit(2, Encode(("fine",)))
+    time.sleep(0.05)
+    assert failures == [FatalDeviceError]
+    assert heard.outcomes == {}
+    engine.stop()
 
 
 def test_a_cancelled_request_is_neither_encoded_nor_answered(make_engine):
