@@ -171,7 +171,8 @@ def test_sigterm_answers_what_is_in_flight_and_leaves_nothing(models, tmp_path):
     server.wait_ready()
     family = server.family()
     answers = []
-    texts = ["在途 in flight " + "词 word " * 40] * 2048
+    # All different: equal texts would be encoded once.
+    texts = [f"在途 in flight {index} " + "词 word " * 100 for index in range(2048)]
     asking = threading.Thread(
         target=lambda: answers.append(server.post("/v1/embeddings", {"model": "en", "input": texts}))
     )
