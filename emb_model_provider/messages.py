@@ -26,6 +26,12 @@ State = Literal[
     "stopping",
 ]
 LogFormat = Literal["plain", "json"]
+#: What a model can make of an input. ``scores`` are a classification head's raw logits, one number per label.
+Output = Literal["dense", "sparse", "multi_vector", "scores"]
+#: What a model is for; ``embed`` includes models that also make other outputs beside dense vectors.
+Task = Literal["embed", "sparse", "multi_vector", "rerank", "classify"]
+#: Which queue a request joins: by its size, or as the client says.
+Priority = Literal["auto", "interactive", "bulk"]
 
 
 # ---------------------------------------------------------------------------------------------- the link
@@ -41,11 +47,16 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Encode:
-    """Router to shard: turn these into vectors. Exactly one of ``texts`` and ``token_ids`` is not empty.
+    """Router to shard: run the model on these. Exactly one of ``texts`` and ``token_ids`` is not empty.
 
-    ``dimensions`` cuts the vectors and normalises them again; ``prompt_name`` ``None`` is the model's default.
+    ``seconds`` is empty, or holds the second text of each pair (a reranker's documents, ``texts`` being the query
+    again and again). ``outputs`` names what is wanted, from one pass. ``dimensions`` cuts dense vectors and normalises
+    them again; ``normalize`` ``None`` is as the model does. ``prompt`` is a text put before each input and wins over
+    ``prompt_name``; both ``None`` is the model's default. ``max_tokens`` cuts or refuses earlier than the model would.
     ``first_index`` is where this slice begins in the client's request, so that errors name the client's index.
-    ``timeout_ms`` is how long the client still waits, counted from arrival; 0 is for ever.
+    ``timeout_ms`` is how long the client still waits, counted from arrival; 0 is for ever. ``partial`` answers good
+    inputs and names the bad ones instead of failing all. ``alone``: nothing else may be on the device meanwhile,
+    because this may kill it. ``traceparent`` is W3C Trace Context, or empty.
     """
 
     texts: tuple[str, ...]
@@ -55,6 +66,15 @@ class Encode:
     overlong: Overlong = "truncate"
     first_index: int = 0
     timeout_ms: int = 0
+    seconds: tuple[str, ...] = ()
+    outputs: tuple[Output, ...] = ("dense",)
+    prompt: str | None = None
+    normalize: bool | None = None
+    max_tokens: int | None = None
+    priority: Priority = "auto"
+    partial: bool = False
+    alone: bool = False
+    traceparent: str = ""
 
     @property
     def count(self) -> int:
@@ -69,17 +89,66 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
-    """Shard to router: the vectors of one request.
+class InputError:
+    """Why one input of a ``partial`` request has no result; ``index`` counts within the message."""
 
-    ``vectors`` holds ``len(tokens) x dimension`` little-endian float32 numbers, row by row in the order asked;
-    ``tokens`` the tokens the model read of each input; ``truncated`` the indexes of inputs that were cut.
+    index: int
+    status: int
+    kind: str
+    code: str | None
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class SparseRows:
+    """Sparse vectors: row ``i`` is ``indices`` and ``values`` from ``offsets[i]`` up to ``offsets[i + 1]``.
+
+    Little-endian: ``offsets`` (rows + 1) and ``indices`` uint32, ``values`` float32. Indices are ids of the vocabulary,
+    ascending in each row.
+    """
+
+    offsets: bytes
+    indices: bytes
+    values: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TokenVectors:
+    """One vector per token: little-endian float32, ``counts[i]`` rows of ``dimension`` numbers for input ``i``."""
+
+    vectors: bytes
+    dimension: int
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Where a request's time in the shard went, in milliseconds; ``encode_ms`` is that of the batches it was in."""
+
+    tokenize_ms: float = 0.0
+    queue_ms: float = 0.0
+    encode_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Shard to router: the results of one request.
+
+    ``vectors`` holds ``len(tokens) x dimension`` little-endian float32 numbers, row by row in the order asked: dense
+    vectors, or the raw logits of each label where ``scores`` were asked for; empty with ``dimension`` 0 where neither
+    was. ``tokens`` are the tokens the model read of each input, ``original_tokens`` those before the cut (empty: the
+    same), ``truncated`` the indexes of inputs that were cut. Rows of inputs in ``errors`` are zeros.
     """
 
     vectors: bytes
     dimension: int
     tokens: tuple[int, ...]
     truncated: tuple[int, ...] = ()
+    original_tokens: tuple[int, ...] = ()
+    sparse: SparseRows | None = None
+    token_vectors: TokenVectors | None = None
+    errors: tuple[InputError, ...] = ()
+    timing: Timing = Timing()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +168,49 @@ class Cancel:
     """Router to shard: nobody waits for these any more; what has not started is never encoded."""
 
     request_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenize:
+    """Router to shard: which tokens are these texts? Answered with ``Tokens`` or ``Failed``."""
+
+    texts: tuple[str, ...]
+    add_special_tokens: bool = True
+    prompt_name: str | None = None
+    prompt: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token; ``start`` and ``stop`` are character offsets in the text, ``None`` for what is not from it."""
+
+    id: int
+    text: str
+    special: bool
+    start: int | None
+    stop: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Shard to router: the tokens of each text, before any cut."""
+
+    rows: tuple[tuple[Token, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Detokenize:
+    """Router to shard: which texts are these token ids? Answered with ``Texts`` or ``Failed``."""
+
+    token_ids: tuple[tuple[int, ...], ...]
+    skip_special_tokens: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """Shard to router: one text per list of ids."""
+
+    texts: tuple[str, ...]
 
 
 # ------------------------------------------------------------------------------------------- the control channel
@@ -165,7 +277,9 @@ class EncoderInfo:
     ``lanes`` is how many batches run side by side, ``slice_ms`` how long one of them should take at most, as measured
     at the start, and ``slice_tokens`` what it then holds. ``private_bytes`` is the memory of the process that is its
     own once it is ready. ``fingerprint`` changes with whatever changes vectors: revision, weights, pooling, prompts,
-    precision, length.
+    precision, length. ``labels`` name the scores of a classification head and ``activation`` is what the model's own
+    library applies to them. ``token_dimension`` is that of multi-vector outputs. ``matryoshka`` lists the dimensions
+    that the model is known to be trained for, where it says so. ``tokens_per_s`` was measured at the start.
     """
 
     dimension: int
@@ -188,6 +302,13 @@ class EncoderInfo:
     slice_tokens: int = 0
     private_bytes: int = 0
     fingerprint: str = ""
+    task: Task = "embed"
+    outputs: tuple[Output, ...] = ("dense",)
+    labels: tuple[str, ...] = ()
+    activation: Literal["identity", "sigmoid", "softmax"] = "identity"
+    token_dimension: int = 0
+    matryoshka: tuple[int, ...] = ()
+    tokens_per_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +336,43 @@ class LoadFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """Shard to supervisor, every second from a thread of its own: what it is at.
+
+    ``running_s`` is the age of the oldest batch on the device (0: none), ``last_success`` Unix time (0: never yet).
+    """
+
+    batches_done: int
+    running_s: float
+    waiting_texts: int
+    waiting_tokens: int
+    rss_bytes: int
+    last_success: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """Router to supervisor, every second from its event loop: it still turns. ``lag_s`` is how late this one was."""
+
+    lag_s: float
+    requests_in_flight: int
+    rss_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardHealth:
+    """What an operator asks of a running shard beside its state; zeros before its first ``Progress``.
+
+    ``breaker`` is ``open`` while a model that keeps dying is left alone for a time.
+    """
+
+    progress: Progress | None = None
+    boot_failures: int = 0
+    crashes: int = 0
+    breaker: Literal["closed", "open", "half-open"] = "closed"
+
+
+@dataclass(frozen=True, slots=True)
 class ShardStatus:
     """One row of the shard table as the supervisor sees it.
 
@@ -238,6 +396,7 @@ class ShardStatus:
     expected_ready_s: float
     created: int
     info: ModelInfo | None
+    health: ShardHealth = ShardHealth()
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +429,10 @@ Message = (
     | Encoded
     | Failed
     | Cancel
+    | Tokenize
+    | Tokens
+    | Detokenize
+    | Texts
     | ShardConfig
     | RouterConfig
     | LoadProgress
@@ -278,12 +441,16 @@ Message = (
     | ShardTable
     | RouterReady
     | RestartShard
+    | Progress
+    | Heartbeat
 )
 
 _CLASSES: Final[dict[int, type[Message]]] = {
     1: Hello, 2: Encode, 3: Started, 4: Encoded, 5: Failed, 6: Cancel,
+    7: Tokenize, 8: Tokens, 9: Detokenize, 10: Texts,
     32: ShardConfig, 33: RouterConfig, 34: LoadProgress, 35: Ready, 36: LoadFailed,
     37: ShardTable, 38: RouterReady, 39: RestartShard,
+    40: Progress, 41: Heartbeat,
 }  # fmt: skip
 _KINDS: Final[dict[type[Message], int]] = {cls: kind for kind, cls in _CLASSES.items()}
 

@@ -14,7 +14,8 @@ Source = Literal["huggingface", "modelscope", "auto"]
 Precision = Literal["auto", "fp32", "fp16", "bf16", "int8", "int4"]
 Int8Method = Literal["dynamic", "weight-only"]
 Pooling = Literal["cls", "mean", "max", "lasttoken", "weightedmean", "mean_sqrt_len_tokens"]
-Overlong = Literal["truncate", "error"]
+#: ``truncate`` cuts on the side that the model's tokenizer prefers, ``end`` and ``start`` on the side they name.
+Overlong = Literal["truncate", "error", "end", "start"]
 
 SOURCES: Final = get_args(Source)
 PRECISIONS: Final = get_args(Precision)

@@ -13,7 +13,8 @@ from router import openai
 from router.body import PiecedBody, read_body
 from router.large_json import LARGE_BYTES
 from router.registry import Registry
-from router.service import EmbeddingResult, EmbeddingService
+from router.requests import EncodeResult
+from router.service import EmbeddingService
 
 T = TypeVar("T")
 
@@ -94,7 +95,7 @@ async def _finish(steps: Generator[None, None, T]) -> T:
         await asyncio.sleep(0)
 
 
-async def _render(result: EmbeddingResult, encoding_format: openai.EncodingFormat) -> bytes | PiecedBody:
+async def _render(result: EncodeResult, encoding_format: openai.EncodingFormat) -> bytes | PiecedBody:
     pieces = openai.render_embeddings(result, encoding_format)
     if openai.is_small(result):
         return b"".join(pieces)

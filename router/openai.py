@@ -19,7 +19,7 @@ import orjson
 from emb_model_provider.errors import InvalidRequestError, RequestError
 from emb_model_provider.messages import Encoded, EncoderInfo, ShardStatus
 from router import large_json
-from router.service import EmbeddingRequest, EmbeddingResult
+from router.requests import EncodeRequest, EncodeResult
 
 EncodingFormat = Literal["float", "base64"]
 MAX_INPUTS: Final = 2048
@@ -36,7 +36,7 @@ _PUBLIC_NAMES: Final = {"dimension": "dimensions"}
 class EmbeddingsCall:
     """A parsed ``POST /v1/embeddings``."""
 
-    request: EmbeddingRequest
+    request: EncodeRequest
     encoding_format: EncodingFormat
 
 
@@ -56,7 +56,7 @@ def parse_in_steps(body: bytes) -> Generator[None, None, EmbeddingsCall]:
     fields = yield from _parse_object(body)
     texts, token_ids = yield from _parse_input(fields.get("input"), given="input" in fields)
     return EmbeddingsCall(
-        EmbeddingRequest(
+        EncodeRequest(
             model=_parse_model(fields.get("model")),
             texts=texts,
             token_ids=token_ids,
@@ -188,7 +188,7 @@ def _name(value: object) -> str:
     }[type(value)]
 
 
-def render_embeddings(result: EmbeddingResult, encoding_format: EncodingFormat) -> Iterator[bytes]:
+def render_embeddings(result: EncodeResult, encoding_format: EncodingFormat) -> Iterator[bytes]:
     """Yield the answer's JSON in pieces, none of which takes much more than a millisecond to make."""
     write = _write_floats if encoding_format == "float" else _write_base64
     index = 0
@@ -208,7 +208,7 @@ def render_embeddings(result: EmbeddingResult, encoding_format: EncodingFormat) 
     )
 
 
-def is_small(result: EmbeddingResult) -> bool:
+def is_small(result: EncodeResult) -> bool:
     """Tell whether rendering the whole answer takes about as long as one piece of a large one."""
     return sum(len(part.vectors) for part in result.parts) <= _PIECE_BYTES
 

@@ -12,6 +12,7 @@ from emb_model_provider.messages import Encode, Encoded, ShardStatus
 from router.backend import EmbeddingBackend
 from router.link import ShardLostError
 from router.registry import Registry
+from router.requests import EncodeRequest, EncodeResult
 
 log = EventLog("router.service")
 
@@ -27,40 +28,10 @@ _PAUSE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class EmbeddingRequest:
-    """What a client asks for, whatever dialect it spoke. Exactly one of ``texts`` and ``token_ids`` is not empty."""
-
-    model: str
-    texts: tuple[str, ...] = ()
-    token_ids: tuple[tuple[int, ...], ...] = ()
-    dimensions: int | None = None
-    prompt_name: str | None = None
-
-    @property
-    def count(self) -> int:
-        return len(self.texts) or len(self.token_ids)
-
-
-@dataclass(frozen=True, slots=True)
-class EmbeddingResult:
-    """The answer, in the order asked.
-
-    ``parts`` are the shard's answers one after the other; ``prompt_tokens`` what the model really read;
-    ``truncated`` the indexes of inputs that were cut; ``fingerprint`` names what made the vectors.
-    """
-
-    model_id: str
-    parts: tuple[Encoded, ...]
-    prompt_tokens: int
-    truncated: tuple[int, ...]
-    fingerprint: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class _Call:
     """A request on its way. ``deadline_s`` is on the loop's clock, ``None`` for none."""
 
-    request: EmbeddingRequest
+    request: EncodeRequest
     status: ShardStatus
     deadline_s: float | None
 
@@ -72,9 +43,17 @@ class _Call:
             token_ids=request.token_ids[begin:end],
             dimensions=request.dimensions,
             prompt_name=request.prompt_name,
-            overlong=self.status.overlong,
+            overlong=request.overlong or self.status.overlong,
             first_index=begin,
             timeout_ms=self._left_ms(),
+            seconds=request.seconds[begin:end],
+            outputs=request.outputs,
+            prompt=request.prompt,
+            normalize=request.normalize,
+            max_tokens=request.max_tokens,
+            priority=request.priority,
+            partial=request.partial,
+            traceparent=request.traceparent,
         )
 
     def _left_ms(self) -> int:
@@ -91,7 +70,7 @@ class EmbeddingService:
         self._backend = backend
         self._timeout_s = timeout_s
 
-    async def embed(self, request: EmbeddingRequest) -> EmbeddingResult:
+    async def embed(self, request: EncodeRequest) -> EncodeResult:
         """Return the vectors; raise ``RequestError`` with what the client must hear."""
         try:
             async with asyncio.timeout(self._timeout_s or None) as limit:
@@ -101,7 +80,7 @@ class EmbeddingService:
                 raise
             raise _too_late(self._timeout_s, request.count) from None
 
-    async def _embed(self, request: EmbeddingRequest, deadline_s: float | None) -> EmbeddingResult:
+    async def _embed(self, request: EncodeRequest, deadline_s: float | None) -> EncodeResult:
         status = await self._registry.ready(self._registry.find(request.model).model_id)
         _check_dimensions(request, status)
         call = _Call(request, status, deadline_s)
@@ -175,7 +154,7 @@ def _too_late(timeout_s: float, count: int) -> DeadlineError:
     )
 
 
-def _check_dimensions(request: EmbeddingRequest, status: ShardStatus) -> None:
+def _check_dimensions(request: EncodeRequest, status: ShardStatus) -> None:
     assert status.info is not None
     if request.dimensions is not None and request.dimensions > status.info.encoder.dimension:
         raise InvalidRequestError(
@@ -185,7 +164,7 @@ def _check_dimensions(request: EmbeddingRequest, status: ShardStatus) -> None:
         )
 
 
-def _assemble(status: ShardStatus, parts: list[Encoded]) -> EmbeddingResult:
+def _assemble(status: ShardStatus, parts: list[Encoded]) -> EncodeResult:
     assert status.info is not None
     truncated: list[int] = []
     offset = 0
@@ -193,7 +172,7 @@ def _assemble(status: ShardStatus, parts: list[Encoded]) -> EmbeddingResult:
         truncated.extend(offset + index for index in part.truncated)
         offset += len(part.tokens)
     tokens = sum(sum(part.tokens) for part in parts)
-    return EmbeddingResult(status.model_id, tuple(parts), tokens, tuple(truncated), status.info.encoder.fingerprint)
+    return EncodeResult(status.model_id, tuple(parts), tokens, tuple(truncated), status.info.encoder.fingerprint)
 
 
 def _first(errors: ExceptionGroup[RequestError]) -> RequestError:

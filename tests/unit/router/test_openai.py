@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from emb_model_provider.errors import InvalidRequestError
 from emb_model_provider.messages import Encoded, EncoderInfo
 from router.openai import describe_model, is_small, parse_embeddings, render_embeddings, render_error
-from router.service import EmbeddingRequest, EmbeddingResult
+from router.requests import EncodeRequest, EncodeResult
 from tests.support.statuses import make_info, make_status
 
 
@@ -48,7 +48,7 @@ def test_one_wrong_token_id_among_many_is_named(wrong):
 
 def test_options_are_read_and_unknown_fields_ignored():
     call = parse_embeddings(body(dimensions=8, encoding_format="base64", user="u", prompt_name="query", foo=[1]))
-    assert call.request == EmbeddingRequest("m", ("hi",), (), 8, "query")
+    assert call.request == EncodeRequest("m", ("hi",), (), 8, "query")
     assert call.encoding_format == "base64"
     assert parse_embeddings(body(encoding_format=None, dimensions=None)).encoding_format == "float"
 
@@ -144,7 +144,7 @@ def test_both_formats_carry_the_same_float32_bits_in_order_over_all_slices(count
     rng = np.random.default_rng(len(counts))
     blobs = [rng.standard_normal((count, dimension)).astype("<f4") for count in counts]
     parts = tuple(Encoded(blob.tobytes(), dimension, (3,) * len(blob)) for blob in blobs)
-    result = EmbeddingResult("m", parts, 3 * sum(counts), ())
+    result = EncodeResult("m", parts, 3 * sum(counts), ())
     floats = orjson.loads(b"".join(render_embeddings(result, "float")))
     packed = orjson.loads(b"".join(render_embeddings(result, "base64")))
     expected = np.concatenate(blobs)
@@ -162,7 +162,7 @@ def test_a_large_answer_comes_in_pieces_of_bounded_size(encoding_format, dimensi
     count = 1 + 200_000 // dimension
     blob = np.arange(count * dimension, dtype="<f4") / 7
     parts = (Encoded(blob.tobytes(), dimension, (1,) * count),) * 2
-    result = EmbeddingResult("m", parts, count, ())
+    result = EncodeResult("m", parts, count, ())
     assert not is_small(result)
     pieces = list(render_embeddings(result, encoding_format))
     answer = orjson.loads(b"".join(pieces))

@@ -15,7 +15,8 @@ from emb_model_provider.errors import (
 from emb_model_provider.messages import Encode, Encoded, ShardTable
 from router.link import ShardLostError
 from router.registry import Registry
-from router.service import EmbeddingRequest, EmbeddingService, slice_bounds
+from router.requests import EncodeRequest
+from router.service import EmbeddingService, slice_bounds
 from tests.support.statuses import make_info, make_status
 
 
@@ -71,7 +72,7 @@ def test_a_few_giant_texts_do_not_share_a_slice():
 async def test_a_big_request_is_answered_in_order_with_at_most_two_slices_under_way():
     backend = LengthBackend()
     texts = tuple("x" * (1 + index % 10) for index in range(300))
-    result = await make_service(backend).embed(EmbeddingRequest("owner/name", texts))
+    result = await make_service(backend).embed(EncodeRequest("owner/name", texts))
     values = np.concatenate([np.frombuffer(part.vectors, "<f4") for part in result.parts])
     assert values.tolist() == [len(text) for text in texts]
     assert result.truncated == tuple(index for index, text in enumerate(texts) if len(text) > 8)
@@ -101,14 +102,14 @@ class SlowBackend(LengthBackend):
 async def test_a_request_that_takes_too_long_is_taken_back_and_answered_with_the_setting_to_raise():
     backend = SlowBackend(30)
     with pytest.raises(DeadlineError, match=r"within 0.05 s.*EMB_PROVIDER_REQUEST_TIMEOUT_S") as caught:
-        await make_service(backend, timeout_s=0.05).embed(EmbeddingRequest("m", ("a",) * 300))
+        await make_service(backend, timeout_s=0.05).embed(EncodeRequest("m", ("a",) * 300))
     assert (caught.value.status, caught.value.code) == (504, "deadline_exceeded")
     assert backend.cancelled == 2
 
 
 async def test_each_slice_tells_the_shard_how_long_the_client_still_waits():
     backend = SlowBackend(0.05)
-    await make_service(backend, timeout_s=60.0).embed(EmbeddingRequest("m", ("a",) * 256))
+    await make_service(backend, timeout_s=60.0).embed(EncodeRequest("m", ("a",) * 256))
     left = [one.timeout_ms for one in backend.seen]
     assert left == sorted(left, reverse=True)
     assert 55_000 < left[-1] <= left[0] - 50 < 60_000
@@ -116,34 +117,34 @@ async def test_each_slice_tells_the_shard_how_long_the_client_still_waits():
 
 async def test_a_request_without_a_time_limit_says_so():
     backend = LengthBackend()
-    await make_service(backend).embed(EmbeddingRequest("m", ("a",)))
+    await make_service(backend).embed(EncodeRequest("m", ("a",)))
     assert backend.seen[0].timeout_ms == 0
 
 
 async def test_an_answer_names_what_made_its_vectors():
     registry = Registry(ready_wait_s=0.05)
     registry.update(ShardTable((make_status("m", info=make_info(fingerprint="f00d")),)))
-    result = await EmbeddingService(registry, LengthBackend()).embed(EmbeddingRequest("m", ("a",)))
+    result = await EmbeddingService(registry, LengthBackend()).embed(EncodeRequest("m", ("a",)))
     assert result.fingerprint == "f00d"
 
 
 async def test_a_shard_that_dies_before_it_started_costs_time_and_no_error():
     backend = DyingBackend([False, False, False])
-    result = await make_service(backend).embed(EmbeddingRequest("m", ("hello",)))
+    result = await make_service(backend).embed(EncodeRequest("m", ("hello",)))
     assert result.prompt_tokens == 5
 
 
 async def test_a_request_that_was_on_the_device_is_tried_once_more_and_no_more():
-    assert (await make_service(DyingBackend([True])).embed(EmbeddingRequest("m", ("a",)))).prompt_tokens == 1
+    assert (await make_service(DyingBackend([True])).embed(EncodeRequest("m", ("a",)))).prompt_tokens == 1
     with pytest.raises(EncodeError) as caught:
-        await make_service(DyingBackend([True, True])).embed(EmbeddingRequest("m", ("a",)))
+        await make_service(DyingBackend([True, True])).embed(EncodeRequest("m", ("a",)))
     assert caught.value.code == "request_crashed_model"
 
 
 async def test_more_dimensions_than_the_model_has_are_refused_without_asking_it():
     backend = LengthBackend()
     with pytest.raises(InvalidRequestError, match="has 4 dimensions"):
-        await make_service(backend).embed(EmbeddingRequest("m", ("a",), dimensions=5))
+        await make_service(backend).embed(EncodeRequest("m", ("a",), dimensions=5))
     assert backend.seen == []
 
 
@@ -151,27 +152,27 @@ async def test_an_unknown_model_is_named_with_those_that_are_served():
     with pytest.raises(
         ModelNotFoundError, match=r"'owner/nam' does not exist\. Models served here: m\. Did you mean 'owner/name'"
     ):
-        await make_service(LengthBackend()).embed(EmbeddingRequest("owner/nam", ("a",)))
+        await make_service(LengthBackend()).embed(EncodeRequest("owner/nam", ("a",)))
 
 
 async def test_a_failed_model_answers_at_once_with_its_reason():
     service = make_service(LengthBackend(), state="failed", detail="no such model")
     with pytest.raises(UnavailableError, match="no such model") as caught:
-        await service.embed(EmbeddingRequest("m", ("a",)))
+        await service.embed(EncodeRequest("m", ("a",)))
     assert caught.value.code == "model_failed"
 
 
 async def test_a_loading_model_is_waited_for_and_then_refused_with_the_measured_time():
     service = make_service(LengthBackend(), state="downloading", done_bytes=43, total_bytes=100, expected_ready_s=12.4)
     with pytest.raises(UnavailableError, match=r"downloading \(43 %\)") as caught:
-        await service.embed(EmbeddingRequest("m", ("a",)))
+        await service.embed(EncodeRequest("m", ("a",)))
     assert caught.value.retry_after_s == 12.4
 
 
 async def test_a_model_that_becomes_ready_while_a_request_waits_answers_it():
     registry = Registry(ready_wait_s=5)
     registry.update(ShardTable((make_status("m", state="loading"),)))
-    waiting = asyncio.create_task(EmbeddingService(registry, LengthBackend()).embed(EmbeddingRequest("m", ("abc",))))
+    waiting = asyncio.create_task(EmbeddingService(registry, LengthBackend()).embed(EncodeRequest("m", ("abc",))))
     await asyncio.sleep(0.01)
     assert not waiting.done()
     registry.update(ShardTable((make_status("m", info=make_info()),)))

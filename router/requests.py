@@ -1,0 +1,54 @@
+"""What a client asks for and what it gets, whatever dialect it speaks: the values between dialects and ``service``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from emb_model_provider.messages import Encoded, Output, Priority
+from emb_model_provider.modelmap import Overlong
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeRequest:
+    """One request to one model. Exactly one of ``texts`` and ``token_ids`` is not empty.
+
+    The fields that ``messages.Encode`` has too mean the same there. ``overlong`` ``None`` is as the model is set up.
+    ``timeout_s`` is what the client allows, beside the server's own limit; ``client`` tells clients apart for a fair
+    share (never shown or logged).
+    """
+
+    model: str
+    texts: tuple[str, ...] = ()
+    token_ids: tuple[tuple[int, ...], ...] = ()
+    dimensions: int | None = None
+    prompt_name: str | None = None
+    seconds: tuple[str, ...] = ()
+    outputs: tuple[Output, ...] = ("dense",)
+    prompt: str | None = None
+    normalize: bool | None = None
+    overlong: Overlong | None = None
+    max_tokens: int | None = None
+    priority: Priority = "auto"
+    partial: bool = False
+    timeout_s: float | None = None
+    client: str = ""
+    traceparent: str = ""
+
+    @property
+    def count(self) -> int:
+        return len(self.texts) or len(self.token_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeResult:
+    """The answer, in the order asked.
+
+    ``parts`` are the shard's answers one after the other; ``prompt_tokens`` what the model really read;
+    ``truncated`` the indexes of inputs that were cut; ``fingerprint`` names what made the vectors.
+    """
+
+    model_id: str
+    parts: tuple[Encoded, ...]
+    prompt_tokens: int
+    truncated: tuple[int, ...]
+    fingerprint: str = ""
