@@ -1,6 +1,7 @@
 """The requests in a shard and the distinct texts they wait for: bookkeeping. Called by ``engine`` under its lock.
 
-Equal texts in flight are one input with several waiters, so they are encoded once.
+Equal texts in flight are one input with several waiters, so they are encoded once. Those of a request that runs
+*alone* are shared with nobody: whoever waited for them would be lost with them.
 """
 
 from __future__ import annotations
@@ -73,6 +74,10 @@ class Jobs:
         """Queue a job; it is ``started`` from the first if the device is at one of its texts already."""
         vectors = np.empty((len(texts), self._dimension), dtype="<f4")
         job = self._jobs[key] = Job(key, request, vectors, len(texts), deadline_s)
+        if request.alone:
+            job.inputs = [Input(len(text.ids), text, [(job, index)]) for index, text in enumerate(texts)]
+            self.scheduler.add_alone(job.inputs)
+            return job
         queued: dict[Input, None] = {}
         for index, text in enumerate(texts):
             one = self._inputs.get(text)
@@ -98,7 +103,7 @@ class Jobs:
             one.waiters = [(waiter, index) for waiter, index in one.waiters if waiter is not job]
             if one.is_waiting and not one.waiters:
                 self.scheduler.drop(one)
-                del self._inputs[one.tokenized]
+                self._forget(one)
 
     def take(self, now_s: float) -> tuple[Batch[Input], list[Job]]:
         """Return the next batch, and the jobs that it would have come too late for; these are dropped."""
@@ -109,7 +114,7 @@ class Jobs:
                 self.drop(job.key)
             for one in batch.items:
                 if not one.waiters:
-                    del self._inputs[one.tokenized]
+                    self._forget(one)
             batch.items = [one for one in batch.items if one.waiters]
         return batch, list(expired)
 
@@ -125,5 +130,9 @@ class Jobs:
 
     def release(self, one: Input) -> list[tuple[Job, int]]:
         """End the flight of a text that has its vector or its error; return who waits for it."""
-        del self._inputs[one.tokenized]
+        self._forget(one)
         return one.waiters
+
+    def _forget(self, one: Input) -> None:
+        if self._inputs.get(one.tokenized) is one:
+            del self._inputs[one.tokenized]

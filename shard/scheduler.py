@@ -6,6 +6,9 @@ planned to take longer than one slice, so that is how long a short query waits f
 
 Bulk runs in several lanes side by side. Interactive batches follow one another: what comes while one runs makes one
 larger batch, which is quicker than two small ones beside each other.
+
+What may kill the process runs *alone*: one text, nothing in any other lane, so that no other text can be taken for
+guilty. It goes first, for it has been on the device before and its client has waited longest.
 """
 
 from __future__ import annotations
@@ -43,6 +46,7 @@ class Batch(Generic[ItemT]):
 
     items: list[ItemT]
     is_bulk: bool
+    is_alone: bool = False
 
 
 @dataclass(slots=True)
@@ -68,6 +72,7 @@ class Scheduler(Generic[ItemT]):
         self._pace = Pace()
         self._interactive: _Queue[ItemT] = deque()
         self._bulk: _Queue[ItemT] = deque()
+        self._alone: deque[ItemT] = deque()
         self._waiting_texts = 0
         self._running: list[Batch[ItemT]] = []
         #: Milliseconds that bulk has not had of its share while it waited.
@@ -88,6 +93,13 @@ class Scheduler(Generic[ItemT]):
         queue = self._interactive if self._is_interactive(items) else self._bulk
         queue.append(_Request(ordered, now_s))
 
+    def add_alone(self, items: Sequence[ItemT]) -> None:
+        """Queue texts each of which gets the whole device to itself."""
+        for item in items:
+            item.is_waiting = True
+            self._waiting_texts += 1
+            self._alone.append(item)
+
     def drop(self, item: ItemT) -> None:
         """Forget an item that nobody waits for any more."""
         self._waiting_texts -= item.is_waiting
@@ -101,7 +113,9 @@ class Scheduler(Generic[ItemT]):
         """
         _discard_done(self._interactive)
         _discard_done(self._bulk)
-        if not self._waiting_texts or (self._runs_interactive and not self._bulk):
+        if self._waits_alone():
+            return None if self._running else 0.0
+        if not self._waiting_texts or self._runs_alone or (self._runs_interactive and not self._bulk):
             return None
         if not self._limits.dynamic or self._waiting_texts >= self._limits.min_batch_size:
             return 0.0
@@ -110,6 +124,21 @@ class Scheduler(Generic[ItemT]):
 
     def take(self, now_s: float) -> Batch[ItemT]:
         """Remove the next batch from the queues; to be called when one is due."""
+        batch = self._take_alone() if self._waits_alone() else self._take_shared(now_s)
+        self._running.append(batch)
+        return batch
+
+    def _waits_alone(self) -> bool:
+        while self._alone and not self._alone[0].is_waiting:
+            self._alone.popleft()
+        return bool(self._alone)
+
+    def _take_alone(self) -> Batch[ItemT]:
+        item = self._alone.popleft()
+        self.drop(item)
+        return Batch([item], is_bulk=False, is_alone=True)
+
+    def _take_shared(self, now_s: float) -> Batch[ItemT]:
         _discard_done(self._interactive)
         _discard_done(self._bulk)
         both_wait = bool(self._interactive and self._bulk)
@@ -127,9 +156,7 @@ class Scheduler(Generic[ItemT]):
             self._owed_ms += self._paced_ms(items) * share / (1 - share)
         else:
             self._owed_ms = 0.0
-        batch = Batch(items, is_bulk)
-        self._running.append(batch)
-        return batch
+        return Batch(items, is_bulk)
 
     def finished(self, batch: Batch[ItemT]) -> None:
         """Hear that a batch of ``take`` is done."""
@@ -138,6 +165,10 @@ class Scheduler(Generic[ItemT]):
     def observe(self, batch: Batch[ItemT], took_ms: float) -> None:
         """Learn how long a batch really took on the cores of one lane."""
         self._pace.observe(self._plan.costs.ms(*_measures(batch.items)), took_ms)
+
+    @property
+    def _runs_alone(self) -> bool:
+        return any(batch.is_alone for batch in self._running)
 
     @property
     def _runs_interactive(self) -> bool:

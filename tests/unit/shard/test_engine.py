@@ -295,3 +295,19 @@ def test_idle_means_that_everything_accepted_has_been_answered(make_engine):
     encoder.gate.set()
     assert engine.wait_idle(5.0)
     assert 1 in heard.outcomes
+
+
+def test_a_request_that_runs_alone_shares_neither_its_batch_nor_an_equal_text(make_engine):
+    encoder = FakeEncoder(closed=True)
+    engine, recorder = make_engine(encoder)
+    engine.submit(1, Encode(("first",)))
+    assert encoder.entered.wait(10)
+    engine.submit(2, Encode(("same", "other")))
+    engine.submit(3, Encode(("same",), alone=True))
+    engine.submit(4, Encode(("same",)))
+    encoder.gate.set()
+    recorder.wait_for(1, 2, 3, 4)
+    assert encoder.batch_sizes[:2] == [1, 1]
+    assert encoder.encoded[:2] == ["first", "same"]
+    assert sorted(encoder.encoded[2:]) == ["other", "same"]
+    assert recorder.started_keys.index(3) < recorder.started_keys.index(2)

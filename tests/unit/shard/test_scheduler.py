@@ -193,3 +193,59 @@ def test_interactive_batches_follow_one_another_and_bulk_runs_beside_them():
     assert set(scheduler.take(0.0).items) <= set(bulk)
     scheduler.finished(running)
     assert scheduler.take(0.0).items == later
+
+
+def test_what_may_kill_the_process_waits_for_every_lane_and_then_has_the_device_to_itself():
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(max_batch_size=1), make_plan(), lanes=4)
+    add(scheduler, [5] * 20)
+    running = [scheduler.take(0.0), scheduler.take(0.0)]
+    suspects = [Item(3), Item(4)]
+    scheduler.add_alone(suspects)
+    assert scheduler.due_in_s(0.0) is None
+    scheduler.finished(running[0])
+    assert scheduler.due_in_s(0.0) is None
+    scheduler.finished(running[1])
+    for suspect in suspects:
+        assert scheduler.due_in_s(0.0) == 0.0
+        alone = scheduler.take(0.0)
+        assert (alone.items, alone.is_alone) == ([suspect], True)
+        assert scheduler.due_in_s(0.0) is None
+        scheduler.finished(alone)
+    assert len(drain(scheduler)) == 18
+
+
+def test_a_dropped_suspect_holds_up_nobody():
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(), make_plan())
+    suspect = Item(3)
+    scheduler.add_alone([suspect])
+    others = add(scheduler, [1, 1])
+    scheduler.drop(suspect)
+    assert scheduler.waiting_texts == 2
+    assert scheduler.due_in_s(0.0) == 0.0
+    assert take(scheduler) == others
+
+
+@given(st.lists(st.tuples(st.booleans(), st.lists(st.integers(1, 50), min_size=1, max_size=9)), max_size=12))
+def test_alone_or_not_every_text_is_handed_out_once_and_a_suspect_never_beside_another(requests):
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(max_batch_size=4), make_plan(), lanes=3)
+    expected, suspects, handed_out, running = set(), set(), [], []
+    for alone, lengths in requests:
+        items = [Item(length) for length in lengths]
+        expected |= set(items)
+        if alone:
+            suspects |= set(items)
+            scheduler.add_alone(items)
+        else:
+            scheduler.add(items, 0.0)
+        if scheduler.due_in_s(0.0) == 0.0:
+            running.append(scheduler.take(0.0))
+    while scheduler.waiting_texts or running:
+        if scheduler.due_in_s(0.0) == 0.0 and len(running) < 3:
+            running.append(scheduler.take(0.0))
+            assert len(running) == 1 or not any(batch.is_alone for batch in running)
+        else:
+            handed_out += running[0].items
+            assert len(running[0].items) == 1 or not suspects & set(running[0].items)
+            scheduler.finished(running.pop(0))
+    assert len(handed_out) == len(expected)
+    assert set(handed_out) == expected
