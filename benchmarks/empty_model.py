@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from benchmarks.serving import HOST, MODEL
 from benchmarks.worker import Worker
+from emb_model_provider.black_box import BlackBox, box_path
 from emb_model_provider.frames import FrameDecoder
 from emb_model_provider.messages import (
     EncoderInfo,
@@ -80,10 +81,11 @@ class EmptyShard:
     async def _serve(self, bound: threading.Event) -> None:
         from shard.channel import Channel, bind_private  # noqa: PLC0415
         from shard.costs import CostModel, SlicePlan  # noqa: PLC0415
-        from shard.engine import Engine  # noqa: PLC0415
+        from shard.engine import FIRST_LANE, Engine  # noqa: PLC0415
         from shard.lane import Lane  # noqa: PLC0415
 
-        channel = Channel(Hello(MODEL, 1), asyncio.get_running_loop())
+        box = BlackBox(box_path(self._path), FIRST_LANE + 1)
+        channel = Channel(Hello(MODEL, 1), asyncio.get_running_loop(), box)
         plan = SlicePlan(CostModel(0.0, 0.0, 0.0), slice_ms=50.0, max_tokens=2048)
         engine = Engine(cast("Encoder", _EmptyEncoder()), [Lane()], 1, BatchLimits(), plan, channel)
         engine.start()

@@ -8,9 +8,12 @@ import itertools
 import os
 import socket
 import struct
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
+from emb_model_provider.black_box import BlackBox
 from emb_model_provider.errors import ProtocolError
 from emb_model_provider.frames import FrameDecoder, Outbox
 from emb_model_provider.logs import EventLog
@@ -46,8 +49,10 @@ def bind_private(path: Path) -> socket.socket:
 class Channel:
     """Carries requests from every link to the engine and outcomes back to the link that asked."""
 
-    def __init__(self, hello: Hello, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, hello: Hello, loop: asyncio.AbstractEventLoop, box: BlackBox | None = None) -> None:
         self._hello = hello
+        self._box = box
+        self._link_numbers = itertools.count(1)
         self._loop = loop
         self._engine: Engine | None = None
         self._keys = itertools.count(1)
@@ -77,6 +82,15 @@ class Channel:
 
     def started(self, keys: list[int]) -> None:
         self._hear(keys)
+
+    def begins(self, where: int, keys: Sequence[int]) -> None:
+        if self._box is not None:
+            askers = [asker for key in keys if (asker := self._askers.get(key)) is not None]
+            self._box.enter(where, [(link.number, request_id) for link, request_id in askers])
+
+    def ends(self, where: int) -> None:
+        if self._box is not None:
+            self._box.leave(where)
 
     def finished(self, key: int, outcome: Encoded | Failed) -> None:
         self._hear((key, outcome))
@@ -116,7 +130,8 @@ class Channel:
 
     def opened(self, link: _Link) -> None:
         self._links.add(link)
-        link.send(self._hello)
+        link.number = next(self._link_numbers)
+        link.send(replace(self._hello, link=link.number))
 
     def received(self, link: _Link, request_id: int, message: Message) -> None:
         assert self._engine is not None
@@ -155,6 +170,7 @@ class _Link(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._outbox: Outbox | None = None
         self.keys: dict[int, int] = {}
+        self.number = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         stream = cast("asyncio.Transport", transport)  # uvloop's is one without being derived from it

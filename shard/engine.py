@@ -28,6 +28,11 @@ from shard.scheduler import Batch
 
 log = EventLog("shard.engine")
 
+#: Where a request may be when the process dies (``Listener.begins``): in either tokenizing thread, or in a lane.
+HOST_THREAD: Final = 0
+TOKENIZER_THREAD: Final = 1
+FIRST_LANE: Final = 2
+
 _SMALL_INPUTS: Final = 8
 #: Characters or token ids; some 0.1 ms.
 _SMALL_UNITS: Final = 512
@@ -39,6 +44,12 @@ class Listener(Protocol):
     def started(self, keys: list[int]) -> None:
         """Hear that the device begins with the first inputs of these jobs."""
 
+    def begins(self, where: int, keys: Sequence[int]) -> None:
+        """Hear that a thread is at these jobs from now on: if the process dies now, one of them may be to blame."""
+
+    def ends(self, where: int) -> None:
+        """Hear that it is at none of them any more."""
+
     def finished(self, key: int, outcome: Encoded | Failed) -> None:
         """Take a job's vectors or its error; never called for a cancelled job."""
 
@@ -47,6 +58,7 @@ class Listener(Protocol):
 class _Device:
     """A lane as the engine sees it: ``wake`` is told when there may be work for it."""
 
+    number: int
     lane: Lane
     wake: threading.Condition
     is_busy: bool = False
@@ -74,7 +86,9 @@ class Engine:
         self._accepted: dict[int, float] = {}
         self._lock = threading.RLock()
         self._answered = threading.Condition(self._lock)
-        self._devices = [_Device(lane, threading.Condition(self._lock)) for lane in lanes]
+        self._devices = [
+            _Device(number, lane, threading.Condition(self._lock)) for number, lane in enumerate(lanes, FIRST_LANE)
+        ]
         self._incoming: queue.SimpleQueue[tuple[int, Encode] | None] = queue.SimpleQueue()
         self._stopping = False
         self._tokenizer = threading.Thread(target=self._tokenize_loop, name="tokenizer", daemon=True)
@@ -91,7 +105,7 @@ class Engine:
         with self._lock:
             self._accepted[key] = deadline_s
         if _is_small(request):
-            self._take_in(key, request)
+            self._take_in(key, request, HOST_THREAD)
         else:
             self._incoming.put((key, request))
 
@@ -122,16 +136,18 @@ class Engine:
 
     def _tokenize_loop(self) -> None:
         while (item := self._incoming.get()) is not None:
-            self._take_in(*item)
+            self._take_in(*item, TOKENIZER_THREAD)
 
-    def _take_in(self, key: int, request: Encode) -> None:
+    def _take_in(self, key: int, request: Encode, where: int) -> None:
         deadline_s = self._accepted.get(key)
         if deadline_s is None:
             return
         if deadline_s <= self._clock():
             self._answer([(key, _too_late())])
             return
+        self._listener.begins(where, (key,))
         tokenized = tokenize(self._encoder, request)
+        self._listener.ends(where)
         if isinstance(tokenized, Failed):
             self._answer([(key, tokenized)])
         else:
@@ -161,7 +177,10 @@ class Engine:
             if batch is not None:
                 if newly_started:
                     self._listener.started(newly_started)
-                self._deliver(device, batch, self._encode(batch, threads))
+                self._listener.begins(device.number, _keys(batch))
+                results = self._encode(batch, threads)
+                self._listener.ends(device.number)
+                self._deliver(device, batch, results)
 
     def _next_batch(self, device: _Device) -> tuple[Batch[Input] | None, list[Job]]:
         """Return what ``Jobs.take`` does, or nothing after waiting until something has changed."""
@@ -231,6 +250,10 @@ class Engine:
             for key, _ in due:
                 self._accepted.pop(key, None)
             self._answered.notify_all()
+
+
+def _keys(batch: Batch[Input]) -> list[int]:
+    return list({job.key: None for one in batch.items for job, _ in one.waiters})
 
 
 def _is_small(request: Encode) -> bool:

@@ -14,6 +14,7 @@ import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from emb_model_provider.black_box import BlackBox, box_path
 from emb_model_provider.errors import EXIT_CONFIGURATION, LoadError, LoadReason, ProtocolError
 from emb_model_provider.lifecycle import ControlChannel, pin_to_cpus, start_child
 from emb_model_provider.logs import EventLog, configure_child_logs
@@ -160,16 +161,17 @@ def _serve(config: ShardConfig, control: ControlChannel, loaded: _Loaded, first_
 
 async def _serve_until_stopped(config: ShardConfig, control: ControlChannel, loaded: _Loaded, first_lane: Lane) -> None:
     from shard.channel import Channel, bind_private  # noqa: PLC0415
-    from shard.engine import Engine  # noqa: PLC0415
+    from shard.engine import FIRST_LANE, Engine  # noqa: PLC0415
 
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
-    channel = Channel(Hello(config.spec.id, config.generation), loop)
+    path = Path(config.socket_path)
+    box = BlackBox(box_path(path), FIRST_LANE + loaded.info.encoder.lanes)
+    channel = Channel(Hello(config.spec.id, config.generation), loop, box)
     lanes = [first_lane, *(Lane() for _ in range(1, loaded.info.encoder.lanes))]
     engine = Engine(loaded.encoder, lanes, config.threads, config.spec.batch, loaded.plan, channel)
     engine.start()
-    path = Path(config.socket_path)
     await channel.serve(engine, bind_private(path))
     # What is here now stays; looking through it for garbage would hold up every thread for tens of milliseconds.
     gc.collect()

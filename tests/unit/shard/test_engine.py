@@ -9,7 +9,7 @@ from emb_model_provider.messages import Encode, Encoded, Failed
 from emb_model_provider.modelmap import BatchLimits
 from shard.costs import SlicePlan
 from shard.encoder import FatalDeviceError
-from shard.engine import Engine
+from shard.engine import FIRST_LANE, Engine
 from shard.lane import Lane
 from tests.support.fake_encoder import FakeEncoder, expected_vector
 from tests.support.plans import make_plan
@@ -20,11 +20,18 @@ class Recorder:
 
     def __init__(self) -> None:
         self.started_keys: list[int] = []
+        self.at: dict[int, list[int]] = {}
         self.outcomes: dict[int, Encoded | Failed] = {}
         self._changed = threading.Condition()
 
     def started(self, keys):
         self.started_keys += keys
+
+    def begins(self, where, keys):
+        self.at[where] = list(keys)
+
+    def ends(self, where):
+        del self.at[where]
 
     def finished(self, key, outcome):
         with self._changed:
@@ -311,3 +318,15 @@ def test_a_request_that_runs_alone_shares_neither_its_batch_nor_an_equal_text(ma
     assert encoder.encoded[:2] == ["first", "same"]
     assert sorted(encoder.encoded[2:]) == ["other", "same"]
     assert recorder.started_keys.index(3) < recorder.started_keys.index(2)
+
+
+def test_the_listener_knows_what_every_thread_is_at_while_it_is_at_it(make_engine):
+    encoder = FakeEncoder(closed=True)
+    engine, recorder = make_engine(encoder, max_batch_size=2)
+    engine.submit(1, Encode(("a", "b", "c")))
+    assert encoder.entered.wait(10)
+    engine.submit(2, Encode(("d",)))
+    assert recorder.at == {FIRST_LANE: [1]}
+    encoder.gate.set()
+    recorder.wait_for(1, 2)
+    assert recorder.at == {}
