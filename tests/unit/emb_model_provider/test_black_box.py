@@ -1,4 +1,3 @@
-import os
 import stat
 import subprocess
 import sys
@@ -53,6 +52,6 @@ def test_what_a_killed_process_was_at_can_be_read_afterwards_even_when_the_file_
 
 def test_the_file_is_its_owners_alone_and_never_taken_from_another(tmp_path):
     BlackBox(tmp_path / "b", 1)
-    assert stat.S_IMODE(os.stat(tmp_path / "b").st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "b").stat().st_mode) == 0o600
     with pytest.raises(FileExistsError):
         BlackBox(tmp_path / "b", 1)
