@@ -1,7 +1,5 @@
 """Cases 1 and 6 to 10 of the list of faults: a shard dies, or its device does."""
 
-import time
-
 import pytest
 
 from tests.support.faulty_server import FaultyModel, FaultyServer
@@ -9,7 +7,8 @@ from tests.support.faulty_server import FaultyModel, FaultyServer
 
 @pytest.fixture
 def server(tmp_path):
-    with FaultyServer(tmp_path / "server", {"en": FaultyModel(tmp_path / "en"), "zh": FaultyModel(tmp_path / "zh")}) as it:
+    models = {name: FaultyModel(tmp_path / name) for name in ("en", "zh")}
+    with FaultyServer(tmp_path / "server", models) as it:
         it.wait_ready()
         yield it
 

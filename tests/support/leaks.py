@@ -45,7 +45,7 @@ def zombies_under(pid: int) -> list[int]:
 
 @contextmanager
 def nothing_left(directory: Path) -> Iterator[None]:
-    """Assert that within moments no process works in ``directory``, no child of ours is new, no socket is left there."""
+    """Assert that soon no process works in ``directory``, no child of ours is new, no socket is left there."""
     children = set(children_of(os.getpid()))
     yield
     wait_until(lambda: not processes_in(directory), 5, f"no process is left in {directory}")

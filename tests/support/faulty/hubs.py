@@ -1,4 +1,4 @@
-"""Stands in for ``shard.hubs``: a local directory, or no such model. No hub client is imported, which saves half a second."""
+"""Stands in for ``shard.hubs``: a local directory, or no such model. No hub client is imported."""
 
 from emb_model_provider.errors import LoadError, LoadReason
 from shard.hubs.snapshot import Progress, Snapshot

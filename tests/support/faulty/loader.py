@@ -10,7 +10,7 @@ misplaced vector cannot pass for a right one. Orders stand anywhere in a text, `
 ``!memory``         ``MemoryError`` (``!memory=4``: only when the batch has more than 4 texts)
 ``!fatal``          ``FatalDeviceError``, as a CUDA device-side assert
 ``!exit``           ``os._exit(1)``; ``!exit=0`` with that code
-``!exit-times=1``   ``os._exit(1)`` the first time(s) that this very text is encoded, counted over all processes; then fine
+``!exit-times=1``   ``os._exit(1)`` the first time(s) that this text is encoded, counted over all processes; then fine
 ``!raise-times=1``  ``RuntimeError`` the first time(s), then fine
 ``!hang-times=1``   hangs the first time(s), then fine
 ``!segfault``       SIGSEGV
@@ -42,9 +42,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final, NoReturn
 
 import numpy as np
 
@@ -130,7 +131,6 @@ class FaultyEncoder:
         self._directory = directory
         self._manner = manner
         self._eaten = [_take_memory(manner.load_mb)]
-        self._lock = threading.Lock()
         self.info = EncoderInfo(
             dimension=DIMENSION,
             max_tokens=manner.max_tokens,
@@ -198,33 +198,14 @@ class FaultyEncoder:
             if _count(self._directory / f"times-{mark}", "x") > (number or 1):
                 return
             order, number = order.removesuffix("-times"), None
-        if order == "raise":
-            raise RuntimeError("this text is told to raise")
-        if order == "oom" and batch_size > (number or 0):
-            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB (told to)")
-        if order == "memory" and batch_size > (number or 0):
-            raise MemoryError("told to")
-        if order == "fatal":
-            raise FatalDeviceError("CUDA error: device-side assert triggered (told to)")
-        if order == "exit":
-            os._exit(1 if number is None else int(number))
-        if order == "segfault":
-            os.kill(os.getpid(), signal.SIGSEGV)
-        if order == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if order == "sys-exit":
-            sys.exit(0)
-        if order == "sleep":
-            time.sleep(number or 0.1)
-        if order == "spin":
-            _hold_gil(number or 1.0)
-        if order == "hang":
-            _hang()
+        if order in ("oom", "memory") and batch_size <= (number or 0):
+            return
         if order == "eat":
-            with self._lock:
-                self._eaten.append(_take_memory(number or 1))
-        if order == "say":
-            print(f"the model says {text}", file=sys.stderr, flush=True)
+            self._eaten.append(_take_memory(number or 1))
+        elif order == "say":
+            sys.stderr.write(f"the model says {text}\n")
+        elif order in _ORDERS:
+            _ORDERS[order](number)
 
     def _vectors(self, texts: Sequence[str], broken: Sequence[str]) -> np.ndarray:
         rows = [
@@ -238,6 +219,10 @@ class FaultyEncoder:
 
     def _tokenized(self, ids: list[int]) -> Tokenized:
         return Tokenized(tuple(ids[: self._manner.max_tokens]), original_tokens=len(ids))
+
+
+def _raise(error: BaseException) -> NoReturn:
+    raise error
 
 
 def _hold_gil(seconds: float) -> None:
@@ -263,3 +248,18 @@ def _count(path: Path, line: str) -> int:
     """Add a line and return how many there are now."""
     _append(path, line)
     return len(path.read_text("utf-8").splitlines())
+
+
+_ORDERS: Final[dict[str, Callable[[float | None], object]]] = {
+    "raise": lambda _: _raise(RuntimeError("this text is told to raise")),
+    "oom": lambda _: _raise(RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB (told to)")),
+    "memory": lambda _: _raise(MemoryError("told to")),
+    "fatal": lambda _: _raise(FatalDeviceError("CUDA error: device-side assert triggered (told to)")),
+    "exit": lambda code: os._exit(1 if code is None else int(code)),
+    "segfault": lambda _: os.kill(os.getpid(), signal.SIGSEGV),
+    "kill": lambda _: os.kill(os.getpid(), signal.SIGKILL),
+    "sys-exit": lambda _: sys.exit(0),
+    "sleep": lambda seconds: time.sleep(seconds or 0.1),
+    "spin": lambda seconds: _hold_gil(seconds or 1.0),
+    "hang": lambda _: _hang(),
+}

@@ -1,7 +1,7 @@
 """Put on PYTHONPATH by ``FaultyServer``: shards then load models that misbehave to order, without torch.
 
-Only in ``-m shard`` processes, ``shard.loader`` and ``shard.hubs`` are found here instead of in their own room; all else
-of a shard, and the whole of supervisor and router, is the real thing. Production code knows nothing of it.
+Only in ``-m shard`` processes, ``shard.loader`` and ``shard.hubs`` are found here instead of in their own room; all
+else of a shard, and the whole of supervisor and router, is the real thing. Production code knows nothing of it.
 """
 
 import importlib.abc
