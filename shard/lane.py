@@ -64,4 +64,8 @@ class Lane:
 
     def _run(self) -> None:
         while (work := self._work.get()) is not None:
-            work()
+            try:
+                work()
+            except SystemExit as error:
+                # By itself it would end this thread without a word, and the process would live on and answer nothing.
+                raise RuntimeError(f"the model's code called sys.exit({error.code})") from error

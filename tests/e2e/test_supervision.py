@@ -156,7 +156,7 @@ def test_a_killed_router_is_back_on_the_same_port_and_no_shard_has_changed(pair)
 
 def test_a_shard_that_lives_but_cannot_be_reached_is_replaced(pair):
     victim, other = pair.shard_pid("en"), pair.shard_pid("zh")
-    for socket_file in (pair.directory / "run").rglob("s0-*.sock"):
+    for socket_file in pair.run_directory.rglob("s0-*.sock"):
         socket_file.unlink()
     (router,) = [pid for pid in pair.family() if "router" in command_line(pid)]
     os.kill(router, signal.SIGKILL)  # its open link would have worked on without the file
@@ -184,7 +184,7 @@ def test_sigterm_answers_what_is_in_flight_and_leaves_nothing(models, tmp_path):
     assert [answer.status for answer in answers] == [200]
     assert len(answers[0].json["data"]) == 2048
     assert not [pid for pid in family if alive(pid)]
-    assert list((tmp_path / "run").iterdir()) == []
+    assert list(server.run_directory.iterdir()) == []
 
 
 def test_sigkill_of_the_supervisor_leaves_no_process_and_the_next_start_sweeps_its_directory(models, tmp_path):
@@ -194,9 +194,11 @@ def test_sigkill_of_the_supervisor_leaves_no_process_and_the_next_start_sweeps_i
     family = server.family()
     server.kill()
     wait_until(lambda: not any(alive(pid) for pid in family), 2, "every child is gone")
-    assert len(list((tmp_path / "run").iterdir())) == 1
-    with Server(tmp_path, env=settings):  # its exit checks that the directory is empty again
-        assert len(list((tmp_path / "run").iterdir())) == 1
+    assert len(list(server.run_directory.iterdir())) == 1
+    with Server(
+        tmp_path, env=settings | {"XDG_RUNTIME_DIR": str(server.run_directory)}
+    ):  # its exit checks that the directory is empty again
+        assert len(list(server.run_directory.iterdir())) == 1
 
 
 def test_sigterm_while_models_load_is_a_clean_stop_and_a_second_signal_a_fast_one(models, tmp_path):

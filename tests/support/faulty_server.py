@@ -44,18 +44,18 @@ class FaultyModel:
         right = self.vector(text)
         return len(vector) == len(right) and all(abs(a - b) < 1e-6 for a, b in zip(vector, right, strict=True))
 
-    def batches(self) -> list[list[str]]:
-        """Return the texts of every batch that any process of this model has begun."""
+    def batches(self) -> list[tuple[int, list[str]]]:
+        """Return every batch that any process of this model has begun: its pid and the texts."""
         path = self.directory / ENCODED
         if not path.exists():
             return []
         # The last line may be half written at this moment.
-        lines = path.read_text("utf-8").split("\n")[:-1]
-        return [json.loads(line)["texts"] for line in lines]
+        lines = [json.loads(line) for line in path.read_text("utf-8").split("\n")[:-1]]
+        return [(line["pid"], line["texts"]) for line in lines]
 
     def encoded(self) -> list[str]:
         """Return every text that any process of this model has begun to encode, in order, repetitions and all."""
-        return [text for batch in self.batches() for text in batch]
+        return [text for _, batch in self.batches() for text in batch]
 
     def start_pids(self) -> list[int]:
         """Return the pids of all processes that began to load this model."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,16 +39,20 @@ class Server:
 
     def __init__(self, directory: Path, *, env: dict[str, str] | None = None, dotenv: str | None = None) -> None:
         self.directory = directory
+        # Not below ``directory``: pytest's directories are too deep for Unix sockets.
+        own_run_directory = tempfile.mkdtemp(prefix="emb-")
+        weakref.finalize(self, shutil.rmtree, own_run_directory, ignore_errors=True)
         self._env = {name: value for name, value in os.environ.items() if not name.startswith("EMB_PROVIDER_")}
         self._env |= {
             "EMB_PROVIDER_PORT": "0",
             "EMB_PROVIDER_SHUTDOWN_GRACE_S": "10",
-            "XDG_RUNTIME_DIR": str(self._make("run")),
+            "XDG_RUNTIME_DIR": own_run_directory,
             "XDG_CACHE_HOME": str(self._make("cache")),
             "HF_HOME": str(self._make("hf")),
             "MODELSCOPE_CACHE": str(self._make("ms")),
         }
         self._env |= env or {}
+        self.run_directory = Path(self._env["XDG_RUNTIME_DIR"])
         if dotenv is not None:
             (directory / ".env").write_text(dotenv, encoding="utf-8")
         self.stdout_path = directory / "stdout.txt"
@@ -70,7 +77,7 @@ class Server:
             finally:
                 self.kill()
             assert not [pid for pid in family if alive(pid)], "processes are left"
-            assert list((self.directory / "run").iterdir()) == [], "a run directory is left"
+            assert list(self.run_directory.iterdir()) == [], "a run directory is left"
 
     def stop(self, timeout_s: float = 20.0) -> int:
         """Send SIGTERM and return the exit code."""
