@@ -15,6 +15,8 @@
         ├── RequestTimeoutError       408
         ├── PayloadTooLargeError      413
         ├── UnsupportedMediaError     415
+        ├── QuarantinedError          422 input_quarantined
+        ├── OverloadedError           429 with Retry-After
         ├── InternalError             500
         ├── DeadlineError             504
         ├── EncodeError               500 or 422, one text's own failure
@@ -151,6 +153,21 @@ class UnsupportedMediaError(RequestError):
 
     status = 415
     code = "unsupported_media_type"
+
+
+class QuarantinedError(RequestError):
+    """An input that has killed the model's process and is not tried again for a while."""
+
+    status = 422
+    code = "input_quarantined"
+
+
+class OverloadedError(RequestError):
+    """There is more to do than can be done in time; ``retry_after_s`` says when there will be room."""
+
+    status = 429
+    kind = "rate_limit_error"
+    code = "rate_limit_exceeded"
 
 
 class DeadlineError(RequestError):

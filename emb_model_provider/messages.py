@@ -242,6 +242,23 @@ class ShardConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class Intake:
+    """How much the router takes in, of one request and altogether; 0 is no limit.
+
+    ``max_queue_s`` is how long accepted work of one model may take to be done, ``max_queue_bytes`` the memory of all
+    requests that are not answered, ``quarantine_s`` how long an input is refused that has killed its model's process.
+    """
+
+    max_queue_s: float = 30.0
+    max_queue_bytes: int = 512 * 1024 * 1024
+    max_inputs: int = 2048
+    max_input_chars: int = 1_000_000
+    max_request_tokens: int = 2_000_000
+    max_connections: int = 16_384
+    quarantine_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
 class RouterConfig:
     """Supervisor to router, first. ``api_key_digests`` are SHA-256 digests; empty means no key is asked for.
 
@@ -254,6 +271,7 @@ class RouterConfig:
     max_request_bytes: int
     drain_s: float
     request_timeout_s: float = 0.0
+    intake: Intake = Intake()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Generic, Literal
 
+from emb_model_provider.messages import Intake
 from emb_model_provider.modelmap import (
     INT8_METHODS,
     OVERLONG_POLICIES,
@@ -30,6 +31,7 @@ LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 LogFormat = Literal["plain", "json"]
 
 _BATCH: Final = BatchLimits()
+_INTAKE: Final = Intake()
 _NAME_SHAPE: Final = Bilingual("hub name or path", "模型仓库名称或路径")
 _PATH_SHAPE: Final = Bilingual("path", "路径")
 _TOKEN_SHAPE: Final = Bilingual("token", "令牌")
@@ -385,6 +387,19 @@ API_KEYS: Final = Setting(
     _NONE,
     secret=True,
 )
+API_KEYS_FILE: Final = Setting(
+    "EMB_PROVIDER_API_KEYS_FILE",
+    Section.SERVER,
+    Text(_PATH_SHAPE),
+    "",
+    Bilingual(
+        "A file with more keys, one a line; empty lines and those that begin with `#` are left out. Nobody but you"
+        " should be able to read it (`chmod 600`).",
+        "存放更多密钥的文件，每行一个；空行和以 `#` 开头的行会被忽略。应只有您本人可读（`chmod 600`）。",
+    ),
+    "/etc/emb-provider/keys",
+    _NONE,
+)
 READY_WAIT_S: Final = Setting(
     "EMB_PROVIDER_READY_WAIT_S",
     Section.SERVER,
@@ -419,6 +434,89 @@ MAX_REQUEST_MB: Final = Setting(
         "请求体的大小上限（MiB），超过则返回 413。",
     ),
     "16",
+)
+MAX_INPUTS: Final = Setting(
+    "EMB_PROVIDER_MAX_INPUTS",
+    Section.SERVER,
+    Integer(0, 1_000_000),
+    _INTAKE.max_inputs,
+    Bilingual(
+        "The most inputs in one request; more are answered with 400. 0: no limit.",
+        "单个请求的输入条数上限，超过则返回 400；0 表示不限。",
+    ),
+    "256",
+)
+MAX_INPUT_CHARS: Final = Setting(
+    "EMB_PROVIDER_MAX_INPUT_CHARS",
+    Section.SERVER,
+    Integer(0, 1_000_000_000),
+    _INTAKE.max_input_chars,
+    Bilingual(
+        "The most characters of one input, counted before anything is tokenised; longer ones are answered with 400."
+        " 0: no limit.",
+        "单条输入的字符数上限（在分词之前计算），超过则返回 400；0 表示不限。",
+    ),
+    "100000",
+)
+MAX_REQUEST_TOKENS: Final = Setting(
+    "EMB_PROVIDER_MAX_REQUEST_TOKENS",
+    Section.SERVER,
+    Integer(0, 1_000_000_000),
+    _INTAKE.max_request_tokens,
+    Bilingual(
+        "The most tokens of all inputs of one request, estimated before anything is tokenised; more are answered with"
+        " 400. 0: no limit.",
+        "单个请求全部输入的词元总数上限（分词前估算），超过则返回 400；0 表示不限。",
+    ),
+    "300000",
+)
+MAX_QUEUE_S: Final = Setting(
+    "EMB_PROVIDER_MAX_QUEUE_S",
+    Section.SERVER,
+    Number(0, 3600),
+    _INTAKE.max_queue_s,
+    Bilingual(
+        "How many seconds of work one model may have before it, at its measured rate; beyond that, requests are"
+        " answered with 429 and `Retry-After`. One client alone gets two thirds of it. 0: no limit.",
+        "每个模型最多积压多少秒的工作量（按实测速度计算），超过则返回 429 和 `Retry-After`。"
+        "单个客户端最多占用其中三分之二。0 表示不限。",
+    ),
+    "10",
+)
+MAX_QUEUE_MB: Final = Setting(
+    "EMB_PROVIDER_MAX_QUEUE_MB",
+    Section.SERVER,
+    Integer(0, 1_048_576),
+    _INTAKE.max_queue_bytes // (1024 * 1024),
+    Bilingual(
+        "How many MiB of request bodies may be in the server at once; beyond that, requests are answered with 429."
+        " 0: no limit.",
+        "服务器中同时存在的请求体总大小上限（MiB），超过则返回 429；0 表示不限。",
+    ),
+    "128",
+)
+MAX_CONNECTIONS: Final = Setting(
+    "EMB_PROVIDER_MAX_CONNECTIONS",
+    Section.SERVER,
+    Integer(1, 1_000_000),
+    _INTAKE.max_connections,
+    Bilingual(
+        "The most open client connections; further ones are answered with 503 and closed. Never more than the process's"
+        " limit of open files allows.",
+        "客户端连接数上限，超过的连接会收到 503 并被关闭。不会超过进程可打开文件数所允许的数量。",
+    ),
+    "1000",
+)
+QUARANTINE_S: Final = Setting(
+    "EMB_PROVIDER_QUARANTINE_S",
+    Section.SERVER,
+    Number(0, 86400),
+    _INTAKE.quarantine_s,
+    Bilingual(
+        "For how many seconds an input is refused with 422 that has killed its model's process twice; 0: never.",
+        "某条输入两次导致模型进程崩溃后，在多少秒内以 422 拒绝它；0 表示不拒绝。",
+    ),
+    "3600",
 )
 SHUTDOWN_GRACE_S: Final = Setting(
     "EMB_PROVIDER_SHUTDOWN_GRACE_S",

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Final, TypeVar
 
 from emb_model_provider import setting_table as table
 from emb_model_provider.dotenv_file import PREFIX, DotenvFile
 from emb_model_provider.errors import ConfigurationError
+from emb_model_provider.key_file import KeyFile, read_key_file
 from emb_model_provider.mapping import parse_mapping
+from emb_model_provider.messages import Intake
 from emb_model_provider.modelmap import (
     EMBEDDED_MODEL_ID,
     EMBEDDED_MODEL_NAME,
@@ -67,6 +70,7 @@ class ServerSettings:
     request_timeout_s: float
     max_request_bytes: int
     shutdown_grace_s: float
+    intake: Intake = field(default_factory=Intake)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +93,12 @@ class Settings:
     warnings: tuple[str, ...] = ()
 
 
-def load_settings(env: Mapping[str, str], dotenv: DotenvFile | None) -> Settings:
+def load_settings(
+    env: Mapping[str, str], dotenv: DotenvFile | None, read_keys: Callable[[Path], KeyFile] = read_key_file
+) -> Settings:
     """Return the settings; ``env`` wins over ``dotenv``. Raise one ``ConfigurationError`` with every mistake."""
     values = _Values(env, dotenv)
-    server = _server(values)
+    server = _server(values, read_keys)
     hubs = _hubs(values)
     logs = LogSettings(
         values.get(table.LOG_LEVEL), values.path(values.get(table.LOG_FILE)), values.get(table.LOG_FORMAT)
@@ -177,16 +183,41 @@ class _Values:
             self.warnings.append(f"{name} ({where}) is no setting of this program and is ignored.{advice}")
 
 
-def _server(values: _Values) -> ServerSettings:
+def _server(values: _Values, read_keys: Callable[[Path], KeyFile]) -> ServerSettings:
     return ServerSettings(
         host=values.get(table.HOST),
         port=values.get(table.PORT),
-        api_keys=values.get(table.API_KEYS),
+        api_keys=_api_keys(values, read_keys),
         ready_wait_s=values.get(table.READY_WAIT_S),
         request_timeout_s=values.get(table.REQUEST_TIMEOUT_S),
         max_request_bytes=values.get(table.MAX_REQUEST_MB) * _BYTES_PER_MIB,
         shutdown_grace_s=values.get(table.SHUTDOWN_GRACE_S),
+        intake=Intake(
+            max_queue_s=values.get(table.MAX_QUEUE_S),
+            max_queue_bytes=values.get(table.MAX_QUEUE_MB) * _BYTES_PER_MIB,
+            max_inputs=values.get(table.MAX_INPUTS),
+            max_input_chars=values.get(table.MAX_INPUT_CHARS),
+            max_request_tokens=values.get(table.MAX_REQUEST_TOKENS),
+            max_connections=values.get(table.MAX_CONNECTIONS),
+            quarantine_s=values.get(table.QUARANTINE_S),
+        ),
     )
+
+
+def _api_keys(values: _Values, read_keys: Callable[[Path], KeyFile]) -> tuple[str, ...]:
+    """Return the keys of the variable and those of the file, each once."""
+    keys = values.get(table.API_KEYS)
+    path = values.path(values.get(table.API_KEYS_FILE))
+    if not path:
+        return keys
+    try:
+        found = read_keys(Path(path))
+    except ConfigurationError as error:
+        place = f"{table.API_KEYS_FILE.name} ({values.where(table.API_KEYS_FILE)})"
+        values.problems.extend(f"{place}: {problem}" for problem in error.problems)
+        return keys
+    values.warnings.extend(found.warnings)
+    return tuple(dict.fromkeys((*keys, *found.keys)))
 
 
 def _hubs(values: _Values) -> Hubs:

@@ -6,13 +6,17 @@ import math
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from emb_model_provider.errors import InternalError, MethodNotAllowedError, NotFoundError, RequestError
 from emb_model_provider.logs import EventLog
+from router.admission import Budget
 from router.auth import Authenticator
+from router.body import HELD, HeldBytes
+from router.caller import CALLER, Caller, client_of, read_timeout_s
 from router.handlers import Handlers
 from router.openai import render_error
 
@@ -20,21 +24,36 @@ log = EventLog("router")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+
 _REQUEST_ID = "x-request-id"
 _SAFE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
-_OPEN_PATHS = frozenset({"/health"})
+_OPEN_PATHS = frozenset({"/health", "/healthz", "/live"})
 
 
-def build_app(handlers: Handlers, authenticator: Authenticator, max_request_bytes: int) -> web.Application:
-    """Return the application; the caller runs it on the socket it was given."""
+def build_app(
+    handlers: Handlers,
+    authenticator: Authenticator,
+    max_request_bytes: int,
+    max_queue_bytes: int = 0,
+    outer: Sequence[Middleware] = (),
+) -> web.Application:
+    """Return the application; the caller runs it on the socket it was given.
+
+    ``outer`` middlewares see every request and the answer as the client gets it, the first of them outermost.
+    ``max_queue_bytes`` bounds the bodies of all requests at once; 0 does not.
+    """
+    budget = Budget(max_queue_bytes or math.inf)
 
     @web.middleware
     async def answer_in_shape(request: web.Request, handler: Handler) -> web.StreamResponse:
         request_id = _request_id(request)
         began_s = time.monotonic()
+        held: HeldBytes | None = None
         try:
             if request.path not in _OPEN_PATHS:
-                authenticator.check(request.headers.get("Authorization"))
+                client = authenticator.identify(request.headers) or client_of(request.transport)
+                CALLER.set(Caller(client, read_timeout_s(request.headers)))
+                held = request[HELD] = HeldBytes(budget, client)
             response = await handler(request)
         except RequestError as error:
             response = error_response(error, request_id)
@@ -51,11 +70,14 @@ def build_app(handlers: Handlers, authenticator: Authenticator, max_request_byte
             response = error_response(
                 InternalError("The server made a mistake; its log has this request's id."), request_id
             )
+        finally:
+            if held is not None:
+                held.release()
         response.headers[_REQUEST_ID] = request_id
         _log_request(request, response, request_id, time.monotonic() - began_s)
         return response
 
-    app = web.Application(middlewares=[answer_in_shape], client_max_size=max_request_bytes)
+    app = web.Application(middlewares=[*outer, answer_in_shape], client_max_size=max_request_bytes)
     app.add_routes(handlers.routes())
     return app
 
@@ -78,7 +100,7 @@ def error_response(error: RequestError, request_id: str) -> web.Response:
         response.headers["Retry-After"] = str(math.ceil(error.retry_after_s))
     if error.status == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
-    if error.status in (408, 413):  # the rest of the body is still on its way and nobody will read it
+    if error.status in (408, 413, 429):  # the rest of the body is still on its way and nobody will read it
         response.force_close()
     if error.status in (
         500,

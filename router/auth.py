@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Mapping
+from typing import Final
 
 from emb_model_provider.errors import AuthenticationError
 
-_SCHEME = "bearer "
+_SCHEME: Final = "bearer "
+#: Where a key may stand beside ``Authorization``: as clients of Azure, Anthropic and gateways send it.
+_OTHER_HEADERS: Final = ("x-api-key", "api-key")
 
 
 class Authenticator:
@@ -16,15 +20,27 @@ class Authenticator:
     def __init__(self, digests: tuple[bytes, ...]) -> None:
         self._digests = digests
 
-    def check(self, authorization: str | None) -> None:
-        """Raise ``AuthenticationError`` unless the header's value carries one of the keys."""
+    def identify(self, headers: Mapping[str, str]) -> str:
+        """Return which of the keys the headers carry, as its digest; an empty string where no key is asked for.
+
+        Raises ``AuthenticationError`` unless it is one of them.
+        """
         if not self._digests:
-            return
-        if not authorization:
+            return ""
+        key = _key_in(headers)
+        if not key:
             raise AuthenticationError("You didn't provide an API key. Send it as 'Authorization: Bearer YOUR_KEY'.")
-        key = authorization[len(_SCHEME) :] if authorization.lower().startswith(_SCHEME) else authorization
-        digest = hashlib.sha256(key.strip().encode("utf-8", "surrogateescape")).digest()
+        digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
         # Every key is compared, so that the time taken does not tell which one matched.
         matches = [hmac.compare_digest(digest, known) for known in self._digests]
         if not any(matches):
             raise AuthenticationError("Incorrect API key provided. Check EMB_PROVIDER_API_KEYS on the server.")
+        return digest.hex()
+
+
+def _key_in(headers: Mapping[str, str]) -> str:
+    authorization = headers.get("Authorization")
+    if authorization is not None:
+        is_bearer = authorization[: len(_SCHEME)].lower() == _SCHEME
+        return (authorization[len(_SCHEME) :] if is_bearer else authorization).strip()
+    return next((key.strip() for name in _OTHER_HEADERS if (key := headers.get(name))), "")

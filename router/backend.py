@@ -7,7 +7,16 @@ from collections.abc import Callable
 from typing import Protocol
 
 from emb_model_provider.logs import EventLog
-from emb_model_provider.messages import Encode, Encoded, RestartShard, ShardStatus
+from emb_model_provider.messages import (
+    Detokenize,
+    Encode,
+    Encoded,
+    RestartShard,
+    ShardStatus,
+    Texts,
+    Tokenize,
+    Tokens,
+)
 from router.link import Link, ShardLostError
 from router.registry import Registry
 
@@ -18,12 +27,16 @@ _RECONNECT_PAUSE_S = 0.05
 
 
 class EmbeddingBackend(Protocol):
-    """Encodes one message on the model called ``model_id``.
+    """Carries one message to the model called ``model_id`` and its answer back.
 
     Raises ``RequestError`` for what the client must hear, ``ShardLostError`` when the process went away.
     """
 
     async def encode(self, model_id: str, message: Encode) -> Encoded: ...
+
+    async def tokenize(self, model_id: str, message: Tokenize) -> Tokens: ...
+
+    async def detokenize(self, model_id: str, message: Detokenize) -> Texts: ...
 
 
 class LocalBackend:
@@ -39,16 +52,21 @@ class LocalBackend:
         self._opening: dict[str, asyncio.Lock] = {}
 
     async def encode(self, model_id: str, message: Encode) -> Encoded:
-        status = await self._registry.ready(model_id)
-        link = await self._link_to(status)
-        return await link.request(message)
+        return await (await self._link(model_id)).request(message, Encoded)
+
+    async def tokenize(self, model_id: str, message: Tokenize) -> Tokens:
+        return await (await self._link(model_id)).request(message, Tokens)
+
+    async def detokenize(self, model_id: str, message: Detokenize) -> Texts:
+        return await (await self._link(model_id)).request(message, Texts)
 
     def close(self) -> None:
         """Close every link."""
         for link in self._links.values():
             link.close()
 
-    async def _link_to(self, status: ShardStatus) -> Link:
+    async def _link(self, model_id: str) -> Link:
+        status = await self._registry.ready(model_id)
         link = self._links.get(status.model_id)
         if link is not None and link.generation == status.generation and not link.lost.done():
             return link
@@ -69,6 +87,7 @@ class LocalBackend:
             self._give_up(status.model_id, status.generation, f"its socket does not answer: {error}")
             await asyncio.sleep(_RECONNECT_PAUSE_S)
             raise ShardLostError(started=False) from error
+        link.open_box(status.socket_path)
         link.lost.add_done_callback(lambda _lost: self._link_lost(link))
         self._links[status.model_id] = link
         return link

@@ -11,12 +11,44 @@ from aiohttp.abc import AbstractStreamWriter
 
 from emb_model_provider.errors import (
     InvalidRequestError,
+    OverloadedError,
     PayloadTooLargeError,
     RequestTimeoutError,
     UnsupportedMediaError,
 )
+from router.admission import Budget
 
 _BODY_TIMEOUT_S = 60.0
+_RETRY_AFTER_S = 1.0
+
+
+class HeldBytes:
+    """What one request's body takes of the memory that all bodies may take together, until the request is over."""
+
+    __slots__ = ("_budget", "_client", "_size")
+
+    def __init__(self, budget: Budget, client: str) -> None:
+        self._budget = budget
+        self._client = client
+        self._size = 0
+
+    def grow_to(self, size: int) -> None:
+        """Hold so much altogether; raise ``OverloadedError`` when there is no room for it."""
+        more = size - self._size
+        if more <= 0:
+            return
+        if self._budget.missing(self._client, more):
+            raise OverloadedError("The server holds as many requests as it may.", retry_after_s=_RETRY_AFTER_S)
+        self._budget.take(self._client, more)
+        self._size = size
+
+    def release(self) -> None:
+        if self._size:
+            self._budget.give_back(self._client, self._size)
+            self._size = 0
+
+
+HELD: web.RequestKey[HeldBytes] = web.RequestKey("held", HeldBytes)
 
 
 async def read_body(request: web.Request, max_bytes: int) -> bytes:
@@ -28,12 +60,15 @@ async def read_body(request: web.Request, max_bytes: int) -> bytes:
         raise UnsupportedMediaError("Compressed bodies are not taken: send the JSON as it is.")
     if (request.content_length or 0) > max_bytes:
         raise _too_large(max_bytes)
+    held = request.get(HELD)
+    if held is not None:
+        held.grow_to(request.content_length or 0)
     if request.content.is_eof():  # nearly always: a small body comes with its headers, and needs no timer
         body = request.content.read_nowait()
     else:
         try:
             async with asyncio.timeout(_BODY_TIMEOUT_S):
-                body = await _receive(request, max_bytes)
+                body = await _receive(request, max_bytes, held)
         except TimeoutError:
             raise RequestTimeoutError(f"The body did not arrive within {_BODY_TIMEOUT_S:.0f} s.") from None
     if not body:
@@ -43,7 +78,7 @@ async def read_body(request: web.Request, max_bytes: int) -> bytes:
     return body
 
 
-async def _receive(request: web.Request, max_bytes: int) -> bytes:
+async def _receive(request: web.Request, max_bytes: int, held: HeldBytes | None) -> bytes:
     pieces: list[bytes] = []
     size = 0
     while piece := await request.content.readany():
@@ -51,6 +86,8 @@ async def _receive(request: web.Request, max_bytes: int) -> bytes:
         size += len(piece)
         if size > max_bytes:
             raise _too_large(max_bytes)
+        if held is not None:
+            held.grow_to(size)
     return b"".join(pieces)
 
 

@@ -4,18 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from typing import cast
+from pathlib import Path
+from typing import Final, TypeVar, cast
 
+from emb_model_provider.black_box import BlackBoxReader, box_path
 from emb_model_provider.errors import ProtocolError, ProviderError, RequestError
 from emb_model_provider.frames import FrameDecoder, Outbox
 from emb_model_provider.logs import EventLog
-from emb_model_provider.messages import Cancel, Encode, Encoded, Failed, Hello, Started, pack, unpack
+from emb_model_provider.messages import (
+    Cancel,
+    Detokenize,
+    Encode,
+    Encoded,
+    Failed,
+    Hello,
+    Started,
+    Texts,
+    Tokenize,
+    Tokens,
+    pack,
+    unpack,
+)
 
 log = EventLog("router.link")
 
+Answer = TypeVar("Answer", Encoded, Tokens, Texts)
+
+#: What may wait to be written before no more is added; a large slice is about half of it.
+_HIGH_WATER_BYTES: Final = 1024 * 1024
+
 
 class ShardLostError(ProviderError):
-    """The shard went away before it answered. ``started`` says whether the device had begun with the request."""
+    """The shard went away before it answered. ``started`` says whether it was at this request when it died."""
 
     def __init__(self, *, started: bool) -> None:
         super().__init__("the shard is gone")
@@ -33,7 +53,10 @@ class _ShardAnswerError(RequestError):
 
 
 class Link(asyncio.Protocol):
-    """Sends requests to one shard generation and matches the answers to them."""
+    """Sends requests to one shard generation and matches the answers to them.
+
+    It never stops reading, whatever it cannot write: two peers that each wait for the other to read wait for ever.
+    """
 
     def __init__(self, model_id: str, generation: int) -> None:
         self.model_id = model_id
@@ -45,22 +68,35 @@ class Link(asyncio.Protocol):
         self._outbox: Outbox | None = None
         self._decoder = FrameDecoder()
         self._ids = itertools.count(1)
-        self._waiting: dict[int, asyncio.Future[Encoded]] = {}
+        self._waiting: dict[int, asyncio.Future[Encoded | Tokens | Texts]] = {}
         self._started: set[int] = set()
+        self._box: BlackBoxReader | None = None
+        self._box_number = 0
+        #: Done when the shard takes more again; ``None`` while it does.
+        self._writable: asyncio.Future[None] | None = None
 
-    async def request(self, message: Encode) -> Encoded:
-        """Return the shard's answer; raise its error, or ``ShardLostError``.
+    def open_box(self, socket_path: str) -> None:
+        """Map what the shard notes of itself; without it, ``Started`` messages have to do."""
+        try:
+            self._box = BlackBoxReader(box_path(Path(socket_path)))
+        except (OSError, ValueError) as error:
+            log.warning("no_black_box", model=self.model_id, generation=self.generation, error=error)
+
+    async def request(self, message: Encode | Tokenize | Detokenize, kind: type[Answer]) -> Answer:
+        """Return the shard's answer, which must be of ``kind``; raise its error, or ``ShardLostError``.
 
         A caller that is cancelled takes its request back: what has not started is never encoded.
         """
+        while self._writable is not None and not self.lost.done():
+            await asyncio.shield(self._writable)
         if self._outbox is None or self.lost.done():
             raise ShardLostError(started=False)
         request_id = next(self._ids)
         self._outbox.add(pack(message, request_id))
-        future: asyncio.Future[Encoded] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Encoded | Tokens | Texts] = asyncio.get_running_loop().create_future()
         self._waiting[request_id] = future
         try:
-            return await future
+            answer = await future
         except asyncio.CancelledError:
             if not self.lost.done():
                 self._outbox.add(pack(Cancel((request_id,))))
@@ -68,6 +104,10 @@ class Link(asyncio.Protocol):
         finally:
             self._waiting.pop(request_id, None)
             self._started.discard(request_id)
+        if not isinstance(answer, kind):
+            self._complain(ProtocolError(f"{type(answer).__name__} is no answer to {type(message).__name__}"))
+            raise ShardLostError(started=False)
+        return answer
 
     def close(self) -> None:
         """Close the connection; whoever still waits gets ``ShardLostError``."""
@@ -78,28 +118,50 @@ class Link(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one without being derived from it
+        self._transport.set_write_buffer_limits(high=_HIGH_WATER_BYTES)
         self._outbox = Outbox(asyncio.get_running_loop().call_soon, self._transport.write)
+
+    def pause_writing(self) -> None:
+        self._writable = asyncio.get_running_loop().create_future()
+
+    def resume_writing(self) -> None:
+        if self._writable is not None:
+            self._writable.set_result(None)
+            self._writable = None
 
     def data_received(self, data: bytes) -> None:
         try:
             for frame in self._decoder.feed(data):
                 self._receive(frame.request_id, unpack(frame))
         except ProtocolError as error:
-            log.error("link_broken", model=self.model_id, generation=self.generation, error=error)
-            self.complaint = f"its link carried what it may not: {error}"
-            self.close()
+            self._complain(error)
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
         self.lost.set_result(None)
+        self.resume_writing()
+        begun = self._begun()
         for request_id, future in self._waiting.items():
             if not future.done():
-                future.set_exception(ShardLostError(started=request_id in self._started))
+                future.set_exception(ShardLostError(started=request_id in begun))
+
+    def _begun(self) -> frozenset[int]:
+        """Return the requests that the shard was at when it went."""
+        noted = None
+        if self._box is not None:
+            noted = self._box.requests_of(self._box_number)
+            self._box.close()
+        return frozenset(self._started) if noted is None else noted
+
+    def _complain(self, error: ProtocolError) -> None:
+        log.error("link_broken", model=self.model_id, generation=self.generation, error=error)
+        self.complaint = f"its link carried what it may not: {error}"
+        self.close()
 
     def _receive(self, request_id: int, message: object) -> None:
         if isinstance(message, Started):
             self._started.update(message.request_ids)
-        elif isinstance(message, Encoded):
+        elif isinstance(message, (Encoded, Tokens, Texts)):
             self._answer(request_id, message)
         elif isinstance(message, Failed):
             if (future := self._waiting.get(request_id)) is not None and not future.done():
@@ -107,13 +169,14 @@ class Link(asyncio.Protocol):
         elif isinstance(message, Hello):
             if (message.model_id, message.generation) != (self.model_id, self.generation):
                 raise ProtocolError(f"expected {self.model_id}#{self.generation}, found {message}")
+            self._box_number = message.link
         else:
             raise ProtocolError(f"{type(message).__name__} is not for a router")
 
-    def _answer(self, request_id: int, encoded: Encoded) -> None:
+    def _answer(self, request_id: int, answer: Encoded | Tokens | Texts) -> None:
         future = self._waiting.get(request_id)
         if future is None or future.done():  # the client left while the answer was on its way
             return
-        if len(encoded.vectors) != 4 * encoded.dimension * len(encoded.tokens):
+        if isinstance(answer, Encoded) and len(answer.vectors) != 4 * answer.dimension * len(answer.tokens):
             raise ProtocolError("the vectors' bytes do not match their count and dimension")
-        future.set_result(encoded)
+        future.set_result(answer)

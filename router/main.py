@@ -21,8 +21,9 @@ from router.auth import Authenticator
 from router.backend import LocalBackend
 from router.connection import Runner
 from router.handlers import Handlers
+from router.limits import RequestLimits
 from router.registry import Registry
-from router.service import EmbeddingService
+from router.service import EmbeddingService, Policy
 
 log = EventLog("router")
 
@@ -51,11 +52,14 @@ async def _serve(control: ControlChannel, config: RouterConfig, table: ShardTabl
     registry.update(table)
     control.watch(lambda message: _take_table(loop, registry, message))
     backend = LocalBackend(registry, control.send)
-    handlers = Handlers(
-        EmbeddingService(registry, backend, config.request_timeout_s), registry, config.max_request_bytes
-    )
+    handlers = Handlers(EmbeddingService(registry, backend, _policy(config)), registry, config.max_request_bytes)
     runner = Runner(
-        build_app(handlers, Authenticator(config.api_key_digests), config.max_request_bytes),
+        build_app(
+            handlers,
+            Authenticator(config.api_key_digests),
+            config.max_request_bytes,
+            config.intake.max_queue_bytes,
+        ),
         access_log=None,
         handler_cancellation=True,
         keepalive_timeout=_KEEPALIVE_S,
@@ -71,6 +75,12 @@ async def _serve(control: ControlChannel, config: RouterConfig, table: ShardTabl
     await stop.wait()
     await runner.cleanup()
     backend.close()
+
+
+def _policy(config: RouterConfig) -> Policy:
+    intake = config.intake
+    limits = RequestLimits(intake.max_inputs, intake.max_input_chars, intake.max_request_tokens)
+    return Policy(config.request_timeout_s, intake.max_queue_s, intake.quarantine_s, limits)
 
 
 def _take_table(loop: asyncio.AbstractEventLoop, registry: Registry, message: Message) -> None:

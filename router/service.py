@@ -1,126 +1,160 @@
-"""One embedding request from start to end, free of any web framework: check, slice, send, retry, assemble."""
+"""One request from start to end, free of any web framework: check, let in, slice, send, assemble."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence, Sized
-from dataclasses import dataclass
+import time
+from collections.abc import Awaitable, Callable, Sequence, Sized
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
 
-from emb_model_provider.errors import DeadlineError, EncodeError, InvalidRequestError, RequestError, UnavailableError
-from emb_model_provider.logs import EventLog
-from emb_model_provider.messages import Encode, Encoded, ShardStatus
+from emb_model_provider.errors import DeadlineError, InvalidRequestError, RequestError, UnavailableError
+from emb_model_provider.messages import Detokenize, Encoded, ShardStatus, Texts, Tokenize, Tokens
 from router.backend import EmbeddingBackend
+from router.caller import CALLER
+from router.delivery import Call, Delivery, first_error
+from router.gate import Gate
+from router.limits import RequestLimits, measure
 from router.link import ShardLostError
+from router.quarantine import Quarantine
 from router.registry import Registry
 from router.requests import EncodeRequest, EncodeResult
 
-log = EventLog("router.service")
+Answer = TypeVar("Answer")
 
 #: A big request crosses in slices, two at a time: the device always has the next one, and a short query that
 #: comes in between waits for at most two slices of each big request, not for all 2,048 texts.
-_SLICE_INPUTS = 64
-_SLICE_UNITS = 128 * 1024
-_SLICES_IN_FLIGHT = 2
-#: A request that was on the device when its shard died is tried once more; twice is no accident.
-_MAX_STARTED_LOSSES = 2
-_MAX_LOSSES = 10
-_PAUSE_S = 10.0
+_SLICE_INPUTS: Final = 64
+_SLICE_UNITS: Final = 128 * 1024
+_SLICES_IN_FLIGHT: Final = 2
+#: As the shard tells small requests from big ones, roughly: it alone knows true tokens and times.
+_SMALL_INPUTS: Final = 8
+_SMALL_TOKENS: Final = 1024
+_TRIES: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
-class _Call:
-    """A request on its way. ``deadline_s`` is on the loop's clock, ``None`` for none."""
+class Policy:
+    """What an operator sets: how long work may wait, how large it may be. Times of 0 are without end."""
 
-    request: EncodeRequest
-    status: ShardStatus
-    deadline_s: float | None
-
-    def message(self, begin: int, end: int) -> Encode:
-        """Return the inputs from ``begin`` up to ``end`` as they are sent now."""
-        request = self.request
-        return Encode(
-            texts=request.texts[begin:end],
-            token_ids=request.token_ids[begin:end],
-            dimensions=request.dimensions,
-            prompt_name=request.prompt_name,
-            overlong=request.overlong or self.status.overlong,
-            first_index=begin,
-            timeout_ms=self._left_ms(),
-            seconds=request.seconds[begin:end],
-            outputs=request.outputs,
-            prompt=request.prompt,
-            normalize=request.normalize,
-            max_tokens=request.max_tokens,
-            priority=request.priority,
-            partial=request.partial,
-            traceparent=request.traceparent,
-        )
-
-    def _left_ms(self) -> int:
-        if self.deadline_s is None:
-            return 0
-        return max(1, int(1000 * (self.deadline_s - asyncio.get_running_loop().time())))
+    timeout_s: float = 0.0
+    max_queue_s: float = 0.0
+    quarantine_s: float = 600.0
+    limits: RequestLimits = field(default_factory=RequestLimits)
 
 
 class EmbeddingService:
-    """Answers embedding requests from a backend, each within ``timeout_s`` (0: whenever)."""
+    """Answers requests from a backend."""
 
-    def __init__(self, registry: Registry, backend: EmbeddingBackend, timeout_s: float = 0.0) -> None:
+    def __init__(self, registry: Registry, backend: EmbeddingBackend, policy: Policy | None = None) -> None:
         self._registry = registry
         self._backend = backend
-        self._timeout_s = timeout_s
+        self._policy = policy or Policy()
+        self._gates: dict[str, Gate] = {}
+        self.quarantine = Quarantine(self._policy.quarantine_s)
+        self._delivery = Delivery(backend, self.quarantine)
 
     async def embed(self, request: EncodeRequest) -> EncodeResult:
         """Return the vectors; raise ``RequestError`` with what the client must hear."""
+        status = self._registry.find(request.model)
+        gate = self.gate(status.model_id)
+        encoder = status.info.encoder if status.info else None
+        tokens = measure(request, self._policy.limits, encoder.max_tokens if encoder else None)
+        caller = CALLER.get()
+        client, total = request.client or caller.client, sum(tokens)
+        if encoder is not None:
+            gate.expect(encoder.tokens_per_s)
+        key = gate.let_in(client, total)
         try:
-            async with asyncio.timeout(self._timeout_s or None) as limit:
-                return await self._embed(request, limit.when())
+            result = await self._in_time(
+                lambda deadline_s: self._embed(request, status, gate, client, tokens, deadline_s),
+                _shortest(self._policy.timeout_s, request.timeout_s, caller.timeout_s),
+                request.count,
+            )
+        except RequestError as error:
+            gate.failed += error.status >= 500
+            raise
+        finally:
+            gate.let_out(key, client, total)
+        gate.answered += 1
+        gate.last_success = time.time()
+        return result
+
+    async def tokenize(self, model: str, message: Tokenize) -> Tokens:
+        """Return the tokens of texts as the model's tokenizer makes them."""
+        return await self._ask(model, len(message.texts), lambda model_id: self._backend.tokenize(model_id, message))
+
+    async def detokenize(self, model: str, message: Detokenize) -> Texts:
+        """Return the texts of token ids."""
+        count = len(message.token_ids)
+        return await self._ask(model, count, lambda model_id: self._backend.detokenize(model_id, message))
+
+    def gate(self, model_id: str) -> Gate:
+        """Return what counts one model's requests."""
+        gate = self._gates.get(model_id)
+        if gate is None:
+            gate = self._gates[model_id] = Gate(model_id, self._policy.max_queue_s)
+        return gate
+
+    async def _in_time(
+        self, work: Callable[[float | None], Awaitable[Answer]], timeout_s: float | None, count: int
+    ) -> Answer:
+        try:
+            async with asyncio.timeout(timeout_s) as limit:
+                return await work(limit.when())
         except TimeoutError:
             if not limit.expired():
                 raise
-            raise _too_late(self._timeout_s, request.count) from None
+            raise _too_late(timeout_s or 0.0, count) from None
 
-    async def _embed(self, request: EncodeRequest, deadline_s: float | None) -> EncodeResult:
-        status = await self._registry.ready(self._registry.find(request.model).model_id)
+    async def _ask(self, model: str, count: int, ask: Callable[[str], Awaitable[Answer]]) -> Answer:
+        model_id = self._registry.find(model).model_id
+
+        async def work(_deadline_s: float | None) -> Answer:
+            for _ in range(_TRIES):
+                try:
+                    return await ask(model_id)
+                except ShardLostError:
+                    continue
+            raise UnavailableError("The model's process went away. Try again in a while.", retry_after_s=1.0)
+
+        return await self._in_time(work, _shortest(self._policy.timeout_s, CALLER.get().timeout_s), count)
+
+    async def _embed(
+        self,
+        request: EncodeRequest,
+        status: ShardStatus,
+        gate: Gate,
+        client: str,
+        tokens: list[int],
+        deadline_s: float | None,
+    ) -> EncodeResult:
+        status = await self._registry.ready(status.model_id)
         _check_dimensions(request, status)
-        call = _Call(request, status, deadline_s)
+        call = Call(request, status, gate, client, tokens, _is_small(request, tokens), deadline_s)
+        self._delivery.refuse_quarantined(call)
         slices = slice_bounds(request.texts or request.token_ids)
         if len(slices) == 1:
-            parts = [await self._encode(call, *slices[0])]
+            parts = await self._delivery.send(call, *slices[0])
         else:
-            parts = await self._encode_all(call, slices)
+            parts = await self._send_all(call, slices)
         return _assemble(status, parts)
 
-    async def _encode_all(self, call: _Call, slices: list[tuple[int, int]]) -> list[Encoded]:
-        parts: dict[int, Encoded] = {}
+    async def _send_all(self, call: Call, slices: list[tuple[int, int]]) -> list[Encoded]:
+        parts: dict[int, list[Encoded]] = {}
         queue = iter(enumerate(slices))
 
         async def work() -> None:
             for index, (begin, end) in queue:
-                parts[index] = await self._encode(call, begin, end)
+                parts[index] = await self._delivery.send(call, begin, end)
 
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(min(_SLICES_IN_FLIGHT, len(slices))):
                     group.create_task(work())
         except* RequestError as errors:
-            raise _first(errors) from None
-        return [parts[index] for index in range(len(slices))]
-
-    async def _encode(self, call: _Call, begin: int, end: int) -> Encoded:
-        model_id = call.status.model_id
-        started_losses = 0
-        for _ in range(_MAX_LOSSES):
-            try:
-                return await self._backend.encode(model_id, call.message(begin, end))
-            except ShardLostError as lost:
-                started_losses += lost.started
-                log.warning("resend", model=model_id, started=lost.started, inputs=end - begin)
-                if started_losses >= _MAX_STARTED_LOSSES:
-                    raise _crashed_model() from None
-        raise UnavailableError(
-            "The model's process keeps going away before it can answer. Try again in a while.", retry_after_s=_PAUSE_S
-        )
+            raise first_error(errors) from None
+        return [part for index in range(len(slices)) for part in parts[index]]
 
 
 def slice_bounds(inputs: Sequence[Sized]) -> list[tuple[int, int]]:
@@ -138,19 +172,23 @@ def slice_bounds(inputs: Sequence[Sized]) -> list[tuple[int, int]]:
     return bounds
 
 
-def _crashed_model() -> EncodeError:
-    return EncodeError(
-        "The model's process died while it worked on this request, more than once. "
-        "If this keeps happening with the same input, that input is the likely cause.",
-        code="request_crashed_model",
-    )
+def _is_small(request: EncodeRequest, tokens: list[int]) -> bool:
+    if request.priority != "auto":
+        return request.priority == "interactive"
+    return len(tokens) <= _SMALL_INPUTS and sum(tokens) <= _SMALL_TOKENS
+
+
+def _shortest(*limits_s: float | None) -> float | None:
+    """Return the shortest of the times that are given; 0 and ``None`` are none."""
+    given = [limit_s for limit_s in limits_s if limit_s]
+    return min(given) if given else None
 
 
 def _too_late(timeout_s: float, count: int) -> DeadlineError:
     advice = "Send fewer inputs at once, or ask" if count > 1 else "Ask"
     return DeadlineError(
         f"No answer within {timeout_s:g} s, so this request was taken back. {advice} again when there is less to do; "
-        "the operator can raise EMB_PROVIDER_REQUEST_TIMEOUT_S."
+        "the limit is the shorter one of EMB_PROVIDER_REQUEST_TIMEOUT_S and the header x-request-timeout."
     )
 
 
@@ -173,11 +211,3 @@ def _assemble(status: ShardStatus, parts: list[Encoded]) -> EncodeResult:
         offset += len(part.tokens)
     tokens = sum(sum(part.tokens) for part in parts)
     return EncodeResult(status.model_id, tuple(parts), tokens, tuple(truncated), status.info.encoder.fingerprint)
-
-
-def _first(errors: ExceptionGroup[RequestError]) -> RequestError:
-    error: BaseException = errors
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, RequestError)
-    return error

@@ -143,6 +143,7 @@ class Tree:
             max_request_bytes=server.max_request_bytes,
             drain_s=server.shutdown_grace_s,
             request_timeout_s=server.request_timeout_s,
+            intake=server.intake,
         )
         return Launch("router", child_environment(os.environ), (config, self._table()), (self._listener.fileno(),))
 

@@ -47,7 +47,7 @@ async def linked(path, generation: int = 1):
 async def test_many_requests_at_once_each_get_their_own_answer(tmp_path):
     async with served(FakeEncoder(), tmp_path / "s.sock"), linked(tmp_path / "s.sock") as link:
         texts = [tuple(f"{a}-{b}" for b in range(a % 7 + 1)) for a in range(200)]
-        answers = await asyncio.gather(*(link.request(Encode(one)) for one in texts))
+        answers = await asyncio.gather(*(link.request(Encode(one), Encoded) for one in texts))
         for one, answer in zip(texts, answers, strict=True):
             assert np.frombuffer(answer.vectors, "<f4").reshape(-1, 4).tolist() == [expected_vector(t) for t in one]
 
@@ -61,7 +61,7 @@ async def test_requests_of_one_moment_reach_the_shard_in_one_write(tmp_path):
 
     server = await asyncio.get_running_loop().create_unix_server(Peer, str(tmp_path / "s.sock"))
     async with linked(tmp_path / "s.sock") as link:
-        asked = [asyncio.create_task(link.request(Encode((f"t{index}",)))) for index in range(20)]
+        asked = [asyncio.create_task(link.request(Encode((f"t{index}",)), Encoded)) for index in range(20)]
         received = [unpack(frame) for frame in await asyncio.wait_for(first_write, timeout=5)]
         assert received == [Encode((f"t{index}",)) for index in range(20)]
     assert all(isinstance(one, ShardLostError) for one in await asyncio.gather(*asked, return_exceptions=True))
@@ -91,18 +91,18 @@ async def test_whatever_the_engine_says_before_the_loop_runs_wakes_it_once():
 async def test_a_models_error_reaches_the_one_who_asked(tmp_path):
     async with served(FakeEncoder(), tmp_path / "s.sock"), linked(tmp_path / "s.sock") as link:
         with pytest.raises(RequestError, match="failed on input 0") as caught:
-            await link.request(Encode(("POISON",)))
+            await link.request(Encode(("POISON",)), Encoded)
         assert caught.value.status == 500
-        assert len((await link.request(Encode(("fine",)))).tokens) == 1
+        assert len((await link.request(Encode(("fine",)), Encoded)).tokens) == 1
 
 
 async def test_a_cancelled_request_is_never_encoded(tmp_path):
     encoder = FakeEncoder(closed=True)
     async with served(encoder, tmp_path / "s.sock"), linked(tmp_path / "s.sock") as link:
-        first = asyncio.create_task(link.request(Encode(("first",))))
+        first = asyncio.create_task(link.request(Encode(("first",)), Encoded))
         await asyncio.to_thread(encoder.entered.wait, 5)
-        second = asyncio.create_task(link.request(Encode(("second",))))
-        third = asyncio.create_task(link.request(Encode(("third",))))
+        second = asyncio.create_task(link.request(Encode(("second",)), Encoded))
+        third = asyncio.create_task(link.request(Encode(("third",)), Encoded))
         await asyncio.sleep(0.05)
         second.cancel()
         await asyncio.sleep(0.05)
@@ -115,7 +115,7 @@ async def test_a_client_that_closes_its_link_costs_no_encoding(tmp_path):
     encoder = FakeEncoder(closed=True)
     async with served(encoder, tmp_path / "s.sock"):
         async with linked(tmp_path / "s.sock") as link:
-            tasks = [asyncio.create_task(link.request(Encode((f"t{i}",) * 4))) for i in range(5)]
+            tasks = [asyncio.create_task(link.request(Encode((f"t{i}",) * 4), Encoded)) for i in range(5)]
             await asyncio.to_thread(encoder.entered.wait, 5)
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         assert all(isinstance(outcome, ShardLostError) for outcome in outcomes)
@@ -128,16 +128,16 @@ async def test_a_client_that_closes_its_link_costs_no_encoding(tmp_path):
 async def test_a_shard_that_goes_away_tells_who_was_on_the_device(tmp_path):
     encoder = FakeEncoder(closed=True)
     async with served(encoder, tmp_path / "s.sock") as channel, linked(tmp_path / "s.sock") as link:
-        running = asyncio.create_task(link.request(Encode(("a",) * 4)))
+        running = asyncio.create_task(link.request(Encode(("a",) * 4), Encoded))
         await asyncio.to_thread(encoder.entered.wait, 5)
         await asyncio.sleep(0.05)
-        waiting = asyncio.create_task(link.request(Encode(("b",))))
+        waiting = asyncio.create_task(link.request(Encode(("b",)), Encoded))
         await asyncio.sleep(0.05)
         await channel.close()
         outcomes = await asyncio.gather(running, waiting, return_exceptions=True)
         assert [outcome.started for outcome in outcomes] == [True, False]
         with pytest.raises(ShardLostError):
-            await link.request(Encode(("c",)))
+            await link.request(Encode(("c",)), Encoded)
 
 
 @pytest.mark.parametrize(
@@ -161,13 +161,13 @@ async def test_a_peer_that_breaks_the_protocol_is_cut_off_and_the_next_one_serve
         await writer.wait_closed()
         encoder.gate.set()
         async with linked(tmp_path / "s.sock") as link:
-            assert len((await link.request(Encode(("fine",)))).tokens) == 1
+            assert len((await link.request(Encode(("fine",)), Encoded)).tokens) == 1
 
 
 async def test_an_answer_given_just_before_the_channel_closes_still_arrives(tmp_path):
     encoder = FakeEncoder(closed=True)
     async with served(encoder, tmp_path / "s.sock") as channel, linked(tmp_path / "s.sock") as link:
-        asked = asyncio.create_task(link.request(Encode(("a",))))
+        asked = asyncio.create_task(link.request(Encode(("a",)), Encoded))
         await asyncio.to_thread(encoder.entered.wait, 5)
         outcome = Encoded(np.zeros(4, "<f4").tobytes(), 4, (1,))
         channel.finished(1, outcome)  # as the engine does; the loop has not run since when the channel closes

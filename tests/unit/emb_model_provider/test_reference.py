@@ -7,6 +7,7 @@ import pytest
 
 from emb_model_provider import reference
 from emb_model_provider.dotenv_file import parse_dotenv
+from emb_model_provider.key_file import KeyFile
 from emb_model_provider.mapping import ENTRY_KEYS
 from emb_model_provider.setting_table import SETTINGS
 from emb_model_provider.settings import load_settings
@@ -30,7 +31,7 @@ def test_the_example_file_with_every_setting_uncommented_is_valid() -> None:
     text = re.sub(r"^#(?! \S)", "", reference.env_example(), flags=re.MULTILINE)
     file = parse_dotenv(text, ".env", {})
     assert set(file.assignments) == {row.name for row in SETTINGS}
-    loaded = load_settings({}, file)
+    loaded = load_settings({}, file, read_keys=lambda _path: KeyFile(("from-file",)))
     assert [model.id for model in loaded.models] == ["chinese", "english", "mixed"]
     assert all(" is ignored, because " in warning for warning in loaded.warnings)
 

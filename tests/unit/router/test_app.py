@@ -12,7 +12,7 @@ from router.app import build_app
 from router.auth import Authenticator
 from router.handlers import Handlers
 from router.registry import Registry
-from router.service import EmbeddingService
+from router.service import EmbeddingService, Policy
 from tests.support.statuses import make_info, make_status
 from tests.unit.router.test_service import LengthBackend, SlowBackend
 
@@ -29,7 +29,7 @@ def make_app(backend=None, keys: tuple[str, ...] = (), timeout_s: float = 0.0, l
             )
         )
     )
-    handlers = Handlers(EmbeddingService(registry, backend or LengthBackend(), timeout_s), registry, limit)
+    handlers = Handlers(EmbeddingService(registry, backend or LengthBackend(), Policy(timeout_s)), registry, limit)
     digests = tuple(hashlib.sha256(key.encode()).digest() for key in keys)
     return build_app(handlers, Authenticator(digests), limit)
 

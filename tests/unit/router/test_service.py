@@ -16,7 +16,7 @@ from emb_model_provider.messages import Encode, Encoded, ShardTable
 from router.link import ShardLostError
 from router.registry import Registry
 from router.requests import EncodeRequest
-from router.service import EmbeddingService, slice_bounds
+from router.service import EmbeddingService, Policy, slice_bounds
 from tests.support.statuses import make_info, make_status
 
 
@@ -55,7 +55,7 @@ class DyingBackend(LengthBackend):
 def make_service(backend, timeout_s: float = 0.0, **status) -> EmbeddingService:
     registry = Registry(ready_wait_s=0.05)
     registry.update(ShardTable((make_status("m", info=make_info(), **status),)))
-    return EmbeddingService(registry, backend, timeout_s)
+    return EmbeddingService(registry, backend, Policy(timeout_s))
 
 
 @given(st.lists(st.text(min_size=1, max_size=4000), min_size=1, max_size=200))

@@ -1,0 +1,60 @@
+"""Who asks, and how long they wait: told by the headers, set by ``app`` for each request, read by ``service``.
+
+In a context variable and not in every dialect's request, so that no dialect can forget it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Final
+
+from emb_model_provider.errors import InvalidRequestError
+
+_LOOPBACK: Final = frozenset({"127.0.0.1", "::1"})
+_TIMEOUT_S: Final = "x-request-timeout"
+_TIMEOUT_MS: Final = "x-request-timeout-ms"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """``client`` tells clients apart for a fair share and is never shown; ``timeout_s`` is what this one allows."""
+
+    client: str = ""
+    timeout_s: float | None = None
+
+
+_NOBODY: Final = Caller()
+CALLER: Final[ContextVar[Caller]] = ContextVar("caller", default=_NOBODY)
+
+
+def client_of(transport: asyncio.BaseTransport | None) -> str:
+    """Return what tells a client without a key from others: its address, or on this machine its connection.
+
+    Behind a proxy on this machine, and over a Unix socket, there is nothing better than the connection.
+    """
+    peer = transport.get_extra_info("peername") if transport is not None else None
+    if isinstance(peer, tuple) and peer[0] not in _LOOPBACK:
+        return str(peer[0])
+    return f"{peer or ''}#{id(transport)}"
+
+
+def read_timeout_s(headers: Mapping[str, str]) -> float | None:
+    """Return how long the client waits, in seconds; raise ``InvalidRequestError`` for what is no time."""
+    for name, unit_s in ((_TIMEOUT_S, 1.0), (_TIMEOUT_MS, 0.001)):
+        if (text := headers.get(name)) is not None:
+            return _positive(text, name) * unit_s
+    return None
+
+
+def _positive(text: str, name: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not (math.isfinite(value) and value > 0):
+        raise InvalidRequestError(f"The header {name} must be a number greater than 0, not {text[:40]!r}.")
+    return value

@@ -1,0 +1,223 @@
+"""Brings one slice of a request to its model, through the death of processes. Used by ``service``.
+
+When a shard dies, what was not on its device is innocent and sent again as it was. What was is suspect: each input is
+sent once more by itself, alone on the device. An input that is alone there when the process dies a second time has
+killed it, gets its own error, and is kept in quarantine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+from emb_model_provider.errors import EncodeError, QuarantinedError, RequestError, UnavailableError
+from emb_model_provider.logs import EventLog
+from emb_model_provider.messages import Encode, Encoded, InputError, ShardStatus, SparseRows, TokenVectors
+from router.backend import EmbeddingBackend
+from router.gate import Gate
+from router.link import ShardLostError
+from router.quarantine import Quarantine, fingerprint
+from router.requests import EncodeRequest
+
+log = EventLog("router.delivery")
+
+_MAX_LOSSES: Final = 10
+_PAUSE_S: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request on its way.
+
+    ``tokens`` are estimates, one for each input; ``deadline_s`` is on the loop's clock, ``None`` for none.
+    """
+
+    request: EncodeRequest
+    status: ShardStatus
+    gate: Gate
+    client: str
+    tokens: list[int]
+    is_small: bool
+    deadline_s: float | None
+
+    def message(self, begin: int, end: int, *, alone: bool = False) -> Encode:
+        """Return the inputs from ``begin`` up to ``end`` as they are sent now."""
+        request = self.request
+        return Encode(
+            texts=request.texts[begin:end],
+            token_ids=request.token_ids[begin:end],
+            dimensions=request.dimensions,
+            prompt_name=request.prompt_name,
+            overlong=request.overlong or self.status.overlong,
+            first_index=begin,
+            timeout_ms=self._left_ms(),
+            seconds=request.seconds[begin:end],
+            outputs=request.outputs,
+            prompt=request.prompt,
+            normalize=request.normalize,
+            max_tokens=request.max_tokens,
+            priority=request.priority,
+            partial=request.partial,
+            alone=alone,
+            traceparent=request.traceparent,
+        )
+
+    def _left_ms(self) -> int:
+        if self.deadline_s is None:
+            return 0
+        return max(1, int(1000 * (self.deadline_s - asyncio.get_running_loop().time())))
+
+
+class Delivery:
+    """Sends slices to a backend; what it knows of guilty inputs outlives requests and processes."""
+
+    def __init__(self, backend: EmbeddingBackend, quarantine: Quarantine) -> None:
+        self._backend = backend
+        self._quarantine = quarantine
+        #: Models of which suspects are being tried, and what is done when the last one is. Nothing else is sent to them
+        #: meanwhile: it could be lost with a suspect, or be the same input.
+        self._trials: dict[str, tuple[int, asyncio.Future[None]]] = {}
+
+    async def send(self, call: Call, begin: int, end: int) -> list[Encoded]:
+        """Return the results of the inputs from ``begin`` up to ``end``, in order, in one part or several.
+
+        Raises ``RequestError``; a ``partial`` request gets an error of one input as that input's result.
+        """
+        if not self._quarantine:
+            return await self._send_healthy(call, begin, end)
+        parts: list[Encoded] = []
+        for index in range(begin, end):
+            if (left_s := self._left_s(call, index)) > 0:
+                if index > begin:
+                    parts += await self._send_healthy(call, begin, index)
+                parts.append(_without(call, _quarantined(index, left_s)))
+                begin = index + 1
+        if begin < end:
+            parts += await self._send_healthy(call, begin, end)
+        return parts
+
+    def refuse_quarantined(self, call: Call) -> None:
+        """Raise ``QuarantinedError`` for a request that cannot be answered whole, before any of it is sent."""
+        if not self._quarantine or call.request.partial:
+            return
+        for index in range(call.request.count):
+            if (left_s := self._left_s(call, index)) > 0:
+                raise _quarantined(index, left_s)
+
+    def _left_s(self, call: Call, index: int) -> float:
+        return self._quarantine.left_s(_fingerprint(call, index))
+
+    async def _send_healthy(self, call: Call, begin: int, end: int) -> list[Encoded]:
+        model_id = call.status.model_id
+        tokens = call.tokens[begin] if end - begin == 1 else sum(call.tokens[begin:end])
+        for _ in range(_MAX_LOSSES):
+            await call.gate.turn(call.client, tokens, is_small=call.is_small)
+            is_answered = False
+            try:
+                while model_id in self._trials:
+                    await asyncio.shield(self._trials[model_id][1])
+                if not (self._quarantine and any(self._left_s(call, index) for index in range(begin, end))):
+                    encoded = await self._backend.encode(model_id, call.message(begin, end))
+                    is_answered = True
+                    return [encoded]
+            except ShardLostError as lost:
+                log.warning("resend", model=model_id, suspect=lost.started, inputs=end - begin)
+                if lost.started:
+                    return await self._try_each(call, begin, end)
+                await asyncio.sleep(0)  # let those that heard of the same death begin their trials
+                continue
+            finally:
+                call.gate.turn_over(tokens, is_small=call.is_small, is_answered=is_answered)
+            return await self.send(call, begin, end)  # something among these has been found guilty since
+        raise _keeps_dying()
+
+    async def _try_each(self, call: Call, begin: int, end: int) -> list[Encoded]:
+        """Send suspects one by one; all of them at once, for the shard puts them one after the other."""
+        model_id = call.status.model_id
+        count, over = self._trials.get(model_id) or (0, asyncio.get_running_loop().create_future())
+        self._trials[model_id] = (count + 1, over)
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._send_alone(call, index)) for index in range(begin, end)]
+        except* RequestError as errors:
+            raise first_error(errors) from None
+        finally:
+            count, over = self._trials.pop(model_id)
+            if count > 1:
+                self._trials[model_id] = (count - 1, over)
+            else:
+                over.set_result(None)
+        return [task.result() for task in tasks]
+
+    async def _send_alone(self, call: Call, index: int) -> Encoded:
+        """Try one suspect by itself. It waits for no turn: it has had one, and others wait for its verdict."""
+        for _ in range(_MAX_LOSSES):
+            if (left_s := self._left_s(call, index)) > 0:
+                return _without(call, _quarantined(index, left_s))
+            try:
+                return await self._backend.encode(call.status.model_id, call.message(index, index + 1, alone=True))
+            except ShardLostError as lost:
+                if lost.started:
+                    log.error("input_kills", model=call.status.model_id, index=index)
+                    self._quarantine.add(_fingerprint(call, index))
+                    return _without(call, _crashed_model(index))
+        raise _keeps_dying()
+
+
+def first_error(errors: ExceptionGroup[RequestError]) -> RequestError:
+    """Return one of the errors in a group, which may hold groups."""
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, RequestError)
+    return error
+
+
+def _fingerprint(call: Call, index: int) -> bytes:
+    return fingerprint(call.status.model_id, call.message(index, index + 1), 0)
+
+
+def _without(call: Call, error: RequestError) -> Encoded:
+    """Return the result of an input that has none, or raise its error where all are wanted."""
+    if not call.request.partial:
+        raise error
+    assert call.status.info is not None
+    encoder, wanted = call.status.info.encoder, call.request.outputs
+    dimension = 0
+    if "dense" in wanted:
+        dimension = call.request.dimensions or encoder.dimension
+    elif "scores" in wanted:
+        dimension = max(1, len(encoder.labels))
+    return Encoded(
+        vectors=bytes(4 * dimension),
+        dimension=dimension,
+        tokens=(0,),
+        sparse=SparseRows(struct.pack("<II", 0, 0), b"", b"") if "sparse" in wanted else None,
+        token_vectors=TokenVectors(b"", encoder.token_dimension, (0,)) if "multi_vector" in wanted else None,
+        errors=(InputError(0, error.status, error.kind, error.code, error.message),),
+    )
+
+
+def _quarantined(index: int, left_s: float) -> QuarantinedError:
+    return QuarantinedError(
+        f"Input {index} has ended the model's process more than once and is not tried for another {left_s:.0f} s. "
+        "Change or leave out that input.",
+        param="input",
+    )
+
+
+def _crashed_model(index: int) -> EncodeError:
+    return EncodeError(
+        f"The model's process died twice while it worked on input {index}, the second time on nothing else. "
+        "Change or leave out that input.",
+        param="input",
+        code="request_crashed_model",
+    )
+
+
+def _keeps_dying() -> UnavailableError:
+    return UnavailableError(
+        "The model's process keeps going away before it can answer. Try again in a while.", retry_after_s=_PAUSE_S
+    )

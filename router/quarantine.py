@@ -1,0 +1,69 @@
+"""Inputs that have ended a model's process, and for how long nobody tries them again: pure. Used by ``delivery``.
+
+An input is known by a digest of everything that the device sees of it, so that the same one is refused whoever sends it
+and however many processes the model has had since.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
+
+from emb_model_provider.messages import Encode
+
+_MAX_INPUTS: Final = 10_000
+_DIGEST_BYTES: Final = 16
+
+
+class Quarantine:
+    """Holds fingerprints for ``for_s`` seconds each; beyond ``max_inputs`` the one asked for longest ago goes first."""
+
+    def __init__(
+        self, for_s: float, max_inputs: int = _MAX_INPUTS, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._for_s = for_s
+        self._max_inputs = max_inputs
+        self._clock = clock
+        self._until_s: OrderedDict[bytes, float] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._until_s)
+
+    def add(self, fingerprint: bytes) -> None:
+        """Refuse this input from now on."""
+        if self._for_s <= 0:
+            return
+        self._until_s[fingerprint] = self._clock() + self._for_s
+        self._until_s.move_to_end(fingerprint)
+        while len(self._until_s) > self._max_inputs:
+            self._until_s.popitem(last=False)
+
+    def left_s(self, fingerprint: bytes) -> float:
+        """Return for how many seconds this input is refused; 0 when it is welcome."""
+        until_s = self._until_s.get(fingerprint)
+        if until_s is None:
+            return 0.0
+        left_s = until_s - self._clock()
+        if left_s <= 0:
+            del self._until_s[fingerprint]
+            return 0.0
+        self._until_s.move_to_end(fingerprint)
+        return left_s
+
+
+def fingerprint(model_id: str, message: Encode, index: int) -> bytes:
+    """Return what tells the input at ``index`` of ``message`` from all others that the device may see."""
+    seen = (
+        model_id,
+        message.texts[index] if message.texts else message.token_ids[index],
+        message.seconds[index] if message.seconds else None,
+        message.prompt_name,
+        message.prompt,
+        message.max_tokens,
+        message.overlong,
+        message.outputs,
+    )
+    return hashlib.blake2b(repr(seen).encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES).digest()

@@ -1,0 +1,58 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.fair_queue import FairQueue
+
+entries = st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 100)), min_size=1, max_size=100)
+
+
+@given(entries, st.data())
+def test_every_entry_leaves_once_unless_discarded_and_each_clients_own_in_order(pushed, data):
+    queue: FairQueue[int] = FairQueue()
+    held = [queue.push(client, cost, number) for number, (client, cost) in enumerate(pushed)]
+    dropped = data.draw(st.sets(st.sampled_from(range(len(held)))))
+    for number in dropped:
+        queue.discard(held[number])
+    left = [queue.pop() for _ in range(len(queue))]
+    assert len(queue) == 0
+    assert {entry.item for entry in left} == set(range(len(pushed))) - dropped
+    for client in "abc":
+        own = [entry.item for entry in left if entry.client == client]
+        assert own == sorted(own)
+
+
+@given(entries, st.integers(1, 100))
+def test_a_newcomer_waits_for_at_most_one_entry_of_each_client(pushed, cost):
+    queue: FairQueue[str] = FairQueue()
+    for client, one in pushed:
+        queue.push(client, one, client)
+    queue.pop()
+    queue.push("newcomer", cost, "newcomer")
+    before = []
+    while (entry := queue.pop()).client != "newcomer":
+        before.append(entry.client)
+    assert all(before.count(client) <= 1 for client in "abc")
+
+
+@given(st.integers(2, 20))
+def test_clients_that_always_have_something_get_equal_shares_whatever_the_size_of_their_entries(ratio):
+    queue: FairQueue[None] = FairQueue()
+    for _ in range(400):
+        queue.push("large", ratio, None)
+    for _ in range(400 * ratio):
+        queue.push("small", 1, None)
+    had = {"large": 0, "small": 0}
+    while sum(had.values()) < 200 * ratio:
+        entry = queue.pop()
+        had[entry.client] += entry.cost
+    assert abs(had["large"] - had["small"]) <= 2 * ratio
+
+
+def test_discarding_twice_or_after_the_turn_changes_nothing():
+    queue: FairQueue[int] = FairQueue()
+    first, second = queue.push("a", 1, 1), queue.push("a", 1, 2)
+    assert queue.pop() is first
+    queue.discard(first)
+    queue.discard(second)
+    queue.discard(second)
+    assert len(queue) == 0

@@ -1,0 +1,73 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emb_model_provider.messages import Encode
+from router.quarantine import Quarantine, fingerprint
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def test_an_input_is_refused_until_its_time_is_over():
+    clock = Clock()
+    quarantine = Quarantine(600, clock=clock)
+    quarantine.add(b"guilty")
+    clock.now_s = 599
+    assert quarantine.left_s(b"guilty") == 1
+    assert quarantine.left_s(b"innocent") == 0
+    clock.now_s = 600
+    assert quarantine.left_s(b"guilty") == 0
+    assert len(quarantine) == 0
+
+
+def test_with_no_time_nothing_is_kept():
+    quarantine = Quarantine(0)
+    quarantine.add(b"guilty")
+    assert len(quarantine) == 0
+
+
+@given(st.lists(st.tuples(st.sampled_from("al"), st.integers(0, 20), st.integers(0, 50)), max_size=200))
+def test_the_size_is_bounded_and_what_is_kept_was_added_in_time(steps):
+    clock, added = Clock(), {}
+    quarantine = Quarantine(100, max_inputs=8, clock=clock)
+    for action, number, later_s in steps:
+        clock.now_s += later_s
+        key = bytes([number])
+        if action == "a":
+            quarantine.add(key)
+            added[key] = clock.now_s
+        elif (left_s := quarantine.left_s(key)) > 0:
+            assert left_s == added[key] + 100 - clock.now_s
+        assert len(quarantine) <= 8
+
+
+def test_the_one_asked_for_longest_ago_makes_room():
+    quarantine = Quarantine(100, max_inputs=2)
+    quarantine.add(b"a")
+    quarantine.add(b"b")
+    assert quarantine.left_s(b"a") > 0
+    quarantine.add(b"c")
+    assert quarantine.left_s(b"a") > 0
+    assert quarantine.left_s(b"b") == 0
+
+
+def test_a_fingerprint_depends_on_all_that_the_device_sees_and_on_nothing_else():
+    same = Encode(("x", "poison"), first_index=7, timeout_ms=5, traceparent="t", alone=True, dimensions=3)
+    assert fingerprint("m", same, 1) == fingerprint("m", Encode(("poison",)), 0)
+    others = [
+        Encode(("poison ",)),
+        Encode(("poison",), prompt="p"),
+        Encode(("poison",), prompt_name="q"),
+        Encode(("poison",), seconds=("document",)),
+        Encode(("poison",), max_tokens=3),
+        Encode(("poison",), outputs=("sparse",)),
+        Encode((), token_ids=((1, 2),)),
+        Encode(("\ud800",)),
+    ]
+    marks = {fingerprint("m", one, 0) for one in [*others, Encode(("poison",))]} | {fingerprint("n", same, 1)}
+    assert len(marks) == len(others) + 2
