@@ -1,4 +1,4 @@
-"""Puts the front door together: routes, request ids, authentication and errors in OpenAI's shape."""
+"""Puts the front door together: routes, request ids, authentication and errors in the shape of each dialect."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from router.admission import Budget
 from router.auth import Authenticator
 from router.body import HELD, HeldBytes
 from router.caller import CALLER, Caller, client_of, read_timeout_s
-from router.handlers import Handlers
-from router.openai import render_error
+from router.dialects.openai import OPENAI
+from router.dialects.seam import Dialect
+from router.handlers import REQUEST_ID, Handlers
 
 log = EventLog("router")
 
@@ -46,7 +47,7 @@ def build_app(
 
     @web.middleware
     async def answer_in_shape(request: web.Request, handler: Handler) -> web.StreamResponse:
-        request_id = _request_id(request)
+        request[REQUEST_ID] = request_id = _request_id(request)
         began_s = time.monotonic()
         held: HeldBytes | None = None
         try:
@@ -56,19 +57,27 @@ def build_app(
                 held = request[HELD] = HeldBytes(budget, client)
             response = await handler(request)
         except RequestError as error:
-            response = error_response(error, request_id)
+            response = error_response(error, request_id, handlers.dialect_of(request))
         except web.HTTPNotFound:
             response = error_response(
-                NotFoundError(f"There is no {request.method} {request.path[:200]} here."), request_id
+                NotFoundError(f"There is no {request.method} {request.path[:200]} here."),
+                request_id,
+                handlers.dialect_of(request),
             )
         except web.HTTPMethodNotAllowed as error:
             allowed = ", ".join(sorted(error.allowed_methods))
-            response = error_response(MethodNotAllowedError(f"Use {allowed} for {request.path[:200]}."), request_id)
+            response = error_response(
+                MethodNotAllowedError(f"Use {allowed} for {request.path[:200]}."),
+                request_id,
+                handlers.dialect_of(request),
+            )
             response.headers["Allow"] = allowed
         except Exception:  # a bug of ours must reach the log and the client, not end the connection
             log.exception("request_crashed", request_id=request_id, path=request.path)
             response = error_response(
-                InternalError("The server made a mistake; its log has this request's id."), request_id
+                InternalError("The server made a mistake; its log has this request's id."),
+                request_id,
+                handlers.dialect_of(request),
             )
         finally:
             if held is not None:
@@ -92,9 +101,11 @@ def new_request_id() -> str:
     return f"req-{random.getrandbits(128):032x}"
 
 
-def error_response(error: RequestError, request_id: str) -> web.Response:
-    """Return an error in OpenAI's shape with the headers that belong to it."""
-    response = web.Response(status=error.status, body=render_error(error), content_type="application/json")
+def error_response(error: RequestError, request_id: str, dialect: Dialect = OPENAI) -> web.Response:
+    """Return an error in a dialect's shape with the headers that belong to it."""
+    response = web.Response(
+        status=dialect.status_of(error), body=dialect.render_error(error), content_type="application/json"
+    )
     response.headers[_REQUEST_ID] = request_id
     if error.retry_after_s is not None:
         response.headers["Retry-After"] = str(math.ceil(error.retry_after_s))

@@ -1,25 +1,43 @@
-"""The HTTP endpoints: thin, each reads a request, asks the service and writes the answer."""
+"""The HTTP endpoints: each reads a body, lets a dialect make a call of it, asks the service and writes the answer."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
+import dataclasses
+import time
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from typing import Final, TypeVar
 
 import orjson
 from aiohttp import web
 
-from router import openai
+from emb_model_provider.messages import EncoderInfo, ShardStatus, Task
+from router import planning
 from router.body import PiecedBody, read_body
+from router.dialects.fields import Fields, read_object
+from router.dialects.holes import with_holes
+from router.dialects.seam import (
+    Answered,
+    DescribeCall,
+    Dialect,
+    EncodeCall,
+    ListCall,
+    Route,
+)
+from router.dialects.table import MODEL_PREFIX, by_path, dialect_near
+from router.dialects.vectors import is_small
 from router.large_json import LARGE_BYTES
 from router.registry import Registry
-from router.requests import EncodeResult
 from router.service import EmbeddingService
 
 T = TypeVar("T")
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _JSON: Final = "application/json"
 _JSON_HEADERS: Final = {"Content-Type": _JSON}
+#: Where a request keeps whose errors its client reads, once its body has told.
+_DIALECT: Final = web.RequestKey("dialect", Dialect)
+REQUEST_ID: Final = web.RequestKey("request_id", str)
 
 
 class Handlers:
@@ -29,35 +47,101 @@ class Handlers:
         self._service = service
         self._registry = registry
         self._max_request_bytes = max_request_bytes
+        self._dialects: dict[object, Dialect] = {}
 
     def routes(self) -> list[web.RouteDef]:
-        """Return the table of routes."""
-        return [
-            web.post("/v1/embeddings", self.embeddings),
-            web.get("/v1/models", self.models),
-            web.get("/v1/models/{model:.+}", self.model),
-            web.get("/health", self.health),
-            web.get("/ready", self.ready),
-        ]
+        """Return the table of routes: each dialect's, and the same again behind a model's name."""
+        made = [web.get("/health", self.health), web.get("/ready", self.ready)]
+        for (method, path), choices in by_path().items():
+            handler = self._endpoint(choices)
+            self._dialects[handler] = choices[0][0]
+            made.append(web.route(method, path, handler))
+            if "{" not in path:
+                made.append(web.route(method, MODEL_PREFIX + path.rstrip("/"), handler))
+        return made
 
-    async def embeddings(self, request: web.Request) -> web.Response:
+    def dialect_of(self, request: web.Request) -> Dialect:
+        """Return whose errors this request's client reads."""
+        known = request.get(_DIALECT) or self._dialects.get(request.match_info.handler)
+        return known or dialect_near(request.path)
+
+    def _endpoint(self, choices: list[tuple[Dialect, Route]]) -> Handler:
+        async def endpoint(request: web.Request) -> web.StreamResponse:
+            fields = await self._read(request, is_get=choices[0][1].method == "GET")
+            dialect, route = next((one for one in choices if one[1].takes(fields)), choices[0])
+            request[_DIALECT] = dialect
+            if "model" in request.match_info:
+                fields.values["model"] = request.match_info["model"]
+            return await self._answer(request, dialect, route, fields)
+
+        return endpoint
+
+    async def _read(self, request: web.Request, *, is_get: bool) -> Fields:
+        if is_get:
+            return Fields({})
         body = await read_body(request, self._max_request_bytes)
-        call = openai.parse_embeddings(body) if len(body) < LARGE_BYTES else await _finish(openai.parse_in_steps(body))
-        del body  # a large one would stay in memory until the last vector is there
-        result = await self._service.embed(call.request)
-        response = web.Response(body=await _render(result, call.encoding_format), headers=_JSON_HEADERS)
-        if result.truncated:
-            response.headers["x-truncated-inputs"] = str(len(result.truncated))
+        steps = read_object(body)
+        return _finish(steps) if len(body) < LARGE_BYTES else await _finish_slowly(steps)
+
+    async def _answer(self, request: web.Request, dialect: Dialect, route: Route, fields: Fields) -> web.Response:
+        steps = route.parse(fields)
+        is_large = (request.content_length or LARGE_BYTES) >= LARGE_BYTES
+        call = await _finish_slowly(steps) if is_large else _finish(steps)
+        param = fields.first_of("input_type", "task") if fields.has("input_type") or fields.has("task") else "model"
+        if fields.has("outputs"):
+            param = "outputs"
+        fields.values.clear()  # a large body's texts would stay in memory until the last vector is there
+        path = route.path
+        if isinstance(call, EncodeCall):
+            return await self._encode(request, dialect, call, path, param)
+        if isinstance(call, TokenizeCall):
+            status = self._find_any(call.model, path)
+            tokens = await self._service.tokenize(status.model_id, call.message)
+            return await _respond(call.build(tokens, await self._encoder(status)), small=False)
+        if isinstance(call, DetokenizeCall):
+            status = self._find_any(call.model, path)
+            texts = await self._service.detokenize(status.model_id, call.message)
+            return await _respond(iter((call.build(texts),)), small=True)
+        if isinstance(call, DescribeCall):
+            return await _respond(iter((call.build(self._find_any(call.model, path)),)), small=True)
+        assert isinstance(call, ListCall)
+        return await _respond(iter((call.build(self._registry.all()),)), small=True)
+
+    async def _encode(
+        self, request: web.Request, dialect: Dialect, call: EncodeCall, path: str, param: str
+    ) -> web.Response:
+        began_s = time.monotonic()
+        status, role = self._find(call.request.model, call.tasks, path)
+        encoder = await self._encoder(status)
+        wanted = dataclasses.replace(call.request, model=status.model_id)
+        planned = planning.fit(call.plan(wanted, encoder), call.role or role, encoder, param)
+        characters = sum(map(len, planned.texts)) + sum(map(len, planned.seconds))
+        result = await self._service.embed(planned)
+        del planned, wanted
+        if call.holes:
+            result = with_holes(result, call.holes)
+        answered = Answered(result, encoder, request.get(REQUEST_ID, ""), characters, time.monotonic() - began_s)
+        response = await _respond(call.build(answered), small=is_small(result))
+        response.headers["x-truncated-inputs"] = str(len(result.truncated))
         if result.fingerprint:
             response.headers["x-model-fingerprint"] = result.fingerprint
+        response.headers.update(dialect.headers(answered))
         return response
 
-    async def models(self, _request: web.Request) -> web.Response:
-        return web.Response(body=openai.render_models(self._registry.all()), content_type=_JSON)
+    def _find(self, model: str, tasks: tuple[Task, ...], path: str) -> tuple[ShardStatus, str | None]:
+        if model:
+            return planning.find(self._registry, model)
+        return planning.only_model(self._registry, tasks, path), None
 
-    async def model(self, request: web.Request) -> web.Response:
-        status = self._registry.find(request.match_info["model"])
-        return web.Response(body=orjson.dumps(openai.describe_model(status)), content_type=_JSON)
+    def _find_any(self, model: str, path: str) -> ShardStatus:
+        return planning.find(self._registry, model)[0] if model else planning.any_model(self._registry, path)
+
+    async def _encoder(self, status: ShardStatus) -> EncoderInfo:
+        """Return a model's facts: those of its last load, else once it has loaded."""
+        if status.info is None:
+            status = await self._registry.ready(status.model_id)
+        assert status.info is not None
+        return status.info.encoder
 
     async def health(self, _request: web.Request) -> web.Response:
         """Say that this process lives; nothing about models."""
@@ -84,7 +168,16 @@ class Handlers:
         return web.Response(status=200 if is_ready else 503, body=orjson.dumps(body), content_type=_JSON)
 
 
-async def _finish(steps: Generator[None, None, T]) -> T:
+def _finish(steps: Generator[None, None, T]) -> T:
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            outcome: T = done.value
+            return outcome
+
+
+async def _finish_slowly(steps: Generator[None, None, T]) -> T:
     """Run the steps and let others have their turn after each."""
     while True:
         try:
@@ -95,12 +188,11 @@ async def _finish(steps: Generator[None, None, T]) -> T:
         await asyncio.sleep(0)
 
 
-async def _render(result: EncodeResult, encoding_format: openai.EncodingFormat) -> bytes | PiecedBody:
-    pieces = openai.render_embeddings(result, encoding_format)
-    if openai.is_small(result):
-        return b"".join(pieces)
-    rendered: list[bytes] = []
+async def _respond(pieces: Iterator[bytes], *, small: bool) -> web.Response:
+    if small:
+        return web.Response(body=b"".join(pieces), headers=_JSON_HEADERS)
+    made: list[bytes] = []
     for piece in pieces:
-        rendered.append(piece)
+        made.append(piece)
         await asyncio.sleep(0)
-    return PiecedBody(rendered, _JSON)
+    return web.Response(body=PiecedBody(made, _JSON), headers=_JSON_HEADERS)

@@ -1,10 +1,10 @@
-"""Reads a large request body piece by piece, so that other requests are served in between. Pure; used by ``openai``.
+"""Reads a large request body piece by piece, so that other requests are served in between. Pure; used by ``dialects``.
 
 orjson reads a body in one go and holds the interpreter's lock meanwhile: during 12 MB, some 25 ms, nobody else is
-answered, from whatever thread it is called. Here the items of ``"input"`` are told apart by their quotes or brackets
-and read run by run. A run that orjson takes for whole values ended where values end, so a wrong guess can only show
-as an error; then, as for every body of another shape, all is read in one go: the outcome, value or error, is always
-orjson's own.
+answered, from whatever thread it is called. Here the items of ``"input"`` (or of another list that holds a request's
+texts) are told apart by their quotes or brackets and read run by run. A run that orjson takes for whole values ended
+where values end, so a wrong guess can only show as an error; then, as for every body of another shape, all is read in
+one go: the outcome, value or error, is always orjson's own.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ _PIECE_ITEMS: Final = 1024
 _NO_ESCAPES = rb'"[^"\\]*+"'
 _SCALAR = _NO_ESCAPES + rb"|-?[0-9][0-9.eE+-]*+|true|false|null"
 _MEMBER = rb"\s*+" + _NO_ESCAPES + rb"\s*+:\s*+(?:" + _SCALAR + rb")\s*+,"
-#: From the body's start to the first item of ``"input"``, past a few members that hold no other.
-_HEAD: Final = re.compile(rb"\s*+\{(?:" + _MEMBER + rb'){0,32}?\s*+"input"\s*+:\s*+(\[)\s*+')
+#: What the dialects call a list of texts.
+_LISTS = rb'"(inputs?|documents|texts|text_2|instances)"'
+#: From the body's start to the first item of the list, past a few members that hold no other.
+_HEAD: Final = re.compile(rb"\s*+\{(?:" + _MEMBER + rb"){0,32}?\s*+" + _LISTS + rb"\s*+:\s*+(\[)\s*+")
 _STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _SEPARATOR: Final = re.compile(rb"\s*+([,\]])\s*+")
 _QUOTE, _BACKSLASH, _BRACKET = b'"\\['
@@ -38,13 +40,13 @@ def read(body: bytes) -> Generator[None, None, object]:
     if head is None:
         return orjson.loads(body)
     try:
-        fields = yield from _read_apart(body, head.end(1), head.end())
+        fields = yield from _read_apart(body, head[1].decode(), head.end(2), head.end())
     except orjson.JSONDecodeError:  # the whole body's error names the right place
         fields = None
     return fields if fields is not None else orjson.loads(body)
 
 
-def _read_apart(body: bytes, head_end: int, begin: int) -> Generator[None, None, dict[str, object] | None]:
+def _read_apart(body: bytes, name: str, head_end: int, begin: int) -> Generator[None, None, dict[str, object] | None]:
     """Read the items from ``begin`` and what is around them; ``None`` where the body has another shape."""
     items: list[object] = []
     is_last = False
@@ -56,12 +58,12 @@ def _read_apart(body: bytes, head_end: int, begin: int) -> Generator[None, None,
         begin = separator.end()
         is_last = separator[1] == b"]"
         yield
-    # Only if the mark is found where the items belong were they the value of "input", and the last one of that name.
+    # Only if the mark is found where the items belong were they the value of that name, and the last one of it.
     mark = secrets.token_hex(16)
     fields = orjson.loads(b'%b"%b"]%b' % (body[:head_end], mark.encode(), body[begin:]))
-    if not isinstance(fields, dict) or fields.get("input") != [mark]:
+    if not isinstance(fields, dict) or fields.get(name) != [mark]:
         return None
-    fields["input"] = items
+    fields[name] = items
     return fields
 
 

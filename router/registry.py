@@ -38,6 +38,10 @@ class Registry:
         """Return every model in the order of the settings."""
         return list(self._by_id.values())
 
+    def knows(self, model: str) -> bool:
+        """Tell whether a model is called ``model``."""
+        return model in self._by_id or model in self._by_name
+
     def find(self, model: str) -> ShardStatus:
         """Return the model called ``model``; raise ``ModelNotFoundError`` naming those that are served."""
         status = self._by_id.get(model) or self._by_name.get(model)

@@ -10,9 +10,33 @@ from hypothesis import strategies as st
 
 from emb_model_provider.errors import InvalidRequestError
 from emb_model_provider.messages import Encoded, EncoderInfo
-from router.openai import describe_model, is_small, parse_embeddings, render_embeddings, render_error
+from router.dialects.fields import read_object
+from router.dialects.openai import Shape, describe_model, render_embeddings, render_error
+from router.dialects.openai import parse_embeddings as parse_fields
+from router.dialects.seam import EncodeCall
+from router.dialects.vectors import VectorForm, is_small
 from router.requests import EncodeRequest, EncodeResult
 from tests.support.statuses import make_info, make_status
+
+
+def parse_embeddings(data: bytes) -> EncodeCall:
+    fields = finish(read_object(data))
+    return finish(parse_fields(fields))
+
+
+def finish(steps):
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            return done.value
+
+
+def shape_of(call: EncodeCall) -> Shape:
+    return call.build.args[0]
+
+
+FORMS = {"float": Shape(), "base64": Shape(VectorForm(base64=True))}
 
 
 def body(**fields) -> bytes:
@@ -49,8 +73,8 @@ def test_one_wrong_token_id_among_many_is_named(wrong):
 def test_options_are_read_and_unknown_fields_ignored():
     call = parse_embeddings(body(dimensions=8, encoding_format="base64", user="u", prompt_name="query", foo=[1]))
     assert call.request == EncodeRequest("m", ("hi",), (), 8, "query")
-    assert call.encoding_format == "base64"
-    assert parse_embeddings(body(encoding_format=None, dimensions=None)).encoding_format == "float"
+    assert shape_of(call) == Shape(VectorForm(base64=True))
+    assert shape_of(parse_embeddings(body(encoding_format=None, dimensions=None))) == Shape()
 
 
 @pytest.mark.parametrize(
@@ -145,8 +169,8 @@ def test_both_formats_carry_the_same_float32_bits_in_order_over_all_slices(count
     blobs = [rng.standard_normal((count, dimension)).astype("<f4") for count in counts]
     parts = tuple(Encoded(blob.tobytes(), dimension, (3,) * len(blob)) for blob in blobs)
     result = EncodeResult("m", parts, 3 * sum(counts), ())
-    floats = orjson.loads(b"".join(render_embeddings(result, "float")))
-    packed = orjson.loads(b"".join(render_embeddings(result, "base64")))
+    floats = orjson.loads(b"".join(render_embeddings(result, Shape())))
+    packed = orjson.loads(b"".join(render_embeddings(result, FORMS["base64"])))
     expected = np.concatenate(blobs)
     assert [item["index"] for item in floats["data"]] == list(range(sum(counts)))
     assert np.array_equal(np.array([item["embedding"] for item in floats["data"]], dtype="<f4"), expected)
@@ -164,7 +188,7 @@ def test_a_large_answer_comes_in_pieces_of_bounded_size(encoding_format, dimensi
     parts = (Encoded(blob.tobytes(), dimension, (1,) * count),) * 2
     result = EncodeResult("m", parts, count, ())
     assert not is_small(result)
-    pieces = list(render_embeddings(result, encoding_format))
+    pieces = list(render_embeddings(result, FORMS[encoding_format]))
     answer = orjson.loads(b"".join(pieces))
     assert [item["index"] for item in answer["data"]] == list(range(2 * count))
     rows = max(1, 32 * 1024 // dimension)  # as many as 128 KiB hold

@@ -1,0 +1,377 @@
+"""OpenAI's JSON, to and from our types; pure. The contract is that of the official clients.
+
+Formats: https://platform.openai.com/docs/api-reference/embeddings. The official clients ask for base64 (little-endian
+float32) unless told otherwise; unknown fields are ignored. Jina's ``/v1/embeddings`` is the same route with more
+fields.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from binascii import b2a_base64
+from collections.abc import Generator, Iterator, Mapping
+from functools import partial
+from typing import Final
+
+import orjson
+
+from emb_model_provider.errors import InvalidRequestError, RequestError
+from emb_model_provider.messages import EncoderInfo, Output, ShardStatus
+from router.dialects.fields import Fields, check_count, empty_text, kind_of, unsupported, wrong
+from router.dialects.options import MAX_INPUTS, Options, read_options, read_outputs, without_holes
+from router.dialects.seam import (
+    Answered,
+    DescribeCall,
+    Dialect,
+    EncodeCall,
+    ListCall,
+    Route,
+    Steps,
+    at_once,
+)
+from router.dialects.vectors import (
+    PLAIN,
+    Chunk,
+    VectorForm,
+    chunks,
+    details_json,
+    error_object,
+    row_list,
+    to_json,
+)
+from router.quantization import NEED_UNIT_LENGTH, VectorType
+from router.requests import EncodeRequest, EncodeResult
+
+_MAX_TOKEN_ID: Final = 2**31
+_IDS_A_STEP: Final = 16 * 1024
+#: Where OpenAI's clients have a word of their own for what ``EncoderInfo`` knows.
+_PUBLIC_NAMES: Final = {"dimension": "dimensions"}
+
+_FORMATS: Final = {"float": False, "base64": True}
+#: Words for a vector's type; ``base64`` is Jina's for base64 of floats.
+FORMS: Final[dict[str, VectorForm]] = {
+    "float": PLAIN,
+    "base64": VectorForm(base64=True),
+    "float16": VectorForm("float16"),
+    "int8": VectorForm("int8"),
+    "uint8": VectorForm("uint8"),
+    "binary": VectorForm("binary"),
+    "ubinary": VectorForm("ubinary"),
+}
+_KINDS: Final[dict[str, VectorType]] = {
+    "float": "float", "float32": "float", "float16": "float16", "int8": "int8", "uint8": "uint8",
+    "binary": "binary", "ubinary": "ubinary",
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Shape:
+    """How ``/v1/embeddings`` is answered. ``several`` names each form of a vector, where more than one is asked for."""
+
+    form: VectorForm = PLAIN
+    several: tuple[tuple[str, VectorForm], ...] = ()
+    outputs: tuple[Output, ...] = ("dense",)
+    details: bool = False
+
+    @property
+    def is_plain(self) -> bool:
+        return not self.several and self.outputs == ("dense",)
+
+
+# ------------------------------------------------------------------------------------------------- reading
+
+
+def parse_embeddings(fields: Fields) -> Steps:
+    """Read the body of ``POST /v1/embeddings``."""
+    options = read_options(fields)
+    fields.string("user")
+    shape = _shape(fields, options)
+    if options.partial and isinstance(fields.values.get("input"), list):
+        texts, token_ids, holes = yield from _parse_partial(fields)
+    else:
+        texts, token_ids = yield from _parse_input(fields)
+        holes = {}
+    request = options.request(parse_model(fields), texts=texts, token_ids=token_ids, outputs=shape.outputs)
+    forms = [form for _, form in shape.several] or [shape.form]
+    return EncodeCall(
+        with_unit_length(request, forms),
+        partial(build_embeddings, shape),
+        role=options.role,
+        holes=holes,
+    )
+
+
+def parse_model(fields: Fields) -> str:
+    """Return the required name of a model."""
+    value = fields.values.get("model")
+    if not isinstance(value, str) or not value:
+        raise InvalidRequestError("'model' is required: the id of a served model, as a string.", param="model")
+    return value
+
+
+def with_unit_length(request: EncodeRequest, forms: list[VectorForm]) -> EncodeRequest:
+    """Return the request for vectors of length 1 where a form says nothing about others."""
+    wanting = [form.kind for form in forms if form.kind in NEED_UNIT_LENGTH]
+    if not wanting or request.normalize:
+        return request
+    if request.normalize is False:
+        raise InvalidRequestError(
+            f"{wanting[0]} is for vectors of length 1: leave out 'normalize' or send true.", param="normalize"
+        )
+    return dataclasses.replace(request, normalize=True)
+
+
+def _shape(fields: Fields, options: Options) -> Shape:
+    base64 = fields.choice("encoding_format", _FORMATS) or False
+    outputs = read_outputs(fields)
+    name = fields.first_of("embedding_type", "output_dtype", "embed_dtype")
+    value = fields.values.get(name)
+    if value is None:
+        return Shape(VectorForm(base64=base64), outputs=outputs, details=options.details)
+    if isinstance(value, list):
+        several = tuple((word, _form(name, word, base64=base64)) for word in read_words(name, value))
+        return Shape(several=several, outputs=outputs, details=options.details)
+    return Shape(_form(name, value, base64=base64), outputs=outputs, details=options.details)
+
+
+def read_words(name: str, value: list[object]) -> list[str]:
+    """Return the different names of vector types in a list."""
+    words = [one.lower() if isinstance(one, str) else one for one in value]
+    for one, word in zip(value, words, strict=True):
+        if word not in FORMS and word not in _KINDS:
+            raise unsupported(name, one, FORMS)
+    if not words:
+        raise wrong(name, f"a list of {list(FORMS)}", value)
+    return list(dict.fromkeys(map(str, words)))
+
+
+def _form(name: str, value: object, *, base64: bool) -> VectorForm:
+    if value == "base64":
+        return VectorForm(base64=True)
+    if isinstance(value, str) and value.lower() in _KINDS:
+        return VectorForm(_KINDS[value.lower()], base64)
+    raise unsupported(name, value, FORMS)
+
+
+_Inputs = tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]
+
+
+def _parse_partial(
+    fields: Fields,
+) -> Generator[None, None, tuple[tuple[str, ...], tuple[tuple[int, ...], ...], Mapping[int, RequestError]]]:
+    value = fields.values["input"]
+    assert isinstance(value, list)
+    check_count("input", value, MAX_INPUTS)
+    if value and not any(isinstance(one, (int, list)) for one in value):
+        texts, holes = without_holes(value, "input")
+        return texts, (), holes
+    texts, token_ids = yield from _parse_input(fields)
+    return texts, token_ids, {}
+
+
+def _parse_input(fields: Fields) -> Generator[None, None, _Inputs]:
+    value = fields.values.get("input")
+    if value is None:
+        raise _bad_input("'input' is required: a string, a list of strings, or token ids.")
+    if isinstance(value, str):
+        return (_checked_text(value, ""),), ()
+    if not isinstance(value, list):
+        raise _bad_input("'input' must be a string, a list of strings, a list of token ids or a list of those lists.")
+    if not value:
+        raise _bad_input("'input' is empty: give at least one string or token id.")
+    first = value[0]
+    if type(first) is int:
+        return (), (checked_ids("input", value, "input"),)
+    check_count("input", value, MAX_INPUTS)
+    if isinstance(first, str):
+        return tuple(_checked_text(one, f"[{index}]") for index, one in enumerate(value)), ()
+    if isinstance(first, list):
+        return (), (yield from checked_id_lists("input", value))
+    if isinstance(first, dict):  # Jina's clients wrap each text
+        return tuple(_checked_text(_text_in(one), f"[{index}]") for index, one in enumerate(value)), ()
+    raise _bad_input(f"'input[0]' must be a string, a token id or a list of token ids, not {kind_of(first)}.")
+
+
+def _text_in(one: object) -> object:
+    return one.get("text") if isinstance(one, dict) else one
+
+
+def _checked_text(value: object, where: str) -> str:
+    if not isinstance(value, str):
+        raise _bad_input(f"'input{where}' must be a string like the items before it, not {kind_of(value)}.")
+    if not value:
+        raise empty_text("input", where)
+    return value
+
+
+def checked_id_lists(name: str, value: list[object]) -> Generator[None, None, tuple[tuple[int, ...], ...]]:
+    """Return lists of token ids, with a pause after each millisecond or so."""
+    checked: list[tuple[int, ...]] = []
+    unpaused = 0
+    for index, one in enumerate(value):
+        checked.append(checked_ids(f"{name}[{index}]", one, name))
+        unpaused += len(checked[-1])
+        if unpaused >= _IDS_A_STEP:
+            unpaused = 0
+            yield
+    return tuple(checked)
+
+
+def checked_ids(where: str, value: object, param: str) -> tuple[int, ...]:
+    """Return one list of token ids."""
+    if not isinstance(value, list):
+        raise InvalidRequestError(f"'{where}' must be a list of token ids, not {kind_of(value)}.", param=param)
+    if not value:
+        raise InvalidRequestError(f"'{where}' is an empty list of token ids.", param=param)
+    if set(map(type, value)) == {int} and min(value) >= 0 and max(value) < _MAX_TOKEN_ID:
+        return tuple(value)
+    for index, one in enumerate(value):  # one of them is wrong
+        if type(one) is not int or not 0 <= one < _MAX_TOKEN_ID:
+            raise InvalidRequestError(
+                f"'{where}[{index}]' must be a token id, a whole number from 0, not {kind_of(one)}.", param=param
+            )
+    return tuple(value)
+
+
+def _bad_input(message: str) -> InvalidRequestError:
+    return InvalidRequestError(message, param="input")
+
+
+# ------------------------------------------------------------------------------------------------- writing
+
+
+def build_embeddings(shape: Shape, answered: Answered) -> Iterator[bytes]:
+    """Yield the answer's JSON in pieces, none of which takes much more than a millisecond to make."""
+    return render_embeddings(answered.result, shape)
+
+
+def render_embeddings(result: EncodeResult, shape: Shape) -> Iterator[bytes]:
+    """Do so from the result alone."""
+    head = b'{"object":"list","data":['
+    for chunk in chunks(result):
+        yield head + _write(chunk, shape)
+        head = b","
+    usage: dict[str, object] = {"prompt_tokens": result.prompt_tokens, "total_tokens": result.prompt_tokens}
+    if shape.details:
+        usage["details"] = details_json(result)
+    end = b'],"model":%b,"usage":%b' % (orjson.dumps(result.model_id), orjson.dumps(usage))
+    if result.fingerprint:
+        end += b',"system_fingerprint":' + orjson.dumps(result.fingerprint)
+    yield end + b"}"
+
+
+def _write(chunk: Chunk, shape: Shape) -> bytes:
+    if not shape.is_plain or chunk.part.errors:
+        return to_json(_items(chunk, shape))[1:-1]
+    if shape.form == VectorForm(base64=True):
+        return _write_base64(chunk)
+    rows = row_list(chunk.dense(), shape.form)
+    return to_json(
+        [{"object": "embedding", "index": number, "embedding": row} for number, row in enumerate(rows, chunk.index)]
+    )[1:-1]
+
+
+def _write_base64(chunk: Chunk) -> bytes:
+    """Put the alphabet of base64 between quotes as it is: nothing in it needs escaping in JSON."""
+    vectors, size = memoryview(chunk.part.vectors), 4 * chunk.part.dimension
+    return b",".join(
+        b'{"object":"embedding","index":%d,"embedding":"%b"}'
+        % (index, b2a_base64(vectors[row * size : (row + 1) * size], newline=False))
+        for index, row in enumerate(range(chunk.begin, chunk.end), chunk.index)
+    )
+
+
+def _items(chunk: Chunk, shape: Shape) -> list[dict[str, object]]:
+    """Return the items of an answer that holds more than dense vectors in one form."""
+    items: list[dict[str, object]] = [
+        {"object": "embedding", "index": chunk.index + row} for row in range(chunk.end - chunk.begin)
+    ]
+    if "dense" in shape.outputs:
+        for name, form in shape.several or (("", shape.form),):
+            for item, row in zip(items, row_list(chunk.dense(), form), strict=True):
+                if name:
+                    embeddings = item.setdefault("embeddings", {})
+                    assert isinstance(embeddings, dict)
+                    embeddings[name] = row
+                else:
+                    item["embedding"] = row
+    if "sparse" in shape.outputs:
+        for item, (indices, values) in zip(items, chunk.sparse(), strict=True):
+            item["sparse_embedding"] = {"indices": indices, "values": values}
+    if "multi_vector" in shape.outputs:
+        for item, matrix in zip(items, chunk.token_vectors(), strict=True):
+            item["multi_vector"] = row_list(matrix, shape.form)
+    for row, error in chunk.errors().items():
+        items[row] = {
+            "object": "embedding",
+            "index": chunk.index + row,
+            "embedding": None,
+            "error": error_object(error),
+        }
+    return items
+
+
+# ------------------------------------------------------------------------------------------- errors and models
+
+
+def render_error(error: RequestError) -> bytes:
+    """Return OpenAI's error body."""
+    body = {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}
+    return orjson.dumps({"error": body})
+
+
+def render_models(statuses: list[ShardStatus]) -> bytes:
+    """Return OpenAI's list of models."""
+    return orjson.dumps({"object": "list", "data": [describe_model(status) for status in statuses]})
+
+
+def _show(status: ShardStatus) -> bytes:
+    return orjson.dumps(describe_model(status))
+
+
+def describe_model(status: ShardStatus) -> dict[str, object]:
+    """Return OpenAI's model object and beside it what an operator asks first.
+
+    The facts of ``EncoderInfo`` stand here one by one and are null until the model is loaded.
+    """
+    info = status.info
+    model: dict[str, object] = {
+        "id": status.model_id,
+        "object": "model",
+        "created": status.created,
+        "owned_by": status.name.split("/")[0] if "/" in status.name.strip("/") else "local",
+        "name": status.name,
+        "state": status.state,
+        "source": info.source if info else status.source,
+        "revision": info.revision if info else None,
+        **_describe_encoder(info.encoder if info else None),
+        "overlong": status.overlong,
+        "restarts": status.restarts,
+    }
+    if info is None:
+        model["precision"] = status.precision
+    if status.reason:
+        model["reason"], model["detail"] = status.reason, status.detail
+    if status.state == "downloading":
+        model["download"] = {"done_bytes": status.done_bytes, "total_bytes": status.total_bytes}
+    if status.state not in ("ready", "failed"):
+        model["expected_ready_s"] = math.ceil(status.expected_ready_s)
+    return model
+
+
+def _describe_encoder(encoder: EncoderInfo | None) -> dict[str, object]:
+    """Return every fact about a loaded model under its own name, so that a new one needs nothing here."""
+    facts = {_PUBLIC_NAMES.get(field.name, field.name): field.name for field in dataclasses.fields(EncoderInfo)}
+    return {public: getattr(encoder, name) if encoder else None for public, name in facts.items()}
+
+
+OPENAI: Final = Dialect(
+    name="openai",
+    routes=(
+        Route("/v1/embeddings", parse_embeddings),
+        Route("/v1/models", at_once(lambda _fields: ListCall(render_models)), method="GET"),
+        Route("/v1/models/{model:.+}", at_once(lambda fields: DescribeCall(parse_model(fields), _show)), method="GET"),
+    ),
+    render_error=render_error,
+)

@@ -1,0 +1,47 @@
+"""Which of a model's prompts belongs to what a client says that its texts are. Pure; used by ``planning``.
+
+Clients of Cohere say ``input_type: "search_query"``, those of Jina ``task: "retrieval.query"``, those who can send
+neither ask for the model ``bge:query``. Models call their prompts ``query``, ``passage``, ``s2p_query`` and more.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Final
+
+from emb_model_provider.errors import InvalidRequestError
+from emb_model_provider.messages import EncoderInfo
+from router.requests import EncodeRequest
+
+#: What a role is called, by clients and by models; of the model's names the first that it has is taken.
+_NAMES: Final[dict[str, tuple[str, ...]]] = {
+    "query": ("query", "search_query", "retrieval.query", "s2p_query", "web_search_query", "retrieval_query"),
+    "document": (
+        "document", "passage", "search_document", "retrieval.passage", "corpus", "text", "retrieval_document"
+    ),
+    "classification": ("classification",),
+    "clustering": ("clustering", "separation"),
+    "similarity": ("similarity", "text-matching", "sts", "s2s_query", "semantic_similarity"),
+}  # fmt: skip
+_ROLE_OF: Final = {name: role for role, names in _NAMES.items() for name in names}
+
+
+def with_role(request: EncodeRequest, role: str | None, encoder: EncoderInfo, param: str) -> EncodeRequest:
+    """Return the request with the prompt for this role; a prompt that the client names itself stays.
+
+    A model without a prompt for it gets none, not even its default one. Raises ``InvalidRequestError``, naming
+    ``param``, for a word that is neither a role nor one of the model's prompts.
+    """
+    if role is None or request.prompt is not None or request.prompt_name is not None:
+        return request
+    if role in encoder.prompts:
+        return dataclasses.replace(request, prompt_name=role)
+    known = _ROLE_OF.get(role.lower())
+    if known is None:
+        words = ", ".join(dict.fromkeys([*encoder.prompts, *_NAMES]))
+        raise InvalidRequestError(f"{role[:64]!r} is not a kind of input: use one of {words}.", param=param)
+    prompts = {name.lower(): name for name in encoder.prompts}
+    for name in _NAMES[known]:
+        if name in prompts:
+            return dataclasses.replace(request, prompt_name=prompts[name])
+    return dataclasses.replace(request, prompt="")
