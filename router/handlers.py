@@ -19,10 +19,12 @@ from router.dialects.holes import with_holes
 from router.dialects.seam import (
     Answered,
     DescribeCall,
+    DetokenizeCall,
     Dialect,
     EncodeCall,
     ListCall,
     Route,
+    TokenizeCall,
 )
 from router.dialects.table import MODEL_PREFIX, by_path, dialect_near
 from router.dialects.vectors import is_small
