@@ -28,9 +28,14 @@ Messages of a ``RequestError`` reach clients: they say what to do and hold no pa
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
 #: ``sysexits.h`` EX_CONFIG: starting again cannot help before a person changes something.
 EXIT_CONFIGURATION = 78
+#: EX_TEMPFAIL: something outside is lacking (network, memory, disk) that may be there a while later.
+EXIT_TEMPORARY = 75
+#: EX_SOFTWARE: a thread or the device broke, or nobody knows.
+EXIT_BROKEN = 70
 
 
 class ProviderError(Exception):
@@ -66,6 +71,18 @@ class LoadReason(StrEnum):
     BAD_VECTORS = "bad_vectors"
     DISK_FULL = "disk_full"
     INTERNAL = "internal"
+
+    @property
+    def exit_code(self) -> int:
+        """What a process that fails for this reason exits with, which says whether and when to start it again."""
+        if self in _MAY_PASS:
+            return EXIT_TEMPORARY
+        return EXIT_BROKEN if self is LoadReason.INTERNAL else EXIT_CONFIGURATION
+
+
+_MAY_PASS: Final = frozenset(
+    {LoadReason.NO_NETWORK, LoadReason.CORRUPT_DOWNLOAD, LoadReason.OUT_OF_MEMORY, LoadReason.DISK_FULL}
+)
 
 
 class LoadError(ProviderError):

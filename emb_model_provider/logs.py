@@ -66,7 +66,7 @@ class EventLog:
 
 
 class EventFormatter(logging.Formatter):
-    """Formats one record as one event; a traceback becomes escaped lines of its own in plain format."""
+    """Formats one record as one event; a traceback (or ``trace``) becomes escaped lines of its own in plain format."""
 
     def __init__(self, process: str, style: Literal["plain", "json"], mark: str = "") -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class EventFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         values: Mapping[str, object] = getattr(record, "values", {})
-        trace = self.formatException(record.exc_info) if record.exc_info else ""
+        trace = self.formatException(record.exc_info) if record.exc_info else getattr(record, "trace", "")
         line = self._as_json(record, values, trace) if self._json else self._as_plain(record, values)
         lines = [line] if self._json else [line, *("    | " + escape(part) for part in trace.splitlines())]
         return "\n".join(self._mark + one for one in lines)

@@ -227,7 +227,10 @@ class LogConfig:
 
 @dataclass(frozen=True, slots=True)
 class ShardConfig:
-    """Supervisor to shard, first: everything it needs to know."""
+    """Supervisor to shard, first: everything it needs to know.
+
+    ``report_every_s`` is how often it sends ``Progress``.
+    """
 
     spec: ModelSpec
     hubs: Hubs
@@ -239,6 +242,7 @@ class ShardConfig:
     socket_path: str
     cache_dir: str
     drain_s: float
+    report_every_s: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +266,7 @@ class Intake:
 class RouterConfig:
     """Supervisor to router, first. ``api_key_digests`` are SHA-256 digests; empty means no key is asked for.
 
-    ``request_timeout_s`` 0 is none.
+    ``request_timeout_s`` 0 is none. ``report_every_s`` is how often it sends ``Heartbeat``.
     """
 
     log: LogConfig
@@ -272,6 +276,7 @@ class RouterConfig:
     drain_s: float
     request_timeout_s: float = 0.0
     intake: Intake = Intake()
+    report_every_s: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,7 +363,8 @@ class LoadFailed:
 class Progress:
     """Shard to supervisor, every second from a thread of its own: what it is at.
 
-    ``running_s`` is the age of the oldest batch on the device (0: none), ``last_success`` Unix time (0: never yet).
+    ``running_s`` is the age of the oldest batch on the device, or of whatever else a thread has begun and not ended
+    (0: nothing); ``last_success`` is Unix time (0: never yet).
     """
 
     batches_done: int

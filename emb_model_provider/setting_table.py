@@ -47,6 +47,7 @@ class Section(Enum):
     BATCHING = Bilingual("Batching", "批处理")
     HUBS = Bilingual("Model hubs", "模型仓库")
     SERVER = Bilingual("Server", "服务")
+    SUPERVISION = Bilingual("Keeping processes alive", "进程监护")
     LOGS = Bilingual("Logs", "日志")
 
 
@@ -528,6 +529,104 @@ SHUTDOWN_GRACE_S: Final = Setting(
         "停止服务时，等待在途请求完成的最长秒数。",
     ),
     "60",
+)
+
+STARTUP_TIMEOUT_S: Final = Setting(
+    "EMB_PROVIDER_STARTUP_TIMEOUT_S",
+    Section.SUPERVISION,
+    Number(0, 86_400),
+    900.0,
+    Bilingual(
+        "How long a model may load without any progress before its process is ended and started again, in seconds; a"
+        " download that moves is progress. 0: for ever.",
+        "模型加载过程中允许毫无进展的最长秒数，超过则结束并重启其进程；仍在推进的下载算作有进展。0 表示不限。",
+    ),
+    "300",
+)
+BATCH_TIMEOUT_S: Final = Setting(
+    "EMB_PROVIDER_BATCH_TIMEOUT_S",
+    Section.SUPERVISION,
+    Number(0, 86_400),
+    120.0,
+    Bilingual(
+        "How long one batch may take before the model's process counts as stuck and is replaced, in seconds. Above the"
+        " longest batch that is right. 0: for ever.",
+        "一个批次的最长处理秒数，超过则认为模型进程卡死并将其替换；须大于正常批次的最长耗时。0 表示不限。",
+    ),
+    "600",
+)
+SILENCE_TIMEOUT_S: Final = Setting(
+    "EMB_PROVIDER_SILENCE_TIMEOUT_S",
+    Section.SUPERVISION,
+    Number(0, 86_400),
+    30.0,
+    Bilingual(
+        "How long a process that serves may give no sign of life before it is replaced, in seconds. 0: for ever.",
+        "正在服务的进程毫无响应的最长秒数，超过则将其替换。0 表示不限。",
+    ),
+    "60",
+)
+RESTART_DELAY_S: Final = Setting(
+    "EMB_PROVIDER_RESTART_DELAY_S",
+    Section.SUPERVISION,
+    Number(0.01, 3600),
+    0.5,
+    Bilingual(
+        "The longest delay before a model's process that died is started again; it doubles with each further death.",
+        "模型进程意外退出后，首次重启前的最长等待秒数；此后每次退出都会加倍。",
+    ),
+    "1",
+)
+RESTART_MAX_DELAY_S: Final = Setting(
+    "EMB_PROVIDER_RESTART_MAX_DELAY_S",
+    Section.SUPERVISION,
+    Number(0.01, 86_400),
+    30.0,
+    Bilingual("Where this delay stops doubling, in seconds.", "上述等待秒数的上限。"),
+    "60",
+)
+RESTART_STABLE_S: Final = Setting(
+    "EMB_PROVIDER_RESTART_STABLE_S",
+    Section.SUPERVISION,
+    Number(0, 86_400),
+    60.0,
+    Bilingual(
+        "After serving for so long, in seconds, earlier deaths no longer count.",
+        "连续正常服务达到此秒数后，不再计入先前的退出。",
+    ),
+    "300",
+)
+RESTART_LIMIT: Final = Setting(
+    "EMB_PROVIDER_RESTART_LIMIT",
+    Section.SUPERVISION,
+    Integer(0, 10_000),
+    5,
+    Bilingual(
+        "After more deaths than this within the period below, or as many failed starts in a row, a model counts as"
+        " failed and is tried only now and then. 0: no limit.",
+        "在下述时段内退出次数超过此值，或连续启动失败超过此值，则视为模型故障，此后仅偶尔重试。0 表示不限。",
+    ),
+    "10",
+)
+RESTART_PERIOD_S: Final = Setting(
+    "EMB_PROVIDER_RESTART_PERIOD_S",
+    Section.SUPERVISION,
+    Number(1, 86_400),
+    120.0,
+    Bilingual("The period in which deaths are counted, in seconds.", "统计退出次数的时段（秒）。"),
+    "600",
+)
+RESTART_PROBE_S: Final = Setting(
+    "EMB_PROVIDER_RESTART_PROBE_S",
+    Section.SUPERVISION,
+    Number(0.01, 86_400),
+    60.0,
+    Bilingual(
+        "How long a failed model is left alone before it is tried once, in seconds; up to ten times as long between"
+        " later tries.",
+        "故障模型首次重试前的等待秒数；之后的重试间隔最长为其十倍。",
+    ),
+    "300",
 )
 
 LOG_LEVEL: Final[Setting[LogLevel]] = Setting(

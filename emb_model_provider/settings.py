@@ -74,6 +74,21 @@ class ServerSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class SupervisionSettings:
+    """When a process counts as hung, and when one that died is started again; seconds, 0 is no limit."""
+
+    startup_timeout_s: float = table.STARTUP_TIMEOUT_S.default
+    batch_timeout_s: float = table.BATCH_TIMEOUT_S.default
+    silence_timeout_s: float = table.SILENCE_TIMEOUT_S.default
+    restart_delay_s: float = table.RESTART_DELAY_S.default
+    restart_max_delay_s: float = table.RESTART_MAX_DELAY_S.default
+    restart_stable_s: float = table.RESTART_STABLE_S.default
+    restart_limit: int = table.RESTART_LIMIT.default
+    restart_period_s: float = table.RESTART_PERIOD_S.default
+    restart_probe_s: float = table.RESTART_PROBE_S.default
+
+
+@dataclass(frozen=True, slots=True)
 class LogSettings:
     """What is logged and where; an empty ``file`` means the terminal alone."""
 
@@ -90,6 +105,7 @@ class Settings:
     hubs: Hubs
     logs: LogSettings
     models: tuple[ModelSpec, ...]
+    supervision: SupervisionSettings = SupervisionSettings()
     warnings: tuple[str, ...] = ()
 
 
@@ -106,7 +122,7 @@ def load_settings(
     models = _models(values)
     if values.problems:
         raise ConfigurationError(*values.problems)
-    return Settings(server, hubs, logs, models, tuple(values.warnings))
+    return Settings(server, hubs, logs, models, supervision=_supervision(values), warnings=tuple(values.warnings))
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +234,20 @@ def _api_keys(values: _Values, read_keys: Callable[[Path], KeyFile]) -> tuple[st
         return keys
     values.warnings.extend(found.warnings)
     return tuple(dict.fromkeys((*keys, *found.keys)))
+
+
+def _supervision(values: _Values) -> SupervisionSettings:
+    return SupervisionSettings(
+        startup_timeout_s=values.get(table.STARTUP_TIMEOUT_S),
+        batch_timeout_s=values.get(table.BATCH_TIMEOUT_S),
+        silence_timeout_s=values.get(table.SILENCE_TIMEOUT_S),
+        restart_delay_s=values.get(table.RESTART_DELAY_S),
+        restart_max_delay_s=values.get(table.RESTART_MAX_DELAY_S),
+        restart_stable_s=values.get(table.RESTART_STABLE_S),
+        restart_limit=values.get(table.RESTART_LIMIT),
+        restart_period_s=values.get(table.RESTART_PERIOD_S),
+        restart_probe_s=values.get(table.RESTART_PROBE_S),
+    )
 
 
 def _hubs(values: _Values) -> Hubs:

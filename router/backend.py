@@ -60,6 +60,10 @@ class LocalBackend:
     async def detokenize(self, model_id: str, message: Detokenize) -> Texts:
         return await (await self._link(model_id)).request(message, Texts)
 
+    def in_flight(self) -> int:
+        """Return how many messages wait for their answers."""
+        return sum(link.in_flight for link in self._links.values())
+
     def close(self) -> None:
         """Close every link."""
         for link in self._links.values():

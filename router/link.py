@@ -109,6 +109,11 @@ class Link(asyncio.Protocol):
             raise ShardLostError(started=False)
         return answer
 
+    @property
+    def in_flight(self) -> int:
+        """How many messages wait for their answers."""
+        return len(self._waiting)
+
     def close(self) -> None:
         """Close the connection; whoever still waits gets ``ShardLostError``."""
         if self._transport is not None:

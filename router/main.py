@@ -21,6 +21,7 @@ from router.auth import Authenticator
 from router.backend import LocalBackend
 from router.connection import Runner
 from router.handlers import Handlers
+from router.heartbeat import beat
 from router.limits import RequestLimits
 from router.registry import Registry
 from router.service import EmbeddingService, Policy
@@ -72,8 +73,10 @@ async def _serve(control: ControlChannel, config: RouterConfig, table: ShardTabl
     # time.
     gc.freeze()
     control.send(RouterReady(os.getpid()))
+    beating = asyncio.create_task(beat(control.send, backend.in_flight, config.report_every_s), name="heartbeat")
     await stop.wait()
     await runner.cleanup()
+    beating.cancel()
     backend.close()
 
 

@@ -18,6 +18,7 @@ from emb_model_provider.errors import DeadlineError, EncodeError
 from emb_model_provider.logs import EventLog
 from emb_model_provider.messages import Encode, Encoded, Failed
 from emb_model_provider.modelmap import BatchLimits
+from shard.activity import Activity, WorkInHand
 from shard.costs import SlicePlan
 from shard.encoder import Encoder, Tokenized, Vectors
 from shard.intake import as_failed, tokenize
@@ -91,6 +92,8 @@ class Engine:
         ]
         self._incoming: queue.SimpleQueue[tuple[int, Encode] | None] = queue.SimpleQueue()
         self._stopping = False
+        self._in_hand = WorkInHand()
+        self._batches_done = 0
         self._tokenizer = threading.Thread(target=self._tokenize_loop, name="tokenizer", daemon=True)
 
     def start(self) -> None:
@@ -115,6 +118,13 @@ class Engine:
             self._accepted.pop(key, None)
             self._jobs.drop(key)
             self._answered.notify_all()
+
+    def activity(self) -> Activity:
+        """Return how far the work is, from any thread; cheap."""
+        with self._lock:
+            texts, tokens = self._jobs.scheduler.waiting_texts, self._jobs.scheduler.waiting_tokens
+        hand = self._in_hand
+        return Activity(self._batches_done, hand.oldest_s, texts, tokens, hand.last_success)
 
     def wait_idle(self, timeout_s: float) -> bool:
         """Wait until every accepted request is answered; false if that takes longer."""
@@ -146,7 +156,9 @@ class Engine:
             self._answer([(key, _too_late())])
             return
         self._listener.begins(where, (key,))
+        self._in_hand.begin(where)
         tokenized = tokenize(self._encoder, request)
+        self._in_hand.end(where)
         self._listener.ends(where)
         if isinstance(tokenized, Failed):
             self._answer([(key, tokenized)])
@@ -178,7 +190,9 @@ class Engine:
                 if newly_started:
                     self._listener.started(newly_started)
                 self._listener.begins(device.number, _keys(batch))
+                self._in_hand.begin(device.number)
                 results = self._encode(batch, threads)
+                self._in_hand.end(device.number)
                 self._listener.ends(device.number)
                 self._deliver(device, batch, results)
 
@@ -225,6 +239,7 @@ class Engine:
         failed: dict[int, Failed] = {}
         with self._lock:
             device.is_busy = False
+            self._batches_done += 1
             self._jobs.scheduler.finished(batch)
             self._wake_idle()
             for one, result in zip(batch.items, results, strict=True):
@@ -234,6 +249,8 @@ class Engine:
                         failed.setdefault(job.key, _failed_input(job.request.first_index + index))
                     elif job.take(index, result):
                         complete.append(job)
+        if complete:
+            self._in_hand.succeeded()
         self._answer([*((job.key, job.encoded()) for job in complete), *failed.items()])
 
     def _answer(self, outcomes: Sequence[tuple[int, Encoded | Failed]]) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from emb_model_provider.black_box import BlackBox, box_path
-from emb_model_provider.errors import EXIT_CONFIGURATION, LoadError, LoadReason, ProtocolError
+from emb_model_provider.errors import EXIT_BROKEN, LoadError, LoadReason, ProtocolError
 from emb_model_provider.lifecycle import ControlChannel, pin_to_cpus, start_child
 from emb_model_provider.logs import EventLog, configure_child_logs
 from emb_model_provider.messages import Hello, LoadFailed, LoadProgress, ModelInfo, Ready, ShardConfig
@@ -33,8 +33,6 @@ _MAX_TOKENS_CPU = 2048
 _MAX_TOKENS_CUDA = 32768
 #: A lane takes back the interpreter some sixty times a batch; by default another thread may keep it for 5 ms each time.
 _SWITCH_S = 0.0005
-#: ``sysexits.h`` EX_SOFTWARE.
-_EXIT_BROKEN = 70
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +58,20 @@ def main(arguments: list[str]) -> int:
     try:
         loaded = first_lane.call(lambda: _prepare(config, control))
     except LoadError as error:
-        control.send(LoadFailed(error.reason, str(error)))
-        return EXIT_CONFIGURATION
+        return _report(control, error.reason, str(error))
     except MemoryError:
-        control.send(LoadFailed(LoadReason.OUT_OF_MEMORY, "the model does not fit into memory; use a lower precision"))
-        return EXIT_CONFIGURATION
+        return _report(control, LoadReason.OUT_OF_MEMORY, "the model does not fit into memory; use a lower precision")
     except Exception as error:  # whatever a model's files make a library raise, the operator gets a reason
         log.exception("load_failed")
-        control.send(LoadFailed(LoadReason.INTERNAL, f"{type(error).__name__}: {error} (the log has the traceback)"))
-        return EXIT_CONFIGURATION
+        return _report(control, LoadReason.INTERNAL, f"{type(error).__name__}: {error} (the log has the traceback)")
     _serve(config, control, loaded, first_lane)
     return 0
+
+
+def _report(control: ControlChannel, reason: LoadReason, sentence: str) -> int:
+    """Say why the model cannot be loaded; return the exit code that goes with it."""
+    control.send(LoadFailed(reason, sentence))
+    return reason.exit_code
 
 
 def _prepare(config: ShardConfig, control: ControlChannel) -> _Loaded:
@@ -150,7 +151,7 @@ def _end_process(failure: threading.ExceptHookArgs) -> None:
     name = failure.thread.name if failure.thread else ""
     trace = traceback.format_exception(failure.exc_type, failure.exc_value, failure.exc_traceback)
     log.error("thread_failed", thread=name, error="".join(trace))
-    os._exit(_EXIT_BROKEN)
+    os._exit(EXIT_BROKEN)
 
 
 def _serve(config: ShardConfig, control: ControlChannel, loaded: _Loaded, first_lane: Lane) -> None:
@@ -162,6 +163,7 @@ def _serve(config: ShardConfig, control: ControlChannel, loaded: _Loaded, first_
 async def _serve_until_stopped(config: ShardConfig, control: ControlChannel, loaded: _Loaded, first_lane: Lane) -> None:
     from shard.channel import Channel, bind_private  # noqa: PLC0415
     from shard.engine import FIRST_LANE, Engine  # noqa: PLC0415
+    from shard.progress import report_progress  # noqa: PLC0415
 
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -177,6 +179,7 @@ async def _serve_until_stopped(config: ShardConfig, control: ControlChannel, loa
     gc.collect()
     gc.freeze()
     control.send(Ready(loaded.info))
+    report_progress(engine, loop, control.send, config.report_every_s)
     await stop.wait()
     idle = await asyncio.to_thread(engine.wait_idle, config.drain_s)
     log.info("drained", complete=idle)

@@ -74,6 +74,7 @@ class Scheduler(Generic[ItemT]):
         self._bulk: _Queue[ItemT] = deque()
         self._alone: deque[ItemT] = deque()
         self._waiting_texts = 0
+        self._waiting_tokens = 0
         self._running: list[Batch[ItemT]] = []
         #: Milliseconds that bulk has not had of its share while it waited.
         self._owed_ms = 0.0
@@ -83,11 +84,15 @@ class Scheduler(Generic[ItemT]):
         """Texts that no batch has taken yet."""
         return self._waiting_texts
 
+    @property
+    def waiting_tokens(self) -> int:
+        """Tokens of these texts."""
+        return self._waiting_tokens
+
     def add(self, items: Sequence[ItemT], now_s: float) -> None:
         """Queue a request. An item that waits already is served with whichever of its requests comes first."""
         for item in items:
-            self._waiting_texts += not item.is_waiting
-            item.is_waiting = True
+            self._let_wait(item)
         # Longest first: texts of like length fall into the same batch, and waste the least where they are padded.
         ordered = deque(sorted(items, key=lambda item: item.length, reverse=True))
         queue = self._interactive if self._is_interactive(items) else self._bulk
@@ -96,14 +101,21 @@ class Scheduler(Generic[ItemT]):
     def add_alone(self, items: Sequence[ItemT]) -> None:
         """Queue texts each of which gets the whole device to itself."""
         for item in items:
+            self._let_wait(item)
+            self._alone.append(item)
+
+    def _let_wait(self, item: ItemT) -> None:
+        if not item.is_waiting:
             item.is_waiting = True
             self._waiting_texts += 1
-            self._alone.append(item)
+            self._waiting_tokens += item.length
 
     def drop(self, item: ItemT) -> None:
         """Forget an item that nobody waits for any more."""
-        self._waiting_texts -= item.is_waiting
-        item.is_waiting = False
+        if item.is_waiting:
+            item.is_waiting = False
+            self._waiting_texts -= 1
+            self._waiting_tokens -= item.length
 
     def due_in_s(self, now_s: float) -> float | None:
         """Return how long to wait before the next batch; 0 when it is due now, ``None`` when none is to be had now.
@@ -197,8 +209,7 @@ class Scheduler(Generic[ItemT]):
                     pairs += item.length**2
                     if batch and (len(batch) >= max_texts or not self._fits(tokens, pairs)):
                         return batch
-                    self._waiting_texts -= 1
-                    item.is_waiting = False
+                    self.drop(item)
                     batch.append(item)
                 items.popleft()
             queue.popleft()

@@ -24,6 +24,8 @@ _ROOT = Path(__file__).resolve().parent.parent
 _STDERR_BYTES = 64 * 1024
 _MAX_LINE_BYTES = 64 * 1024
 _LAST_WORDS_S = 1.0
+#: Enough for the stacks of a few hundred threads.
+_DUMP_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,22 @@ class Child:
         """Send a signal to the child alone, if it still lives."""
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """End the child, and whatever it has started in its process group, now; also one that is stopped."""
+        if self._process.returncode is None:  # until it is reaped the number is its own
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+
+    async def abort(self) -> None:
+        """Have the child write the stacks of all its threads to stderr and die; kill it if it does not.
+
+        ``faulthandler`` does that within the signal, so that it works in a thread that never gives the GIL back.
+        """
+        self.signal(signal.SIGABRT)
+        self.signal(signal.SIGCONT)  # one that is stopped would take no other signal than SIGKILL
+        await asyncio.sleep(_DUMP_S)
+        self.kill()
 
     async def wait(self) -> int:
         """Return the exit code (negative: a signal's number) once the child is reaped and its last words are read.
@@ -98,7 +116,13 @@ async def spawn(launch: Launch, on_message: Callable[[Message], None], on_line: 
         theirs.close()
     control = _Control(on_message)
     ours.setblocking(False)  # noqa: FBT003 - the standard library's signature
-    await asyncio.get_running_loop().create_connection(lambda: control, sock=ours)
+    try:
+        await asyncio.get_running_loop().create_connection(lambda: control, sock=ours)
+    except BaseException:
+        ours.close()  # ends the child, if the signal does not
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        raise
     assert process.stderr is not None
     reader = asyncio.create_task(_read_lines(process.stderr, on_line))
     for message in launch.first_messages:

@@ -1,4 +1,7 @@
-"""Keeps one child alive: starts it, waits for its end, asks the policy, starts it again. One keeper per child."""
+"""Keeps one child alive: starts it, watches it, waits for its end, asks the policy, starts it again.
+
+One keeper per child, made by ``tree``.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,40 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import Callable
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Final, Protocol
 
 from emb_model_provider.logs import EventLog
 from emb_model_provider.messages import Message
 from supervisor.child import Child, Launch, spawn
-from supervisor.restarts import RestartPolicy
+from supervisor.restarts import Breaker, RestartPolicy
+from supervisor.watchdog import Watchdog
 
 log = EventLog("supervisor.keeper")
 
 #: As the shell says "found but could not be run".
-_SPAWN_FAILED = 126
+_SPAWN_FAILED: Final = 126
+#: A killed process that is not gone after this is stuck in the kernel, and nobody can do anything about it.
+_REAP_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """How a child ended. ``ended_because`` continues "its process" where it was the supervisor that ended it.
+
+    ``restart_in_s`` ``None``: it is not started again before a person asks for it.
+    """
+
+    exit_code: int
+    was_ready: bool
+    ended_because: str
+    restart_in_s: float | None
+    breaker: Breaker
+
+    @property
+    def how(self) -> str:
+        """What its process did, in words."""
+        return f"{self.ended_because} and was ended" if self.ended_because else describe_exit(self.exit_code)
 
 
 class Kept(Protocol):
@@ -31,19 +56,36 @@ class Kept(Protocol):
     def on_message(self, message: Message) -> None:
         """Take a control message of the running generation."""
 
-    def on_died(self, exit_code: int, restart_in_s: float | None) -> None:
-        """Hear that the child is gone; ``None``: it will not be started again."""
+    def on_hung(self, why: str) -> None:
+        """Hear that the child is being ended because it hangs; its death follows."""
+
+    def on_died(self, death: Death) -> None:
+        """Hear that the child is gone."""
+
+
+class Lines(Protocol):
+    """Where the lines of a child's stderr go."""
+
+    def take(self, line: str) -> None:
+        """Take one line without its newline."""
+
+    def end(self) -> None:
+        """Hear that this process will write no more."""
 
 
 class Keeper:
     """Runs one child after another until it is stopped or starting again cannot help."""
 
-    def __init__(self, kept: Kept, policy: RestartPolicy, on_line: Callable[[str], None]) -> None:
+    def __init__(self, kept: Kept, policy: RestartPolicy, watchdog: Watchdog, lines: Lines) -> None:
         self._kept = kept
         self._policy = policy
-        self._on_line = on_line
+        self._watchdog = watchdog
+        self._lines = lines
         self._child: Child | None = None
         self._stopping = asyncio.Event()
+        #: Ends the pause before the next start.
+        self._wake = asyncio.Event()
+        self._ended_because = ""
         self._task: asyncio.Task[None] | None = None
         self.generation = 0
 
@@ -51,6 +93,21 @@ class Keeper:
     def pid(self) -> int:
         """The living child's process id, or 0."""
         return self._child.pid if self._child is not None else 0
+
+    @property
+    def boot_failures(self) -> int:
+        """How many children died before they were ready."""
+        return self._policy.boot_failures
+
+    @property
+    def crashes(self) -> int:
+        """How many children died after they were ready."""
+        return self._policy.crashes
+
+    @property
+    def breaker(self) -> Breaker:
+        """Whether the child is left alone for a time because it keeps dying."""
+        return self._policy.breaker(time.monotonic())
 
     def start(self) -> None:
         """Start keeping."""
@@ -61,67 +118,112 @@ class Keeper:
         if self._child is not None:
             self._child.send(message)
 
-    def became_ready(self) -> None:
-        """Note that the living child serves."""
-        self._policy.became_ready(time.monotonic())
-
-    def replace(self) -> None:
+    def replace(self, why: str) -> None:
         """Kill the living child; the policy decides when its successor starts."""
         if self._child is not None:
-            self._child.signal(signal.SIGKILL)
+            self._ended_because = why
+            self._child.kill()
+
+    def revive(self) -> None:
+        """Forget earlier failures, and start at once what is dead: a person has changed something, or asks for it."""
+        self._policy.reset()
+        self._wake.set()
 
     async def stop(self, grace_s: float) -> bool:
         """Stop the child with SIGTERM, and with SIGKILL after ``grace_s``; true if it went by itself."""
-        self._stopping.set()
+        self._request_stop()
         if self._task is None:
             return True
         if self._child is not None:
             self._child.signal(signal.SIGTERM)
         done, _ = await asyncio.wait([self._task], timeout=grace_s)
+        if done:
+            return True
+        log.error("killed", child=self._kept.name, pid=self.pid, after_s=grace_s)
+        self.kill()
+        done, _ = await asyncio.wait([self._task], timeout=_REAP_S)
         if not done:
-            log.error("killed", child=self._kept.name, pid=self.pid, after_s=grace_s)
-            self.kill()
-        await self._task
-        return bool(done)
+            log.error("cannot_be_killed", child=self._kept.name, pid=self.pid)
+            self._task.cancel()
+        return False
 
     def kill(self) -> None:
         """End the child now, with no successor."""
-        self._stopping.set()
+        self._request_stop()
         if self._child is not None:
-            self._child.signal(signal.SIGKILL)
+            self._child.kill()
+
+    def _request_stop(self) -> None:
+        self._stopping.set()
+        self._wake.set()
 
     async def _keep(self) -> None:
         while not self._stopping.is_set():
             self.generation += 1
+            self._ended_because = ""
             exit_code = await self._run_one()
+            self._lines.end()
             if self._stopping.is_set():
                 return
-            delay_s = self._policy.died(time.monotonic(), exit_code)
-            self._kept.on_died(exit_code, delay_s)
-            if delay_s is None:
-                return
+            now_s = time.monotonic()
+            delay_s = self._policy.died(now_s, exit_code)
+            breaker = self._policy.breaker(now_s)
+            self._kept.on_died(Death(exit_code, self._watchdog.is_ready, self._ended_because, delay_s, breaker))
+            self._wake.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), timeout=delay_s)
+                await asyncio.wait_for(self._wake.wait(), timeout=delay_s)
 
     async def _run_one(self) -> int:
         """Return the exit code of one child from start to end."""
+        self._policy.started()
+        self._watchdog.begin(time.monotonic())
         try:
-            self._child = await spawn(self._kept.launch(self.generation), self._kept.on_message, self._on_line)
+            self._child = await spawn(self._kept.launch(self.generation), self._on_message, self._lines.take)
         except OSError as error:  # no memory or no process number just now: one more death for the policy
             log.error("spawn_failed", child=self._kept.name, error=error)
             return _SPAWN_FAILED
         log.debug("spawned", child=self._kept.name, pid=self._child.pid, generation=self.generation)
         if self._stopping.is_set():  # asked while the process was being made
             self._child.signal(signal.SIGTERM)
+        watching = asyncio.create_task(self._watch(self._child), name=f"watch {self._kept.name}")
         try:
             return await self._child.wait()
         finally:
             self._child = None
+            watching.cancel()
+
+    def _on_message(self, message: Message) -> None:
+        now_s = time.monotonic()
+        was_ready = self._watchdog.is_ready
+        self._watchdog.hear(now_s, message)
+        if self._watchdog.is_ready and not was_ready:
+            self._policy.became_ready(now_s)
+        self._kept.on_message(message)
+
+    async def _watch(self, child: Child) -> None:
+        """End a child that hangs; one that is being stopped has its own bound."""
+        was_busy = False
+        while True:
+            await asyncio.sleep(self._watchdog.check_every_s)
+            now_s = time.monotonic()
+            hang = self._watchdog.check(now_s)
+            if hang is not None and not self._stopping.is_set():
+                log.error(
+                    "hung", child=self._kept.name, pid=child.pid, kind=hang.kind, why=f"its process {hang.sentence}"
+                )
+                self._ended_because = hang.sentence
+                self._kept.on_hung(hang.sentence)
+                await child.abort()
+                return
+            is_busy = self._watchdog.is_busy(now_s)
+            if is_busy != was_busy:
+                log.warning("late_reports" if is_busy else "reports_again", child=self._kept.name, pid=child.pid)
+                was_busy = is_busy
 
 
 def describe_exit(exit_code: int) -> str:
-    """Return in words how a process ended."""
+    """Return in words how a process ended that nobody asked to end."""
     if exit_code >= 0:
-        return f"exited with code {exit_code}"
+        return f"exited with code {exit_code}" + ("" if exit_code else ", although nobody had asked it to")
     name = signal.Signals(-exit_code).name if -exit_code in signal.valid_signals() else f"signal {-exit_code}"
     return f"was killed by {name}" + (", perhaps out of memory" if name == "SIGKILL" else "")

@@ -16,6 +16,9 @@ from emb_model_provider.logs import MARK, EventFormatter, escape
 _MAX_FILE_BYTES = 20 * 1024 * 1024
 _KEPT_FILES = 5
 _MAX_WAITING_LINES = 10_000
+#: How ``faulthandler`` begins.
+_FATAL = "Fatal Python error:"
+_MAX_STACK_LINES = 1000
 _CLEAR_LINE = "\r\x1b[K"
 
 Target = Literal["say", "log", "file", "progress", "stop"]
@@ -143,16 +146,33 @@ class OutputHandler(logging.Handler):
 
 
 class ChildLines:
-    """Takes the lines of one child's stderr: ours as they are, anything else wrapped as an event."""
+    """Takes the lines of one child's stderr: ours as they are, anything else wrapped as an event.
+
+    The stacks that ``faulthandler`` writes when a process crashes become one event together.
+    """
 
     def __init__(self, process: str, output: Output, style: Literal["plain", "json"]) -> None:
         self._output = output
         self._formatter = EventFormatter(process, style)
+        self._stacks: list[str] = []
 
     def take(self, line: str) -> None:
         """Write one line without its newline."""
         if line.startswith(MARK):
             self._output.log(line[len(MARK) :])
+        elif self._stacks or line.startswith(_FATAL):
+            if len(self._stacks) < _MAX_STACK_LINES:
+                self._stacks.append(line)
         elif line.strip():
-            record = logging.makeLogRecord({"msg": "stderr", "levelname": "WARNING", "values": {"line": escape(line)}})
-            self._output.log(self._formatter.format(record))
+            self._write("WARNING", "stderr", {"line": escape(line)})
+
+    def end(self) -> None:
+        """Write what stands out: this process will say no more."""
+        if self._stacks:
+            first, *others = self._stacks
+            self._stacks = []
+            self._write("ERROR", "stacks", {"of": first.removeprefix(_FATAL).strip()}, "\n".join(others).strip("\n"))
+
+    def _write(self, level: str, event: str, values: dict[str, str], trace: str = "") -> None:
+        record = logging.makeLogRecord({"msg": event, "levelname": level, "values": values, "trace": trace})
+        self._output.log(self._formatter.format(record))

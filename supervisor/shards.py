@@ -8,20 +8,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from emb_model_provider.errors import EXIT_CONFIGURATION
+from emb_model_provider.errors import EXIT_TEMPORARY
 from emb_model_provider.logs import EventLog
 from emb_model_provider.messages import (
     LoadFailed,
     LoadProgress,
     LogConfig,
     Message,
+    Progress,
     Ready,
     ShardConfig,
+    ShardHealth,
     ShardStatus,
 )
 from emb_model_provider.modelmap import Hubs, ModelSpec
 from supervisor.child import Launch
-from supervisor.keeper import Keeper, describe_exit
+from supervisor.keeper import Death, Keeper
 from supervisor.plan import Placement, shard_environment
 from supervisor.rundir import RunDirectory
 
@@ -29,6 +31,7 @@ log = EventLog("supervisor.shards")
 
 #: A guess for the first load, before there is a measured one; a small model on a CPU takes about this long.
 _FIRST_LOAD_GUESS_S = 10.0
+_MIB = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,20 +46,31 @@ class ShardSetting:
     run_directory: RunDirectory
     cache_dir: Path
     drain_s: float
+    report_every_s: float = 1.0
 
 
 class Shard:
-    """Knows how to launch one model's process and follows its states. Implements ``keeper.Kept``."""
+    """Knows how to launch one model's process and follows its states. Implements ``keeper.Kept``.
 
-    def __init__(self, setting: ShardSetting, on_change: Callable[[Shard], None]) -> None:
+    ``on_progress`` hears that something but the state has changed: no news for a person.
+    """
+
+    def __init__(
+        self, setting: ShardSetting, on_change: Callable[[Shard], None], on_progress: Callable[[], None]
+    ) -> None:
         spec = setting.spec
         self.name = f"shard[{spec.id}]"
         self.keeper: Keeper | None = None
         self._setting = setting
         self._on_change = on_change
+        self._on_progress = on_progress
+        #: Why the running generation cannot load, from its own mouth.
+        self._load_failure: LoadFailed | None = None
+        self._progress: Progress | None = None
         self._started_s = 0.0
         self._load_s = _FIRST_LOAD_GUESS_S
         self._due_s = 0.0
+        self._is_given_up = False
         self.status = ShardStatus(
             model_id=spec.id,
             name=spec.name,
@@ -83,9 +97,14 @@ class Shard:
         return time.monotonic() - self._started_s
 
     def current_status(self) -> ShardStatus:
-        """Return the row with the time left until ready as of now."""
-        left_s = 0.0 if self.status.state in ("ready", "failed") else max(1.0, self._due_s - time.monotonic())
-        return replace(self.status, expected_ready_s=left_s, pid=self.keeper.pid if self.keeper else 0)
+        """Return the row with the time left until ready, and the health, as of now."""
+        status, keeper = self.status, self.keeper
+        is_waiting = status.state != "ready" and not (status.state == "failed" and self._is_given_up)
+        left_s = max(1.0, self._due_s - time.monotonic()) if is_waiting else 0.0
+        if keeper is None:
+            return replace(status, expected_ready_s=left_s)
+        health = ShardHealth(self._progress, keeper.boot_failures, keeper.crashes, keeper.breaker)
+        return replace(status, expected_ready_s=left_s, pid=keeper.pid, health=health)
 
     # --------------------------------------------------------------------------------- called by the keeper
 
@@ -103,7 +122,10 @@ class Shard:
             socket_path=str(socket_path),
             cache_dir=str(setting.cache_dir),
             drain_s=setting.drain_s,
+            report_every_s=setting.report_every_s,
         )
+        self._load_failure = None
+        self._progress = None
         self._started_s = time.monotonic()
         self._due_s = self._started_s + self._load_s
         self._change(
@@ -119,28 +141,53 @@ class Shard:
         return Launch("shard", shard_environment(setting.placement, os.environ), (config,))
 
     def on_message(self, message: Message) -> None:
-        if isinstance(message, LoadProgress):
+        if isinstance(message, Progress):
+            self._take_report(message)
+        elif isinstance(message, LoadProgress):
             self._take_progress(message)
         elif isinstance(message, Ready):
-            assert self.keeper is not None
-            self.keeper.became_ready()
             self._load_s = self.age_s
             self._change(state="ready", info=message.info)
         elif isinstance(message, LoadFailed):
-            self._change(state="failed", reason=message.reason, detail=message.message)
+            self._load_failure = message
         else:
             log.error("unexpected_message", model=self.status.model_id, kind=type(message).__name__)
 
-    def on_died(self, exit_code: int, restart_in_s: float | None) -> None:
-        if self.status.state == "failed" and exit_code == EXIT_CONFIGURATION:
-            return  # it said why before it went
-        how = describe_exit(exit_code)
-        log.error("shard_died", model=self.status.model_id, generation=self.status.generation, how=how)
-        if restart_in_s is not None:
-            self._due_s = time.monotonic() + restart_in_s + self._load_s
-            self._change(state="restarting", reason="crashed", detail=f"its process {how}")
+    def on_hung(self, why: str) -> None:
+        self._change(state="restarting", reason="hung", detail=f"its process {why}")
+
+    def on_died(self, death: Death) -> None:
+        """Say how it ended and what comes next: ``restarting`` soon, or ``failed``, with a slow probe or for good."""
+        log.error(
+            "shard_died",
+            model=self.status.model_id,
+            generation=self.status.generation,
+            how=death.how,
+            last_rss_mib=self._progress.rss_bytes // _MIB if self._progress else None,
+            restart_in_s=death.restart_in_s,
+            breaker=death.breaker if death.breaker != "closed" else None,
+        )
+        reason, detail = self._explain(death)
+        self._is_given_up = death.restart_in_s is None
+        self._due_s = time.monotonic() + (death.restart_in_s or 0.0) + self._load_s
+        is_soon = death.restart_in_s is not None and death.breaker == "closed" and death.exit_code != EXIT_TEMPORARY
+        self._change(state="restarting" if is_soon else "failed", reason=reason, detail=detail)
+
+    def _explain(self, death: Death) -> tuple[str, str]:
+        if self._load_failure is not None:
+            reason, detail = self._load_failure.reason, self._load_failure.message
+        elif death.ended_because:
+            reason, detail = "hung", f"its process {death.how}"
         else:
-            self._change(state="failed", reason="internal", detail=f"its process {how}")
+            reason, detail = "crashed" if death.was_ready else "start_failed", f"its process {death.how}"
+        if death.restart_in_s is not None and death.breaker != "closed":
+            detail += f"; it keeps failing, so it is tried again only in {death.restart_in_s:.0f} s"
+        return reason, detail
+
+    def _take_report(self, report: Progress) -> None:
+        before, self._progress = self._progress, report
+        if before is None or replace(before, rss_bytes=0) != replace(report, rss_bytes=0):
+            self._on_progress()
 
     def _take_progress(self, message: LoadProgress) -> None:
         if message.total_bytes and message.done_bytes:

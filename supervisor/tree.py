@@ -12,6 +12,7 @@ from pathlib import Path
 
 from emb_model_provider.logs import EventLog
 from emb_model_provider.messages import (
+    Heartbeat,
     LogConfig,
     Message,
     RestartShard,
@@ -19,22 +20,27 @@ from emb_model_provider.messages import (
     RouterReady,
     ShardTable,
 )
-from emb_model_provider.settings import Settings
+from emb_model_provider.settings import Settings, SupervisionSettings
 from supervisor.child import Launch
 from supervisor.console import Console
-from supervisor.keeper import Keeper, describe_exit
+from supervisor.keeper import Death, Keeper
 from supervisor.output import ChildLines, Output
 from supervisor.plan import Placement, child_environment
 from supervisor.restarts import RestartLimits, RestartPolicy
 from supervisor.rundir import RunDirectory
 from supervisor.shards import Shard, ShardSetting
+from supervisor.watchdog import Watchdog, WatchLimits
 
 log = EventLog("supervisor")
 
 #: A router holds no model: it is back in half a second and may try for ever.
-_ROUTER_LIMITS = RestartLimits(first_delay_s=0.1, max_delay_s=2.0)
+_ROUTER_LIMITS = RestartLimits(first_delay_s=0.05, max_delay_s=1.0, stable_s=10.0, intensity=0)
 #: Changes come in bursts (progress of several downloads); the router needs only the newest.
 _PUSH_DELAY_S = 0.02
+#: What only moves a number is worth a push of its own a second.
+_PROGRESS_DELAY_S = 1.0
+#: A router whose loop was held up for longer than this is worth a line.
+_LAG_WORTH_A_LINE_S = 1.0
 #: What a child that was asked to drain gets beyond its own bound before it is killed.
 _KILL_MARGIN_S = 2.0
 
@@ -56,11 +62,12 @@ class Tree:
         self._output = output
         self._console = console
         self._stop_requested = asyncio.Event()
-        self._push_scheduled = False
+        self._push_due: asyncio.TimerHandle | None = None
+        self._watch_limits = _watch_limits(settings.supervision)
         self.address = address_of(listener)
         self._shards = [self._make_shard(index, places, run_directory) for index in range(len(settings.models))]
         self.name = "router"
-        self._router = self._keeper(self, RestartPolicy(_ROUTER_LIMITS, random.random))
+        self._router = self._keeper(self, _ROUTER_LIMITS)
 
     async def run(self) -> int:
         """Serve until SIGTERM or SIGINT; a second one ends everything at once."""
@@ -109,9 +116,10 @@ class Tree:
             run_directory=run_directory,
             cache_dir=own_cache(),
             drain_s=self._settings.server.shutdown_grace_s,
+            report_every_s=self._watch_limits.report_every_s,
         )
-        shard = Shard(setting, self._on_shard_change)
-        shard.keeper = self._keeper(shard, RestartPolicy(RestartLimits(), random.random))
+        shard = Shard(setting, self._on_shard_change, lambda: self._schedule_push(_PROGRESS_DELAY_S))
+        shard.keeper = self._keeper(shard, _restart_limits(self._settings.supervision))
         return shard
 
     def _on_shard_change(self, shard: Shard) -> None:
@@ -144,6 +152,7 @@ class Tree:
             drain_s=server.shutdown_grace_s,
             request_timeout_s=server.request_timeout_s,
             intake=server.intake,
+            report_every_s=self._watch_limits.report_every_s,
         )
         return Launch("router", child_environment(os.environ), (config, self._table()), (self._listener.fileno(),))
 
@@ -154,12 +163,18 @@ class Tree:
             self._schedule_push()
         elif isinstance(message, RestartShard):
             self._replace_shard(message)
+        elif isinstance(message, Heartbeat):
+            if message.lag_s > _LAG_WORTH_A_LINE_S:
+                log.warning("router_busy", lag_s=round(message.lag_s, 2), in_flight=message.requests_in_flight)
         else:
             log.error("unexpected_message", kind=type(message).__name__)
 
-    def on_died(self, exit_code: int, restart_in_s: float | None) -> None:
-        log.error("router_died", how=describe_exit(exit_code), restart_in_s=restart_in_s)
-        if restart_in_s is None:
+    def on_hung(self, why: str) -> None:
+        """Its death follows, and what clients wait for ends with its connections."""
+
+    def on_died(self, death: Death) -> None:
+        log.error("router_died", how=death.how, restart_in_s=death.restart_in_s)
+        if death.restart_in_s is None:
             self._stop_requested.set()
 
     def _replace_shard(self, request: RestartShard) -> None:
@@ -167,26 +182,44 @@ class Tree:
             if shard.status.model_id == request.model_id and shard.status.generation == request.generation:
                 log.warning("replacing", model=request.model_id, generation=request.generation, why=request.why)
                 assert shard.keeper is not None
-                shard.keeper.replace()
+                shard.keeper.replace(request.why)
 
     def _table(self) -> ShardTable:
         return ShardTable(tuple(shard.current_status() for shard in self._shards))
 
-    def _schedule_push(self) -> None:
-        if not self._push_scheduled:
-            self._push_scheduled = True
-            asyncio.get_running_loop().call_later(_PUSH_DELAY_S, self._push)
+    def _schedule_push(self, delay_s: float = _PUSH_DELAY_S) -> None:
+        loop = asyncio.get_running_loop()
+        if self._push_due is not None:
+            if self._push_due.when() <= loop.time() + delay_s:
+                return
+            self._push_due.cancel()
+        self._push_due = loop.call_later(delay_s, self._push)
 
     def _push(self) -> None:
-        self._push_scheduled = False
+        self._push_due = None
         self._router.send(self._table())
 
-    def _keeper(self, kept: Shard | Tree, policy: RestartPolicy) -> Keeper:
+    def _keeper(self, kept: Shard | Tree, limits: RestartLimits) -> Keeper:
         lines = ChildLines(kept.name, self._output, self._settings.logs.format)
-        return Keeper(kept, policy, lines.take)
+        return Keeper(kept, RestartPolicy(limits, random.random), Watchdog(self._watch_limits), lines)
 
     def _log_config(self) -> LogConfig:
         return LogConfig(self._settings.logs.level, self._settings.logs.format)
+
+
+def _watch_limits(supervision: SupervisionSettings) -> WatchLimits:
+    return WatchLimits(supervision.startup_timeout_s, supervision.batch_timeout_s, supervision.silence_timeout_s)
+
+
+def _restart_limits(supervision: SupervisionSettings) -> RestartLimits:
+    return RestartLimits(
+        first_delay_s=supervision.restart_delay_s,
+        max_delay_s=supervision.restart_max_delay_s,
+        stable_s=supervision.restart_stable_s,
+        intensity=supervision.restart_limit,
+        period_s=supervision.restart_period_s,
+        probe_s=supervision.restart_probe_s,
+    )
 
 
 def address_of(listener: socket.socket) -> str:

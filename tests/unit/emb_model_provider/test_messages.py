@@ -93,6 +93,7 @@ def test_a_payload_of_the_wrong_shape_is_refused(plain):
 
 def test_values_outside_a_closed_set_are_refused():
     payload = msgpack.packb([["INFO", "xml"], [], 1.0, 1, 1.0, 0.0, [1.0, 1, 1, 1, 1, 1, 1.0]])
+    payload = codec.encode(RouterConfig(LogConfig("INFO", "xml"), (), 1.0, 1, 1.0))
     with pytest.raises(ProtocolError, match=r"RouterConfig\.log: LogConfig\.format"):
         codec.decode(RouterConfig, payload)
 

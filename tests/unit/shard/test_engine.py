@@ -7,6 +7,7 @@ import pytest
 from emb_model_provider.errors import InvalidRequestError
 from emb_model_provider.messages import Encode, Encoded, Failed
 from emb_model_provider.modelmap import BatchLimits
+from shard.activity import Activity
 from shard.costs import SlicePlan
 from shard.encoder import FatalDeviceError
 from shard.engine import FIRST_LANE, Engine
@@ -330,3 +331,23 @@ def test_the_listener_knows_what_every_thread_is_at_while_it_is_at_it(make_engin
     encoder.gate.set()
     recorder.wait_for(1, 2)
     assert recorder.at == {}
+
+
+def test_the_engine_says_what_it_is_at_and_how_far_it_has_come(make_engine):
+    encoder = FakeEncoder(closed=True)
+    engine, recorder = make_engine(encoder, max_batch_size=2)
+    assert engine.activity() == Activity(0, 0.0, 0, 0, 0.0)
+    engine.submit(1, Encode(("aa", "bb", "ccc")))
+    assert encoder.entered.wait(10)
+    began_s = time.monotonic()
+    time.sleep(0.05)
+    activity = engine.activity()
+    assert (activity.batches_done, activity.waiting_texts) == (0, 1)
+    assert activity.waiting_tokens in (2, 3)
+    assert activity.oldest_s >= time.monotonic() - began_s - 0.01
+    encoder.gate.set()
+    recorder.wait_for(1)
+    assert engine.wait_idle(5.0)
+    done = engine.activity()
+    assert (done.batches_done, done.oldest_s, done.waiting_texts, done.waiting_tokens) == (2, 0.0, 0, 0)
+    assert abs(done.last_success - time.time()) < 60

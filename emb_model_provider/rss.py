@@ -1,0 +1,17 @@
+"""How much memory a process holds, as the kernel counts it. Used by what children report."""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+
+
+def rss_bytes() -> int:
+    """Return the resident memory of this process, shared pages included (proc(5), statm); 0 where it is hidden."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as statm:  # noqa: PTH123 - once a second, as cheap as it gets
+            return int(statm.read().split()[1]) * _PAGE_BYTES
+    except OSError:
+        return 0

@@ -1,0 +1,124 @@
+"""Whether a child still gets on with its work, judged by what it reports: pure, the clock passed in.
+
+Asked by ``keeper``.
+
+A process that lives is no proof: a thread can be stuck on the device for ever, or in a C call that keeps the
+interpreter from every other thread. Before READY nothing is known of how long a model takes to load, so only the limit
+on the start holds there, counted from the last sign of progress.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from emb_model_provider.messages import LoadProgress, Message, Progress, Ready, RouterReady
+
+_REPORT_S: Final = 1.0
+#: A report may be this many intervals late before its sender is called busy.
+_BUSY_INTERVALS: Final = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class WatchLimits:
+    """How long a start may go without progress, one batch take, and a child that serves say nothing; 0: for ever."""
+
+    startup_s: float = 0.0
+    batch_s: float = 0.0
+    silence_s: float = 0.0
+
+    @property
+    def report_every_s(self) -> float:
+        """How often a child reports: often enough that one lost moment is no silence."""
+        return min([_REPORT_S, *(limit_s / 4 for limit_s in (self.batch_s, self.silence_s) if limit_s)])
+
+
+@dataclass(frozen=True, slots=True)
+class Hang:
+    """The verdict that ends a child; ``sentence`` continues "its process"."""
+
+    kind: Literal["startup", "silent", "stuck"]
+    sentence: str
+
+
+class Watchdog:
+    """Judges one child. Times are seconds of a monotonic clock."""
+
+    def __init__(self, limits: WatchLimits) -> None:
+        self._limits = limits
+        self.check_every_s = min([_REPORT_S, *(limit / 4 for limit in _set(limits))])
+        self.begin(0.0)
+
+    def begin(self, now_s: float) -> None:
+        """Note that a child is started."""
+        self.is_ready = False
+        self._checked_s = now_s
+        #: The last sign of life, before READY of progress.
+        self._heard_s = now_s
+        self._load: tuple[str, int] = ("", 0)
+        self._last: Progress | None = None
+        #: Since when texts have waited and no batch has begun.
+        self._idle_s = now_s
+
+    def hear(self, now_s: float, message: Message) -> None:
+        """Take a message of the child."""
+        if isinstance(message, LoadProgress):
+            if self._load == (load := (message.state, message.done_bytes)):
+                return  # a download that says the same again and again has stopped
+            self._load = load
+        elif isinstance(message, Ready | RouterReady):
+            self.is_ready = True
+            self._idle_s = now_s
+        elif isinstance(message, Progress):
+            self._note_idleness(now_s, message)
+            self._last = message
+        self._heard_s = now_s
+
+    def check(self, now_s: float) -> Hang | None:
+        """Return why the child must be ended, or ``None``. To be called every ``check_every_s``."""
+        self._excuse_own_absence(now_s)
+        silent_s = now_s - self._heard_s
+        if not self.is_ready:
+            if _exceeds(silent_s, self._limits.startup_s):
+                return Hang("startup", f"made no progress for {silent_s:.3g} s while it started")
+            return None
+        if _exceeds(silent_s, self._limits.silence_s):
+            return Hang("silent", f"gave no sign of life for {silent_s:.3g} s")
+        return self._check_work(now_s, silent_s)
+
+    def is_busy(self, now_s: float) -> bool:
+        """Tell whether a child that serves is late with its report, but not so late that it must be ended."""
+        return self.is_ready and now_s - self._heard_s > _BUSY_INTERVALS * self._limits.report_every_s
+
+    def _check_work(self, now_s: float, silent_s: float) -> Hang | None:
+        if self._last is None:
+            return None
+        if self._last.running_s:
+            batch_s = self._last.running_s + silent_s
+            if _exceeds(batch_s, self._limits.batch_s):
+                return Hang("stuck", f"was at one batch for {batch_s:.3g} s")
+        elif self._last.waiting_texts and _exceeds(idle_s := now_s - self._idle_s, self._limits.batch_s):
+            return Hang("stuck", f"let {self._last.waiting_texts} texts wait for {idle_s:.3g} s and began no batch")
+        return None
+
+    def _note_idleness(self, now_s: float, progress: Progress) -> None:
+        last = self._last
+        is_waiting = progress.waiting_texts and not progress.running_s
+        if not (is_waiting and last and last.waiting_texts and last.batches_done == progress.batches_done):
+            self._idle_s = now_s
+
+    def _excuse_own_absence(self, now_s: float) -> None:
+        """Count only the time in which we listened: a supervisor that was stopped must not find everybody silent."""
+        absent_s = now_s - self._checked_s - 2 * self.check_every_s
+        self._checked_s = now_s
+        if absent_s > 0:
+            self._heard_s += absent_s
+            self._idle_s += absent_s
+
+
+def _set(limits: WatchLimits) -> list[float]:
+    return [limit_s for limit_s in (limits.startup_s, limits.batch_s, limits.silence_s) if limit_s]
+
+
+def _exceeds(seconds: float, limit_s: float) -> bool:
+    return bool(limit_s) and seconds > limit_s

@@ -1,0 +1,19 @@
+import asyncio
+import time
+
+from router.heartbeat import beat
+
+
+async def test_a_loop_that_was_held_up_says_how_late_it_is():
+    loop = asyncio.get_running_loop()
+    beats = asyncio.Queue()
+    beating = asyncio.create_task(
+        beat(lambda heartbeat: loop.call_soon_threadsafe(beats.put_nowait, heartbeat), lambda: 3, 0.02)
+    )
+    first = await beats.get()
+    assert first.requests_in_flight == 3
+    assert first.rss_bytes > 1_000_000
+    time.sleep(0.5)  # noqa: ASYNC251 - the loop is held up
+    late = [await beats.get() for _ in range(3)]
+    beating.cancel()
+    assert max(heartbeat.lag_s for heartbeat in late) > 0.4

@@ -1,0 +1,54 @@
+import io
+
+import pytest
+
+from supervisor.output import ChildLines, Output
+
+DUMP = ["Fatal Python error: Aborted", "", "Thread 0x1 (most recent call first):", '  File "a.py", line 1 in encode']
+
+
+class Tty(io.StringIO):
+    def isatty(self):
+        return False
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Feed lines of a child's stderr; return what stands in the log file."""
+
+    def feed(lines, style="plain"):
+        path = tmp_path / "log"
+        output = Output(str(path), Tty(), Tty())
+        child = ChildLines("shard[en]", output, style)
+        for line in lines:
+            child.take(line)
+        child.end()
+        output.close()
+        return path.read_text("utf-8").splitlines()
+
+    return feed
+
+
+def test_the_stacks_of_a_crash_are_one_block_under_the_name_of_the_process(written):
+    head, *block = written(["before", *DUMP, "\x1eour own line"])[-3:]
+    assert "shard[en] stacks of=Aborted" in head
+    assert block == ["    | Thread 0x1 (most recent call first):", '    |   File "a.py", line 1 in encode']
+
+
+def test_lines_of_ours_pass_in_between(written):
+    assert "our own line" in written([*DUMP, "\x1eour own line"])
+
+
+def test_in_json_the_block_is_one_event(written):
+    (line,) = written(DUMP, "json")
+    assert '"event": "stacks"' in line
+    assert "in encode" in line
+
+
+def test_a_dump_without_end_fills_no_memory(written):
+    assert len(written([DUMP[0], *["  File"] * 5000])) <= 1001
+
+
+def test_any_other_line_is_wrapped_as_it_comes(written):
+    (line,) = written(["terminate called without an active exception"])
+    assert "shard[en] stderr line=" in line

@@ -1,0 +1,155 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emb_model_provider.messages import Heartbeat, LoadProgress, Progress, Ready, RouterReady
+from supervisor.watchdog import Watchdog, WatchLimits
+from tests.support.statuses import make_info
+
+LIMITS = WatchLimits(startup_s=900, batch_s=120, silence_s=30)
+READY = Ready(make_info())
+
+
+def report(running_s=0.0, waiting_texts=0, batches_done=0) -> Progress:
+    return Progress(batches_done, running_s, waiting_texts, 10 * waiting_texts, 1000)
+
+
+class Life:
+    """A child and the supervisor's clock: a check each second, as the keeper makes them."""
+
+    def __init__(self, limits: WatchLimits = LIMITS) -> None:
+        self.now_s = 1000.0
+        self.dog = Watchdog(limits)
+        self.dog.begin(self.now_s)
+        self.hang = None
+
+    def hear(self, message) -> None:
+        self.dog.hear(self.now_s, message)
+
+    def passes(self, seconds: int, every_second=lambda second: None):
+        """Let time pass; return the second of the verdict, or ``None``."""
+        for second in range(1, seconds + 1):
+            self.now_s += 1
+            if (message := every_second(second)) is not None:
+                self.hear(message)
+            self.hang = self.dog.check(self.now_s)
+            if self.hang is not None:
+                return second
+        return None
+
+
+def ready(limits: WatchLimits = LIMITS) -> Life:
+    life = Life(limits)
+    life.hear(READY)
+    return life
+
+
+def test_before_ready_silence_is_no_verdict_only_the_limit_on_the_start_is():
+    life = Life()
+    assert life.passes(2000) == 901
+    assert life.hang.kind == "startup"
+    assert "made no progress for 901 s" in life.hang.sentence
+
+
+def test_a_download_that_moves_is_alive_however_long_it_takes():
+    life = Life()
+    assert life.passes(5000, lambda second: LoadProgress("downloading", second, 10_000)) is None
+
+
+def test_a_download_that_reports_the_same_bytes_again_and_again_has_stopped():
+    life = Life()
+    assert life.passes(2000, lambda second: LoadProgress("downloading", min(second, 50), 10_000)) == 951
+
+
+def test_each_step_of_a_start_has_the_whole_limit():
+    life = Life()
+    steps = {800: LoadProgress("loading"), 1600: LoadProgress("warming"), 2400: READY}
+    assert life.passes(2400, steps.get) is None
+
+
+def test_a_child_that_says_nothing_is_hung():
+    life = ready()
+    assert life.passes(100) == 31
+    assert life.hang.kind == "silent"
+
+
+def test_reports_keep_a_child_alive():
+    assert ready().passes(500, lambda second: report()) is None
+
+
+def test_one_batch_beyond_the_limit_is_a_hang_though_reports_come():
+    life = ready()
+    assert life.passes(500, lambda second: report(running_s=float(second))) == 121
+    assert life.hang.kind == "stuck"
+    assert "at one batch for 121 s" in life.hang.sentence
+
+
+def test_a_legitimate_batch_below_the_limit_is_not():
+    assert ready().passes(119, lambda second: report(running_s=float(second))) is None
+
+
+def test_many_batches_that_are_each_short_are_no_hang():
+    assert ready().passes(1000, lambda second: report(running_s=second % 100, batches_done=second // 100)) is None
+
+
+def test_a_batch_that_silences_its_process_is_counted_on():
+    life = ready(WatchLimits(batch_s=60, silence_s=300))
+    life.hear(report(running_s=10.0))
+    assert life.passes(200) == 51
+    assert life.hang.kind == "stuck"
+
+
+def test_texts_that_wait_while_no_batch_begins_are_a_hang():
+    life = ready()
+    assert life.passes(500, lambda second: report(waiting_texts=3, batches_done=7)) == 122
+    assert "3 texts wait" in life.hang.sentence
+
+
+def test_a_queue_that_moves_is_none():
+    assert ready().passes(500, lambda second: report(waiting_texts=3, batches_done=second // 50)) is None
+
+
+def test_a_router_that_is_late_is_busy_and_not_ended_below_the_limit():
+    life = Life()
+    life.hear(RouterReady(1))
+    assert life.passes(5, lambda second: Heartbeat(0.0, 0, 1)) is None
+    assert not life.dog.is_busy(life.now_s)
+    assert life.passes(5) is None
+    assert life.dog.is_busy(life.now_s)
+    life.hear(Heartbeat(5.0, 0, 1))
+    assert not life.dog.is_busy(life.now_s)
+
+
+def test_a_supervisor_that_was_stopped_itself_finds_nobody_silent():
+    life = ready()
+    life.now_s += 3600
+    assert life.dog.check(life.now_s) is None
+    assert life.passes(20) is None
+    assert life.passes(20) is not None
+
+
+def test_limits_of_nought_are_none():
+    life = ready(WatchLimits())
+    assert life.passes(100_000) is None
+    assert Life(WatchLimits()).passes(100_000) is None
+
+
+def test_nothing_of_an_earlier_child_counts_against_the_next():
+    life = ready()
+    assert life.passes(500, lambda second: report(running_s=float(second))) is not None
+    life.dog.begin(life.now_s)
+    assert life.passes(500) is None
+
+
+@given(st.lists(st.tuples(st.integers(1, 29), st.floats(0, 90)), max_size=30))
+def test_whoever_reports_in_time_and_works_in_time_is_never_ended(reports):
+    life = ready()
+    for pause_s, running_s in reports:
+        assert life.passes(pause_s) is None
+        life.hear(report(running_s=running_s))
+
+
+@given(st.floats(0.1, 100), st.floats(0.1, 100))
+def test_reports_come_several_times_within_each_limit(batch_s, silence_s):
+    limits = WatchLimits(batch_s=batch_s, silence_s=silence_s)
+    assert limits.report_every_s <= min(1.0, batch_s / 4, silence_s / 4)
+    assert Watchdog(limits).check_every_s <= 1.0
