@@ -68,14 +68,14 @@ class BareEngine:
     def seconds(self, texts: Sequence[str], max_texts: int = 1_000_000) -> float:
         """Encode all texts, in batches of at most ``max_texts``; return the seconds from texts to vectors."""
         began_s = time.perf_counter()
-        tokenized = self._encoder.tokenize(texts, prompt=None)
+        tokenized = self._encoder.tokenize(texts)
         for batch in batches(tokenized, max_texts):
             self._encoder.encode(batch)
         return time.perf_counter() - began_s
 
     def encode_seconds(self, texts: Sequence[str]) -> float:
         """Return the seconds that encoding alone takes, without tokenising."""
-        ready = list(batches(self._encoder.tokenize(texts, prompt=None)))
+        ready = list(batches(self._encoder.tokenize(texts)))
         began_s = time.perf_counter()
         for batch in ready:
             self._encoder.encode(batch)
@@ -84,7 +84,7 @@ class BareEngine:
     def slice_seconds(self, texts: Sequence[str]) -> list[float]:
         """Return the seconds of each full batch of ``BATCH_TOKENS``."""
         times: list[float] = []
-        for batch in batches(self._encoder.tokenize(texts, prompt=None)):
+        for batch in batches(self._encoder.tokenize(texts)):
             began_s = time.perf_counter()
             self._encoder.encode(batch)
             times.append(time.perf_counter() - began_s)
@@ -92,12 +92,12 @@ class BareEngine:
 
     def flops(self, texts: Sequence[str]) -> float:
         """Return the floating-point operations of the matrix products that these texts need; no padding counted."""
-        lengths = [len(one.ids) for one in self._encoder.tokenize(texts, prompt=None)]
+        lengths = [len(one.ids) for one in self._encoder.tokenize(texts)]
         return sum(bert_flops(length, self._layers, self._hidden, self._inner) for length in lengths)
 
     def tokens(self, texts: Sequence[str]) -> int:
         """Return how many tokens the model reads of these texts."""
-        return sum(len(one.ids) for one in self._encoder.tokenize(texts, prompt=None))
+        return sum(len(one.ids) for one in self._encoder.tokenize(texts))
 
     def mm_flops_per_s(self, repeats: int) -> float:
         """Return the best rate of ``torch.mm`` on large square fp32 matrices."""

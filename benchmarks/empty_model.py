@@ -41,7 +41,7 @@ from emb_model_provider.messages import (
 from emb_model_provider.modelmap import BatchLimits
 
 if TYPE_CHECKING:
-    from shard.encoder import Encoder, Tokenized, Vectors
+    from shard.encoder import Encoder, Results, Tokenized, Vectors
 
 DIMENSION: Final = 384
 _ROOT: Final = Path(__file__).resolve().parent.parent
@@ -106,10 +106,10 @@ class _EmptyEncoder:
         self._vectors: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         self._ids = itertools.count(1000)
 
-    def tokenize(self, texts: Sequence[str], *, prompt: str | None) -> list[Tokenized]:
+    def tokenize(self, texts: Sequence[str], reading: object = None, seconds: Sequence[str] = ()) -> list[Tokenized]:
         from shard.encoder import Tokenized  # noqa: PLC0415
 
-        del prompt
+        del reading, seconds
         return [Tokenized((101, next(self._ids), 102), 3) for _ in texts]
 
     def accept_ids(self, ids: Sequence[int]) -> Tokenized:
@@ -121,10 +121,12 @@ class _EmptyEncoder:
     def use_threads(self, count: int) -> None:
         del count
 
-    def encode(self, batch: Sequence[Tokenized]) -> Vectors:
-        return self._vectors[: len(batch)]
+    def encode(self, batch: Sequence[Tokenized]) -> Results:
+        from shard.encoder import Results  # noqa: PLC0415
 
-    def encode_exactly(self, batch: Sequence[Tokenized]) -> Vectors:
+        return Results(self._vectors[: len(batch)])
+
+    def encode_exactly(self, batch: Sequence[Tokenized]) -> Results:
         raise NotImplementedError
 
 

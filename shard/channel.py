@@ -14,11 +14,22 @@ from pathlib import Path
 from typing import cast
 
 from emb_model_provider.black_box import BlackBox
-from emb_model_provider.errors import ProtocolError
+from emb_model_provider.errors import InvalidRequestError, ProtocolError
 from emb_model_provider.frames import FrameDecoder, Outbox
 from emb_model_provider.logs import EventLog
-from emb_model_provider.messages import Cancel, Encode, Encoded, Failed, Hello, Message, Started, pack, unpack
-from shard.engine import Engine
+from emb_model_provider.messages import (
+    Cancel,
+    Detokenize,
+    Encode,
+    Failed,
+    Hello,
+    Message,
+    Started,
+    Tokenize,
+    pack,
+    unpack,
+)
+from shard.engine import Engine, Outcome
 
 log = EventLog("shard.channel")
 
@@ -59,7 +70,7 @@ class Channel:
         self._askers: dict[int, tuple[_Link, int]] = {}
         self._links: set[_Link] = set()
         #: What the engine has said and the loop has not yet passed on: jobs that start, and outcomes.
-        self._heard: collections.deque[list[int] | tuple[int, Encoded | Failed]] = collections.deque()
+        self._heard: collections.deque[list[int] | tuple[int, Outcome]] = collections.deque()
         self._is_woken = False
         self._server: asyncio.Server | None = None
 
@@ -92,10 +103,10 @@ class Channel:
         if self._box is not None:
             self._box.leave(where)
 
-    def finished(self, key: int, outcome: Encoded | Failed) -> None:
+    def finished(self, key: int, outcome: Outcome) -> None:
         self._hear((key, outcome))
 
-    def _hear(self, event: list[int] | tuple[int, Encoded | Failed]) -> None:
+    def _hear(self, event: list[int] | tuple[int, Outcome]) -> None:
         self._heard.append(event)
         # Waking the loop is a system call and a switch of threads: once for all that is said until it runs. Two
         # threads at this line wake it twice, which is harmless.
@@ -120,11 +131,15 @@ class Channel:
         for link, request_ids in by_link.items():
             link.send(Started(tuple(request_ids)))
 
-    def _send_outcome(self, key: int, outcome: Encoded | Failed) -> None:
+    def _send_outcome(self, key: int, outcome: Outcome) -> None:
         if (asker := self._askers.pop(key, None)) is not None:
             link, request_id = asker
             link.keys.pop(request_id, None)
-            link.send(outcome, request_id)
+            try:
+                link.send(outcome, request_id)
+            except ProtocolError as error:
+                log.error("answer_too_large", error=error)
+                link.send(_too_large(), request_id)
 
     # --------------------------------------------------------------------------- called by links, on the loop
 
@@ -135,7 +150,7 @@ class Channel:
 
     def received(self, link: _Link, request_id: int, message: Message) -> None:
         assert self._engine is not None
-        if isinstance(message, Encode):
+        if isinstance(message, (Encode, Tokenize, Detokenize)):
             if request_id in link.keys:
                 raise ProtocolError(f"request id {request_id} is already in use on this link")
             key = next(self._keys)
@@ -204,6 +219,11 @@ class _Link(asyncio.Protocol):
         if self._outbox is not None and self._transport is not None:
             self._outbox.flush()
             self._transport.close()
+
+
+def _too_large() -> Failed:
+    message = "The answer to these inputs is too large for one message; send fewer or shorter ones in one request."
+    return Failed(InvalidRequestError.status, InvalidRequestError.kind, "answer_too_large", message, "input")
 
 
 def _is_same_user(transport: asyncio.Transport) -> bool:

@@ -8,29 +8,54 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from emb_model_provider.messages import EncoderInfo
+from emb_model_provider.messages import EncoderInfo, Output, Token
 
 Vectors = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.uint32]
+#: Which end of an overlong text is cut off.
+CutSide = Literal["start", "end"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How the inputs of a request are to be read, and what is wanted of them; the same for all of them.
+
+    ``outputs`` are in the order of ``EncoderInfo.outputs``. ``raw``: dense vectors are wanted as they are before the
+    model's own last step, which normalises them. ``cut_side`` ``None`` is the side that the model's tokenizer prefers;
+    ``max_tokens`` ``None`` is the model's length, and never more than that.
+    """
+
+    prompt: str | None = None
+    outputs: tuple[Output, ...] = ("dense",)
+    raw: bool = False
+    cut_side: CutSide | None = None
+    max_tokens: int | None = None
+
+
+#: No prompt, a dense vector as the model makes it.
+PLAIN: Final = Reading()
 
 
 @dataclass(frozen=True, slots=True)
 class Tokenized:
-    """One input ready for the device.
+    """One input ready for the device; two that are equal have the same results.
 
     ``ids`` carry the model's special tokens and are cut to its length; ``original_tokens`` counts them before the
     cut. ``prompt_tokens`` leading ids belong to the prompt, which some models leave out of their pooling.
-    ``type_ids`` is ``None`` where all are 0.
+    ``type_ids`` is ``None`` where all are 0. ``outputs`` and ``raw`` are those of the ``Reading``.
     """
 
     ids: tuple[int, ...]
     original_tokens: int
     prompt_tokens: int = 0
     type_ids: tuple[int, ...] | None = None
+    outputs: tuple[Output, ...] = ("dense",)
+    raw: bool = False
 
     @property
     def truncated(self) -> bool:
@@ -38,15 +63,69 @@ class Tokenized:
         return self.original_tokens > len(self.ids)
 
 
+@dataclass(frozen=True, slots=True)
+class SparseRow:
+    """A sparse vector: ids of the vocabulary, ascending, and their weights; both of one length."""
+
+    indices: Ids
+    values: Vectors
+
+
+class Result(NamedTuple):
+    """What one input gave. ``row`` is its dense vector, or its logits; ``tokens`` one vector per token it keeps."""
+
+    row: Vectors | None = None
+    sparse: SparseRow | None = None
+    tokens: Vectors | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """What one batch gave: for each input at least the outputs that it asks for.
+
+    ``rows`` are dense vectors, or raw logits, shape (inputs, ``row_dimension``), C-contiguous. ``sparse`` and
+    ``tokens`` have one entry per input. Each is ``None`` where no input of the batch asks for it; an entry that its
+    input has not asked for is not looked at, and must be finite.
+    """
+
+    rows: Vectors | None = None
+    sparse: Sequence[SparseRow] | None = None
+    tokens: Sequence[Vectors] | None = None
+
+    def each(self) -> list[Result]:
+        """Return one result per input."""
+        if self.sparse is None and self.tokens is None:
+            assert self.rows is not None
+            return [Result(row) for row in self.rows]
+        count = len(next(part for part in (self.rows, self.sparse, self.tokens) if part is not None))
+        nothing = [None] * count
+        parts = (self.rows if self.rows is not None else nothing, self.sparse or nothing, self.tokens or nothing)
+        return [Result(*entry) for entry in zip(*parts, strict=True)]
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether every number of every input is finite."""
+        return (
+            (self.rows is None or bool(np.isfinite(self.rows).all()))
+            and all(np.isfinite(row.values).all() for row in self.sparse or ())
+            and all(np.isfinite(vectors).all() for vectors in self.tokens or ())
+        )
+
+
+def row_dimension(info: EncoderInfo) -> int:
+    """Return how many numbers a row of ``Results.rows`` has; 0 for a model that makes none."""
+    return len(info.labels) if "scores" in info.outputs else info.dimension
+
+
 class FatalDeviceError(Exception):
     """The device is in a state in which no further answer of this process can be trusted."""
 
 
 class Encoder(Protocol):
-    """A model that turns texts into vectors.
+    """A model that turns texts into vectors, or into something else that a search needs.
 
-    ``tokenize``, ``accept_ids`` and ``resolve_prompt`` run in another thread than the rest; ``encode`` runs in as many
-    threads at a time as ``lane.count_lanes`` says.
+    ``encode`` runs in as many threads at a time as ``lane.count_lanes`` says; everything from ``tokenize`` to
+    ``resolve_prompt`` runs in other threads than that, several at a time.
     """
 
     @property
@@ -54,15 +133,26 @@ class Encoder(Protocol):
         """What the model is, as loaded."""
         ...
 
-    def tokenize(self, texts: Sequence[str], *, prompt: str | None) -> list[Tokenized]:
-        """Tokenise ``prompt + text`` as the model does; raise ``InvalidRequestError`` for what is no text."""
+    def tokenize(self, texts: Sequence[str], reading: Reading = PLAIN, seconds: Sequence[str] = ()) -> list[Tokenized]:
+        """Tokenise ``prompt + text`` as the model does, or pairs with ``seconds``.
+
+        Raises ``InvalidRequestError`` for what is no text, and for pairs where the model takes none.
+        """
         ...
 
-    def accept_ids(self, ids: Sequence[int]) -> Tokenized:
-        """Take ids of the model's own vocabulary, with or without its special tokens around them.
+    def accept_ids(self, ids: Sequence[int], reading: Reading = PLAIN) -> Tokenized:
+        """Take ids of the model's own vocabulary, with or without its special tokens around them; no prompt is added.
 
         Raises ``InvalidRequestError`` that names an id out of range and the size of the vocabulary.
         """
+        ...
+
+    def spell(self, texts: Sequence[str], *, prompt: str | None, add_special_tokens: bool) -> list[tuple[Token, ...]]:
+        """Return the tokens of ``prompt + text`` before any cut; offsets count from the start of the prompt."""
+        ...
+
+    def detokenize(self, token_ids: Sequence[Sequence[int]], *, skip_special_tokens: bool) -> list[str]:
+        """Return the text of each list of ids; raises as ``accept_ids`` does."""
         ...
 
     def resolve_prompt(self, prompt_name: str | None) -> str | None:
@@ -76,22 +166,31 @@ class Encoder(Protocol):
         """Let the calling thread encode on so many cores from now on."""
         ...
 
-    def encode(self, batch: Sequence[Tokenized]) -> Vectors:
-        """Return final vectors, shape (len(batch), dimension), C-contiguous; none depends on its neighbours.
+    def encode(self, batch: Sequence[Tokenized]) -> Results:
+        """Return final results; none depends on its neighbours.
 
         Raises ``FatalDeviceError``, and anything else that a model may raise on a text.
         """
         ...
 
-    def encode_exactly(self, batch: Sequence[Tokenized]) -> Vectors:
+    def encode_exactly(self, batch: Sequence[Tokenized]) -> Results:
         """Do the same in fp32 and on the plainest path, however slowly."""
         ...
 
 
+def normalized(vectors: Vectors) -> Vectors:
+    """Bring each row to length 1; zero rows stay zero."""
+    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return np.ascontiguousarray(vectors / np.where(norms > 0, norms, 1), dtype=np.float32)
+
+
 def cut(vectors: Vectors, dimensions: int) -> Vectors:
     """Keep the first ``dimensions`` of each row and bring each row to length 1 again; zero rows stay zero."""
+    return normalized(cut_raw(vectors, dimensions))
+
+
+def cut_raw(vectors: Vectors, dimensions: int) -> Vectors:
+    """Keep the first ``dimensions`` of each row as they are."""
     if not 0 < dimensions <= vectors.shape[-1]:
         raise ValueError(f"cannot cut {vectors.shape[-1]} dimensions to {dimensions}")
-    kept = vectors[..., :dimensions].astype(np.float32)
-    norms = np.linalg.norm(kept, axis=-1, keepdims=True)
-    return np.ascontiguousarray(kept / np.where(norms > 0, norms, 1))
+    return np.ascontiguousarray(vectors[..., :dimensions], dtype=np.float32)

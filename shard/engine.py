@@ -16,14 +16,14 @@ from typing import Final, Protocol
 
 from emb_model_provider.errors import DeadlineError, EncodeError
 from emb_model_provider.logs import EventLog
-from emb_model_provider.messages import Encode, Encoded, Failed
+from emb_model_provider.messages import Detokenize, Encode, Encoded, Failed, InputError, Texts, Tokenize, Tokens
 from emb_model_provider.modelmap import BatchLimits
 from shard.activity import Activity, WorkInHand
 from shard.costs import SlicePlan
-from shard.encoder import Encoder, Tokenized, Vectors
-from shard.intake import as_failed, tokenize
+from shard.encoder import Encoder, Result, Tokenized, row_dimension
+from shard.intake import as_failed, as_input_error, spell, tokenize
 from shard.isolate import encode_isolated
-from shard.jobs import NEVER_S, Input, Job, Jobs
+from shard.jobs import NEVER_S, Input, Job, Jobs, Times
 from shard.lane import Lane
 from shard.scheduler import Batch
 
@@ -38,6 +38,9 @@ _SMALL_INPUTS: Final = 8
 #: Characters or token ids; some 0.1 ms.
 _SMALL_UNITS: Final = 512
 
+Request = Encode | Tokenize | Detokenize
+Outcome = Encoded | Tokens | Texts | Failed
+
 
 class Listener(Protocol):
     """Hears what becomes of the work; called on any thread, so it must be quick and thread-safe."""
@@ -51,8 +54,8 @@ class Listener(Protocol):
     def ends(self, where: int) -> None:
         """Hear that it is at none of them any more."""
 
-    def finished(self, key: int, outcome: Encoded | Failed) -> None:
-        """Take a job's vectors or its error; never called for a cancelled job."""
+    def finished(self, key: int, outcome: Outcome) -> None:
+        """Take a request's answer or its error; never called for a cancelled one."""
 
 
 @dataclass(eq=False, slots=True)
@@ -82,7 +85,7 @@ class Engine:
         self._lane_threads = threads // len(lanes)
         self._listener = listener
         self._clock = time.monotonic
-        self._jobs = Jobs(limits, plan, len(lanes), encoder.info.dimension)
+        self._jobs = Jobs(limits, plan, len(lanes), row_dimension(encoder.info))
         #: Every request that has no answer yet, with its deadline.
         self._accepted: dict[int, float] = {}
         self._lock = threading.RLock()
@@ -90,7 +93,7 @@ class Engine:
         self._devices = [
             _Device(number, lane, threading.Condition(self._lock)) for number, lane in enumerate(lanes, FIRST_LANE)
         ]
-        self._incoming: queue.SimpleQueue[tuple[int, Encode] | None] = queue.SimpleQueue()
+        self._incoming: queue.SimpleQueue[tuple[int, Request, float] | None] = queue.SimpleQueue()
         self._stopping = False
         self._in_hand = WorkInHand()
         self._batches_done = 0
@@ -102,15 +105,16 @@ class Engine:
         for device in self._devices:
             device.lane.begin(partial(self._device_loop, device))
 
-    def submit(self, key: int, request: Encode) -> None:
+    def submit(self, key: int, request: Request) -> None:
         """Queue a request under a key that is not in use; a small one is tokenised before this returns."""
-        deadline_s = self._clock() + request.timeout_ms / 1000 if request.timeout_ms else NEVER_S
+        now_s = self._clock()
+        timeout_ms = request.timeout_ms if isinstance(request, Encode) else 0
         with self._lock:
-            self._accepted[key] = deadline_s
-        if _is_small(request):
-            self._take_in(key, request, HOST_THREAD)
+            self._accepted[key] = now_s + timeout_ms / 1000 if timeout_ms else NEVER_S
+        if isinstance(request, Encode) and _is_small(request):
+            self._take_in(key, request, now_s, HOST_THREAD)
         else:
-            self._incoming.put((key, request))
+            self._incoming.put((key, request, now_s))
 
     def cancel(self, key: int) -> None:
         """Drop a request: what has not begun is never encoded, and the listener hears nothing more of it."""
@@ -148,7 +152,7 @@ class Engine:
         while (item := self._incoming.get()) is not None:
             self._take_in(*item, TOKENIZER_THREAD)
 
-    def _take_in(self, key: int, request: Encode, where: int) -> None:
+    def _take_in(self, key: int, request: Request, arrived_s: float, where: int) -> None:
         deadline_s = self._accepted.get(key)
         if deadline_s is None:
             return
@@ -157,21 +161,24 @@ class Engine:
             return
         self._listener.begins(where, (key,))
         self._in_hand.begin(where)
-        tokenized = tokenize(self._encoder, request)
+        texts = tokenize(self._encoder, request) if isinstance(request, Encode) else spell(self._encoder, request)
         self._in_hand.end(where)
         self._listener.ends(where)
-        if isinstance(tokenized, Failed):
-            self._answer([(key, tokenized)])
+        if isinstance(texts, (Tokens, Texts, Failed)):
+            self._answer([(key, texts)])
         else:
-            self._enqueue(key, request, tokenized, deadline_s)
+            assert isinstance(request, Encode)
+            self._enqueue(key, request, texts, Times(arrived_s, self._clock(), deadline_s))
 
-    def _enqueue(self, key: int, request: Encode, texts: Sequence[Tokenized], deadline_s: float) -> None:
+    def _enqueue(self, key: int, request: Encode, texts: Sequence[Tokenized | InputError], times: Times) -> None:
         with self._lock:
             if key not in self._accepted:
                 return
-            job = self._jobs.add(key, request, texts, self._clock(), deadline_s)
+            job = self._jobs.add(key, request, texts, times)
             self._wake_idle()
-        if job.started:
+        if not job.missing:
+            self._answer([(key, job.encoded())])
+        elif job.started_s is not None:
             self._listener.started([key])
 
     # ----------------------------------------------------------------------------------------------- the lanes
@@ -183,7 +190,7 @@ class Engine:
                 if batch is not None:
                     device.is_busy = True
                     threads = self._choose_threads(batch)
-                    newly_started = self._jobs.mark_started(batch)
+                    newly_started = self._jobs.mark_started(batch, self._clock())
                 self._wake_idle()
             self._answer([(job.key, _too_late()) for job in expired])
             if batch is not None:
@@ -191,10 +198,12 @@ class Engine:
                     self._listener.started(newly_started)
                 self._listener.begins(device.number, _keys(batch))
                 self._in_hand.begin(device.number)
+                began_s = self._clock()
                 results = self._encode(batch, threads)
+                took_ms = 1000 * (self._clock() - began_s)
                 self._in_hand.end(device.number)
                 self._listener.ends(device.number)
-                self._deliver(device, batch, results)
+                self._deliver(device, batch, results, took_ms)
 
     def _next_batch(self, device: _Device) -> tuple[Batch[Input] | None, list[Job]]:
         """Return what ``Jobs.take`` does, or nothing after waiting until something has changed."""
@@ -222,7 +231,7 @@ class Engine:
                 device.wake.notify()
                 return
 
-    def _encode(self, batch: Batch[Input], threads: int) -> list[Vectors | Exception]:
+    def _encode(self, batch: Batch[Input], threads: int) -> list[Result | Exception]:
         if not batch.items:
             return []
         self._encoder.use_threads(threads)
@@ -234,26 +243,35 @@ class Engine:
                 self._jobs.scheduler.observe(batch, 1000 * (self._clock() - began_s))
         return results
 
-    def _deliver(self, device: _Device, batch: Batch[Input], results: Sequence[Vectors | Exception]) -> None:
+    def _deliver(
+        self, device: _Device, batch: Batch[Input], results: Sequence[Result | Exception], took_ms: float
+    ) -> None:
         complete: list[Job] = []
         failed: dict[int, Failed] = {}
         with self._lock:
             device.is_busy = False
             self._batches_done += 1
             self._jobs.scheduler.finished(batch)
+            self._jobs.charge(batch, took_ms)
             self._wake_idle()
             for one, result in zip(batch.items, results, strict=True):
                 for job, index in self._jobs.release(one):
-                    if isinstance(result, Exception):
+                    if not isinstance(result, Exception):
+                        is_last = job.take(index, result)
+                    else:
                         log.error("encode_failed", index=index, error=f"{type(result).__name__}: {result}")
-                        failed.setdefault(job.key, _failed_input(job.request.first_index + index))
-                    elif job.take(index, result):
+                        error = _failed_input(job.request.first_index + index)
+                        if not job.request.partial:
+                            failed.setdefault(job.key, error)
+                            continue
+                        is_last = job.refuse(as_input_error(error, index))
+                    if is_last:
                         complete.append(job)
         if complete:
             self._in_hand.succeeded()
         self._answer([*((job.key, job.encoded()) for job in complete), *failed.items()])
 
-    def _answer(self, outcomes: Sequence[tuple[int, Encoded | Failed]]) -> None:
+    def _answer(self, outcomes: Sequence[tuple[int, Outcome]]) -> None:
         if not outcomes:
             return
         with self._lock:

@@ -2,28 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
 
 from emb_model_provider.errors import EncodeError, InvalidRequestError, RequestError
 from emb_model_provider.logs import EventLog
-from emb_model_provider.messages import Encode, Failed
-from shard.encoder import Encoder, Tokenized
+from emb_model_provider.messages import (
+    Detokenize,
+    Encode,
+    EncoderInfo,
+    Failed,
+    InputError,
+    Output,
+    Texts,
+    Tokenize,
+    Tokens,
+)
+from shard.encoder import CutSide, Encoder, Reading, Tokenized
 
 log = EventLog("shard.intake")
 
+#: Tokens of one ``Tokens`` message; every one of them is some 30 bytes on the way to the router, and more in it.
+_MOST_SPELLED_TOKENS: Final = 500_000
+_OUTPUT_NAMES: Final[dict[Output, str]] = {
+    "dense": "dense vectors",
+    "sparse": "sparse vectors",
+    "multi_vector": "token vectors (multi_vector)",
+    "scores": "scores of a classification head",
+}
+Answer = TypeVar("Answer")
 
-def tokenize(encoder: Encoder, request: Encode) -> list[Tokenized] | Failed:
-    """Return each input's tokens, or why the request cannot be served."""
-    try:
-        inputs = _tokenize(encoder, request)
-        if request.overlong == "error":
-            _refuse_overlong(inputs, encoder.info.max_tokens, request.first_index)
-    except RequestError as error:
-        return as_failed(error)
-    except Exception:  # a tokenizer may raise anything; only this request fails
-        log.exception("tokenize_failed")
-        return as_failed(EncodeError("the model's tokenizer failed on this input"))
-    return inputs
+
+def tokenize(encoder: Encoder, request: Encode) -> Sequence[Tokenized | InputError] | Failed:
+    """Return each input's tokens, or why the request cannot be served.
+
+    In a ``partial`` request an input that cannot be served has its own error instead.
+    """
+
+    def read() -> Sequence[Tokenized | InputError]:
+        reading = read_options(encoder, request)
+        if request.partial:
+            return _read_partially(encoder, request, reading)
+        return _read(encoder, request, reading)
+
+    return _guarded(read)
+
+
+def spell(encoder: Encoder, request: Tokenize | Detokenize) -> Tokens | Texts | Failed:
+    """Return the tokens of texts, or the texts of tokens."""
+
+    def read() -> Tokens | Texts:
+        if isinstance(request, Detokenize):
+            return Texts(tuple(encoder.detokenize(request.token_ids, skip_special_tokens=request.skip_special_tokens)))
+        prompt = request.prompt
+        if prompt is None and request.prompt_name is not None:
+            prompt = encoder.resolve_prompt(request.prompt_name)
+        rows = encoder.spell(request.texts, prompt=prompt, add_special_tokens=request.add_special_tokens)
+        if sum(map(len, rows)) > _MOST_SPELLED_TOKENS:
+            raise InvalidRequestError(
+                f"These texts have more than {_MOST_SPELLED_TOKENS} tokens, too many for one answer; "
+                "send them in several requests.",
+                param="input",
+            )
+        return Tokens(tuple(rows))
+
+    return _guarded(read)
 
 
 def as_failed(error: RequestError) -> Failed:
@@ -31,17 +74,106 @@ def as_failed(error: RequestError) -> Failed:
     return Failed(error.status, error.kind, error.code, error.message, error.param)
 
 
-def _tokenize(encoder: Encoder, request: Encode) -> list[Tokenized]:
-    if request.token_ids:
-        return [_accept_ids(encoder, ids, index) for index, ids in enumerate(request.token_ids, request.first_index)]
-    return encoder.tokenize(request.texts, prompt=encoder.resolve_prompt(request.prompt_name))
+def as_input_error(error: Failed, index: int) -> InputError:
+    """Return an error as that of one input; ``index`` counts within the message."""
+    return InputError(index, error.status, error.kind, error.code, error.message)
 
 
-def _accept_ids(encoder: Encoder, ids: Sequence[int], index: int) -> Tokenized:
+def read_options(encoder: Encoder, request: Encode) -> Reading:
+    """Return how the inputs of a request are to be read.
+
+    Raises ``InvalidRequestError`` for what this model does not do, which says what it does.
+    """
+    info = encoder.info
+    _check_outputs(info, request)
+    if request.seconds and info.task not in ("rerank", "classify"):
+        raise InvalidRequestError("This model takes single texts, not pairs.", param="input")
+    if request.seconds and len(request.seconds) != len(request.texts):
+        raise InvalidRequestError("Every pair needs a first and a second text.", param="input")
+    prompt = request.prompt
+    if prompt is None and not request.token_ids:
+        prompt = encoder.resolve_prompt(request.prompt_name)
+    side: CutSide | None = request.overlong if request.overlong in ("start", "end") else None
+    return Reading(
+        prompt=prompt,
+        outputs=tuple(output for output in info.outputs if output in request.outputs),
+        raw=request.normalize is False and info.normalized and "dense" in request.outputs,
+        cut_side=side,
+        max_tokens=request.max_tokens,
+    )
+
+
+def _check_outputs(info: EncoderInfo, request: Encode) -> None:
+    missing = [output for output in request.outputs if output not in info.outputs]
+    if missing or not request.outputs:
+        has = " and ".join(_OUTPUT_NAMES[output] for output in info.outputs)
+        wanted = " or ".join(_OUTPUT_NAMES[output] for output in missing) or "no output at all"
+        raise InvalidRequestError(
+            f"This model gives {has}; it does not give {wanted}. Its task is {info.task!r}.", code="unsupported_output"
+        )
+    if request.dimensions is None:
+        return
+    if "dense" not in request.outputs:
+        raise InvalidRequestError("'dimensions' cuts dense vectors, and none were asked for.", param="dimensions")
+    if not 0 < request.dimensions <= info.dimension:
+        raise InvalidRequestError(f"This model has {info.dimension} dimensions; ask for 1 to that.", param="dimensions")
+
+
+def _guarded(work: Callable[[], Answer]) -> Answer | Failed:
     try:
-        return encoder.accept_ids(ids)
+        return work()
+    except RequestError as error:
+        return as_failed(error)
+    except Exception:  # a tokenizer may raise anything; only this request fails
+        log.exception("tokenize_failed")
+        return as_failed(EncodeError("the model's tokenizer failed on this input"))
+
+
+def _read(encoder: Encoder, request: Encode, reading: Reading) -> list[Tokenized]:
+    if request.token_ids:
+        inputs = [
+            _accept_ids(encoder, ids, reading, index)
+            for index, ids in enumerate(request.token_ids, request.first_index)
+        ]
+    else:
+        inputs = encoder.tokenize(request.texts, reading, request.seconds)
+    if request.overlong == "error":
+        _refuse_overlong(inputs, _limit(encoder, reading), request.first_index)
+    return inputs
+
+
+def _read_partially(encoder: Encoder, request: Encode, reading: Reading) -> list[Tokenized | InputError]:
+    """Read all inputs at once, and where that fails each by itself."""
+    whole = _guarded(lambda: _read(encoder, request, reading))
+    if not isinstance(whole, Failed):
+        return list(whole)
+    inputs: list[Tokenized | InputError] = []
+    for index in range(request.count):
+        one = _guarded(lambda index=index: _read(encoder, _only(request, index), reading))  # type: ignore[misc]
+        inputs.append(as_input_error(one, index) if isinstance(one, Failed) else one[0])
+    return inputs
+
+
+def _only(request: Encode, index: int) -> Encode:
+    return Encode(
+        texts=request.texts[index : index + 1],
+        token_ids=request.token_ids[index : index + 1],
+        seconds=request.seconds[index : index + 1],
+        outputs=request.outputs,
+        overlong=request.overlong,
+        first_index=request.first_index + index,
+    )
+
+
+def _accept_ids(encoder: Encoder, ids: Sequence[int], reading: Reading, index: int) -> Tokenized:
+    try:
+        return encoder.accept_ids(ids, reading)
     except InvalidRequestError as error:
         raise InvalidRequestError(f"Input {index}: {error.message}", param="input") from None
+
+
+def _limit(encoder: Encoder, reading: Reading) -> int:
+    return min(encoder.info.max_tokens, reading.max_tokens or encoder.info.max_tokens)
 
 
 def _refuse_overlong(inputs: Sequence[Tokenized], max_tokens: int, first_index: int) -> None:

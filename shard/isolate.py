@@ -7,28 +7,32 @@ from typing import TypeVar
 
 import numpy as np
 
-from shard.encoder import FatalDeviceError, Vectors
+from shard.encoder import FatalDeviceError, Result, Results
 
 Item = TypeVar("Item")
-Encode = Callable[[Sequence[Item]], Vectors]
+Encode = Callable[[Sequence[Item]], Results]
 
 
 class NonFiniteVectorError(Exception):
     """The model returned NaN or infinity for this input, in its own precision and in fp32."""
 
     def __init__(self) -> None:
-        super().__init__("the model's vector for this input is not finite")
+        super().__init__("the model's result for this input is not finite")
 
 
-def encode_isolated(encode: Encode[Item], exactly: Encode[Item], batch: Sequence[Item]) -> list[Vectors | Exception]:
-    """Return one vector or one exception per item.
+def encode_isolated(encode: Encode[Item], exactly: Encode[Item], batch: Sequence[Item]) -> list[Result | Exception]:
+    """Return one result or one exception per item.
 
     When a batch raises, it is halved until the guilty item stands alone: log2(n) extra passes for one bad
-    input, and its neighbours get their vectors. An item whose vector is not finite is encoded once more, alone and
-    by ``exactly``. Both functions return shape (len(batch), dimension). Raises ``FatalDeviceError`` as it comes.
+    input, and its neighbours get their results. An item whose numbers are not all finite is encoded once more, alone
+    and by ``exactly``. Both functions return as many results as they get items. Raises ``FatalDeviceError`` as it
+    comes.
     """
     try:
-        vectors = encode(batch)
+        results = encode(batch)
+        each = results.each()
+        if len(each) != len(batch):
+            raise RuntimeError(f"the model made {len(each)} results of {len(batch)} inputs")  # noqa: TRY301 - as its own
     except FatalDeviceError:
         raise
     except Exception as error:  # noqa: BLE001 - model code may raise anything; it must not take the shard down
@@ -36,18 +40,23 @@ def encode_isolated(encode: Encode[Item], exactly: Encode[Item], batch: Sequence
             return [error]
         middle = len(batch) // 2
         return encode_isolated(encode, exactly, batch[:middle]) + encode_isolated(encode, exactly, batch[middle:])
-    if np.isfinite(vectors).all():
-        return list(vectors)
+    if results.is_finite:
+        return list(each)
     return [
-        row if np.isfinite(row).all() else _once_more(exactly, item) for row, item in zip(vectors, batch, strict=True)
+        result if _is_finite(result) else _once_more(exactly, item) for result, item in zip(each, batch, strict=True)
     ]
 
 
-def _once_more(exactly: Encode[Item], item: Item) -> Vectors | Exception:
+def _once_more(exactly: Encode[Item], item: Item) -> Result | Exception:
     try:
-        vector: Vectors = exactly([item])[0]
+        (result,) = exactly([item]).each()
     except FatalDeviceError:
         raise
     except Exception as error:  # noqa: BLE001 - as above
         return error
-    return vector if np.isfinite(vector).all() else NonFiniteVectorError()
+    return result if _is_finite(result) else NonFiniteVectorError()
+
+
+def _is_finite(result: Result) -> bool:
+    parts = (result.row, None if result.sparse is None else result.sparse.values, result.tokens)
+    return all(part is None or np.isfinite(part).all() for part in parts)

@@ -10,46 +10,62 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-import numpy as np
-
-from emb_model_provider.messages import Encode, Encoded
+from emb_model_provider.messages import Encode, Encoded, InputError, Timing
 from emb_model_provider.modelmap import BatchLimits
+from shard.answers import Answer
 from shard.costs import SlicePlan
-from shard.encoder import Tokenized, Vectors, cut
+from shard.encoder import Result, Tokenized
 from shard.scheduler import Batch, Item, Scheduler
 
 #: The deadline of what has none.
 NEVER_S: Final = float("inf")
 
 
+@dataclass(frozen=True, slots=True)
+class Times:
+    """When a request came, when its tokens were queued, and its deadline."""
+
+    arrived_s: float
+    queued_s: float
+    deadline_s: float = NEVER_S
+
+
 @dataclass(eq=False, slots=True)
 class Job:
-    """One request: where its vectors come together."""
+    """One request: where its results come together. ``inputs`` are those without an error of their own."""
 
     key: int
     request: Encode
-    vectors: Vectors
+    texts: Sequence[Tokenized | InputError]
+    answer: Answer
+    times: Times
     missing: int
-    deadline_s: float
     inputs: list[Input] = field(default_factory=list)
-    started: bool = False
+    started_s: float | None = None
+    encode_ms: float = 0.0
 
-    def take(self, index: int, vector: Vectors) -> bool:
-        """Keep one vector; tell whether it was the last one missing."""
-        self.vectors[index] = vector
+    def take(self, index: int, result: Result) -> bool:
+        """Keep the results of one input; tell whether it was the last one missing."""
+        self.answer.take(index, result)
+        self.missing -= 1
+        return not self.missing
+
+    def refuse(self, error: InputError) -> bool:
+        """Keep the error of one input in place of its results; tell whether it was the last one missing."""
+        self.answer.errors.append(error)
         self.missing -= 1
         return not self.missing
 
     def encoded(self) -> Encoded:
         """Return the answer."""
-        dimensions = self.request.dimensions
-        vectors = self.vectors if dimensions is None else cut(self.vectors, dimensions)
-        return Encoded(
-            vectors=vectors.tobytes(),
-            dimension=vectors.shape[1],
-            tokens=tuple(one.length for one in self.inputs),
-            truncated=tuple(index for index, one in enumerate(self.inputs) if one.tokenized.truncated),
+        times = self.times
+        started_s = times.queued_s if self.started_s is None else self.started_s
+        timing = Timing(
+            tokenize_ms=1000 * (times.queued_s - times.arrived_s),
+            queue_ms=1000 * (started_s - times.queued_s),
+            encode_ms=self.encode_ms,
         )
+        return self.answer.encoded(self.request, self.texts, timing)
 
 
 @dataclass(eq=False, slots=True)
@@ -61,7 +77,7 @@ class Input(Item):
 
 
 class Jobs:
-    """All jobs of a shard that are tokenised and not yet answered. ``dimension`` is that of the vectors."""
+    """All jobs of a shard that are tokenised and not yet answered. ``dimension`` is that of the model's rows."""
 
     def __init__(self, limits: BatchLimits, plan: SlicePlan, lanes: int, dimension: int) -> None:
         self.scheduler: Scheduler[Input] = Scheduler(limits, plan, lanes)
@@ -70,16 +86,24 @@ class Jobs:
         #: Those that wait for a batch or are in one.
         self._inputs: dict[Tokenized, Input] = {}
 
-    def add(self, key: int, request: Encode, texts: Sequence[Tokenized], now_s: float, deadline_s: float) -> Job:
-        """Queue a job; it is ``started`` from the first if the device is at one of its texts already."""
-        vectors = np.empty((len(texts), self._dimension), dtype="<f4")
-        job = self._jobs[key] = Job(key, request, vectors, len(texts), deadline_s)
+    def add(self, key: int, request: Encode, texts: Sequence[Tokenized | InputError], times: Times) -> Job:
+        """Queue a job; it has started from the first if the device is at one of its texts already.
+
+        Where every text has an error nothing is queued, and the job is complete.
+        """
+        job = Job(key, request, texts, Answer(request, self._dimension), times, len(texts))
+        self._jobs[key] = job
+        for text in texts:
+            if isinstance(text, InputError):
+                job.refuse(text)
+        good = [(index, text) for index, text in enumerate(texts) if isinstance(text, Tokenized)]
         if request.alone:
-            job.inputs = [Input(len(text.ids), text, [(job, index)]) for index, text in enumerate(texts)]
-            self.scheduler.add_alone(job.inputs)
+            job.inputs = [Input(len(text.ids), text, [(job, index)]) for index, text in good]
+            if job.inputs:
+                self.scheduler.add_alone(job.inputs)
             return job
         queued: dict[Input, None] = {}
-        for index, text in enumerate(texts):
+        for index, text in good:
             one = self._inputs.get(text)
             if one is None:
                 one = self._inputs[text] = Input(len(text.ids), text)
@@ -87,11 +111,11 @@ class Jobs:
             elif one.is_waiting:
                 queued[one] = None
             elif one not in queued:
-                job.started = True
+                job.started_s = times.queued_s
             one.waiters.append((job, index))
             job.inputs.append(one)
         if queued:
-            self.scheduler.add(list(queued), now_s)
+            self.scheduler.add(list(queued), times.queued_s, request.priority)
         return job
 
     def drop(self, key: int) -> None:
@@ -108,7 +132,7 @@ class Jobs:
     def take(self, now_s: float) -> tuple[Batch[Input], list[Job]]:
         """Return the next batch, and the jobs that it would have come too late for; these are dropped."""
         batch = self.scheduler.take(now_s)
-        expired = {job: None for one in batch.items for job, _ in one.waiters if job.deadline_s <= now_s}
+        expired = {job: None for one in batch.items for job, _ in one.waiters if job.times.deadline_s <= now_s}
         if expired:
             for job in expired:
                 self.drop(job.key)
@@ -118,18 +142,23 @@ class Jobs:
             batch.items = [one for one in batch.items if one.waiters]
         return batch, list(expired)
 
-    def mark_started(self, batch: Batch[Input]) -> list[int]:
+    def mark_started(self, batch: Batch[Input], now_s: float) -> list[int]:
         """Return the keys of the jobs of which these are the first texts to be encoded."""
         started = []
         for one in batch.items:
             for job, _ in one.waiters:
-                if not job.started:
-                    job.started = True
+                if job.started_s is None:
+                    job.started_s = now_s
                     started.append(job.key)
         return started
 
+    def charge(self, batch: Batch[Input], took_ms: float) -> None:
+        """Count the time of a batch for every job that it worked for."""
+        for job in {job for one in batch.items for job, _ in one.waiters}:
+            job.encode_ms += took_ms
+
     def release(self, one: Input) -> list[tuple[Job, int]]:
-        """End the flight of a text that has its vector or its error; return who waits for it."""
+        """End the flight of a text that has its results or its error; return who waits for it."""
         self._forget(one)
         return one.waiters
 

@@ -19,7 +19,7 @@ from emb_model_provider.logs import EventLog
 from emb_model_provider.messages import EncoderInfo
 from emb_model_provider.modelmap import ModelSpec
 from shard.device import ComputePlan, Machine, plan_compute, this_machine
-from shard.encoder import Encoder, Tokenized, Vectors
+from shard.encoder import Encoder, Reading, Tokenized, Vectors
 from shard.encoders.modules import LoadOptions, build_modules
 from shard.encoders.sentence_transformer import ForwardPath, SentenceTransformerEncoder
 from shard.encoders.text_tokenizer import TextTokenizer
@@ -89,7 +89,7 @@ class _Build:
         tokenizer = make_tokenizer(parts.transformer, length)
         prompts = dict(self.recipe.prompts)
         default = self.recipe.default_prompt_name
-        probes = tokenizer.tokenize(PROBES, None if default is None else prompts[default])
+        probes = tokenizer.tokenize(PROBES, Reading(prompt=None if default is None else prompts[default]))
         exact = self._exact_vectors(parts, probes)
         if self.plan.widens_weights:
             narrow(parts, self.plan)

@@ -89,7 +89,7 @@ def make_tokenizer(transformer: Module, max_tokens: int) -> TextTokenizer:
     tokenizer = _fast_tokenizer(transformer)
     facts = TokenizerFacts(
         vocabulary_size=vocabulary_size(transformer),
-        truncation_side="left" if tokenizer.truncation_side == "left" else "right",
+        cut_side="start" if tokenizer.truncation_side == "left" else "end",
         special_ids=frozenset(tokenizer.all_special_ids),
         split_special_tokens=bool(tokenizer.split_special_tokens),
     )

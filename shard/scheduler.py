@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
+from emb_model_provider.messages import Priority
 from emb_model_provider.modelmap import BatchLimits
 from shard.costs import Pace, SlicePlan
 
@@ -89,13 +90,17 @@ class Scheduler(Generic[ItemT]):
         """Tokens of these texts."""
         return self._waiting_tokens
 
-    def add(self, items: Sequence[ItemT], now_s: float) -> None:
-        """Queue a request. An item that waits already is served with whichever of its requests comes first."""
+    def add(self, items: Sequence[ItemT], now_s: float, priority: Priority = "auto") -> None:
+        """Queue a request, among those of its size or as its client says.
+
+        An item that waits already is served with whichever of its requests comes first.
+        """
         for item in items:
             self._let_wait(item)
         # Longest first: texts of like length fall into the same batch, and waste the least where they are padded.
         ordered = deque(sorted(items, key=lambda item: item.length, reverse=True))
-        queue = self._interactive if self._is_interactive(items) else self._bulk
+        is_interactive = self._is_interactive(items) if priority == "auto" else priority == "interactive"
+        queue = self._interactive if is_interactive else self._bulk
         queue.append(_Request(ordered, now_s))
 
     def add_alone(self, items: Sequence[ItemT]) -> None:

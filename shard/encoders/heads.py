@@ -9,6 +9,8 @@ from sentence_transformers.base.modules import Dense, Normalize
 from sentence_transformers.sentence_transformer.modules import Dropout, LayerNorm, Pooling
 from torch import nn
 
+from shard.encoder import Tokenized
+
 Features = dict[str, object]
 
 
@@ -24,21 +26,27 @@ class Heads:
         pooling = next((module for module in self.modules if isinstance(module, Pooling)), None)
         return pooling is None or pooling.include_prompt
 
+    def group(self, one: Tokenized) -> int:
+        """Return a number that is the same for texts which may share a pass."""
+        return 2 * (0 if self.pools_prompt else one.prompt_tokens) + one.raw
+
     @property
     def takes_flat_output(self) -> bool:
         """Whether pooling comes first and reads nothing but the last hidden states."""
         kinds = [type(module) for module in self.modules]
         return kinds[:1] == [Pooling] and set(kinds[1:]) <= {Normalize, Dense, LayerNorm, Dropout}
 
-    def run(self, features: Features) -> torch.Tensor:
+    def run(self, features: Features, *, raw: bool = False) -> torch.Tensor:
         """Return the sentence embeddings, shape (texts, dimension), fp32, on the CPU.
 
         ``features`` are sentence-transformers': ``token_embeddings`` and ``attention_mask``, or, of texts end to end,
-        ``cu_seq_lens_q``.
+        ``cu_seq_lens_q``. ``raw`` leaves out a last step that normalises.
         """
         features = {name: _widened(value) for name, value in features.items()}
-        for module in self.modules:
-            features = module(features)
+        last = len(self.modules) - 1
+        for number, module in enumerate(self.modules):
+            if not (raw and number == last and isinstance(module, Normalize)):
+                features = module(features)
         embedding = features["sentence_embedding"]
         if not isinstance(embedding, torch.Tensor):
             raise TypeError("the model's modules made no sentence_embedding")

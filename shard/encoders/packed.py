@@ -74,7 +74,7 @@ class PackedPath:
     def split(self, batch: Sequence[Tokenized]) -> list[list[int]]:
         return packed_batches(
             [len(one.ids) for one in batch],
-            [0 if self._heads.pools_prompt else one.prompt_tokens for one in batch],
+            [self._heads.group(one) for one in batch],
             max_tokens=_MAX_TOKENS,
         )
 
@@ -92,7 +92,7 @@ class PackedPath:
             features["cu_seq_lens_q"] = torch.tensor([0, *accumulate(lengths)])
         if not self._heads.pools_prompt and rows[0].prompt_tokens:
             features["prompt_length"] = rows[0].prompt_tokens
-        return self._heads.run(features)
+        return self._heads.run(features, raw=rows[0].raw)
 
     def _type_ids(self, rows: Sequence[Tokenized], spare: int) -> torch.Tensor:
         if all(row.type_ids is None for row in rows):

@@ -34,7 +34,7 @@ class PaddedPath:
     def split(self, batch: Sequence[Tokenized]) -> list[list[int]]:
         return padded_batches(
             [len(one.ids) for one in batch],
-            [0 if self._heads.pools_prompt else one.prompt_tokens for one in batch],
+            [self._heads.group(one) for one in batch],
             max_tokens=_MAX_TOKENS_CPU if self._device.type == "cpu" else _MAX_TOKENS_CUDA,
         )
 
@@ -47,7 +47,7 @@ class PaddedPath:
         features = self._features(rows)
         if not self._heads.pools_prompt and rows[0].prompt_tokens:
             features["prompt_length"] = rows[0].prompt_tokens
-        return self._heads.run(self._transformer(features))
+        return self._heads.run(self._transformer(features), raw=rows[0].raw)
 
     def _features(self, rows: Sequence[Tokenized]) -> Features:
         width = max(len(row.ids) for row in rows)

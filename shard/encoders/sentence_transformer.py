@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from emb_model_provider.errors import InvalidRequestError
-from emb_model_provider.messages import EncoderInfo
-from shard.encoder import FatalDeviceError, Tokenized, Vectors, cut
+from emb_model_provider.messages import EncoderInfo, Token
+from shard.encoder import PLAIN, FatalDeviceError, Reading, Results, Tokenized, Vectors, cut, cut_raw
 from shard.encoders.text_tokenizer import TextTokenizer
 
 
@@ -69,11 +69,19 @@ class SentenceTransformerEncoder:
         self._prompts = prompts
         self._default_prompt = None if default_prompt_name is None else prompts[default_prompt_name]
 
-    def tokenize(self, texts: Sequence[str], *, prompt: str | None) -> list[Tokenized]:
-        return self._tokenizer.tokenize(texts, prompt)
+    def tokenize(self, texts: Sequence[str], reading: Reading = PLAIN, seconds: Sequence[str] = ()) -> list[Tokenized]:
+        if seconds:
+            raise InvalidRequestError("This model takes single texts, not pairs.", param="input")
+        return self._tokenizer.tokenize(texts, reading)
 
-    def accept_ids(self, ids: Sequence[int]) -> Tokenized:
-        return self._tokenizer.accept_ids(ids)
+    def accept_ids(self, ids: Sequence[int], reading: Reading = PLAIN) -> Tokenized:
+        return self._tokenizer.accept_ids(ids, reading)
+
+    def spell(self, texts: Sequence[str], *, prompt: str | None, add_special_tokens: bool) -> list[tuple[Token, ...]]:
+        return self._tokenizer.spell(texts, prompt, add_special_tokens=add_special_tokens)
+
+    def detokenize(self, token_ids: Sequence[Sequence[int]], *, skip_special_tokens: bool) -> list[str]:
+        return self._tokenizer.detokenize(token_ids, skip_special_tokens=skip_special_tokens)
 
     def resolve_prompt(self, prompt_name: str | None) -> str | None:
         if prompt_name is None:
@@ -89,18 +97,19 @@ class SentenceTransformerEncoder:
         if count != torch.get_num_threads():
             torch.set_num_threads(count)
 
-    def encode(self, batch: Sequence[Tokenized]) -> Vectors:
-        return self._cut(run_path(self._path, batch, self._own_dimension))
+    def encode(self, batch: Sequence[Tokenized]) -> Results:
+        return self._run(self._path, batch)
 
-    def encode_exactly(self, batch: Sequence[Tokenized]) -> Vectors:
+    def encode_exactly(self, batch: Sequence[Tokenized]) -> Results:
         with self._one_at_a_time:
             if self._reference is None:
                 self._reference = self._make_reference()
-            return self._cut(run_path(self._reference, batch, self._own_dimension))
+            return self._run(self._reference, batch)
 
-    def _cut(self, vectors: Vectors) -> Vectors:
-        if self.info.dimension == self._own_dimension:
-            return vectors
-        if self.info.normalized:
-            return cut(vectors, self.info.dimension)
-        return np.ascontiguousarray(vectors[:, : self.info.dimension])
+    def _run(self, path: ForwardPath, batch: Sequence[Tokenized]) -> Results:
+        vectors = run_path(path, batch, self._own_dimension)
+        dimension = self.info.dimension
+        if dimension != self._own_dimension:
+            raw = [one.raw or not self.info.normalized for one in batch]
+            vectors = np.where(np.array(raw)[:, None], cut_raw(vectors, dimension), cut(vectors, dimension))
+        return Results(vectors)

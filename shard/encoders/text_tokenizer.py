@@ -1,38 +1,71 @@
-"""Texts and foreign token ids → ``Tokenized``, exactly as sentence-transformers tokenises. Called by the encoders.
+"""Texts, pairs and foreign ids → ``Tokenized``, exactly as sentence-transformers tokenises. Called by the encoders.
 
 The Rust tokenizer is copied and set up once. transformers sets truncation and padding on each call, which raises
-'Already borrowed' when two threads meet; nothing here changes it after the start, so any thread may call.
+'Already borrowed' when two threads meet; nothing here changes it after the start, so any thread may call. It never
+truncates: the special tokens stand in a known frame, and what is between them is cut here, on the side asked for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import cached_property
+from typing import Final
 
 from tokenizers import Encoding, Tokenizer
 
 from emb_model_provider.errors import InvalidRequestError
-from shard.encoder import Tokenized
+from emb_model_provider.messages import Token
+from shard.encoder import PLAIN, CutSide, Reading, Tokenized
+
+#: Prompts whose length is remembered; clients may send any number of their own.
+_KNOWN_PROMPTS: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
 class TokenizerFacts:
-    """What a transformers tokenizer knows beside its Rust core."""
+    """What a transformers tokenizer knows beside its Rust core. ``cut_side`` is the one that it prefers."""
 
     vocabulary_size: int
-    truncation_side: Literal["left", "right"]
+    cut_side: CutSide
     special_ids: frozenset[int]
     split_special_tokens: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
-    """The special tokens that the model wants around every text, with their type ids."""
+    """The special tokens that the model wants around and between its texts, with their type ids.
 
-    prefix: tuple[int, ...]
-    suffix: tuple[int, ...]
-    type_ids: tuple[int, ...]  # of prefix, one token of text, suffix
+    ``parts`` has one entry more than there are texts; ``text_types`` one entry per text.
+    """
+
+    parts: tuple[tuple[int, ...], ...]
+    part_types: tuple[tuple[int, ...], ...]
+    text_types: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return sum(map(len, self.parts))
+
+    @property
+    def has_types(self) -> bool:
+        return any(self.text_types) or any(map(any, self.part_types))
+
+    def fill(self, contents: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+        """Return the ids of texts within the frame."""
+        ids = self.parts[0]
+        for content, part in zip(contents, self.parts[1:], strict=True):
+            ids = (*ids, *content, *part)
+        return ids
+
+    def types(self, lengths: Sequence[int]) -> tuple[int, ...] | None:
+        """Return the type ids of texts of these lengths within the frame, ``None`` where all are 0."""
+        if not self.has_types:
+            return None
+        types = self.part_types[0]
+        for length, kind, part in zip(lengths, self.text_types, self.part_types[1:], strict=True):
+            types = (*types, *([kind] * length), *part)
+        return types
 
 
 class TextTokenizer:
@@ -45,9 +78,7 @@ class TextTokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._tokenizer.encode_special_tokens = facts.split_special_tokens
-        self._frame = _find_frame(self._tokenizer)
-        self._tokenizer.enable_truncation(max_tokens, direction=facts.truncation_side)
-        self._specials = len(self._frame.prefix) + len(self._frame.suffix)
+        self._frame = _find_frame(self._tokenizer.encode("a"), texts=1)
         self._prompt_tokens: dict[str, int] = {}
 
     @property
@@ -55,16 +86,114 @@ class TextTokenizer:
         """How many ids the model takes."""
         return self._facts.vocabulary_size
 
-    def tokenize(self, texts: Sequence[str], prompt: str | None) -> list[Tokenized]:
+    def tokenize(self, texts: Sequence[str], reading: Reading = PLAIN) -> list[Tokenized]:
         """Tokenise ``prompt + text`` each."""
+        prompt = reading.prompt
         prompt_tokens = self._count_prompt(prompt) if prompt else 0
         encodings = self._encode([f"{prompt}{text}" if prompt else text for text in texts])
-        return [self._tokenized(encoding, prompt_tokens) for encoding in encodings]
+        limit = self._limit(reading, self._frame)
+        tokenized = []
+        for encoding in encodings:
+            ids = tuple(encoding.ids)
+            if not ids:
+                raise InvalidRequestError("An input holds nothing that this model has a token for.", param="input")
+            length = len(ids)
+            if length > limit:
+                content = self._keep(ids[len(self._frame.parts[0]) : length - len(self._frame.parts[1])], reading)
+                ids = self._frame.fill([content])
+            types = self._frame.types([len(ids) - self._frame.size])
+            tokenized.append(Tokenized(ids, length, prompt_tokens, types, reading.outputs, reading.raw))
+        return tokenized
 
-    def accept_ids(self, ids: Sequence[int]) -> Tokenized:
+    def tokenize_pairs(
+        self, firsts: Sequence[str], seconds: Sequence[str], reading: Reading = PLAIN
+    ) -> list[Tokenized]:
+        """Tokenise ``prompt + first`` with ``second`` each; of an overlong pair the longer text is cut first."""
+        prompt = reading.prompt or ""
+        frame = self._pair_frame
+        room = self._limit(reading, frame) - frame.size
+        distinct = list(dict.fromkeys([*(prompt + first for first in firsts), *seconds]))
+        encodings = self._encode(distinct, add_special_tokens=False)
+        contents = {text: tuple(encoding.ids) for text, encoding in zip(distinct, encodings, strict=True)}
+        tokenized = []
+        for first, second in zip(firsts, seconds, strict=True):
+            one, other = contents[prompt + first], contents[second]
+            length = len(one) + len(other) + frame.size
+            if length > frame.size + room:
+                sizes = share_room(len(one), len(other), room)
+                side = reading.cut_side or self._facts.cut_side
+                one, other = _cut(one, sizes[0], side), _cut(other, sizes[1], side)
+            types = frame.types([len(one), len(other)])
+            tokenized.append(
+                Tokenized(frame.fill([one, other]), length, type_ids=types, outputs=reading.outputs, raw=reading.raw)
+            )
+        return tokenized
+
+    def accept_ids(self, ids: Sequence[int], reading: Reading = PLAIN) -> Tokenized:
         """Check ids, add the special tokens if they are not there, and cut."""
         if not ids:
             raise InvalidRequestError("An input of token ids must hold at least one id.", param="input")
+        self._check_ids(ids)
+        content = self._without_frame(tuple(ids))
+        kept = self._keep(content, reading)
+        return Tokenized(
+            self._frame.fill([kept]),
+            len(content) + self._frame.size,
+            type_ids=self._frame.types([len(kept)]),
+            outputs=reading.outputs,
+            raw=reading.raw,
+        )
+
+    def spell(self, texts: Sequence[str], prompt: str | None, *, add_special_tokens: bool) -> list[tuple[Token, ...]]:
+        """Return the tokens of ``prompt + text`` each, uncut."""
+        encodings = self._encode(
+            [f"{prompt}{text}" if prompt else text for text in texts], add_special_tokens=add_special_tokens
+        )
+        return [
+            tuple(
+                Token(token_id, token, bool(special), *((None, None) if special else offsets))
+                for token_id, token, special, offsets in zip(
+                    encoding.ids, encoding.tokens, encoding.special_tokens_mask, encoding.offsets, strict=True
+                )
+            )
+            for encoding in encodings
+        ]
+
+    def detokenize(self, token_ids: Sequence[Sequence[int]], *, skip_special_tokens: bool) -> list[str]:
+        """Return the text of each list of ids."""
+        for ids in token_ids:
+            self._check_ids(ids)
+        return list(self._tokenizer.decode_batch([list(ids) for ids in token_ids], skip_special_tokens))
+
+    @cached_property
+    def _pair_frame(self) -> _Frame:
+        return _find_frame(self._tokenizer.encode("a", "b"), texts=2)
+
+    def _encode(self, texts: list[str], *, add_special_tokens: bool = True) -> list[Encoding]:
+        if not all(isinstance(text, str) for text in texts):
+            # The Rust tokenizer would read a list or tuple of two as a pair of texts.
+            raise InvalidRequestError("Every input must be a string.", param="input")
+        try:
+            return list(self._tokenizer.encode_batch(texts, add_special_tokens=add_special_tokens))
+        except (TypeError, UnicodeEncodeError) as error:
+            raise InvalidRequestError(
+                "An input is not valid Unicode: it holds half of a surrogate pair.", param="input"
+            ) from error
+
+    def _limit(self, reading: Reading, frame: _Frame) -> int:
+        limit = min(self._max_tokens, reading.max_tokens or self._max_tokens)
+        if limit <= frame.size and limit < self._max_tokens:
+            raise InvalidRequestError(
+                f"A limit of {limit} tokens leaves no room for text: {frame.size} are special tokens.",
+                param="max_tokens",
+            )
+        return limit
+
+    def _keep(self, content: tuple[int, ...], reading: Reading) -> tuple[int, ...]:
+        room = max(0, self._limit(reading, self._frame) - self._frame.size)
+        return _cut(content, room, reading.cut_side or self._facts.cut_side)
+
+    def _check_ids(self, ids: Sequence[int]) -> None:
         size = self._facts.vocabulary_size
         for one in ids:
             if not 0 <= one < size:
@@ -72,62 +201,61 @@ class TextTokenizer:
                     f"Token id {one} is not in this model's vocabulary of {size} tokens (0 to {size - 1}).",
                     param="input",
                 )
-        content = self._without_frame(tuple(ids))
-        room = self._max_tokens - self._specials
-        kept = content[:room] if self._facts.truncation_side == "right" else content[max(0, len(content) - room) :]
-        framed = (*self._frame.prefix, *kept, *self._frame.suffix)
-        return Tokenized(framed, len(content) + self._specials, type_ids=self._types(len(kept)))
-
-    def _encode(self, texts: list[str]) -> list[Encoding]:
-        if not all(isinstance(text, str) for text in texts):
-            # The Rust tokenizer would read a list or tuple of two as a pair of texts.
-            raise InvalidRequestError("Every input must be a string.", param="input")
-        try:
-            return list(self._tokenizer.encode_batch(texts))
-        except (TypeError, UnicodeEncodeError) as error:
-            raise InvalidRequestError(
-                "An input is not valid Unicode: it holds half of a surrogate pair.", param="input"
-            ) from error
-
-    def _tokenized(self, encoding: Encoding, prompt_tokens: int) -> Tokenized:
-        ids = tuple(encoding.ids)
-        if not ids:
-            raise InvalidRequestError("An input holds nothing that this model has a token for.", param="input")
-        cut_off = sum(len(part.ids) - self._specials for part in encoding.overflowing)
-        types = tuple(encoding.type_ids) if any(self._frame.type_ids) else None
-        return Tokenized(ids, len(ids) + cut_off, prompt_tokens, types)
 
     def _count_prompt(self, prompt: str) -> int:
         """Count a prompt as sentence-transformers does: with the prefix, without one trailing special token."""
         known = self._prompt_tokens.get(prompt)
         if known is None:
             (encoding,) = self._encode([prompt])
-            ids = encoding.ids
+            ids = encoding.ids[: self._max_tokens]
             known = len(ids) - (1 if ids and ids[-1] in self._facts.special_ids else 0)
-            self._prompt_tokens[prompt] = known
+            if len(self._prompt_tokens) < _KNOWN_PROMPTS:
+                self._prompt_tokens[prompt] = known
         return known
 
     def _without_frame(self, ids: tuple[int, ...]) -> tuple[int, ...]:
-        prefix, suffix = self._frame.prefix, self._frame.suffix
+        prefix, suffix = self._frame.parts
         end = len(ids) - len(suffix)
         if end < len(prefix) or ids[: len(prefix)] != prefix or ids[end:] != suffix:
             return ids
         return ids[len(prefix) : end]
 
-    def _types(self, content_tokens: int) -> tuple[int, ...] | None:
-        types = self._frame.type_ids
-        if not any(types):
-            return None
-        start = len(self._frame.prefix)
-        return (*types[:start], *([types[start]] * content_tokens), *types[start + 1 :])
+
+def share_room(first: int, second: int, room: int) -> tuple[int, int]:
+    """Return how many tokens are kept of two texts of these lengths that together have more than ``room``.
+
+    The longer one is cut first: tokenizers' ``TruncationStrategy::LongestFirst``, whose odd token goes to the longer.
+    """
+    shorter, longer = sorted((first, second))
+    longer = shorter if shorter > room else max(shorter, room - shorter)
+    if shorter + longer > room:
+        shorter = room // 2
+        longer = shorter + room % 2
+    return (longer, shorter) if first > second else (shorter, longer)
 
 
-def _find_frame(tokenizer: Tokenizer) -> _Frame:
-    encoding = tokenizer.encode("a")
+def _cut(content: tuple[int, ...], room: int, side: CutSide) -> tuple[int, ...]:
+    if len(content) <= room:
+        return content
+    return content[:room] if side == "end" else content[len(content) - room :]
+
+
+def _find_frame(encoding: Encoding, *, texts: int) -> _Frame:
+    """Read off a short encoding of one-letter texts where special tokens stand."""
     # 1 marks what the post-processor put there; an unknown character is text (0) all the same.
-    mask = encoding.special_tokens_mask
-    ids, types = encoding.ids, encoding.type_ids
-    start = next((index for index, special in enumerate(mask) if not special), len(mask))
-    end = next((index for index in range(len(mask), start, -1) if not mask[index - 1]), start)
-    text_type = types[start : start + 1] or [0]
-    return _Frame(tuple(ids[:start]), tuple(ids[end:]), (*types[:start], *text_type, *types[end:]))
+    mask, ids, types = encoding.special_tokens_mask, encoding.ids, encoding.type_ids
+    owners = encoding.sequence_ids
+    parts: list[tuple[int, ...]] = []
+    part_types: list[tuple[int, ...]] = []
+    text_types: list[int] = []
+    begin = 0
+    for number in range(texts):
+        own = [index for index, owner in enumerate(owners) if owner == number and not mask[index]]
+        start, end = (own[0], own[-1] + 1) if own else (begin, begin)
+        parts.append(tuple(ids[begin:start]))
+        part_types.append(tuple(types[begin:start]))
+        text_types.append(types[start] if own else 0)
+        begin = end
+    parts.append(tuple(ids[begin:]))
+    part_types.append(tuple(types[begin:]))
+    return _Frame(tuple(parts), tuple(part_types), tuple(text_types))

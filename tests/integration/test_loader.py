@@ -15,6 +15,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from emb_model_provider.errors import InvalidRequestError, LoadError, LoadReason
 from emb_model_provider.messages import EncoderInfo
 from emb_model_provider.modelmap import ModelSpec
+from shard.encoder import Reading
 from shard.loader import load
 from tests.support import tiny_models
 from tests.support.tiny_tokenizers import SAMPLE_TEXTS, write_json
@@ -56,7 +57,7 @@ def alone(model, texts, **options):
 
 
 def vectors(encoder, texts, prompt_name=None):
-    return encoder.encode(encoder.tokenize(texts, prompt=encoder.resolve_prompt(prompt_name)))
+    return encoder.encode(encoder.tokenize(texts, Reading(prompt=encoder.resolve_prompt(prompt_name)))).rows
 
 
 def reason_of(action):
@@ -128,11 +129,11 @@ def test_one_batch_may_hold_inputs_with_different_prompts(tmp_path, opened):
     names = ["query", None, "passage", "query"]
     texts = SAMPLE_TEXTS[: len(names)]
     batch = [
-        encoder.tokenize([text], prompt=encoder.resolve_prompt(name))[0]
+        encoder.tokenize([text], Reading(prompt=encoder.resolve_prompt(name)))[0]
         for text, name in zip(texts, names, strict=True)
     ]
     expected = np.stack([alone(model, [text], prompt_name=name)[0] for text, name in zip(texts, names, strict=True)])
-    np.testing.assert_allclose(encoder.encode(batch), expected, atol=TOLERANCE)
+    np.testing.assert_allclose(encoder.encode(batch).rows, expected, atol=TOLERANCE)
 
 
 def test_the_default_prompt_is_used_when_none_is_named(tmp_path, opened):
@@ -213,7 +214,7 @@ def test_the_real_minilm_gives_the_similarities_of_its_documentation(opened):
 
 def test_an_overlong_text_is_cut_and_its_true_length_reported(tmp_path, opened):
     encoder = opened(tiny_models.make_sentence_transformers(tmp_path / "model"))
-    short, long = encoder.tokenize(["好", "好" * 1000], prompt=None)
+    short, long = encoder.tokenize(["好", "好" * 1000])
     assert (short.ids, short.original_tokens, short.truncated) == (short.ids, 3, False)
     assert (len(long.ids), long.original_tokens, long.truncated) == (64, 1002, True)
     assert long.ids[-1] == short.ids[-1]
@@ -221,7 +222,7 @@ def test_an_overlong_text_is_cut_and_its_true_length_reported(tmp_path, opened):
 
 def test_truncation_and_padding_baked_into_the_tokenizer_are_reset(tmp_path, opened):
     encoder = opened(tiny_models.make_gte(tmp_path / "model", max_length=300))
-    short, long = encoder.tokenize(["a", "好" * 400], prompt=None)
+    short, long = encoder.tokenize(["a", "好" * 400])
     assert len(short.ids) == 3
     assert len(long.ids) == 300
 
@@ -236,7 +237,7 @@ def test_a_length_beyond_the_positions_is_capped_with_a_warning(tmp_path, opened
 def test_an_explicit_length_may_exceed_what_the_directory_says(tmp_path, opened):
     encoder = opened(tiny_models.make_sentence_transformers(tmp_path / "model"), max_length=200)
     assert encoder.info.max_tokens == 200
-    assert len(encoder.tokenize(["好" * 1000], prompt=None)[0].ids) == 200
+    assert len(encoder.tokenize(["好" * 1000])[0].ids) == 200
 
 
 def test_xlm_roberta_equals_the_reference(tmp_path, opened):
@@ -249,16 +250,16 @@ def test_xlm_roberta_equals_the_reference(tmp_path, opened):
 
 def test_ids_give_the_vector_of_their_text_with_or_without_special_tokens(tmp_path, opened):
     encoder = opened(tiny_models.make_sentence_transformers(tmp_path / "model"))
-    (text,) = encoder.tokenize(["吃完海鲜可以喝牛奶吗?"], prompt=None)
+    (text,) = encoder.tokenize(["吃完海鲜可以喝牛奶吗?"])
     framed, bare = encoder.accept_ids(text.ids), encoder.accept_ids(text.ids[1:-1])
     assert framed == bare == text
-    found = encoder.encode([text, framed, bare])
+    found = encoder.encode([text, framed, bare]).rows
     np.testing.assert_allclose(found[1:], found[[0, 0]], atol=TOLERANCE)
 
 
 def test_overlong_ids_are_cut_inside_their_special_tokens(tmp_path, opened):
     encoder = opened(tiny_models.make_sentence_transformers(tmp_path / "model"))
-    (text,) = encoder.tokenize(["好" * 500], prompt=None)
+    (text,) = encoder.tokenize(["好" * 500])
     inner = text.ids[1]
     assert encoder.accept_ids([inner] * 500) == text
 
@@ -286,7 +287,7 @@ def test_an_unknown_prompt_name_lists_the_known_ones(tmp_path, opened):
 def test_what_is_not_a_text_is_refused(tmp_path, opened, not_text):
     encoder = opened(tiny_models.make_plain(tmp_path / "model"), pooling="cls")
     with pytest.raises(InvalidRequestError):
-        encoder.tokenize(["fine", not_text], prompt=None)
+        encoder.tokenize(["fine", not_text])
 
 
 def test_texts_that_look_like_paths_or_urls_are_texts(tmp_path, opened):
@@ -298,14 +299,14 @@ def test_texts_that_look_like_paths_or_urls_are_texts(tmp_path, opened):
 
 def test_many_threads_tokenise_while_one_encodes(tmp_path, opened):
     encoder = opened(tiny_models.make_gte(tmp_path / "model"))
-    expected = encoder.tokenize(SAMPLE_TEXTS, prompt=None)
-    vector = encoder.encode(expected)
+    expected = encoder.tokenize(SAMPLE_TEXTS)
+    vector = encoder.encode(expected).rows
     failures = []
 
     def tokenize_often():
         for _ in range(100):
             try:
-                if encoder.tokenize(SAMPLE_TEXTS, prompt=None) != expected:
+                if encoder.tokenize(SAMPLE_TEXTS) != expected:
                     failures.append("other tokens")
             except Exception as error:  # noqa: BLE001 - 'Already borrowed' is a RuntimeError among others
                 failures.append(error)
@@ -314,7 +315,7 @@ def test_many_threads_tokenise_while_one_encodes(tmp_path, opened):
     for thread in threads:
         thread.start()
     for _ in range(20):
-        np.testing.assert_allclose(encoder.encode(expected), vector, atol=TOLERANCE)
+        np.testing.assert_allclose(encoder.encode(expected).rows, vector, atol=TOLERANCE)
     for thread in threads:
         thread.join()
     assert failures == []

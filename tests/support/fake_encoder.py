@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from emb_model_provider.errors import InvalidRequestError
-from emb_model_provider.messages import EncoderInfo
-from shard.encoder import FatalDeviceError, Tokenized
+from emb_model_provider.messages import EncoderInfo, Token
+from shard.encoder import PLAIN, FatalDeviceError, Reading, Results, Tokenized
 
 DIMENSION = 4
 MAX_TOKENS = 40
@@ -52,15 +52,24 @@ class FakeEncoder:
         if not closed:
             self.gate.set()
 
-    def tokenize(self, texts: Sequence[str], *, prompt: str | None) -> list[Tokenized]:
+    def tokenize(self, texts: Sequence[str], reading: Reading = PLAIN, seconds: Sequence[str] = ()) -> list[Tokenized]:
         if "UNTOKENIZABLE" in texts:
             raise RuntimeError("tokenizer")
-        return [self._tokenized([ord(character) for character in (prompt or "") + text]) for text in texts]
+        return [self._tokenized([ord(character) for character in (reading.prompt or "") + text]) for text in texts]
 
-    def accept_ids(self, ids: Sequence[int]) -> Tokenized:
+    def accept_ids(self, ids: Sequence[int], reading: Reading = PLAIN) -> Tokenized:
         if max(ids) >= VOCABULARY_SIZE:
             raise InvalidRequestError(f"token id {max(ids)} is not in the vocabulary")
         return self._tokenized(list(ids))
+
+    def spell(self, texts: Sequence[str], *, prompt: str | None, add_special_tokens: bool) -> list[tuple[Token, ...]]:
+        return [
+            tuple(Token(ord(one), one, special=False, start=index, stop=index + 1) for index, one in enumerate(text))
+            for text in texts
+        ]
+
+    def detokenize(self, token_ids: Sequence[Sequence[int]], *, skip_special_tokens: bool) -> list[str]:
+        return ["".join(map(chr, ids)) for ids in token_ids]
 
     def resolve_prompt(self, prompt_name: str | None) -> str | None:
         if prompt_name is not None:
@@ -70,7 +79,7 @@ class FakeEncoder:
     def use_threads(self, count: int) -> None:
         del count
 
-    def encode(self, batch: Sequence[Tokenized]) -> np.ndarray:
+    def encode(self, batch: Sequence[Tokenized]) -> Results:
         self.entered.set()
         assert self.gate.wait(10)
         texts = ["".join(map(chr, one.ids)) for one in batch]
@@ -80,12 +89,12 @@ class FakeEncoder:
             raise FatalDeviceError("device-side assert")
         if "POISON" in texts:
             raise RuntimeError("poison")
-        return _vectors(texts, broken=("NAN", "OVERFLOW"))
+        return Results(_vectors(texts, broken=("NAN", "OVERFLOW")))
 
-    def encode_exactly(self, batch: Sequence[Tokenized]) -> np.ndarray:
+    def encode_exactly(self, batch: Sequence[Tokenized]) -> Results:
         texts = ["".join(map(chr, one.ids)) for one in batch]
         self.encoded_exactly += texts
-        return _vectors(texts, broken=("NAN",))
+        return Results(_vectors(texts, broken=("NAN",)))
 
     @staticmethod
     def _tokenized(ids: list[int]) -> Tokenized:

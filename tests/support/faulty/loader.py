@@ -50,8 +50,8 @@ from typing import Final, NoReturn
 import numpy as np
 
 from emb_model_provider.errors import InvalidRequestError, LoadError, LoadReason
-from emb_model_provider.messages import EncoderInfo
-from shard.encoder import FatalDeviceError, Tokenized
+from emb_model_provider.messages import EncoderInfo, Token
+from shard.encoder import PLAIN, FatalDeviceError, Reading, Results, Tokenized
 
 DIMENSION = 32
 VOCABULARY_SIZE = 0x110000
@@ -147,20 +147,29 @@ class FaultyEncoder:
             fingerprint=hashlib.sha256(manner.seed.encode()).hexdigest()[:16],
         )
 
-    def tokenize(self, texts: Sequence[str], *, prompt: str | None) -> list[Tokenized]:
+    def tokenize(self, texts: Sequence[str], reading: Reading = PLAIN, seconds: Sequence[str] = ()) -> list[Tokenized]:
         for text in texts:
             for order, number in _ORDER.findall(text):
                 if order == "untokenizable":
                     raise RuntimeError("this text is told to break the tokenizer")
                 if order == "slow-token":
                     time.sleep(float(number or 1))
-        return [self._tokenized([ord(character) for character in (prompt or "") + text]) for text in texts]
+        return [self._tokenized([ord(character) for character in (reading.prompt or "") + text]) for text in texts]
 
-    def accept_ids(self, ids: Sequence[int]) -> Tokenized:
+    def accept_ids(self, ids: Sequence[int], reading: Reading = PLAIN) -> Tokenized:
         for one in ids:
             if not 0 <= one < VOCABULARY_SIZE:
                 raise InvalidRequestError(f"token id {one} is not in the vocabulary of {VOCABULARY_SIZE} tokens")
         return self._tokenized(list(ids))
+
+    def spell(self, texts: Sequence[str], *, prompt: str | None, add_special_tokens: bool) -> list[tuple[Token, ...]]:
+        return [
+            tuple(Token(ord(one), one, special=False, start=index, stop=index + 1) for index, one in enumerate(text))
+            for text in texts
+        ]
+
+    def detokenize(self, token_ids: Sequence[Sequence[int]], *, skip_special_tokens: bool) -> list[str]:
+        return ["".join(map(chr, ids)) for ids in token_ids]
 
     def resolve_prompt(self, prompt_name: str | None) -> str | None:
         if prompt_name is not None:
@@ -170,16 +179,16 @@ class FaultyEncoder:
     def use_threads(self, count: int) -> None:
         """There are no threads to divide."""
 
-    def encode(self, batch: Sequence[Tokenized]) -> np.ndarray:
+    def encode(self, batch: Sequence[Tokenized]) -> Results:
         texts = self._begin(batch)
         for text in texts:
             for order, number in _ORDER.findall(text):
                 self._obey(order, float(number) if number else None, text, len(texts))
         vectors = self._vectors(texts, broken=("!nan", "!overflow"))
-        return vectors[:-1] if any("!short" in text for text in texts) else vectors
+        return Results(vectors[:-1] if any("!short" in text for text in texts) else vectors)
 
-    def encode_exactly(self, batch: Sequence[Tokenized]) -> np.ndarray:
-        return self._vectors(self._begin(batch), broken=("!nan",))
+    def encode_exactly(self, batch: Sequence[Tokenized]) -> Results:
+        return Results(self._vectors(self._begin(batch), broken=("!nan",)))
 
     def _begin(self, batch: Sequence[Tokenized]) -> list[str]:
         texts = ["".join(map(chr, one.ids)) for one in batch]
