@@ -79,7 +79,8 @@ class EmptyShard:
         uvloop.run(self._serve(bound))
 
     async def _serve(self, bound: threading.Event) -> None:
-        from shard.channel import Channel, bind_private  # noqa: PLC0415
+        from emb_model_provider.private_socket import bind_private  # noqa: PLC0415
+        from shard.channel import Channel  # noqa: PLC0415
         from shard.costs import CostModel, SlicePlan  # noqa: PLC0415
         from shard.engine import FIRST_LANE, Engine  # noqa: PLC0415
         from shard.lane import Lane  # noqa: PLC0415

@@ -7,10 +7,8 @@ import collections
 import itertools
 import os
 import socket
-import struct
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import cast
 
 from emb_model_provider.black_box import BlackBox
@@ -29,32 +27,12 @@ from emb_model_provider.messages import (
     pack,
     unpack,
 )
+from emb_model_provider.private_socket import peer_user
 from shard.engine import Engine, Outcome
 
 log = EventLog("shard.channel")
 
-_BACKLOG = 64
 _FLUSH_S = 2.0
-
-
-def bind_private(path: Path) -> socket.socket:
-    """Return a listening socket at ``path`` that only this user can reach.
-
-    It is bound under another name with the right mode and then renamed: at no moment does a socket with a
-    wider mode, or one that does not listen yet, stand at the final path.
-    """
-    unfinished = path.with_suffix(".tmp")
-    unfinished.unlink(missing_ok=True)
-    server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    old_mask = os.umask(0o177)
-    try:
-        server.bind(str(unfinished))
-    finally:
-        os.umask(old_mask)
-    server.listen(_BACKLOG)
-    server.setblocking(False)  # noqa: FBT003 - the standard library's signature
-    unfinished.rename(path)
-    return server
 
 
 class Channel:
@@ -227,7 +205,4 @@ def _too_large() -> Failed:
 
 
 def _is_same_user(transport: asyncio.Transport) -> bool:
-    peer = transport.get_extra_info("socket")
-    credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    _pid, uid, _gid = struct.unpack("3i", credentials)
-    return bool(uid == os.getuid())
+    return peer_user(transport.get_extra_info("socket")) == os.getuid()

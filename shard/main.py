@@ -19,6 +19,7 @@ from emb_model_provider.errors import EXIT_BROKEN, LoadError, LoadReason, Protoc
 from emb_model_provider.lifecycle import ControlChannel, pin_to_cpus, start_child
 from emb_model_provider.logs import EventLog, configure_child_logs
 from emb_model_provider.messages import Hello, LoadFailed, LoadProgress, ModelInfo, Ready, ShardConfig
+from emb_model_provider.private_socket import bind_private
 from shard.costs import SlicePlan, measure
 from shard.encoder import Encoder
 from shard.hubs import Progress, Snapshot
@@ -161,7 +162,7 @@ def _serve(config: ShardConfig, control: ControlChannel, loaded: _Loaded, first_
 
 
 async def _serve_until_stopped(config: ShardConfig, control: ControlChannel, loaded: _Loaded, first_lane: Lane) -> None:
-    from shard.channel import Channel, bind_private  # noqa: PLC0415
+    from shard.channel import Channel  # noqa: PLC0415
     from shard.engine import FIRST_LANE, Engine  # noqa: PLC0415
     from shard.progress import report_progress  # noqa: PLC0415
 

@@ -1,47 +1,140 @@
-"""The private directory that holds the shards' sockets: made at start, removed at stop, swept after a crash."""
+"""The private directory that holds the sockets of one server: made or taken at start, locked, swept, given up at stop.
+
+By default each start makes a fresh one beside those of other servers; ``EMB_PROVIDER_RUN_DIR`` names a fixed one. The
+lock is the kernel's, on the directory itself: it ends with the process, however that ends, and systemd-tmpfiles
+leaves directories that are locked so (tmpfiles.d(5)). ``cli`` opens one, ``commands`` looks for those of living servers.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import os
-import shutil
+import re
+import stat
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from emb_model_provider.errors import ConfigurationError
+from emb_model_provider.errors import ConfigurationError, ProviderError
 
 _PREFIX = "emb-provider-"
-_LOCK = "lock"
+_PID = "pid"
+_CONTROL = "control.sock"
+#: What we put there; nothing else is ever removed.
+_OURS = re.compile(r"pid|control\.(sock|tmp)|s\d{1,6}-\d{1,9}\.(sock|tmp)")
 #: ``sun_path`` holds 108 bytes with the closing zero (unix(7)); the longest name inside is a shard's socket.
 _MAX_SOCKET_PATH_BYTES = 107
 _LONGEST_NAME = "s0000-000000.sock"
+_WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+
+
+class DirectoryInUseError(ProviderError):
+    """Another server holds the directory; ``pid`` is its process, 0 where it has not said so yet."""
+
+    def __init__(self, path: Path, pid: int) -> None:
+        holder = f"process {pid}" if pid else "another process"
+        super().__init__(
+            f"{path} is the run directory of a server that is running ({holder}). Stop that one first, or set "
+            "EMB_PROVIDER_RUN_DIR to another directory."
+        )
+        self.pid = pid
+
+
+@dataclass(frozen=True, slots=True)
+class RunningServer:
+    """A living server as its run directory shows it."""
+
+    path: Path
+    pid: int
+
+    @property
+    def control_path(self) -> Path:
+        return self.path / _CONTROL
 
 
 class RunDirectory:
-    """A fresh 0700 directory with a lock held as long as this process lives."""
+    """A locked directory. Made by ``fresh`` and ``fixed``."""
 
-    def __init__(self, parent: Path) -> None:
-        longest = len(os.fsencode(parent / f"{_PREFIX}00000000" / _LONGEST_NAME))
-        if longest > _MAX_SOCKET_PATH_BYTES:
-            raise ConfigurationError(
-                f"The directory {parent} is too deep for Unix sockets ({longest} bytes, at most "
-                f"{_MAX_SOCKET_PATH_BYTES}): set XDG_RUNTIME_DIR or TMPDIR to a shorter one."
-            )
+    def __init__(self, path: Path, descriptor: int, *, made: bool) -> None:
+        self.path = path
+        self._descriptor = descriptor
+        self._made = made
+        (path / _PID).write_text(f"{os.getpid()}\n")
+
+    @classmethod
+    def fresh(cls, parent: Path) -> RunDirectory:
+        """Make a directory of our own in ``parent`` and remove those of servers that died there."""
+        _check_length(parent / f"{_PREFIX}00000000", "XDG_RUNTIME_DIR or TMPDIR")
         sweep(parent)
-        self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
-        self._lock = os.open(self.path / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        while True:
+            path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+            # Between the two, another server that starts may have swept it as a dead one's.
+            with contextlib.suppress(FileNotFoundError, BlockingIOError):
+                return cls(path, _lock(path), made=True)
+
+    @classmethod
+    def fixed(cls, path: Path) -> RunDirectory:
+        """Take ``path``, which is made where it is missing.
+
+        Raises ``ConfigurationError`` for a directory that cannot keep the sockets private, ``DirectoryInUseError`` for
+        one that another server holds.
+        """
+        path = path.absolute()
+        _check_length(path, "EMB_PROVIDER_RUN_DIR")
+        try:
+            made = _make(path)
+            descriptor = _lock(path)
+        except BlockingIOError:
+            raise DirectoryInUseError(path, _read_pid(path)) from None
+        except OSError as error:
+            raise ConfigurationError(
+                f"EMB_PROVIDER_RUN_DIR={path} cannot be used: {error.strerror}. It must be a directory, or the name of "
+                "one in a directory where this user may make it."
+            ) from None
+        try:
+            _check_private(path, os.fstat(descriptor))
+        except ConfigurationError:
+            os.close(descriptor)
+            raise
+        _remove_ours(path)
+        return cls(path, descriptor, made=made)
+
+    @property
+    def control_path(self) -> Path:
+        """Where an operator's requests are taken."""
+        return self.path / _CONTROL
 
     def socket_path(self, index: int, generation: int) -> Path:
         """Return the path of one generation's socket; never used twice."""
         return self.path / f"s{index}-{generation}.sock"
 
+    def restore(self) -> bool:
+        """Make the directory again where somebody has removed it; true if that was so."""
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(self.path.stat(), os.fstat(self._descriptor)):
+                return False
+        self.path.mkdir(mode=0o700, exist_ok=True)
+        descriptor = _lock(self.path)
+        os.close(self._descriptor)
+        self._descriptor = descriptor
+        (self.path / _PID).write_text(f"{os.getpid()}\n")
+        return True
+
     def remove(self) -> None:
-        """Remove the directory and all that is in it."""
-        shutil.rmtree(self.path, ignore_errors=True)
-        os.close(self._lock)
+        """Remove what is ours, and the directory where we made it and nothing else is in it."""
+        if self._held():
+            _remove_ours(self.path)
+            if self._made:
+                with contextlib.suppress(OSError):
+                    self.path.rmdir()
+        os.close(self._descriptor)
+
+    def _held(self) -> bool:
+        with contextlib.suppress(OSError):
+            return os.path.samestat(self.path.stat(), os.fstat(self._descriptor))
+        return False
 
 
 def runtime_parent(env: Mapping[str, str]) -> Path:
@@ -51,14 +144,99 @@ def runtime_parent(env: Mapping[str, str]) -> Path:
 
 
 def sweep(parent: Path) -> None:
-    """Remove run directories of supervisors that no longer live; those of others, and living ones, stay."""
-    for directory in parent.glob(f"{_PREFIX}*"):
+    """Remove what supervisors that no longer live have left; what is others', and living ones, stay."""
+    for path in _candidates(parent):
         with contextlib.suppress(OSError):
-            if directory.is_symlink() or directory.stat().st_uid != os.getuid():
-                continue
-            lock = os.open(directory / _LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            descriptor = _lock(path)
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(directory, ignore_errors=True)
+                _remove_ours(path)
+                path.rmdir()
             finally:
-                os.close(lock)
+                os.close(descriptor)
+
+
+def find_running(parent: Path) -> list[RunningServer]:
+    """Return the servers of this user whose directories are in ``parent``."""
+    found = [running_in(path) for path in _candidates(parent)]
+    return sorted((server for server in found if server is not None), key=lambda server: server.pid)
+
+
+def running_in(path: Path) -> RunningServer | None:
+    """Return the living server that holds ``path``, if one does."""
+    try:
+        os.close(_lock(path))
+    except BlockingIOError:
+        return RunningServer(path, _read_pid(path))
+    except OSError:
+        return None
+    return None
+
+
+def _candidates(parent: Path) -> list[Path]:
+    """Return the directories in ``parent`` that servers of this user have made."""
+    found: list[Path] = []
+    for path in sorted(parent.glob(f"{_PREFIX}*")):
+        with contextlib.suppress(OSError):
+            owner = path.lstat()
+            if stat.S_ISDIR(owner.st_mode) and owner.st_uid == os.getuid() and (path / _PID).is_file():
+                found.append(path)
+    return found
+
+
+def _lock(path: Path) -> int:
+    """Return a descriptor that holds the directory; raise ``BlockingIOError`` where another process does."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Removed, and perhaps made again, between the two: then this is the lock of nothing.
+        if not os.path.samestat(path.stat(), os.fstat(descriptor)):
+            raise FileNotFoundError(path)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _make(path: Path) -> bool:
+    try:
+        path.mkdir(mode=0o700)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _check_length(path: Path, advice: str) -> None:
+    longest = len(os.fsencode(path / _LONGEST_NAME))
+    if longest > _MAX_SOCKET_PATH_BYTES:
+        raise ConfigurationError(
+            f"The directory {path} is too deep for Unix sockets ({longest} bytes, at most {_MAX_SOCKET_PATH_BYTES}): "
+            f"set {advice} to a shorter one."
+        )
+
+
+def _check_private(path: Path, found: os.stat_result) -> None:
+    if found.st_uid != os.getuid():
+        raise ConfigurationError(
+            f"EMB_PROVIDER_RUN_DIR={path} belongs to another user (uid {found.st_uid}; this server runs as "
+            f"{os.getuid()}), who could replace its sockets. Name a directory of this user's own."
+        )
+    if found.st_mode & _WRITABLE_BY_OTHERS:
+        raise ConfigurationError(
+            f"EMB_PROVIDER_RUN_DIR={path} is writable by other users (mode {stat.S_IMODE(found.st_mode):04o}), who "
+            f"could replace its sockets. Run 'chmod 700 {path}', or name another directory."
+        )
+
+
+def _remove_ours(path: Path) -> None:
+    """Remove sockets and notes of a server; a name of ours that is something else belongs to somebody else."""
+    for entry in path.iterdir():
+        with contextlib.suppress(OSError):
+            mode = entry.lstat().st_mode
+            if _OURS.fullmatch(entry.name) and (stat.S_ISSOCK(mode) or (entry.name == _PID and stat.S_ISREG(mode))):
+                entry.unlink()
+
+
+def _read_pid(path: Path) -> int:
+    with contextlib.suppress(OSError, ValueError):
+        return int((path / _PID).read_text())
+    return 0

@@ -1,29 +1,41 @@
 import os
+import socket
 import stat
 
 import pytest
 
 from emb_model_provider.errors import ConfigurationError
-from supervisor.rundir import RunDirectory
+from emb_model_provider.private_socket import bind_private
+from supervisor.rundir import DirectoryInUseError, RunDirectory, find_running, running_in
+
+
+def die(directory: RunDirectory) -> None:
+    """Do what the kernel does when a process is killed."""
+    os.close(directory._descriptor)
+
+
+def leave_socket(directory: RunDirectory, name: str = "s0-1.sock") -> None:
+    bind_private(directory.path / name).close()
 
 
 def test_the_directory_is_private_and_goes_with_its_owner(tmp_path):
-    directory = RunDirectory(tmp_path)
+    directory = RunDirectory.fresh(tmp_path)
     assert stat.S_IMODE(directory.path.stat().st_mode) == 0o700
     assert directory.socket_path(0, 1) != directory.socket_path(0, 2)
+    leave_socket(directory)
     directory.remove()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_a_killed_supervisor_left_is_swept_and_nothing_else(tmp_path):
-    living = RunDirectory(tmp_path)
-    dead = RunDirectory(tmp_path)
-    (dead.path / "s0-1.sock").touch()
-    os.close(dead._lock)  # what the kernel does when a process is killed
+    living = RunDirectory.fresh(tmp_path)
+    dead = RunDirectory.fresh(tmp_path)
+    leave_socket(dead)
+    die(dead)
     foreign = tmp_path / "emb-provider-notes"
     foreign.mkdir()
     (foreign / "keep.txt").touch()
-    fresh = RunDirectory(tmp_path)
+    fresh = RunDirectory.fresh(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {living.path.name, fresh.path.name, "emb-provider-notes"}
     assert (foreign / "keep.txt").exists()
     living.remove()
@@ -33,5 +45,93 @@ def test_what_a_killed_supervisor_left_is_swept_and_nothing_else(tmp_path):
 def test_a_path_too_long_for_a_unix_socket_is_refused_at_start(tmp_path):
     deep = tmp_path / ("x" * 100)
     deep.mkdir()
-    with pytest.raises(ConfigurationError, match="too deep for Unix sockets"):
-        RunDirectory(deep)
+    with pytest.raises(ConfigurationError, match=r"too deep for Unix sockets.*XDG_RUNTIME_DIR"):
+        RunDirectory.fresh(deep)
+    with pytest.raises(ConfigurationError, match=r"too deep for Unix sockets.*EMB_PROVIDER_RUN_DIR"):
+        RunDirectory.fixed(deep)
+
+
+def test_a_fixed_directory_is_made_private_and_removed_again(tmp_path):
+    directory = RunDirectory.fixed(tmp_path / "run")
+    assert stat.S_IMODE((tmp_path / "run").stat().st_mode) == 0o700
+    leave_socket(directory)
+    directory.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fixed_directory_that_was_there_stays_with_what_others_put_into_it(tmp_path):
+    (tmp_path / "s0-1.sock").write_text("a file of this name is no socket of ours")
+    (tmp_path / "notes.txt").touch()
+    directory = RunDirectory.fixed(tmp_path)
+    leave_socket(directory, "s1-1.sock")
+    directory.remove()
+    assert {path.name for path in tmp_path.iterdir()} == {"s0-1.sock", "notes.txt"}
+
+
+def test_a_second_server_is_refused_with_the_holders_pid_and_touches_nothing(tmp_path):
+    first = RunDirectory.fixed(tmp_path)
+    leave_socket(first, "control.sock")
+    with pytest.raises(DirectoryInUseError, match=rf"process {os.getpid()}\b") as refusal:
+        RunDirectory.fixed(tmp_path)
+    assert refusal.value.pid == os.getpid()
+    assert {path.name for path in tmp_path.iterdir()} == {"pid", "control.sock"}
+    assert running_in(tmp_path).pid == os.getpid()
+    first.remove()
+    assert running_in(tmp_path) is None
+
+
+def test_a_dead_servers_sockets_are_swept_from_a_fixed_directory_and_foreign_files_are_not(tmp_path):
+    dead = RunDirectory.fixed(tmp_path)
+    leave_socket(dead)
+    leave_socket(dead, "s12-345.tmp")
+    (tmp_path / "notes.txt").touch()
+    foreign = socket.socket(socket.AF_UNIX)
+    foreign.bind(str(tmp_path / "other.sock"))
+    foreign.close()
+    die(dead)
+    fresh = RunDirectory.fixed(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"pid", "notes.txt", "other.sock"}
+    fresh.remove()
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o1777, 0o722])
+def test_a_directory_that_others_may_write_to_is_refused_with_a_sentence(tmp_path, mode):
+    tmp_path.chmod(mode)
+    with pytest.raises(ConfigurationError, match=r"writable by other users \(mode .*chmod 700"):
+        RunDirectory.fixed(tmp_path)
+    tmp_path.chmod(0o700)
+    RunDirectory.fixed(tmp_path).remove()  # the refusal has left no lock
+
+
+def test_a_directory_of_another_user_is_refused_with_a_sentence(tmp_path, monkeypatch):
+    me = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: me + 1)
+    with pytest.raises(ConfigurationError, match=rf"belongs to another user \(uid {me};"):
+        RunDirectory.fixed(tmp_path)
+
+
+def test_a_link_a_file_and_a_place_that_does_not_exist_are_refused_with_a_sentence(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
+    for name in ("file", "link", "missing/run"):
+        with pytest.raises(ConfigurationError, match="cannot be used"):
+            RunDirectory.fixed(tmp_path / name)
+
+
+def test_a_directory_that_somebody_removed_is_made_again_and_is_held_again(tmp_path):
+    directory = RunDirectory.fixed(tmp_path / "run")
+    assert not directory.restore()
+    (directory.path / "pid").unlink()
+    directory.path.rmdir()
+    assert directory.restore()
+    with pytest.raises(DirectoryInUseError):
+        RunDirectory.fixed(tmp_path / "run")
+    directory.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_living_servers_are_found_and_dead_ones_are_not(tmp_path):
+    living, dead = RunDirectory.fresh(tmp_path), RunDirectory.fresh(tmp_path)
+    die(dead)
+    assert [server.path for server in find_running(tmp_path)] == [living.path]
+    living.remove()
