@@ -36,6 +36,8 @@ EXIT_CONFIGURATION = 78
 EXIT_TEMPORARY = 75
 #: EX_SOFTWARE: a thread or the device broke, or nobody knows.
 EXIT_BROKEN = 70
+#: ``sysexits.h`` EX_TEMPFAIL: another server holds the run directory; it may be gone the next time.
+EXIT_ALREADY_RUNNING = 75
 
 
 class ProviderError(Exception):

@@ -530,6 +530,46 @@ SHUTDOWN_GRACE_S: Final = Setting(
     ),
     "60",
 )
+RUN_DIR: Final = Setting(
+    "EMB_PROVIDER_RUN_DIR",
+    Section.SERVER,
+    Text(_PATH_SHAPE),
+    "",
+    Bilingual(
+        "The directory for this server's private sockets: of this user, not writable by others, held by one server at "
+        "a time. `emb-provider status` looks there.",
+        "存放本服务私有套接字的目录：须属于当前用户、他人不可写，同一时间仅供一个服务使用。"
+        "`emb-provider status` 会在此查找服务。",
+    ),
+    "/run/emb-provider",
+    Bilingual(
+        "a fresh one in `XDG_RUNTIME_DIR` or the temporary directory",
+        "每次启动在 `XDG_RUNTIME_DIR` 或临时目录中新建",
+    ),
+)
+RECYCLE_RSS_MB: Final = Setting(
+    "EMB_PROVIDER_RECYCLE_RSS_MB",
+    Section.SERVER,
+    Integer(0, 16 * 1024 * 1024),
+    0,
+    Bilingual(
+        "A model's process that holds more memory than this (MiB, resident) is replaced by a fresh one, which takes "
+        "over once it is ready; 0: never.",
+        "模型进程的常驻内存超过此值（MiB）时，以新进程替换；新进程就绪后才接手。0 表示不替换。",
+    ),
+    "8192",
+)
+RECYCLE_AGE_S: Final = Setting(
+    "EMB_PROVIDER_RECYCLE_AGE_S",
+    Section.SERVER,
+    Number(0, 31_536_000),
+    0.0,
+    Bilingual(
+        "A model's process that is older than this is replaced in the same way, in seconds; 0: never.",
+        "模型进程的运行时间超过此值（秒）时，以同样方式替换；0 表示不替换。",
+    ),
+    "86400",
+)
 
 STARTUP_TIMEOUT_S: Final = Setting(
     "EMB_PROVIDER_STARTUP_TIMEOUT_S",

@@ -89,6 +89,15 @@ class SupervisionSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ProcessSettings:
+    """The processes themselves. An empty ``run_dir`` is a fresh directory per start; limits of 0 are none."""
+
+    run_dir: str = ""
+    recycle_rss_bytes: int = 0
+    recycle_age_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class LogSettings:
     """What is logged and where; an empty ``file`` means the terminal alone."""
 
@@ -106,6 +115,7 @@ class Settings:
     logs: LogSettings
     models: tuple[ModelSpec, ...]
     supervision: SupervisionSettings = SupervisionSettings()
+    processes: ProcessSettings = ProcessSettings()
     warnings: tuple[str, ...] = ()
 
 
@@ -122,7 +132,15 @@ def load_settings(
     models = _models(values)
     if values.problems:
         raise ConfigurationError(*values.problems)
-    return Settings(server, hubs, logs, models, supervision=_supervision(values), warnings=tuple(values.warnings))
+    return Settings(
+        server,
+        hubs,
+        logs,
+        models,
+        supervision=_supervision(values),
+        processes=_processes(values),
+        warnings=tuple(values.warnings),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +265,14 @@ def _supervision(values: _Values) -> SupervisionSettings:
         restart_limit=values.get(table.RESTART_LIMIT),
         restart_period_s=values.get(table.RESTART_PERIOD_S),
         restart_probe_s=values.get(table.RESTART_PROBE_S),
+    )
+
+
+def _processes(values: _Values) -> ProcessSettings:
+    return ProcessSettings(
+        run_dir=values.path(values.get(table.RUN_DIR)),
+        recycle_rss_bytes=values.get(table.RECYCLE_RSS_MB) * _BYTES_PER_MIB,
+        recycle_age_s=values.get(table.RECYCLE_AGE_S),
     )
 
 

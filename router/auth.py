@@ -20,6 +20,10 @@ class Authenticator:
     def __init__(self, digests: tuple[bytes, ...]) -> None:
         self._digests = digests
 
+    def accept(self, digests: tuple[bytes, ...]) -> None:
+        """Accept these from now on, and no others."""
+        self._digests = digests
+
     def identify(self, headers: Mapping[str, str]) -> str:
         """Return which of the keys the headers carry, as its digest; an empty string where no key is asked for.
 

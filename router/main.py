@@ -51,16 +51,17 @@ async def _serve(control: ControlChannel, config: RouterConfig, table: ShardTabl
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     registry = Registry(config.ready_wait_s)
     registry.update(table)
-    control.watch(lambda message: _take_table(loop, registry, message))
     backend = LocalBackend(registry, control.send)
-    handlers = Handlers(EmbeddingService(registry, backend, _policy(config)), registry, config.max_request_bytes)
+    service = EmbeddingService(registry, backend, _policy(config))
+    handlers = Handlers(service, registry, config.max_request_bytes)
+    authenticator = Authenticator(config.api_key_digests)
+
+    def hear(message: Message) -> None:
+        loop.call_soon_threadsafe(_take, message, registry, service, authenticator)
+
+    control.watch(hear)
     runner = Runner(
-        build_app(
-            handlers,
-            Authenticator(config.api_key_digests),
-            config.max_request_bytes,
-            config.intake.max_queue_bytes,
-        ),
+        build_app(handlers, authenticator, config.max_request_bytes, config.intake.max_queue_bytes),
         access_log=None,
         handler_cancellation=True,
         keepalive_timeout=_KEEPALIVE_S,
@@ -86,9 +87,17 @@ def _policy(config: RouterConfig) -> Policy:
     return Policy(config.request_timeout_s, intake.max_queue_s, intake.quarantine_s, limits)
 
 
-def _take_table(loop: asyncio.AbstractEventLoop, registry: Registry, message: Message) -> None:
-    """Hand a message from the control thread to the loop."""
+def _take(message: Message, registry: Registry, service: EmbeddingService, authenticator: Authenticator) -> None:
+    """Take a control message on the loop: the newest table, or those settings that count from now on.
+
+    ``supervisor.changes`` knows which these are; for any other a new router is started.
+    """
     if isinstance(message, ShardTable):
-        loop.call_soon_threadsafe(registry.update, message)
+        registry.update(message)
+    elif isinstance(message, RouterConfig):
+        authenticator.accept(message.api_key_digests)
+        registry.set_ready_wait(message.ready_wait_s)
+        service.set_policy(_policy(message))
+        log.info("settings_taken")
     else:
         log.error("unexpected_message", kind=type(message).__name__)

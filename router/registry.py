@@ -18,7 +18,7 @@ class Registry:
         self._ready_wait_s = ready_wait_s
         self._by_id: dict[str, ShardStatus] = {}
         self._by_name: dict[str, ShardStatus] = {}
-        self._lost: dict[str, int] = {}
+        self._lost: set[tuple[str, int]] = set()
         self._changed = asyncio.Event()
 
     def update(self, table: ShardTable) -> None:
@@ -27,16 +27,22 @@ class Registry:
         self._by_name = {}
         for status in table.shards:  # two models of one name: the first in the settings answers to it
             self._by_name.setdefault(status.name, status)
+        # The one generation that may be asked for; of the others nobody speaks any more.
+        self._lost &= {(status.model_id, status.generation) for status in table.shards}
         self._notify()
+
+    def set_ready_wait(self, ready_wait_s: float) -> None:
+        """Wait so long from now on for models that are on their way."""
+        self._ready_wait_s = ready_wait_s
 
     def mark_lost(self, model_id: str, generation: int) -> None:
         """Stop sending to a generation whose link broke, before the supervisor has said anything."""
-        self._lost[model_id] = max(generation, self._lost.get(model_id, 0))
+        self._lost.add((model_id, generation))
         self._notify()
 
     def all(self) -> list[ShardStatus]:
         """Return every model in the order of the settings."""
-        return list(self._by_id.values())
+        return [status for status in self._by_id.values() if status.state != "stopping"]
 
     def knows(self, model: str) -> bool:
         """Tell whether a model is called ``model``."""
@@ -45,31 +51,38 @@ class Registry:
     def find(self, model: str) -> ShardStatus:
         """Return the model called ``model``; raise ``ModelNotFoundError`` naming those that are served."""
         status = self._by_id.get(model) or self._by_name.get(model)
-        if status is None:
+        if status is None or status.state == "stopping":
             raise ModelNotFoundError(self._not_found_sentence(model), param="model")
         return status
 
     def is_ready(self, status: ShardStatus) -> bool:
-        """Tell whether requests may be sent to this generation now."""
-        return status.state == "ready" and self._lost.get(status.model_id, 0) < status.generation
+        """Tell whether requests may be sent to this generation now.
+
+        One that stops because its model was removed still answers the rest of those it has begun to answer.
+        """
+        return status.state in ("ready", "stopping") and (status.model_id, status.generation) not in self._lost
 
     async def ready(self, model_id: str) -> ShardStatus:
         """Return the model once it is ready.
 
         Raises ``UnavailableError`` at once when it has failed, and after the configured wait when it is still
-        on its way.
+        on its way, ``ModelNotFoundError`` when it is served no more.
         """
-        if self.is_ready(status := self.find(model_id)):  # nearly always: spare it the timer
+        if self.is_ready(status := self._row(model_id)):  # nearly always: spare it the timer
             return status
         try:
             async with asyncio.timeout(self._ready_wait_s):
-                while not self.is_ready(status := self.find(model_id)):
+                while not self.is_ready(status := self._row(model_id)):
                     if status.state == "failed":
                         raise _failed(status)
                     await self._changed.wait()
         except TimeoutError:
-            raise _not_ready(self.find(model_id)) from None
+            raise _not_ready(self._row(model_id)) from None
         return status
+
+    def _row(self, model_id: str) -> ShardStatus:
+        """Return a model by id alone, also one that was removed and finishes."""
+        return self._by_id.get(model_id) or self.find(model_id)
 
     def _notify(self) -> None:
         self._changed.set()

@@ -54,6 +54,10 @@ class EmbeddingService:
         self.quarantine = Quarantine(self._policy.quarantine_s)
         self._delivery = Delivery(backend, self.quarantine)
 
+    def set_policy(self, policy: Policy) -> None:
+        """Take these limits and this time for requests that come from now on; queue and quarantine stay as they are."""
+        self._policy = policy
+
     async def embed(self, request: EncodeRequest) -> EncodeResult:
         """Return the vectors; raise ``RequestError`` with what the client must hear."""
         status = self._registry.find(request.model)

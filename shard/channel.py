@@ -51,6 +51,12 @@ class Channel:
         self._heard: collections.deque[list[int] | tuple[int, Outcome]] = collections.deque()
         self._is_woken = False
         self._server: asyncio.Server | None = None
+        self.requests_taken = 0
+
+    @property
+    def has_links(self) -> bool:
+        """Tell whether a router could send something."""
+        return bool(self._links)
 
     async def serve(self, engine: Engine, server_socket: socket.socket) -> None:
         """Accept links from now on."""
@@ -132,6 +138,7 @@ class Channel:
             if request_id in link.keys:
                 raise ProtocolError(f"request id {request_id} is already in use on this link")
             key = next(self._keys)
+            self.requests_taken += 1
             self._askers[key] = (link, request_id)
             link.keys[request_id] = key
             self._engine.submit(key, message)

@@ -13,6 +13,7 @@ import time
 import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from emb_model_provider.black_box import BlackBox, box_path
 from emb_model_provider.errors import EXIT_BROKEN, LoadError, LoadReason, ProtocolError
@@ -27,6 +28,10 @@ from shard.lane import Lane, count_lanes
 from shard.light_imports import leave_out_evaluation
 from shard.memory import private_bytes
 
+if TYPE_CHECKING:  # both are imported when they are needed: see _fetch
+    from shard.channel import Channel
+    from shard.engine import Engine
+
 log = EventLog("shard")
 
 #: Larger batches are slower on a CPU, where they fall out of the cache, and faster on a GPU.
@@ -34,6 +39,8 @@ _MAX_TOKENS_CPU = 2048
 _MAX_TOKENS_CUDA = 32768
 #: A lane takes back the interpreter some sixty times a batch; by default another thread may keep it for 5 ms each time.
 _SWITCH_S = 0.0005
+#: When nothing has come for so long while a router could send, nothing will.
+_QUIET_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +168,23 @@ def _serve(config: ShardConfig, control: ControlChannel, loaded: _Loaded, first_
     uvloop.run(_serve_until_stopped(config, control, loaded, first_lane))
 
 
+async def _drain(channel: Channel, engine: Engine, limit_s: float) -> bool:
+    """Finish what was asked and what is still on its way; false if that takes longer than ``limit_s``.
+
+    A router that has just heard of our successor may still send, and a client's large request comes in slices.
+    """
+    give_up_s = time.monotonic() + limit_s
+    while channel.has_links:
+        left_s = give_up_s - time.monotonic()
+        if left_s <= 0 or not await asyncio.to_thread(engine.wait_idle, left_s):
+            return False
+        before = channel.requests_taken
+        await asyncio.sleep(min(_QUIET_S, left_s))
+        if channel.requests_taken == before:
+            break
+    return True
+
+
 async def _serve_until_stopped(config: ShardConfig, control: ControlChannel, loaded: _Loaded, first_lane: Lane) -> None:
     from shard.channel import Channel  # noqa: PLC0415
     from shard.engine import FIRST_LANE, Engine  # noqa: PLC0415
@@ -182,7 +206,7 @@ async def _serve_until_stopped(config: ShardConfig, control: ControlChannel, loa
     control.send(Ready(loaded.info))
     report_progress(engine, loop, control.send, config.report_every_s)
     await stop.wait()
-    idle = await asyncio.to_thread(engine.wait_idle, config.drain_s)
+    idle = await _drain(channel, engine, config.drain_s)
     log.info("drained", complete=idle)
     await channel.close()
     await asyncio.to_thread(engine.stop)

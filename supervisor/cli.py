@@ -10,20 +10,23 @@ import importlib.metadata
 import ipaddress
 import logging
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
 
 from emb_model_provider.dotenv_file import read_dotenv
-from emb_model_provider.errors import EXIT_CONFIGURATION, ConfigurationError
+from emb_model_provider.errors import EXIT_ALREADY_RUNNING, EXIT_CONFIGURATION, ConfigurationError
 from emb_model_provider.logs import EventLog
 from emb_model_provider.settings import Settings, load_settings
+from supervisor.commands import add_commands, run_command
 from supervisor.console import Console
 from supervisor.machine import read_machine
 from supervisor.output import Output, OutputHandler
 from supervisor.plan import Placement, place
-from supervisor.rundir import RunDirectory, runtime_parent
-from supervisor.tree import Tree, address_of
+from supervisor.rundir import DirectoryInUseError, RunDirectory, runtime_parent
+from supervisor.sdnotify import Notifier, forget, passed_listener
+from supervisor.tree import OBEYED, Ground, Load, Tree, address_of
 
 log = EventLog("supervisor")
 
@@ -38,12 +41,22 @@ _BIND_ADVICE = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the server and return its exit code: 0 after an orderly stop, 78 for settings that cannot be used."""
+    """Run the server, or a command for one that runs, and return the exit code.
+
+    0 after an orderly stop, 78 for settings that cannot be used, 75 where another server holds the run directory.
+    """
+    _fill_standard_streams()
     options = _parser().parse_args(arguments)
+    if options.command not in (None, "serve"):
+        return run_command(options)
+
+    def load() -> tuple[Settings, dict[str, Placement]]:
+        settings = load_settings(os.environ, read_dotenv(options.env_file))
+        return settings, place(settings.models, read_machine(os.environ))
+
     try:
         _check_package_owner()
-        settings = load_settings(os.environ, read_dotenv(options.env_file))
-        places = place(settings.models, read_machine(os.environ))
+        settings, places = load()
     except ConfigurationError as error:
         _print_problems(error)
         return EXIT_CONFIGURATION
@@ -52,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
             sys.stderr.write(f"warning: {warning}\n")
         sys.stdout.write(f"The settings are valid: {len(settings.models)} model(s).\n")
         return 0
-    return _serve(settings, places)
+    return _serve(settings, places, load)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -64,22 +77,30 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--env-file", metavar="PATH", type=Path, help="read this file instead of ./.env")
     parser.add_argument("--check", action="store_true", help="check the settings and exit, starting nothing")
     parser.add_argument("--version", action="version", version=f"emb-provider {_version()}")
+    add_commands(parser)
     return parser
 
 
-def _serve(settings: Settings, places: dict[str, Placement]) -> int:
+def _serve(settings: Settings, places: dict[str, Placement], load: Load) -> int:
+    # A signal that comes now waits until the tree can obey it: nothing is left half made.
+    signal.pthread_sigmask(signal.SIG_BLOCK, OBEYED)
+    notifier = Notifier(os.environ)
     with contextlib.ExitStack() as stack:
         try:
-            listener = _bind(settings.server.host, settings.server.port)
-            stack.callback(listener.close)
-            run_directory = RunDirectory(runtime_parent(os.environ))
+            run_directory = _open_run_directory(settings)
             stack.callback(run_directory.remove)
+            listener = passed_listener(os.environ) or _bind(settings.server.host, settings.server.port)
+            stack.callback(listener.close)
+        except DirectoryInUseError as error:
+            sys.stderr.write(f"emb-provider cannot start: {error}\n")
+            return EXIT_ALREADY_RUNNING
         except ConfigurationError as error:
             _print_problems(error)
             return EXIT_CONFIGURATION
         except OSError as error:
             sys.stderr.write(f"emb-provider cannot start: {error}\n")
             return _EXIT_FAILURE
+        forget(os.environ)
         output = Output(settings.logs.file)
         stack.callback(output.close)
         _configure_logs(settings, output)
@@ -88,7 +109,27 @@ def _serve(settings: Settings, places: dict[str, Placement]) -> int:
         for warning in [*settings.warnings, output.problem, _exposure(settings)]:
             if warning:
                 log.warning(warning)
-        return asyncio.run(Tree(settings, places, listener, run_directory, output, console).run())
+        ground = Ground(_version(), listener, run_directory, output, console, notifier, load)
+        return asyncio.run(Tree(settings, places, ground).run())
+
+
+def _open_run_directory(settings: Settings) -> RunDirectory:
+    path = settings.processes.run_dir
+    return RunDirectory.fixed(Path(path)) if path else RunDirectory.fresh(runtime_parent(os.environ))
+
+
+def _fill_standard_streams() -> None:
+    """Open /dev/null wherever a standard stream was closed.
+
+    Else the first sockets would get their numbers, and what a library prints would go to a client.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest number that is free is the one that is missing.
+            os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
 
 
 def _bind(host: str, port: int) -> socket.socket:

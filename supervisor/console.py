@@ -35,8 +35,12 @@ class Console:
         self._width = max(len(spec.id) for spec in models)
         self._say(f"emb-provider {version} on {address} (accepting connections; models load in the background)")
         for spec in models:
-            origin = "embedded" if spec.embedded else spec.source
-            self._line(spec.id, f"{spec.name} ({origin}), {spec.precision} on {describe_place(places[spec.id])}")
+            self.add(spec, places[spec.id])
+
+    def add(self, spec: ModelSpec, placement: Placement) -> None:
+        """Say what a model is and where its process runs."""
+        origin = "embedded" if spec.embedded else spec.source
+        self._line(spec.id, f"{spec.name} ({origin}), {spec.precision} on {describe_place(placement)}")
 
     def show(self, status: ShardStatus, took_s: float) -> None:
         """Say that a model's state has changed; ``took_s`` is the time since its process started."""

@@ -2,7 +2,7 @@
 
 By default each start makes a fresh one beside those of other servers; ``EMB_PROVIDER_RUN_DIR`` names a fixed one. The
 lock is the kernel's, on the directory itself: it ends with the process, however that ends, and systemd-tmpfiles
-leaves directories that are locked so (tmpfiles.d(5)). ``cli`` opens one, ``commands`` looks for those of living servers.
+leaves directories that are locked so (tmpfiles.d(5)). ``cli`` opens one, ``commands`` looks for living servers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,8 @@ _PREFIX = "emb-provider-"
 _PID = "pid"
 _CONTROL = "control.sock"
 #: What we put there; nothing else is ever removed.
-_OURS = re.compile(r"pid|control\.(sock|tmp)|s\d{1,6}-\d{1,9}\.(sock|tmp)")
+_SHARD = re.compile(r"(s\d{1,6}-\d{1,9})\.(sock|tmp|box)")
+_OURS = re.compile(rf"pid|control\.(sock|tmp)|{_SHARD.pattern}")
 #: ``sun_path`` holds 108 bytes with the closing zero (unix(7)); the longest name inside is a shard's socket.
 _MAX_SOCKET_PATH_BYTES = 107
 _LONGEST_NAME = "s0000-000000.sock"
@@ -122,6 +123,14 @@ class RunDirectory:
         (self.path / _PID).write_text(f"{os.getpid()}\n")
         return True
 
+    def tidy(self, living: Collection[Path]) -> None:
+        """Remove what shards that have ended left; ``living`` are the sockets of those that have not."""
+        stems = {path.stem for path in living}
+        with contextlib.suppress(OSError):
+            for entry in self.path.iterdir():
+                if _SHARD.fullmatch(entry.name) and entry.stem not in stems and _is_of_its_kind(entry):
+                    entry.unlink(missing_ok=True)
+
     def remove(self) -> None:
         """Remove what is ours, and the directory where we made it and nothing else is in it."""
         if self._held():
@@ -188,13 +197,17 @@ def _lock(path: Path) -> int:
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Removed, and perhaps made again, between the two: then this is the lock of nothing.
-        if not os.path.samestat(path.stat(), os.fstat(descriptor)):
-            raise FileNotFoundError(path)
+        _check_is_at(path, descriptor)
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _check_is_at(path: Path, descriptor: int) -> None:
+    """Refuse one that was removed, and perhaps made again, before it was locked: that is the lock of nothing."""
+    if not os.path.samestat(path.stat(), os.fstat(descriptor)):
+        raise FileNotFoundError(path)
 
 
 def _make(path: Path) -> bool:
@@ -231,9 +244,13 @@ def _remove_ours(path: Path) -> None:
     """Remove sockets and notes of a server; a name of ours that is something else belongs to somebody else."""
     for entry in path.iterdir():
         with contextlib.suppress(OSError):
-            mode = entry.lstat().st_mode
-            if _OURS.fullmatch(entry.name) and (stat.S_ISSOCK(mode) or (entry.name == _PID and stat.S_ISREG(mode))):
+            if _OURS.fullmatch(entry.name) and _is_of_its_kind(entry):
                 entry.unlink()
+
+
+def _is_of_its_kind(entry: Path) -> bool:
+    mode = entry.lstat().st_mode
+    return stat.S_ISREG(mode) if entry.suffix in ("", ".box") else stat.S_ISSOCK(mode)
 
 
 def _read_pid(path: Path) -> int:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from emb_model_provider.errors import EXIT_TEMPORARY
@@ -36,9 +36,13 @@ _MIB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class ShardSetting:
-    """What stays the same over all generations of one shard."""
+    """What stays the same over all generations of one shard.
+
+    ``generations`` counts the processes of a model, whichever settings they were started with: no number comes twice.
+    """
 
     index: int
+    generations: Iterator[int] = field(compare=False)
     spec: ModelSpec
     placement: Placement
     hubs: Hubs
@@ -61,7 +65,7 @@ class Shard:
         spec = setting.spec
         self.name = f"shard[{spec.id}]"
         self.keeper: Keeper | None = None
-        self._setting = setting
+        self.setting = setting
         self._on_change = on_change
         self._on_progress = on_progress
         #: Why the running generation cannot load, from its own mouth.
@@ -109,7 +113,8 @@ class Shard:
     # --------------------------------------------------------------------------------- called by the keeper
 
     def launch(self, generation: int) -> Launch:
-        setting = self._setting
+        setting = self.setting
+        attempt, generation = generation, next(setting.generations)
         socket_path = setting.run_directory.socket_path(setting.index, generation)
         config = ShardConfig(
             spec=setting.spec,
@@ -131,7 +136,7 @@ class Shard:
         self._change(
             state="starting",
             generation=generation,
-            restarts=generation - 1,
+            restarts=attempt - 1,
             socket_path=str(socket_path),
             done_bytes=0,
             total_bytes=0,

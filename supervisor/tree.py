@@ -1,130 +1,343 @@
-"""The one place that decides and acts: starts router and shards, pushes the shard table, stops them in order."""
+"""The one place that decides and acts: starts router and shards, pushes the shard table, reloads, stops in order."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
+import itertools
 import os
 import random
 import signal
 import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from emb_model_provider.errors import ConfigurationError
 from emb_model_provider.logs import EventLog
 from emb_model_provider.messages import (
-    Heartbeat,
     LogConfig,
-    Message,
     RestartShard,
     RouterConfig,
-    RouterReady,
     ShardTable,
 )
+from emb_model_provider.modelmap import ModelSpec
 from emb_model_provider.settings import Settings, SupervisionSettings
-from supervisor.child import Launch
+from supervisor.changes import Changes, compare, keep_fixed
 from supervisor.console import Console
-from supervisor.keeper import Death, Keeper
+from supervisor.control import ControlError, ControlSocket, Request
+from supervisor.front import ROUTER_LIMITS, Front
+from supervisor.keeper import Keeper, Kept
 from supervisor.output import ChildLines, Output
-from supervisor.plan import Placement, child_environment
+from supervisor.plan import Placement
+from supervisor.posts import KILL_MARGIN_S, Post
+from supervisor.renewals import Lifespan, RecycleLimits, Renewals
+from supervisor.report import ModelReport, RouterReport, ServerReport, model_report, to_json
 from supervisor.restarts import RestartLimits, RestartPolicy
+from supervisor.room import resident_bytes
 from supervisor.rundir import RunDirectory
+from supervisor.sdnotify import Notifier
 from supervisor.shards import Shard, ShardSetting
 from supervisor.watchdog import Watchdog, WatchLimits
 
 log = EventLog("supervisor")
 
-#: A router holds no model: it is back in half a second and may try for ever.
-_ROUTER_LIMITS = RestartLimits(first_delay_s=0.05, max_delay_s=1.0, stable_s=10.0, intensity=0)
-#: Changes come in bursts (progress of several downloads); the router needs only the newest.
-_PUSH_DELAY_S = 0.02
-#: What only moves a number is worth a push of its own a second.
-_PROGRESS_DELAY_S = 1.0
-#: A router whose loop was held up for longer than this is worth a line.
-_LAG_WORTH_A_LINE_S = 1.0
-#: What a child that was asked to drain gets beyond its own bound before it is killed.
-_KILL_MARGIN_S = 2.0
+#: The signals that ``Tree.run`` takes.
+OBEYED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+#: Reads the settings again, as at the start.
+Load = Callable[[], tuple[Settings, dict[str, Placement]]]
+
+_LOOK_S = 1.0
+#: Once the router is gone nobody waits for an answer: a shard only has to end the batch in hand.
+_SHARD_END_S = 5.0
+_EXIT_FAILURE = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What the command has opened before the tree grows. ``load`` reads the settings again."""
+
+    version: str
+    listener: socket.socket
+    run_directory: RunDirectory
+    output: Output
+    console: Console
+    notifier: Notifier
+    load: Load
 
 
 class Tree:
     """All children of one supervisor. ``run`` returns the exit code."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        places: dict[str, Placement],
-        listener: socket.socket,
-        run_directory: RunDirectory,
-        output: Output,
-        console: Console,
-    ) -> None:
+    def __init__(self, settings: Settings, places: dict[str, Placement], ground: Ground) -> None:
         self._settings = settings
-        self._listener = listener
-        self._output = output
-        self._console = console
+        self._places = places
+        self._ground = ground
         self._stop_requested = asyncio.Event()
-        self._push_due: asyncio.TimerHandle | None = None
-        self._watch_limits = _watch_limits(settings.supervision)
-        self.address = address_of(listener)
-        self._shards = [self._make_shard(index, places, run_directory) for index in range(len(settings.models))]
-        self.name = "router"
-        self._router = self._keeper(self, _ROUTER_LIMITS)
+        self._is_hurried = False
+        self._began_s = time.monotonic()
+        self._settings_read = time.time()
+        self._problems: tuple[str, ...] = ()
+        self._needs_restart: tuple[str, ...] = ()
+        self._indexes = itertools.count()
+        self._generations: dict[str, itertools.count[int]] = {}
+        self._lifespans: dict[Shard, Lifespan] = {}
+        self.address = address_of(ground.listener)
+        self._front = Front(self._router_config(), ground.listener, self._keep_router, self._table, self)
+        self._posts = {spec.id: self._make_post(spec) for spec in settings.models}
+        self._leaving: dict[Post, asyncio.Task[None]] = {}
+        self._renewals = Renewals()
+        self._control = ControlSocket(self._answer)
 
     async def run(self) -> int:
-        """Serve until SIGTERM or SIGINT; a second one ends everything at once."""
+        """Serve until SIGTERM or SIGINT; a second one ends everything at once. SIGHUP reads the settings again."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_stop_signal)
-        self._router.start()
-        for shard in self._shards:
-            assert shard.keeper is not None
-            shard.keeper.start()
+        loop.add_signal_handler(signal.SIGHUP, _HangUp(self._on_stop_signal, self.reload))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, OBEYED)
+        await self._control.open(self._ground.run_directory.control_path)
+        self._front.start()
+        self._renewals.start()
+        for post in self._posts.values():
+            post.start()
+        looking = asyncio.create_task(self._look_again_and_again(), name="look")
         await self._stop_requested.wait()
+        looking.cancel()
         return await self._stop()
 
     async def _stop(self) -> int:
         """Let the router finish what it has, then end the shards; 1 if somebody had to be killed."""
         grace_s = self._settings.server.shutdown_grace_s
         log.info("stopping", grace_s=grace_s)
-        self._console.say("stopping: finishing what is in flight (once more to stop at once)")
-        # Until the last copy of the socket is closed the kernel would go on queueing clients nobody will serve.
-        self._listener.close()
-        went = [await self._router.stop(grace_s + _KILL_MARGIN_S)]
-        keepers = [shard.keeper for shard in self._shards if shard.keeper is not None]
-        went += await asyncio.gather(*(keeper.stop(grace_s + _KILL_MARGIN_S) for keeper in keepers))
-        log.info("stopped", orderly=all(went))
-        return 0 if all(went) else 1
+        self._ground.console.say("stopping: finishing what is in flight (once more to stop at once)")
+        self._ground.notifier.stopping()
+        await self._renewals.close()
+        # A model that still loads has nothing in flight, and nobody will wait for it any more.
+        loading = [post for post in self._posts.values() if not post.is_ready]
+        for post in loading:
+            post.withdraw()
+        went = [await self._front.close(grace_s)]
+        end_s = min(grace_s, _SHARD_END_S) + KILL_MARGIN_S
+        went += await asyncio.gather(*(post.close(end_s) for post in self._posts.values()))
+        await asyncio.gather(*self._leaving.values())
+        await self._control.close()
+        orderly = all(went) and not self._is_hurried
+        log.info("stopped", orderly=orderly)
+        return 0 if orderly else _EXIT_FAILURE
 
     def _on_stop_signal(self) -> None:
         if not self._stop_requested.is_set():
             self._stop_requested.set()
             return
-        self._router.kill()
-        for shard in self._shards:
-            if shard.keeper is not None:
-                shard.keeper.kill()
+        self._is_hurried = True
+        log.warning("stopping_at_once")
+        self._front.kill()
+        for post in (*self._posts.values(), *self._leaving):
+            post.kill()
+
+    # -------------------------------------------------------------------------------------------------- reloading
+
+    def reload(self) -> Changes | None:
+        """Read the settings again and carry out what has changed; ``None`` where they cannot be used."""
+        self._ground.notifier.reloading()
+        try:
+            return self._reload()
+        finally:
+            self._ground.notifier.ready()
+
+    def _reload(self) -> Changes | None:
+        if self._stop_requested.is_set():
+            return None
+        try:
+            read, places = self._ground.load()
+        except ConfigurationError as error:
+            self._problems = error.problems
+            for problem in error.problems:
+                log.error("reload_refused", problem=problem)
+            self._ground.console.say("reload refused, the server goes on as before: " + " ".join(error.problems))
+            return None
+        changes = compare(self._settings, read)
+        for warning in read.warnings:
+            log.warning(warning)
+        self._problems, self._needs_restart = (), changes.needs_restart
+        self._settings_read = time.time()
+        self._settings, self._places = keep_fixed(self._settings, read), places
+        log.info("reloaded", changes=changes.summary())
+        self._ground.console.say(f"settings read again; {changes.summary()}")
+        self._carry_out(changes)
+        return changes
+
+    def _carry_out(self, changes: Changes) -> None:
+        before, self._posts = self._posts, {}
+        for spec in self._settings.models:
+            post = before.get(spec.id)
+            if post is None:
+                self._ground.console.add(spec, self._places[spec.id])
+                post = self._make_post(spec)
+                post.start()
+            else:
+                post.wanted = self._next_setting(post)
+                if spec.id in changes.changed:
+                    self._renewals.ask(post, "its settings have changed")
+                elif post.holder.status.state in ("failed", "restarting") or post.problem:
+                    self._renewals.ask(post, "it did not serve before the settings were read again")
+            self._posts[spec.id] = post
+        for model_id in changes.removed:
+            self._remove(before[model_id])
+        self._front.configure(self._router_config())
+        self._front.push()
+
+    def _next_setting(self, post: Post) -> ShardSetting:
+        """Return what the post's next process is started with; a GPU, once chosen, stays the model's."""
+        (spec,) = (spec for spec in self._settings.models if spec.id == post.model_id)
+        place, held = self._places[spec.id], post.wanted.placement
+        if spec.device == post.wanted.spec.device and place.device == held.device:
+            place = replace(place, visible_gpus=held.visible_gpus)
+        return replace(
+            post.wanted,
+            spec=spec,
+            placement=place,
+            hubs=self._settings.hubs,
+            drain_s=self._settings.server.shutdown_grace_s,
+            report_every_s=self._watch_limits().report_every_s,
+        )
+
+    def _remove(self, post: Post) -> None:
+        self._renewals.drop(post)
+
+        async def leave() -> None:
+            try:
+                await post.close(self._settings.server.shutdown_grace_s + KILL_MARGIN_S)
+                log.info("removed", model=post.model_id)
+                self._ground.console.say(f"  {post.model_id}  removed")
+            finally:
+                del self._leaving[post]
+                self._front.push()
+
+        self._leaving[post] = asyncio.create_task(leave(), name=f"remove {post.model_id}")
+
+    # ---------------------------------------------------------------------------------------- the operator's word
+
+    def _answer(self, request: Request) -> dict[str, object]:
+        if request.command == "status":
+            return {"status": to_json(self._report())}
+        if self._stop_requested.is_set() and request.command != "stop":
+            raise ControlError("The server is stopping.")
+        log.info("asked", command=request.command, model=request.model or None)
+        if request.command == "reload":
+            changes = self.reload()
+            if changes is None:
+                problems = "\n".join(self._problems)
+                raise ControlError(f"The settings cannot be used; the server goes on as before.\n{problems}")
+            return {"summary": changes.summary()}
+        if request.command == "restart":
+            return {"summary": self._restart(request.model)}
+        self._on_stop_signal()
+        return {"summary": f"stopping within {self._settings.server.shutdown_grace_s:g} s"}
+
+    def _restart(self, model: str) -> str:
+        post = self._posts.get(model)
+        if post is None:
+            raise ControlError(f"No model {model!r} is served here. There are: {', '.join(self._posts)}.")
+        self._renewals.ask(post, "an operator asks for it")
+        if post.is_ready:
+            return f"{model}: process {post.row().pid} serves until a fresh one is ready, if memory allows"
+        return f"{model}: started anew"
+
+    def _report(self) -> ServerReport:
+        router = self._front.router
+        state = "stopping" if self._stop_requested.is_set() else "serving"
+        return ServerReport(
+            version=self._ground.version,
+            pid=os.getpid(),
+            address=self.address,
+            run_dir=str(self._ground.run_directory.path),
+            state=state,
+            uptime_s=round(time.monotonic() - self._began_s, 1),
+            settings_read=self._settings_read,
+            problems=self._problems,
+            pending_restart=self._needs_restart,
+            router=RouterReport(router.keeper.pid, router.restarts, resident_bytes(router.keeper.pid)),
+            models=tuple(self._report_of(post) for post in (*self._posts.values(), *self._leaving)),
+        )
+
+    def _report_of(self, post: Post) -> ModelReport:
+        row = post.row()
+        successor = post.successor.status.state if post.successor is not None else ""
+        return replace(
+            model_report(row, age_s=post.holder.age_s, rss_bytes=resident_bytes(row.pid)),
+            successor=successor,
+            leaving=len(post.everybody()) - 1 - bool(successor),
+            renewing=self._renewals.is_asked(post),
+        )
+
+    # ----------------------------------------------------------------------------------------------- looking after
+
+    async def _look_again_and_again(self) -> None:
+        while True:
+            try:
+                await self._look()
+            except Exception:  # what it missed, it sees the next time
+                log.exception("look_crashed")
+            await asyncio.sleep(_LOOK_S)
+
+    async def _look(self) -> None:
+        """See to what nobody reports: files that are gone, processes that are due, systemd's watchdog."""
+        directory = self._ground.run_directory
+        self._ground.notifier.alive()
+        posts = list(self._posts.values())
+        if directory.restore() or not directory.control_path.exists():
+            log.warning("run_directory_restored", path=directory.path)
+            await self._control.open(directory.control_path)
+        shards = [shard for post in (*posts, *self._leaving) for shard in post.everybody()]
+        directory.tidy([Path(shard.status.socket_path) for shard in shards])
+        for shard in [shard for shard in self._lifespans if shard not in shards]:
+            del self._lifespans[shard]
+        for post in posts:
+            if post.is_ready and not post.is_reachable and not self._renewals.is_asked(post):
+                self._renewals.ask(post, "its socket file is gone")
+        self._recycle(posts)
+
+    def _recycle(self, posts: list[Post]) -> None:
+        limits = RecycleLimits(self._settings.processes.recycle_rss_bytes, self._settings.processes.recycle_age_s)
+        if not (limits.age_s or limits.rss_bytes) or not self._renewals.is_idle:
+            return
+        for post in posts:
+            span = self._lifespans.get(post.holder)
+            if span is None or not post.is_ready or post.problem:
+                continue
+            if why := span.due(limits, resident_bytes(post.row().pid), post.holder.age_s):
+                self._renewals.ask(post, why)
+                return
 
     # ---------------------------------------------------------------------------------------------- the shards
 
-    def _make_shard(self, index: int, places: dict[str, Placement], run_directory: RunDirectory) -> Shard:
-        spec = self._settings.models[index]
+    def _make_post(self, spec: ModelSpec) -> Post:
         setting = ShardSetting(
-            index=index,
+            index=next(self._indexes),
+            generations=self._generations.setdefault(spec.id, itertools.count(1)),
             spec=spec,
-            placement=places[spec.id],
+            placement=self._places[spec.id],
             hubs=self._settings.hubs,
             log=self._log_config(),
-            run_directory=run_directory,
+            run_directory=self._ground.run_directory,
             cache_dir=own_cache(),
             drain_s=self._settings.server.shutdown_grace_s,
-            report_every_s=self._watch_limits.report_every_s,
+            report_every_s=self._watch_limits().report_every_s,
         )
-        shard = Shard(setting, self._on_shard_change, lambda: self._schedule_push(_PROGRESS_DELAY_S))
+        return Post(setting, self._hire, self._on_shard_change)
+
+    def _hire(self, setting: ShardSetting, on_change: Callable[[Shard], None]) -> Shard:
+        shard = Shard(setting, on_change, self._front.push_progress)
         shard.keeper = self._keeper(shard, _restart_limits(self._settings.supervision))
         return shard
 
     def _on_shard_change(self, shard: Shard) -> None:
         status = shard.current_status()
-        if status.state != "downloading":
+        if status.state != "downloading" and status.generation:  # without one there is no process yet
             log.said(
                 "model_state",
                 model=status.model_id,
@@ -134,17 +347,50 @@ class Tree:
                 detail=status.detail or None,
                 after_s=round(shard.age_s, 2),
             )
-        self._console.show(status, shard.age_s)
+        if status.generation:
+            self._ground.console.show(status, shard.age_s)
         if status.state == "ready":
-            self._console.invite(self.address, status, needs_key=bool(self._settings.server.api_keys))
-        self._schedule_push()
+            self._note_ready(shard)
+            self._ground.console.invite(self.address, status, needs_key=bool(self._settings.server.api_keys))
+        self._ground.notifier.status(self._readiness())
+        self._front.push()
 
-    # ---------------------------------------------------------------------- the router; implements keeper.Kept
+    def _note_ready(self, shard: Shard) -> None:
+        span = self._lifespans.get(shard)
+        if span is None or span.generation != shard.status.generation:
+            pid = shard.keeper.pid if shard.keeper is not None else 0
+            span = Lifespan(shard.status.generation, resident_bytes(pid), random.random)
+            self._lifespans[shard] = span
+            limits = RecycleLimits(self._settings.processes.recycle_rss_bytes, self._settings.processes.recycle_age_s)
+            if span.is_too_large_from_the_start(limits):
+                log.warning(
+                    "EMB_PROVIDER_RECYCLE_RSS_MB is less than this model needs from the start, and does not count",
+                    model=shard.status.model_id,
+                )
 
-    def launch(self, generation: int) -> Launch:
-        del generation
+    def _readiness(self) -> str:
+        ready = sum(post.is_ready for post in self._posts.values())
+        return f"{ready} of {len(self._posts)} models ready on {self.address}"
+
+    # ---------------------------------------------------------------------- the router; implements front.FrontOwner
+
+    def front_opened(self, pid: int) -> None:
+        log.info("accepting", address=self.address, router_pid=pid)
+        self._ground.notifier.ready()
+
+    def shard_demanded(self, request: RestartShard) -> None:
+        post = self._posts.get(request.model_id)
+        shard = post.find(request.generation) if post is not None else None
+        if shard is not None and shard.keeper is not None:
+            log.warning("replacing", model=request.model_id, generation=request.generation, why=request.why)
+            shard.keeper.replace(request.why)
+
+    def front_lost(self) -> None:
+        self._stop_requested.set()
+
+    def _router_config(self) -> RouterConfig:
         server = self._settings.server
-        config = RouterConfig(
+        return RouterConfig(
             log=self._log_config(),
             api_key_digests=tuple(hashlib.sha256(key.encode()).digest() for key in server.api_keys),
             ready_wait_s=server.ready_wait_s,
@@ -152,63 +398,50 @@ class Tree:
             drain_s=server.shutdown_grace_s,
             request_timeout_s=server.request_timeout_s,
             intake=server.intake,
-            report_every_s=self._watch_limits.report_every_s,
+            report_every_s=self._watch_limits().report_every_s,
         )
-        return Launch("router", child_environment(os.environ), (config, self._table()), (self._listener.fileno(),))
-
-    def on_message(self, message: Message) -> None:
-        if isinstance(message, RouterReady):
-            log.info("accepting", address=self.address, router_pid=message.pid)
-            # What changed between its first message and now has gone to a router that was not listening yet.
-            self._schedule_push()
-        elif isinstance(message, RestartShard):
-            self._replace_shard(message)
-        elif isinstance(message, Heartbeat):
-            if message.lag_s > _LAG_WORTH_A_LINE_S:
-                log.warning("router_busy", lag_s=round(message.lag_s, 2), in_flight=message.requests_in_flight)
-        else:
-            log.error("unexpected_message", kind=type(message).__name__)
-
-    def on_hung(self, why: str) -> None:
-        """Its death follows, and what clients wait for ends with its connections."""
-
-    def on_died(self, death: Death) -> None:
-        log.error("router_died", how=death.how, restart_in_s=death.restart_in_s)
-        if death.restart_in_s is None:
-            self._stop_requested.set()
-
-    def _replace_shard(self, request: RestartShard) -> None:
-        for shard in self._shards:
-            if shard.status.model_id == request.model_id and shard.status.generation == request.generation:
-                log.warning("replacing", model=request.model_id, generation=request.generation, why=request.why)
-                assert shard.keeper is not None
-                shard.keeper.replace(request.why)
 
     def _table(self) -> ShardTable:
-        return ShardTable(tuple(shard.current_status() for shard in self._shards))
+        leaving = [post.row() for post in self._leaving if post.model_id not in self._posts]
+        finishing = [row for row in leaving if row.state == "stopping"]
+        return ShardTable((*(post.row() for post in self._posts.values()), *finishing))
 
-    def _schedule_push(self, delay_s: float = _PUSH_DELAY_S) -> None:
-        loop = asyncio.get_running_loop()
-        if self._push_due is not None:
-            if self._push_due.when() <= loop.time() + delay_s:
-                return
-            self._push_due.cancel()
-        self._push_due = loop.call_later(delay_s, self._push)
+    def _keep_router(self, kept: Kept) -> Keeper:
+        return self._keeper(kept, ROUTER_LIMITS)
 
-    def _push(self) -> None:
-        self._push_due = None
-        self._router.send(self._table())
+    def _keeper(self, kept: Kept, limits: RestartLimits) -> Keeper:
+        lines = ChildLines(kept.name, self._ground.output, self._settings.logs.format)
+        return Keeper(kept, RestartPolicy(limits, random.random), Watchdog(self._watch_limits()), lines)
 
-    def _keeper(self, kept: Shard | Tree, limits: RestartLimits) -> Keeper:
-        lines = ChildLines(kept.name, self._output, self._settings.logs.format)
-        return Keeper(kept, RestartPolicy(limits, random.random), Watchdog(self._watch_limits), lines)
+    def _watch_limits(self) -> WatchLimits:
+        supervision = self._settings.supervision
+        return WatchLimits(supervision.startup_timeout_s, supervision.batch_timeout_s, supervision.silence_timeout_s)
 
     def _log_config(self) -> LogConfig:
         return LogConfig(self._settings.logs.level, self._settings.logs.format)
 
 
-def _watch_limits(supervision: SupervisionSettings) -> WatchLimits:
-    return WatchLimits(supervision.startup_timeout_s, supervision.batch_timeout_s, supervision.silence_timeout_s)
+class _HangUp:
+    """Decides what SIGHUP means: the settings are to be read again, or our terminal was closed, which means stop."""
+
+    def __init__(self, stop: Callable[[], None], reload: Callable[[], object]) -> None:
+        self._stop = stop
+        self._reload = reload
+        self._had_terminal = _has_terminal()
+
+    def __call__(self) -> None:
+        if self._had_terminal and not _has_terminal():
+            self._stop()
+        else:
+            self._reload()
+
+
+def _has_terminal() -> bool:
+    """Tell whether this process belongs to a terminal that is still there (tty(4))."""
+    with contextlib.suppress(OSError):
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC))
+        return True
+    return False
 
 
 def _restart_limits(supervision: SupervisionSettings) -> RestartLimits:

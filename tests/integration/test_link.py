@@ -11,8 +11,8 @@ from emb_model_provider.errors import RequestError
 from emb_model_provider.frames import Frame, FrameDecoder, pack_frame
 from emb_model_provider.messages import Encode, Encoded, Hello, pack, unpack
 from emb_model_provider.modelmap import BatchLimits
-from router.link import Link, ShardLostError
 from emb_model_provider.private_socket import bind_private
+from router.link import Link, ShardLostError
 from shard.channel import Channel
 from shard.engine import Engine
 from shard.lane import Lane

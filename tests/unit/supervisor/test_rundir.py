@@ -135,3 +135,15 @@ def test_living_servers_are_found_and_dead_ones_are_not(tmp_path):
     die(dead)
     assert [server.path for server in find_running(tmp_path)] == [living.path]
     living.remove()
+
+
+def test_what_ended_shards_left_is_tidied_away_and_living_ones_and_strangers_stay(tmp_path):
+    directory = RunDirectory.fixed(tmp_path)
+    for name in ("s0-1.sock", "s0-2.sock", "s1-1.sock"):
+        leave_socket(directory, name)
+    for name in ("s0-1.box", "s0-2.box", "s1-1.txt"):
+        (tmp_path / name).touch()
+    directory.tidy([directory.socket_path(0, 2)])
+    assert {path.name for path in tmp_path.iterdir()} == {"pid", "s0-2.sock", "s0-2.box", "s1-1.txt"}
+    directory.remove()
+    assert {path.name for path in tmp_path.iterdir()} == {"s1-1.txt"}

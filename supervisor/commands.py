@@ -1,0 +1,129 @@
+"""What ``emb-provider status``, ``reload``, ``restart`` and ``stop`` do: find the running server, ask it, print.
+
+Only words cross: nothing here starts, signals or reads a process. ``cli`` is the caller.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from emb_model_provider.dotenv_file import read_dotenv
+from emb_model_provider.errors import ConfigurationError
+from emb_model_provider.setting_table import RUN_DIR
+from supervisor.control import ControlError, NotRunningError, Request, ask
+from supervisor.report import ServerReport, from_json, render
+from supervisor.rundir import RunningServer, find_running, running_in, runtime_parent
+
+#: As ``systemctl status`` and the LSB have it: the program does not run.
+EXIT_NOT_RUNNING: Final = 3
+_EXIT_FAILURE: Final = 1
+_POLL_S: Final = 0.2
+
+
+def add_commands(parser: argparse.ArgumentParser) -> None:
+    """Add the commands to the command line of the server."""
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands (none: serve)", required=False)
+    commands.add_parser("serve", help="start the server; the same as no command")
+    status = commands.add_parser("status", help="show what the running server and its models are at")
+    status.add_argument("--json", action="store_true", help="print all of it as JSON")
+    reload = commands.add_parser("reload", help="have the settings read again; models that did not change stay")
+    restart = commands.add_parser("restart", help="replace one model's process by a fresh one, successor first")
+    restart.add_argument("model", metavar="MODEL", help="the model's id, as in status")
+    stop = commands.add_parser("stop", help="finish what is in flight and stop")
+    for command in (reload, restart, stop):
+        command.add_argument(
+            "--wait", metavar="SECONDS", type=float, default=0.0, help="wait so long at most until it is done"
+        )
+    for command in (status, reload, restart, stop):
+        command.add_argument("--run-dir", metavar="PATH", type=Path, help="the server with this run directory")
+
+
+def run_command(options: argparse.Namespace) -> int:
+    """Carry out a command and return its exit code: 3 where no server runs, 1 where it refuses."""
+    try:
+        server = _find(options.run_dir, options.env_file)
+        request = Request(options.command, getattr(options, "model", ""))
+        answer = ask(server.control_path, request)
+        if options.command == "status":
+            _print_status(answer["status"], as_json=options.json)
+            return 0
+        sys.stdout.write(f"{answer['summary']}\n")
+        return _wait(server, request, options.wait) if options.wait else 0
+    except NotRunningError as error:
+        return _complain(error, EXIT_NOT_RUNNING)
+    except (ControlError, ConfigurationError) as error:
+        return _complain(error, _EXIT_FAILURE)
+
+
+def _complain(error: Exception, code: int) -> int:
+    sys.stderr.write(f"{error}\n")
+    return code
+
+
+def _find(run_dir: Path | None, env_file: Path | None) -> RunningServer:
+    """Return the server meant: that of the directory named, here or in the settings, else the only one there is."""
+    path = run_dir or _configured(env_file)
+    if path is not None:
+        found = running_in(path.absolute())
+        if found is None:
+            raise NotRunningError(f"No server is running with the run directory {path}.")
+        return found
+    parent = runtime_parent(os.environ)
+    servers = find_running(parent)
+    if not servers:
+        raise NotRunningError(
+            f"No server of this user is running (looked in {parent}). If it was started with another "
+            "EMB_PROVIDER_RUN_DIR, XDG_RUNTIME_DIR or TMPDIR, name its directory with --run-dir."
+        )
+    if len(servers) > 1:
+        listed = "".join(f"\n  --run-dir {server.path}   (process {server.pid})" for server in servers)
+        raise ControlError(f"Several servers are running; say which one:{listed}")
+    return servers[0]
+
+
+def _configured(env_file: Path | None) -> Path | None:
+    """Return the run directory of the settings; the other settings may be wrong, and often are when one asks."""
+    text = os.environ.get(RUN_DIR.name)
+    if text is None:
+        dotenv = read_dotenv(env_file)
+        assignment = dotenv.assignments.get(RUN_DIR.name) if dotenv else None
+        text = assignment.value if assignment else ""
+    return Path(text.strip()).expanduser() if text.strip() else None
+
+
+def _print_status(status: dict[str, Any], *, as_json: bool) -> None:
+    text = json.dumps(status, indent=2, ensure_ascii=False) if as_json else render(from_json(status))
+    sys.stdout.write(text + "\n")
+
+
+def _wait(server: RunningServer, request: Request, limit_s: float) -> int:
+    """Wait until what was asked for is done; 1 where it is not in time, or cannot be."""
+    deadline_s = time.monotonic() + limit_s
+    while time.monotonic() < deadline_s:
+        time.sleep(_POLL_S)
+        if request.command == "stop":
+            if running_in(server.path) is None:
+                return 0
+            continue
+        report = from_json(ask(server.control_path, Request("status"))["status"])
+        if (outcome := _outcome(report, request)) is not None:
+            return outcome
+    sys.stderr.write(f"Not done within {limit_s:g} s; it goes on. 'status' shows how far it is.\n")
+    return _EXIT_FAILURE
+
+
+def _outcome(report: ServerReport, request: Request) -> int | None:
+    """Return 0 once every model concerned serves with the newest settings, 1 once one cannot, ``None`` before."""
+    models = [model for model in report.models if not request.model or model.model == request.model]
+    bad = [model for model in models if model.state == "failed" or model.reason == "not_replaced"]
+    if bad:
+        for model in bad:
+            sys.stderr.write(f"{model.model}: {model.reason}: {model.detail}\n")
+        return _EXIT_FAILURE
+    return 0 if all(model.state == "ready" and not model.renewing for model in models) else None

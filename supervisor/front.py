@@ -1,0 +1,181 @@
+"""The front door's process: the router, what it is told, how it is replaced without losing the port. Made by ``tree``.
+
+The listening socket is the supervisor's. A router that is replaced goes on taking connections until its successor takes
+them, then finishes what it has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from emb_model_provider.logs import EventLog
+from emb_model_provider.messages import Heartbeat, Message, RestartShard, RouterConfig, RouterReady, ShardTable
+from supervisor.changes import router_change
+from supervisor.child import Launch
+from supervisor.keeper import Death, Keeper, Kept
+from supervisor.plan import child_environment
+from supervisor.posts import KILL_MARGIN_S
+from supervisor.restarts import RestartLimits
+
+log = EventLog("supervisor")
+
+#: A router holds no model: it is back in half a second and may try for ever.
+ROUTER_LIMITS: Final = RestartLimits(first_delay_s=0.05, max_delay_s=1.0, stable_s=10.0, intensity=0)
+#: Changes come in bursts (progress of several downloads); the router needs only the newest.
+_PUSH_DELAY_S: Final = 0.02
+#: What only moves a number is worth a push of its own a second.
+_PROGRESS_DELAY_S: Final = 1.0
+#: A router whose loop was held up for longer than this is worth a line.
+_LAG_WORTH_A_LINE_S: Final = 1.0
+
+
+class FrontOwner(Protocol):
+    """What ``Front`` tells; ``tree`` implements it."""
+
+    def front_opened(self, pid: int) -> None:
+        """Hear that connections are taken."""
+
+    def shard_demanded(self, request: RestartShard) -> None:
+        """Hear that a router wants another process for a model."""
+
+    def front_lost(self) -> None:
+        """Hear that no router can be had."""
+
+
+class Front:
+    """The router that takes connections, its successor, and those that finish.
+
+    ``keep`` makes a keeper for a router, ``table`` returns the rows of now.
+    """
+
+    def __init__(
+        self,
+        config: RouterConfig,
+        listener: socket.socket,
+        keep: Callable[[Kept], Keeper],
+        table: Callable[[], ShardTable],
+        owner: FrontOwner,
+    ) -> None:
+        self.config = config
+        self.listener = listener
+        self.owner = owner
+        self.table = table
+        self._keep = keep
+        self._router = Router(self, keep)
+        self._successor: Router | None = None
+        self._leaving: set[asyncio.Task[bool]] = set()
+        self._push_due: asyncio.TimerHandle | None = None
+
+    @property
+    def router(self) -> Router:
+        """The router that takes connections."""
+        return self._router
+
+    def start(self) -> None:
+        self._router.keeper.start()
+
+    def push(self) -> None:
+        """Send the table soon."""
+        self._push_within(_PUSH_DELAY_S)
+
+    def push_progress(self) -> None:
+        """Send the table within a second."""
+        self._push_within(_PROGRESS_DELAY_S)
+
+    def _push_within(self, delay_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        if self._push_due is not None:
+            if self._push_due.when() <= loop.time() + delay_s:
+                return
+            self._push_due.cancel()
+        self._push_due = loop.call_later(delay_s, self._push)
+
+    def _push(self) -> None:
+        self._push_due = None
+        table = self.table()
+        for router in (self._router, self._successor):
+            if router is not None:
+                router.keeper.send(table)
+
+    def configure(self, config: RouterConfig) -> None:
+        """Take new settings: tell the router, or replace it where it could only take them at its start."""
+        change = router_change(self.config, config)
+        self.config = config
+        if change == "live":
+            self._router.keeper.send(config)
+        elif change == "replace":
+            self.replace()
+
+    def replace(self) -> None:
+        """Start a successor on the same socket; it takes over once it accepts."""
+        if self._successor is not None:
+            self._let_go(self._successor)
+        self._successor = Router(self, self._keep)
+        self._successor.keeper.start()
+
+    def accepts(self, router: Router) -> None:
+        """Hear from a router that it takes connections."""
+        if router is self._successor:
+            before, self._router, self._successor = self._router, router, None
+            self._let_go(before)
+        # What changed between its first message and now has gone to a router that was not listening yet.
+        self.push()
+
+    async def close(self, grace_s: float) -> bool:
+        """Take no more connections, finish what is in hand; true if every router went by itself."""
+        # Until the last copy of the socket is closed the kernel would go on queueing clients nobody will serve.
+        self.listener.close()
+        if self._successor is not None:
+            self._let_go(self._successor)
+        went = await asyncio.gather(self._router.keeper.stop(grace_s + KILL_MARGIN_S), *self._leaving)
+        return all(went)
+
+    def kill(self) -> None:
+        """End every router now."""
+        for router in (self._router, self._successor):
+            if router is not None:
+                router.keeper.kill()
+
+    def _let_go(self, router: Router) -> None:
+        task = asyncio.create_task(router.keeper.stop(self.config.drain_s + KILL_MARGIN_S))
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+
+
+class Router:
+    """One router process and its successors after deaths. Implements ``keeper.Kept``."""
+
+    def __init__(self, front: Front, keep: Callable[[Kept], Keeper]) -> None:
+        self.name = "router"
+        self.restarts = 0
+        self._front = front
+        self.keeper = keep(self)
+
+    def launch(self, generation: int) -> Launch:
+        self.restarts = generation - 1
+        first = (self._front.config, self._front.table())
+        return Launch("router", child_environment(os.environ), first, (self._front.listener.fileno(),))
+
+    def on_message(self, message: Message) -> None:
+        if isinstance(message, RouterReady):
+            self._front.accepts(self)
+            self._front.owner.front_opened(message.pid)
+        elif isinstance(message, RestartShard):
+            self._front.owner.shard_demanded(message)
+        elif isinstance(message, Heartbeat):
+            if message.lag_s > _LAG_WORTH_A_LINE_S:
+                log.warning("router_busy", lag_s=round(message.lag_s, 2), in_flight=message.requests_in_flight)
+        else:
+            log.error("unexpected_message", kind=type(message).__name__)
+
+    def on_hung(self, why: str) -> None:
+        """Its death follows, and what clients wait for ends with its connections."""
+
+    def on_died(self, death: Death) -> None:
+        log.error("router_died", how=death.how, restart_in_s=death.restart_in_s)
+        if death.restart_in_s is None:
+            self._front.owner.front_lost()

@@ -1,0 +1,113 @@
+"""Whether a second process of a model fits beside the first while it takes over. Asked by ``renewals``."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import re
+import resource
+from pathlib import Path
+from typing import Final
+
+from emb_model_provider.messages import EncoderInfo
+
+_MIB: Final = 1024 * 1024
+#: What an interpreter with its libraries takes beside the model, and what must stay free for everybody else.
+_PROCESS_BYTES: Final = 512 * _MIB
+_SPARE_BYTES: Final = 256 * _MIB
+#: A CUDA context and its kernels, before any weights.
+_CUDA_CONTEXT_BYTES: Final = 1024 * _MIB
+_MEMINFO: Final = Path("/proc/meminfo")
+_CGROUP: Final = Path("/sys/fs/cgroup")
+_AVAILABLE: Final = re.compile(r"^MemAvailable:\s+(\d+) kB$", re.MULTILINE)
+_INACTIVE_FILE: Final = re.compile(r"^inactive_file (\d+)$", re.MULTILINE)
+
+
+def has_room(info: EncoderInfo, visible_gpus: str) -> bool:
+    """Tell whether another process of this model fits; where the memory of a GPU cannot be asked, it does not."""
+    available = available_bytes(_read(_MEMINFO), _cgroup_free_bytes())
+    if not fits(needed_bytes(info), available):
+        return False
+    if not info.device.startswith("cuda"):
+        return True
+    free = gpu_free_bytes(visible_gpus)
+    return free is not None and fits(info.weights_bytes + info.weights_bytes // 4 + _CUDA_CONTEXT_BYTES, free)
+
+
+def needed_bytes(info: EncoderInfo) -> int:
+    """Return what such a process takes of the machine's memory at most: its own, and its weights if not shared."""
+    weights = 0 if info.device.startswith("cuda") else info.weights_bytes
+    return info.private_bytes + weights + _PROCESS_BYTES
+
+
+def fits(needed: int, available: int) -> bool:
+    """Tell whether ``needed`` bytes can be taken and something is left."""
+    return needed + _SPARE_BYTES <= available
+
+
+def available_bytes(meminfo: str, cgroup_free: int | None) -> int:
+    """Return what can be taken without swapping: the machine's, or less where a container may not have it all.
+
+    Format: proc_meminfo(5). A machine that does not say is taken to have none.
+    """
+    match = _AVAILABLE.search(meminfo)
+    free = int(match.group(1)) * 1024 if match else 0
+    return free if cgroup_free is None else min(free, cgroup_free)
+
+
+def cgroup_free_bytes(limit: str, current: str, statistics: str) -> int | None:
+    """Return what a cgroup v2 may still take, its droppable file cache included; ``None`` for no limit.
+
+    Format: https://docs.kernel.org/admin-guide/cgroup-v2.html#memory-interface-files
+    """
+    if not limit.strip().isdecimal() or not current.strip().isdecimal():
+        return None
+    droppable = _INACTIVE_FILE.search(statistics)
+    return max(0, int(limit) - int(current) + (int(droppable.group(1)) if droppable else 0))
+
+
+def resident_bytes(pid: int) -> int:
+    """Return a process's resident memory, 0 where there is no such process (proc_pid_statm(5))."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
+    return 0
+
+
+def gpu_free_bytes(visible_gpus: str) -> int | None:
+    """Return the free memory of a GPU, by NVIDIA's management library; ``None`` where it cannot be asked.
+
+    ``visible_gpus`` is the process's ``CUDA_VISIBLE_DEVICES``, an index in the order of the bus or a UUID.
+    """
+
+    class _Memory(ctypes.Structure):
+        _fields_ = (("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong))
+
+    try:
+        library = ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        return None
+    if library.nvmlInit_v2() != 0:
+        return None
+    try:
+        device, memory = ctypes.c_void_p(), _Memory()
+        if visible_gpus.isdecimal():
+            found = library.nvmlDeviceGetHandleByIndex_v2(ctypes.c_uint(int(visible_gpus)), ctypes.byref(device))
+        else:
+            found = library.nvmlDeviceGetHandleByUUID(visible_gpus.encode(), ctypes.byref(device))
+        if found != 0 or library.nvmlDeviceGetMemoryInfo(device, ctypes.byref(memory)) != 0:
+            return None
+        return int(memory.free)
+    finally:
+        library.nvmlShutdown()
+
+
+def _cgroup_free_bytes() -> int | None:
+    return cgroup_free_bytes(
+        _read(_CGROUP / "memory.max"), _read(_CGROUP / "memory.current"), _read(_CGROUP / "memory.stat")
+    )
+
+
+def _read(path: Path) -> str:
+    with contextlib.suppress(OSError):
+        return path.read_text()
+    return ""
