@@ -54,13 +54,16 @@ class Handlers:
     def routes(self) -> list[web.RouteDef]:
         """Return the table of routes: each dialect's, and the same again behind a model's name."""
         made = [web.get("/health", self.health), web.get("/ready", self.ready)]
+        behind_a_model: list[web.RouteDef] = []
         for (method, path), choices in by_path().items():
             handler = self._endpoint(choices)
             self._dialects[handler] = choices[0][0]
             made.append(web.route(method, path, handler))
             if "{" not in path:
-                made.append(web.route(method, MODEL_PREFIX + path.rstrip("/"), handler))
-        return made
+                behind_a_model.append(web.route(method, MODEL_PREFIX + path.rstrip("/"), handler))
+        # Ids hold slashes, and the first match counts: "/v1/rerank" before "/rerank", and nothing at all last.
+        behind_a_model.sort(key=lambda route: -route.path.count("/"))
+        return made + behind_a_model
 
     def dialect_of(self, request: web.Request) -> Dialect:
         """Return whose errors this request's client reads."""

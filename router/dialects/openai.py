@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from binascii import b2a_base64
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterator, Mapping
 from functools import partial
 from typing import Final
 
@@ -63,6 +63,7 @@ _KINDS: Final[dict[str, VectorType]] = {
     "float": "float", "float32": "float", "float16": "float16", "int8": "int8", "uint8": "uint8",
     "binary": "binary", "ubinary": "ubinary",
 }  # fmt: skip
+_WORDS: Final = frozenset([*FORMS, *_KINDS])
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -130,16 +131,16 @@ def _shape(fields: Fields, options: Options) -> Shape:
     if value is None:
         return Shape(VectorForm(base64=base64), outputs=outputs, details=options.details)
     if isinstance(value, list):
-        several = tuple((word, _form(name, word, base64=base64)) for word in read_words(name, value))
+        several = tuple((word, _form(name, word, base64=base64)) for word in read_words(name, value, _WORDS))
         return Shape(several=several, outputs=outputs, details=options.details)
     return Shape(_form(name, value, base64=base64), outputs=outputs, details=options.details)
 
 
-def read_words(name: str, value: list[object]) -> list[str]:
+def read_words(name: str, value: list[object], known: Collection[str]) -> list[str]:
     """Return the different names of vector types in a list."""
     words = [one.lower() if isinstance(one, str) else one for one in value]
     for one, word in zip(value, words, strict=True):
-        if word not in FORMS and word not in _KINDS:
+        if not isinstance(word, str) or word not in known:
             raise unsupported(name, one, FORMS)
     if not words:
         raise wrong(name, f"a list of {list(FORMS)}", value)

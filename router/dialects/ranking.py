@@ -142,6 +142,11 @@ def probabilities(
     return _sigmoid(logits) if activation != "identity" else logits
 
 
+def label_of(encoder: EncoderInfo, index: int) -> str:
+    """Return a class's name, or what transformers calls one that has none."""
+    return encoder.labels[index] if index < len(encoder.labels) else f"LABEL_{index}"
+
+
 def best(scored: NDArray[np.float32], top_n: int | None) -> list[Ranked]:
     """Return the best first, equal ones as they were given; those without a score not at all."""
     order = np.argsort(-scored, kind="stable")[:top_n]  # NaN comes last

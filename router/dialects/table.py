@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import Final
 
+from router.dialects.cohere import COHERE
+from router.dialects.jina import JINA
+from router.dialects.ollama import OLLAMA
 from router.dialects.openai import OPENAI
 from router.dialects.seam import Dialect, Route
+from router.dialects.tei import TEI
+from router.dialects.vllm import VLLM
 
-DIALECTS: Final[tuple[Dialect, ...]] = (OPENAI,)
+DIALECTS: Final[tuple[Dialect, ...]] = (OPENAI, COHERE, TEI, JINA, VLLM, OLLAMA)
 
 #: In front of any path: the model, for clients that cannot name one. Ids may hold slashes.
 MODEL_PREFIX: Final = "/models/{model:.+}"

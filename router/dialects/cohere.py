@@ -1,0 +1,142 @@
+"""Cohere's JSON, to and from our types; pure. Formats: https://docs.cohere.com/reference/embed and …/rerank.
+
+The Python client (7.3) was read for what it needs of an answer: ``response_type`` chooses the class of a v1 answer,
+``embeddings`` by type are lists or, for ``base64``, strings, and an error is whatever JSON has the status.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from functools import partial
+from typing import Final
+
+import orjson
+
+from emb_model_provider.errors import InvalidRequestError, RequestError
+from router.dialects.fields import Fields, wrong
+from router.dialects.jina import Ranking, parse_rerank, ranked_results, searches
+from router.dialects.openai import FORMS, read_words, with_unit_length
+from router.dialects.options import MAX_INPUTS, read_options, without_holes
+from router.dialects.seam import Answered, Dialect, EncodeCall, Route, at_once
+from router.dialects.vectors import PLAIN, VectorForm, details_json, errors_json, rows_json, to_json
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Embedding:
+    """How an answer is written. ``forms`` is empty where vectors stand in a plain list, as in v1 without types."""
+
+    version: str
+    texts: tuple[str | None, ...]
+    forms: tuple[tuple[str, VectorForm], ...]
+    details: bool
+
+
+def parse_embed(fields: Fields, version: str) -> EncodeCall:
+    """Read the body of ``/v2/embed`` or ``/v1/embed``."""
+    options = read_options(fields)
+    for name in ("images", "inputs"):
+        if fields.values.get(name):
+            raise InvalidRequestError(f"'{name}' is not supported: send texts in 'texts'.", param=name)
+    value = fields.values.get("texts")
+    if options.partial and isinstance(value, list) and value:
+        texts, holes = without_holes(value, "texts")
+        echoed = tuple(one if isinstance(one, str) else None for one in value)
+    else:
+        texts, holes = fields.texts("texts", MAX_INPUTS), {}
+        echoed = texts
+    forms = _forms(fields, version)
+    request = options.request(fields.string("model") or "", texts=texts)
+    return EncodeCall(
+        with_unit_length(request, [form for _, form in forms]),
+        partial(build_embed, Embedding(version, echoed, forms, options.details)),
+        role=options.role,
+        holes=holes,
+    )
+
+
+def _forms(fields: Fields, version: str) -> tuple[tuple[str, VectorForm], ...]:
+    value = fields.values.get("embedding_types")
+    if value is None:
+        return () if version == "1" else (("float", PLAIN),)
+    if not isinstance(value, list):
+        raise wrong("embedding_types", f"a list of {list(FORMS)}", value)
+    return tuple((word, FORMS[word]) for word in read_words("embedding_types", value, FORMS))
+
+
+def build_embed(embedding: Embedding, answered: Answered) -> Iterator[bytes]:
+    """Write the vectors of all texts, one type after another."""
+    result = answered.result
+    by_type = bool(embedding.forms)
+    yield b'{"id":%b,"response_type":%b,"embeddings":' % (
+        orjson.dumps(answered.request_id),
+        b'"embeddings_by_type"' if by_type else b'"embeddings_floats"',
+    )
+    if not by_type:
+        yield b"["
+        yield from rows_json(result, PLAIN)
+        yield b"]"
+    else:
+        before = b"{"
+        for name, form in embedding.forms:
+            yield before + orjson.dumps(name) + b":["
+            yield from rows_json(result, form)
+            yield b"]"
+            before = b","
+        yield b"}"
+    units = {"input_tokens": result.prompt_tokens}
+    rest: dict[str, object] = {
+        "texts": embedding.texts,
+        "meta": {"api_version": {"version": embedding.version}, "billed_units": units},
+        "model": result.model_id,
+    }
+    if embedding.details:
+        rest["usage"] = {"prompt_tokens": result.prompt_tokens, "details": details_json(result)}
+    if errors := errors_json(result):
+        rest["errors"] = errors
+    if result.fingerprint:
+        rest["system_fingerprint"] = result.fingerprint
+    yield b"," + to_json(rest)[1:]
+
+
+def parse_rerank_v2(fields: Fields) -> EncodeCall:
+    """Read the body of ``/v2/rerank``, whose answer has no documents unless they are asked for."""
+    call = parse_rerank(fields, returns_documents=False)
+    ranking = call.build.args[0]  # type: ignore[attr-defined]
+    return dataclasses.replace(call, build=partial(build_rerank, ranking))
+
+
+def build_rerank(ranking: Ranking, answered: Answered) -> Iterator[bytes]:
+    """Write the best documents' indexes and scores."""
+    for step in ranked_results(ranking, answered):
+        if isinstance(step, bytes):
+            yield step
+            continue
+        body: dict[str, object] = {
+            "id": answered.request_id,
+            "results": step,
+            "meta": {"api_version": {"version": "2"}, "billed_units": {"search_units": searches(ranking.count)}},
+            "model": answered.result.model_id,
+        }
+        if errors := errors_json(answered.result):
+            body["errors"] = errors
+        if answered.result.fingerprint:
+            body["system_fingerprint"] = answered.result.fingerprint
+        yield to_json(body)
+
+
+def render_error(error: RequestError) -> bytes:
+    """Return Cohere's error body, and beside it what ours can say more."""
+    return orjson.dumps({"message": error.message, "code": error.code, "param": error.param})
+
+
+COHERE: Final = Dialect(
+    name="cohere",
+    routes=(
+        Route("/v2/embed", at_once(lambda fields: parse_embed(fields, "2"))),
+        Route("/v1/embed", at_once(lambda fields: parse_embed(fields, "1"))),
+        Route("/v2/rerank", at_once(parse_rerank_v2)),
+    ),
+    render_error=render_error,
+    errors_below=("/v2/",),
+)

@@ -1,0 +1,134 @@
+"""Jina's ``/v1/rerank``, which vLLM and Cohere's first version share; pure.
+
+The three differ in what they add to the answer, and read by name: one answer serves all of them. Jina's
+``/v1/embeddings`` is OpenAI's with more fields, see ``openai``. Formats: https://api.jina.ai/openapi.json,
+https://docs.cohere.com/v1/reference/rerank and vLLM's ``entrypoints/pooling/scoring/protocol.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import orjson
+
+from emb_model_provider.errors import InvalidRequestError, RequestError
+from router.dialects.fields import Fields, check_count, checked_texts, wrong
+from router.dialects.options import read_options
+from router.dialects.ranking import RANKS, best, pairs_request, plan_pairs, scores
+from router.dialects.seam import Answered, Dialect, EncodeCall, Route, at_once
+from router.dialects.vectors import details_json, errors_json, to_json
+
+#: A hundred documents are what Cohere counts as one search.
+_DOCUMENTS_A_SEARCH: Final = 100
+MAX_DOCUMENTS: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """What is ranked and how it is answered. ``documents`` are those to be sent back, empty where none are."""
+
+    query: str
+    count: int
+    top_n: int | None
+    raw: bool
+    documents: tuple[str, ...] = ()
+    details: bool = False
+
+
+def parse_rerank(fields: Fields, *, returns_documents: bool = True) -> EncodeCall:
+    """Read a query and its documents; ``returns_documents`` is what the dialect does unless told."""
+    options = read_options(fields)
+    query = fields.text("query")
+    documents = read_documents(fields)
+    asked = fields.flag(fields.first_of("return_documents", "return_text"))
+    ranking = Ranking(
+        query=query,
+        count=len(documents),
+        top_n=fields.whole(fields.first_of("top_n", "top_k"), 0) or None,  # 0 is vLLM's word for all
+        raw=read_raw(fields),
+        documents=documents if (returns_documents if asked is None else asked) else (),
+        details=options.details,
+    )
+    request = pairs_request(options, fields.string("model") or "", (query,), documents)
+    return EncodeCall(request, partial(build_rerank, ranking), tasks=RANKS, role=options.role, plan=plan_pairs)
+
+
+def read_raw(fields: Fields) -> bool:
+    """Tell whether scores are wanted as the model makes them, before its activation."""
+    if (use := fields.flag(fields.first_of("use_activation", "activation"))) is not None:
+        return not use
+    return bool(fields.flag("raw_scores"))
+
+
+def read_documents(fields: Fields) -> tuple[str, ...]:
+    """Return the documents: strings, or objects with a ``text``."""
+    value = fields.values.get("documents")
+    if value is None:
+        raise InvalidRequestError("'documents' is required: a list of strings.", param="documents")
+    if not isinstance(value, list):
+        raise wrong("documents", "a list of strings", value)
+    check_count("documents", value, MAX_DOCUMENTS)
+    if any(isinstance(one, dict) for one in value):
+        value = [one.get("text") if isinstance(one, dict) else one for one in value]
+    return checked_texts("documents", value, MAX_DOCUMENTS)
+
+
+def ranked_results(ranking: Ranking, answered: Answered) -> Iterator[bytes | list[dict[str, object]]]:
+    """Yield pauses and, last, the results: best first, equal ones as they were given."""
+    scored = yield from scores(answered, (ranking.query,), ranking.count, raw=ranking.raw)
+    results: list[dict[str, object]] = []
+    for place in best(scored, ranking.top_n):
+        result: dict[str, object] = {"index": place.index, "relevance_score": place.score}
+        if ranking.documents:
+            result["document"] = {"text": ranking.documents[place.index]}
+        results.append(result)
+    yield results
+
+
+def build_rerank(ranking: Ranking, answered: Answered) -> Iterator[bytes]:
+    """Write what clients of Jina, vLLM and Cohere's first version read."""
+    for step in ranked_results(ranking, answered):
+        if isinstance(step, bytes):
+            yield step
+            continue
+        result = answered.result
+        usage: dict[str, object] = {"prompt_tokens": result.prompt_tokens, "total_tokens": result.prompt_tokens}
+        if ranking.details:
+            usage["details"] = details_json(result)
+        body: dict[str, object] = {
+            "id": answered.request_id,
+            "object": "list",
+            "model": result.model_id,
+            "results": step,
+            "usage": usage,
+            "meta": {"api_version": {"version": "1"}, "billed_units": {"search_units": searches(ranking.count)}},
+        }
+        if errors := errors_json(result):
+            body["errors"] = errors
+        if result.fingerprint:
+            body["system_fingerprint"] = result.fingerprint
+        yield to_json(body)
+
+
+def searches(documents: int) -> int:
+    """Return how many of Cohere's units this many documents are."""
+    return -(-documents // _DOCUMENTS_A_SEARCH)
+
+
+def render_error(error: RequestError) -> bytes:
+    """Return an error that clients of all three read: vLLM's object, Cohere's ``message``, Jina's ``detail``."""
+    inner = {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}
+    return orjson.dumps({"error": inner, "message": error.message, "detail": error.message})
+
+
+JINA: Final = Dialect(
+    name="jina",
+    routes=(
+        Route("/v1/rerank", at_once(parse_rerank)),
+        Route("/rerank", at_once(parse_rerank), takes=lambda fields: not fields.has("texts")),
+    ),
+    render_error=render_error,
+)

@@ -1,0 +1,130 @@
+"""text-embeddings-inference's ``/predict``, and ``/``, which does whatever the model is for; pure, used by ``tei``.
+
+Hugging Face's ``InferenceClient`` posts to the address it was given, with nothing behind it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Final, Literal
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from emb_model_provider.errors import InvalidRequestError
+from emb_model_provider.messages import EncoderInfo
+from router.dialects.fields import Fields, check_count
+from router.dialects.jina import read_raw
+from router.dialects.options import MAX_INPUTS, read_options
+from router.dialects.ranking import label_of, probabilities
+from router.dialects.seam import Answered, EncodeCall, Steps
+from router.dialects.vectors import PLAIN, all_rows, rows_json
+from router.requests import EncodeRequest
+
+_EXPECTED: Final = "a string, a pair of strings, or a list of lists of one or two strings"
+_FUNCTIONS: Final[dict[str, Literal["identity", "sigmoid", "softmax"]]] = {
+    "sigmoid": "sigmoid",
+    "softmax": "softmax",
+    "none": "identity",
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Prediction:
+    """How classes are answered: raw or not, the best few, as a list of lists even for one input."""
+
+    raw: bool = False
+    top_k: int | None = None
+    nested: bool = True
+    function: Literal["identity", "sigmoid", "softmax"] | None = None
+
+
+def parse_predict(fields: Fields) -> EncodeCall:
+    """Read the body of ``/predict``: one input, or a list of lists of one or two texts each."""
+    options = read_options(fields)
+    value = fields.values.get("inputs")
+    is_batch = isinstance(value, list) and bool(value) and isinstance(value[0], list)
+    firsts, seconds = _sequences(value if is_batch else [value if isinstance(value, list) else [value]])
+    request = options.request(fields.string("model") or "", texts=firsts, seconds=seconds, outputs=("scores",))
+    prediction = Prediction(raw=read_raw(fields), nested=is_batch)
+    return EncodeCall(request, partial(build_predict, prediction), tasks=("classify", "rerank"), role=options.role)
+
+
+def _sequences(value: object) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    assert isinstance(value, list)
+    check_count("inputs", value, MAX_INPUTS)
+    lengths = set()
+    for index, one in enumerate(value):
+        if not isinstance(one, list) or not 1 <= len(one) <= 2 or not all(isinstance(text, str) for text in one):
+            where = "inputs" if len(value) == 1 else f"inputs[{index}]"
+            raise InvalidRequestError(f"'{where}' must be {_EXPECTED}.", param="inputs")
+        if not all(one):
+            raise InvalidRequestError(f"'inputs[{index}]' has an empty string: give it some text.", param="inputs")
+        lengths.add(len(one))
+    if len(lengths) > 1:
+        raise InvalidRequestError("'inputs' mixes single texts and pairs: send them in two requests.", param="inputs")
+    return tuple(one[0] for one in value), tuple(one[1] for one in value) if lengths == {2} else ()
+
+
+def build_predict(prediction: Prediction, answered: Answered) -> Iterator[bytes]:
+    """Write each input's labels with their scores, the best first."""
+    logits, encoder = all_rows(answered.result), answered.encoder
+    if prediction.function is not None:
+        encoder = dataclasses.replace(encoder, activation=prediction.function)
+        scored = probabilities(logits, encoder, raw=False)
+    else:
+        scored = probabilities(logits, encoder, raw=prediction.raw, always=True)
+    rows = [_labelled(row, encoder)[: prediction.top_k] for row in scored]
+    yield orjson.dumps(rows if prediction.nested else rows[0])
+
+
+def _labelled(row: NDArray[np.float32], encoder: EncoderInfo) -> list[dict[str, object]]:
+    order = np.argsort(-row, kind="stable")
+    return [{"score": float(row[index]), "label": label_of(encoder, int(index))} for index in order]
+
+
+def parse_root(
+    fields: Fields,
+    embed: Callable[[Fields], Steps],
+    rerank: Callable[[Fields], EncodeCall],
+    similarity: Callable[[Fields], EncodeCall],
+) -> Steps:
+    """Read a body posted to ``/``: what it is shows in its shape, else in what the model is for."""
+    if fields.has("texts") or fields.has("query"):
+        return rerank(fields)
+    value = fields.values.get("inputs")
+    if isinstance(value, dict):
+        return similarity(fields)
+    call = yield from embed(fields)
+    assert isinstance(call, EncodeCall)
+    parameters = fields.object("parameters")
+    prediction = Prediction(
+        raw=read_raw(fields),
+        top_k=parameters.whole("top_k", 1),
+        nested=isinstance(value, list) or "parameters" in fields.values,
+        function=parameters.choice("function_to_apply", _FUNCTIONS),
+    )
+    return dataclasses.replace(
+        call,
+        tasks=("embed", "classify", "rerank"),
+        plan=_for_its_task,
+        build=partial(_build_root, prediction),
+    )
+
+
+def _for_its_task(request: EncodeRequest, encoder: EncoderInfo) -> EncodeRequest:
+    if encoder.task in ("classify", "rerank"):
+        return dataclasses.replace(request, outputs=("scores",), normalize=None)
+    return request
+
+
+def _build_root(prediction: Prediction, answered: Answered) -> Iterator[bytes]:
+    if answered.encoder.task in ("classify", "rerank"):
+        yield from build_predict(prediction, answered)
+        return
+    yield b"["
+    yield from rows_json(answered.result, PLAIN)
+    yield b"]"
