@@ -1,0 +1,74 @@
+import pytest
+
+from tests.support.made_up_models import make_app
+
+
+@pytest.mark.parametrize("path", ["/v1/rerank", "/rerank"])
+async def test_rerank_answers_what_jinas_vllms_and_coheres_clients_read(ask, path):
+    answer = await ask(path, model="rerank", query="abc", documents=["a", "abc"])
+    assert answer["results"] == [
+        {"index": 1, "relevance_score": 0.0, "document": {"text": "abc"}},
+        {"index": 0, "relevance_score": -2.0, "document": {"text": "a"}},
+    ]
+    assert (answer["object"], answer["model"]) == ("list", "rerank")
+    assert answer["usage"]["total_tokens"] == 6
+    assert answer["meta"]["api_version"] == {"version": "1"}
+
+
+async def test_documents_stay_away_when_they_are_not_wanted(ask):
+    answer = await ask("/v1/rerank", model="rerank", query="a", documents=["a"], return_documents=False)
+    assert answer["results"] == [{"index": 0, "relevance_score": -2.0}]
+
+
+async def test_a_thousand_documents_are_one_request(ask, backend):
+    documents = ["abc"[: 1 + index % 3] for index in range(1000)]
+    answer = await ask("/v1/rerank", model="rerank", query="abc", documents=documents, top_n=5)
+    assert [one["index"] for one in answer["results"]] == [2, 5, 8, 11, 14]
+    assert max(len(one.texts) for one in backend.seen) <= 64
+    assert all(set(one.texts) == {"abc"} for one in backend.seen)
+
+
+async def test_an_embedding_model_ranks_by_cosine_and_a_multi_vector_model_token_by_token(ask, backend):
+    answer = await ask("/v1/rerank", model="embed", query="aa", documents=["b", "a"])
+    assert [one["index"] for one in answer["results"]] == [1, 0]
+    assert answer["results"][0]["relevance_score"] == pytest.approx(1.0, abs=0.01)
+    assert backend.seen[0].texts == ("aa", "b", "a")
+    late = await ask("/v1/rerank", model="colbert", query="ab", documents=["b", "ba", "c"])
+    assert [(one["index"], one["relevance_score"]) for one in late["results"]] == [(1, 2.0), (0, 1.0), (2, 0.0)]
+
+
+async def test_a_bad_document_of_a_partial_request_is_left_out_and_named(ask):
+    body = {"query": "ab", "documents": ["a", "BAD", "ab"], "on_error": "null"}
+    late = await ask("/v1/rerank", model="embed", **body)
+    assert [one["index"] for one in late["results"]] == [2, 0]
+
+
+async def test_the_only_reranker_needs_no_name(aiohttp_client):
+    client = await aiohttp_client(make_app("rerank", "embed"))
+    response = await client.post("/v1/rerank", json={"query": "a", "documents": ["a"]})
+    assert (await response.json())["model"] == "rerank"
+
+
+async def test_errors_are_read_by_clients_of_all_three(refuse):
+    status, error = await refuse("/v1/rerank", model="rerank", query="a", documents=[1])
+    assert status == 400
+    assert error["error"]["message"] == error["message"] == error["detail"]
+    assert error["error"]["param"] == "documents"
+    assert "'documents[0]' must be a string, not the number 1" in error["detail"]
+
+
+async def test_jinas_embedding_fields(ask, backend, refuse):
+    answer = await ask(
+        "/v1/embeddings",
+        model="embed",
+        input=[{"text": "a"}],
+        task="retrieval.query",
+        embedding_type=["float", "ubinary"],
+        normalized=True,
+        late_chunking=False,
+        truncate=True,
+    )
+    assert list(answer["data"][0]["embeddings"]) == ["float", "ubinary"]
+    assert (backend.seen[0].prompt_name, backend.seen[0].normalize) == ("query", True)
+    status, error = await refuse("/v1/embeddings", model="embed", input="a", late_chunking=True)
+    assert (status, error["error"]["param"]) == (400, "late_chunking")

@@ -1,0 +1,163 @@
+import hashlib
+import math
+
+import pytest
+
+from tests.support.made_up_models import dense_of, make_app
+
+
+async def test_embed_answers_a_list_of_vectors_with_teis_times(client, backend):
+    response = await client.post(
+        "/embed", json={"model": "embed", "inputs": ["a", "bb"], "truncate": True, "truncation_direction": "Left"}
+    )
+    assert await response.json() == [pytest.approx(dense_of("a")), pytest.approx(dense_of("bb"))]
+    assert backend.seen[0].overlong == "start"
+    headers = response.headers
+    assert (headers["x-compute-type"], headers["x-compute-characters"], headers["x-compute-tokens"]) == (
+        "cpu",
+        "3",
+        "3",
+    )
+    times = [headers[f"x-{name}-time"] for name in ("tokenization", "queue", "inference")]
+    assert times == ["1", "2", "3"]
+    assert int(headers["x-compute-time"]) == int(headers["x-total-time"]) >= 0
+    assert headers["x-truncated-inputs"] == "0"
+
+
+@pytest.mark.parametrize("path", ["/models/embed/embed", "/models/owner/embed/embed", "/models/owner%2Fembed/embed"])
+async def test_the_path_may_name_the_model(ask, path):
+    assert await ask(path, inputs="a") == [pytest.approx(dense_of("a"))]
+
+
+async def test_the_path_may_name_the_model_with_its_prompt(ask, backend):
+    await ask("/models/embed:query/embed", inputs="a")
+    await ask("/models/embed/v1/embeddings", input="a", model="ignored")
+    assert [one.prompt_name for one in backend.seen] == ["query", None]
+
+
+async def test_a_route_without_a_model_takes_the_only_one_of_its_kind(aiohttp_client):
+    client = await aiohttp_client(make_app("embed", "rerank", "classify"))
+    assert (await client.post("/embed", json={"inputs": "a"})).status == 200
+    assert (await client.post("/rerank", json={"query": "a", "texts": ["a"]})).status == 200
+    assert (await client.post("/predict", json={"inputs": "a"})).status == 200
+
+
+async def test_several_models_of_a_kind_must_be_told_apart(refuse):
+    status, error = await refuse("/embed", inputs="a")
+    assert status == 422
+    assert error["error"].startswith(
+        "Several models can be meant: embed, m3. Name one in the path, as in /models/embed/embed"
+    )
+
+
+async def test_no_model_of_a_kind_is_said_with_those_that_are_served(aiohttp_client):
+    client = await aiohttp_client(make_app("embed"))
+    response = await client.post("/predict", json={"inputs": "a"})
+    assert response.status == 404
+    assert "No model served here classifies texts or ranks texts. Models served here: embed." in await response.text()
+
+
+async def test_sparse_vectors_and_token_vectors(ask):
+    assert await ask("/embed_sparse", model="splade", inputs="aba") == [
+        [{"index": 97, "value": 2.0}, {"index": 98, "value": 1.0}]
+    ]
+    assert await ask("/embed_all", model="m3", inputs=["ab", "c"]) == [
+        [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]],
+        [[0.0, 0.0, 1.0]],
+    ]
+
+
+async def test_rerank_scores_between_0_and_1_unless_raw(ask):
+    body = {"model": "rerank", "query": "abc", "texts": ["a", "abc"]}
+    assert await ask("/rerank", **body) == [
+        {"index": 1, "score": 0.5},
+        {"index": 0, "score": pytest.approx(1 / (1 + math.exp(2)))},
+    ]
+    assert await ask("/rerank", **body, raw_scores=True, return_text=True) == [
+        {"index": 1, "text": "abc", "score": 0.0},
+        {"index": 0, "text": "a", "score": -2.0},
+    ]
+
+
+async def test_predict_takes_one_input_a_pair_or_a_batch(ask, backend):
+    one = await ask("/predict", model="classify", inputs="abcde", raw_scores=True)
+    assert one == [{"score": 2.0, "label": "no"}, {"score": 0.0, "label": "maybe"}, {"score": -2.0, "label": "yes"}]
+    await ask("/predict", model="classify", inputs=["a", "b"])
+    assert (backend.seen[-1].texts, backend.seen[-1].seconds) == (("a",), ("b",))
+    batch = await ask("/predict", model="classify", inputs=[["a"], ["b"]])
+    assert [[row["label"] for row in rows] for rows in batch] == [["yes", "maybe", "no"]] * 2
+    assert sum(row["score"] for row in batch[0]) == pytest.approx(1.0)
+
+
+async def test_similarity_is_the_cosine_in_the_order_given(ask):
+    answer = await ask(
+        "/similarity",
+        model="embed",
+        inputs={"source_sentence": "a", "sentences": ["b", "a"]},
+        parameters={"truncate": True},
+    )
+    assert answer == pytest.approx([0.01 / 1.01, 1.0], abs=1e-6)
+
+
+async def test_tokens_of_texts_and_texts_of_tokens(ask):
+    answer = await ask("/tokenize", model="embed", inputs=["a"] * 40)
+    assert len(answer) == 40
+    assert answer[39] == [
+        {"id": 1, "text": "[CLS]", "special": True, "start": None, "stop": None},
+        {"id": 97, "text": "a", "special": False, "start": 0, "stop": 1},
+    ]
+    assert await ask("/decode", model="embed", ids=[[97], [98, 99]]) == ["a", "bc"]
+    assert await ask("/decode", model="embed", ids=[97]) == ["a"]
+
+
+async def test_info_says_what_the_model_is(client, aiohttp_client):
+    info = await (await client.get("/models/rerank/info")).json()
+    assert info["model_type"] == {"reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}}
+    assert (info["model_id"], info["max_input_length"]) == ("owner/rerank", 8)
+    assert (await client.get("/info")).status == 422
+    alone = await aiohttp_client(make_app("embed"))
+    assert (await (await alone.get("/info")).json())["model_type"] == {"embedding": {"pooling": "cls"}}
+
+
+async def test_the_bare_address_does_what_the_model_is_for(ask):
+    assert await ask("/models/embed", inputs="a") == [pytest.approx(dense_of("a"))]
+    assert await ask("/models/rerank", query="a", texts=["a"])
+    assert await ask("/models/embed", inputs={"source_sentence": "a", "sentences": ["a"]}) == pytest.approx([1.0])
+    classes = await ask("/models/classify", inputs="abcde", parameters={"top_k": 2, "function_to_apply": "none"})
+    assert classes == [[{"score": 2.0, "label": "no"}, {"score": 0.0, "label": "maybe"}]]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "kind"),
+    [
+        ("/embed", {"model": "embed"}, 422, "Validation"),
+        ("/embed", {"model": "embed", "inputs": [1, "a"]}, 422, "Validation"),
+        ("/embed", {"model": "nothing", "inputs": "a"}, 404, "NotFound"),
+        ("/embed", {"model": "rerank", "inputs": "a"}, 422, "Validation"),
+        ("/embed_all", {"model": "embed", "inputs": "a"}, 422, "Validation"),
+        ("/rerank", {"model": "rerank", "query": "a", "texts": "a"}, 422, "Validation"),
+        ("/predict", {"model": "classify", "inputs": [["a"], ["b", "c"]]}, 422, "Validation"),
+        ("/predict", {"model": "classify", "inputs": [["a", "b", "c"]]}, 422, "Validation"),
+        ("/similarity", {"model": "embed", "inputs": {"source_sentence": "a"}}, 422, "Validation"),
+    ],
+)
+async def test_errors_have_teis_shape_and_status(refuse, path, body, status, kind):
+    got, error = await refuse(path, **body)
+    assert (got, set(error), error["error_type"]) == (status, {"error", "error_type"}, kind)
+
+
+@pytest.mark.parametrize(
+    ("path", "shape"),
+    [
+        ("/embed", {"error", "error_type"}),
+        ("/v2/embed", {"message", "code", "param"}),
+        ("/api/embed", {"error"}),
+        ("/v1/embeddings", {"error"}),
+        ("/v1/rerank", {"error", "message", "detail"}),
+    ],
+)
+async def test_a_missing_key_is_refused_in_the_shape_of_the_route(aiohttp_client, path, shape):
+    client = await aiohttp_client(make_app(keys=(hashlib.sha256(b"k").digest(),)))
+    response = await client.post(path, json={})
+    assert response.status == 401
+    assert set(await response.json()) == shape
