@@ -68,6 +68,13 @@ class SlicePlan:
         room = self.slice_ms - self.costs.base
         return min(self.max_tokens, int(room / per_token)) if per_token > 0 else self.max_tokens
 
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens that one lane encodes in a second of slices of usual texts."""
+        tokens = max(_USUAL_TOKENS, self.slice_tokens)
+        ms = self.costs.ms(tokens, tokens * _USUAL_TOKENS)
+        return 1000 * tokens / ms if ms > 0 else 0.0
+
 
 class Pace:
     """How much slower or faster batches are than predicted; neighbours on the machine come and go."""

@@ -98,6 +98,7 @@ def _prepare(config: ShardConfig, control: ControlChannel) -> _Loaded:
         slice_ms=round(plan.slice_ms, 1),
         slice_tokens=plan.slice_tokens,
         private_bytes=private_bytes(),
+        tokens_per_s=round(lanes * plan.tokens_per_s),
     )
     log.info(
         "model_loaded",

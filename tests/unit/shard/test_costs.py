@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shard.costs import CostModel, Pace, Sample, fit, measure, plan
+from shard.costs import CostModel, Pace, Sample, SlicePlan, fit, measure, plan
 from tests.support.fake_encoder import MAX_TOKENS, FakeEncoder
 
 models = st.builds(CostModel, st.floats(0, 10), st.floats(0.001, 1), st.floats(0, 0.01))
@@ -92,3 +92,10 @@ def test_a_model_that_cannot_encode_one_text_is_no_model():
 
     with pytest.raises(RuntimeError, match="broken"):
         measure(BrokenEncoder(), 32768)
+
+
+def test_the_rate_is_that_of_slices_of_usual_texts():
+    slow = SlicePlan(CostModel(0.0, 0.5, 0.0), slice_ms=50.0, max_tokens=2048)
+    assert slow.tokens_per_s == 2000
+    assert SlicePlan(CostModel(0.0, 0.5, 0.5 / 64), slice_ms=50.0, max_tokens=2048).tokens_per_s == 1000
+    assert SlicePlan(CostModel(0.0, 0.0, 0.0), slice_ms=50.0, max_tokens=2048).tokens_per_s == 0
