@@ -38,6 +38,10 @@ class EventLog:
     def __init__(self, name: str) -> None:
         self._logger = logging.getLogger(name)
 
+    def shows_debug(self) -> bool:
+        """Tell whether ``debug`` writes anything: what happens for each request spares itself the values."""
+        return self._logger.isEnabledFor(logging.DEBUG)
+
     def debug(self, event: str, **values: object) -> None:
         self._write(logging.DEBUG, event, values)
 

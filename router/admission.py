@@ -62,6 +62,10 @@ class Rate:
         self._since_s: float | None = None
         self._tokens = 0.0
 
+    @property
+    def is_measuring(self) -> bool:
+        return self._since_s is not None
+
     def answered(self, tokens: float, now_s: float, *, work_waits: bool) -> None:
         """Learn from one answer."""
         if not work_waits or self._since_s is None:

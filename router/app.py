@@ -122,6 +122,8 @@ def error_response(error: RequestError, request_id: str, dialect: Dialect = OPEN
 
 
 def _log_request(request: web.Request, response: web.StreamResponse, request_id: str, took_s: float) -> None:
+    if response.status < 500 and not log.shows_debug():
+        return
     write = log.warning if response.status >= 500 else log.debug
     write(
         "request",

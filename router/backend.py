@@ -52,7 +52,10 @@ class LocalBackend:
         self._opening: dict[str, asyncio.Lock] = {}
 
     async def encode(self, model_id: str, message: Encode) -> Encoded:
-        return await (await self._link(model_id)).request(message, Encoded)
+        link = self._links.get(model_id)
+        if link is None or link.lost.done() or not self._registry.is_current(model_id, link.generation):
+            link = await self._link(model_id)
+        return await link.request(message, Encoded)
 
     async def tokenize(self, model_id: str, message: Tokenize) -> Tokens:
         return await (await self._link(model_id)).request(message, Tokens)

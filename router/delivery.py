@@ -27,7 +27,7 @@ _MAX_LOSSES: Final = 10
 _PAUSE_S: Final = 10.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, slots=True)
 class Call:
     """A request on its way.
 
@@ -113,10 +113,11 @@ class Delivery:
         model_id = call.status.model_id
         tokens = call.tokens[begin] if end - begin == 1 else sum(call.tokens[begin:end])
         for _ in range(_MAX_LOSSES):
-            await call.gate.turn(call.client, tokens, is_small=call.is_small)
+            if not call.gate.is_open(tokens, is_small=call.is_small):
+                await call.gate.turn(call.client, tokens, is_small=call.is_small)
             is_answered = False
             try:
-                while model_id in self._trials:
+                while self._trials and model_id in self._trials:
                     await asyncio.shield(self._trials[model_id][1])
                 if not (self._quarantine and any(self._left_s(call, index) for index in range(begin, end))):
                     encoded = await self._backend.encode(model_id, call.message(begin, end))

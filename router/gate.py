@@ -8,7 +8,6 @@ when its turn comes. Small requests have turns of their own, so that they wait f
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
 from typing import Final
 
@@ -43,10 +42,11 @@ class Gate:
         self.last_success = 0.0
         self._max_queue_s = max_queue_s
         self._rate = Rate(tokens_per_s or _FIRST_TOKENS_PER_S)
+        self._ahead = max(self._rate.per_s * _AHEAD_S, _AHEAD_TOKENS)
         self._budget = Budget(0.0)
         self._small = _Turns()
         self._big = _Turns()
-        self._keys = itertools.count()
+        self._last_key = 0
         #: When each request was let in, the oldest first.
         self._began_s: dict[int, float] = {}
 
@@ -76,20 +76,21 @@ class Gate:
 
     def expect(self, tokens_per_s: float) -> None:
         """Take the rate that the shard has measured, as long as there is no better one."""
-        if tokens_per_s > 0 and not self._rate.is_measured:
+        if tokens_per_s > 0 and tokens_per_s != self._rate.per_s and not self._rate.is_measured:
             self._rate.per_s = tokens_per_s
+            self._ahead = max(tokens_per_s * _AHEAD_S, _AHEAD_TOKENS)
 
     # ------------------------------------------------------------------------------------------ whole requests
 
     def let_in(self, client: str, tokens: int) -> int:
         """Count a request in and return its key; raise ``OverloadedError`` when its client has to come back later."""
-        if self._max_queue_s > 0:
+        if self._budget.total and self._max_queue_s > 0:
             self._budget.limit = self._rate.per_s * self._max_queue_s
             if missing := self._budget.missing(client, tokens):
                 self.refused += 1
                 raise _overloaded(self.model_id, missing / self._rate.per_s)
         self._budget.take(client, tokens)
-        key = next(self._keys)
+        self._last_key = key = self._last_key + 1
         self._began_s[key] = time.monotonic()
         return key
 
@@ -100,12 +101,17 @@ class Gate:
 
     # -------------------------------------------------------------------------------------------------- slices
 
+    def is_open(self, tokens: int, *, is_small: bool) -> bool:
+        """Tell whether the shard may have these at once; if so ``turn_over`` has to follow, else ``turn``."""
+        turns = self._small if is_small else self._big
+        if turns.in_hand >= self._ahead or turns.queue:
+            return False
+        turns.in_hand += tokens
+        return True
+
     async def turn(self, client: str, tokens: int, *, is_small: bool) -> None:
         """Wait until the shard may have these; ``turn_over`` has to follow."""
         turns = self._small if is_small else self._big
-        if turns.in_hand < self._ahead and not turns.queue:
-            turns.in_hand += tokens
-            return
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         entry = turns.queue.push(client, tokens, granted)
         try:
@@ -122,7 +128,10 @@ class Gate:
         turns = self._small if is_small else self._big
         turns.in_hand = turns.in_hand - tokens
         if is_answered:
-            self._rate.answered(tokens, time.monotonic(), work_waits=self.waiting_slices > 0)
+            work_waits = bool(self._small.queue or self._big.queue)
+            if work_waits or self._rate.is_measuring:
+                self._rate.answered(tokens, time.monotonic(), work_waits=work_waits)
+                self._ahead = max(self._rate.per_s * _AHEAD_S, _AHEAD_TOKENS)
         while turns.queue and turns.in_hand < self._ahead:
             entry = turns.queue.pop()
             turns.in_hand += entry.cost
@@ -130,10 +139,6 @@ class Gate:
                 entry.item.set_result(None)
             else:
                 turns.in_hand -= entry.cost
-
-    @property
-    def _ahead(self) -> float:
-        return max(self._rate.per_s * _AHEAD_S, _AHEAD_TOKENS)
 
 
 def _overloaded(model_id: str, wait_s: float) -> OverloadedError:

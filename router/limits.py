@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from emb_model_provider.errors import InvalidRequestError
 from router.admission import estimate_tokens
 from router.requests import EncodeRequest
+
+_SHORT_CHARS: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +26,20 @@ def measure(request: EncodeRequest, limits: RequestLimits, longest_tokens: int |
 
     No input costs more than ``longest_tokens``, to which the model cuts it.
     """
-    if 0 < limits.max_inputs < request.count:
+    texts = request.texts
+    if len(texts) == 1 and len(texts[0]) < _SHORT_CHARS and not request.seconds and not request.prompt:
+        # Nearly always, and far below any limit that makes sense; one that an operator sets lower still is found below.
+        tokens = estimate_tokens(texts[0])
+        if not 0 < limits.max_input_chars < len(texts[0]) and not 0 < limits.max_tokens < tokens:
+            return [tokens if longest_tokens is None else min(tokens, longest_tokens)]
+    return _measure_all(request, limits, longest_tokens)
+
+
+def _measure_all(request: EncodeRequest, limits: RequestLimits, longest_tokens: int | None) -> list[int]:
+    count = request.count
+    if 0 < limits.max_inputs < count:
         raise InvalidRequestError(
-            f"The request has {request.count} inputs; at most {limits.max_inputs} are taken at once. Split it, "
+            f"The request has {count} inputs; at most {limits.max_inputs} are taken at once. Split it, "
             "or raise EMB_PROVIDER_MAX_INPUTS on the server.",
             param="input",
         )
@@ -44,7 +58,7 @@ def measure(request: EncodeRequest, limits: RequestLimits, longest_tokens: int |
 
 def _of_texts(request: EncodeRequest, limits: RequestLimits) -> list[int]:
     if not request.seconds and not request.prompt:
-        if limits.max_input_chars and max(map(len, request.texts)) > limits.max_input_chars:
+        if 0 < limits.max_input_chars < max(map(len, request.texts)):
             _refuse_longest([len(text) for text in request.texts], limits)
         return [estimate_tokens(text) for text in request.texts]
     around = len(request.prompt or "")

@@ -62,6 +62,11 @@ class Registry:
         """
         return status.state in ("ready", "stopping") and (status.model_id, status.generation) not in self._lost
 
+    def is_current(self, model_id: str, generation: int) -> bool:
+        """Tell whether this is the generation that requests are sent to now."""
+        status = self._by_id.get(model_id)
+        return status is not None and status.generation == generation and self.is_ready(status)
+
     async def ready(self, model_id: str) -> ShardStatus:
         """Return the model once it is ready.
 

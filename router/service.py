@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Sequence, Sized
 from dataclasses import dataclass, field
@@ -69,12 +70,17 @@ class EmbeddingService:
         if encoder is not None:
             gate.expect(encoder.tokens_per_s)
         key = gate.let_in(client, total)
+        timeout_s = self._policy.timeout_s or None
+        if caller.timeout_s or request.timeout_s:
+            timeout_s = _shortest(timeout_s, request.timeout_s, caller.timeout_s)
         try:
-            result = await self._in_time(
-                lambda deadline_s: self._embed(request, status, gate, client, tokens, deadline_s),
-                _shortest(self._policy.timeout_s, request.timeout_s, caller.timeout_s),
-                request.count,
-            )
+            async with asyncio.timeout(timeout_s) as limit:
+                result = await self._embed(request, status, gate, client, tokens, limit.when())
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            gate.failed += 1
+            raise _too_late(timeout_s or 0.0, len(tokens)) from None
         except RequestError as error:
             gate.failed += error.status >= 500
             raise
@@ -100,29 +106,19 @@ class EmbeddingService:
             gate = self._gates[model_id] = Gate(model_id, self._policy.max_queue_s)
         return gate
 
-    async def _in_time(
-        self, work: Callable[[float | None], Awaitable[Answer]], timeout_s: float | None, count: int
-    ) -> Answer:
+    async def _ask(self, model: str, count: int, ask: Callable[[str], Awaitable[Answer]]) -> Answer:
+        model_id = self._registry.find(model).model_id
+        timeout_s = _shortest(self._policy.timeout_s, CALLER.get().timeout_s)
         try:
             async with asyncio.timeout(timeout_s) as limit:
-                return await work(limit.when())
+                for _ in range(_TRIES):
+                    with contextlib.suppress(ShardLostError):
+                        return await ask(model_id)
         except TimeoutError:
             if not limit.expired():
                 raise
             raise _too_late(timeout_s or 0.0, count) from None
-
-    async def _ask(self, model: str, count: int, ask: Callable[[str], Awaitable[Answer]]) -> Answer:
-        model_id = self._registry.find(model).model_id
-
-        async def work(_deadline_s: float | None) -> Answer:
-            for _ in range(_TRIES):
-                try:
-                    return await ask(model_id)
-                except ShardLostError:
-                    continue
-            raise UnavailableError("The model's process went away. Try again in a while.", retry_after_s=1.0)
-
-        return await self._in_time(work, _shortest(self._policy.timeout_s, CALLER.get().timeout_s), count)
+        raise UnavailableError("The model's process went away. Try again in a while.", retry_after_s=1.0)
 
     async def _embed(
         self,
@@ -133,12 +129,15 @@ class EmbeddingService:
         tokens: list[int],
         deadline_s: float | None,
     ) -> EncodeResult:
-        status = await self._registry.ready(status.model_id)
-        _check_dimensions(request, status)
+        if not self._registry.is_ready(status):
+            status = await self._registry.ready(status.model_id)
+        if request.dimensions is not None:
+            _check_dimensions(request, status)
         call = Call(request, status, gate, client, tokens, _is_small(request, tokens), deadline_s)
         self._delivery.refuse_quarantined(call)
-        slices = slice_bounds(request.texts or request.token_ids)
-        if len(slices) == 1:
+        if len(tokens) == 1:
+            parts = await self._delivery.send(call, 0, 1)
+        elif len(slices := slice_bounds(request.texts or request.token_ids)) == 1:
             parts = await self._delivery.send(call, *slices[0])
         else:
             parts = await self._send_all(call, slices)
@@ -198,7 +197,8 @@ def _too_late(timeout_s: float, count: int) -> DeadlineError:
 
 def _check_dimensions(request: EncodeRequest, status: ShardStatus) -> None:
     assert status.info is not None
-    if request.dimensions is not None and request.dimensions > status.info.encoder.dimension:
+    assert request.dimensions is not None
+    if request.dimensions > status.info.encoder.dimension:
         raise InvalidRequestError(
             f"The model {status.model_id!r} has {status.info.encoder.dimension} dimensions; "
             f"'dimensions' must be at most that, not {request.dimensions}.",
@@ -208,6 +208,9 @@ def _check_dimensions(request: EncodeRequest, status: ShardStatus) -> None:
 
 def _assemble(status: ShardStatus, parts: list[Encoded]) -> EncodeResult:
     assert status.info is not None
+    if len(parts) == 1:
+        part = parts[0]
+        return EncodeResult(status.model_id, (part,), sum(part.tokens), part.truncated, status.info.encoder.fingerprint)
     truncated: list[int] = []
     offset = 0
     for part in parts:
