@@ -13,6 +13,7 @@ from typing import Final, Literal
 
 from emb_model_provider.errors import LoadError, LoadReason
 from emb_model_provider.modelmap import ModelSpec, Pooling
+from shard.prompt_families import complete_prompts
 
 Layout = Literal["sentence-transformers", "modelscope", "transformers"]
 
@@ -66,14 +67,15 @@ def read_recipe(directory: Path, spec: ModelSpec) -> Recipe:
     configuration = _read_object(directory / "configuration.json")
     if configuration.get("task") == _MODELSCOPE_TASK:
         return _read_modelscope(directory, configuration, spec)
+    prompts = _prompts(directory, spec, {})
     return Recipe(
         "transformers",
         pooling=spec.pooling or "mean",
         pooling_assumed=spec.pooling is None,
         normalize=spec.normalize or False,
         max_length=spec.max_length,
-        prompts=spec.prompts,
-        default_prompt_name=_known_default(spec.default_prompt_name, dict(spec.prompts)),
+        prompts=prompts,
+        default_prompt_name=_known_default(spec.default_prompt_name, dict(prompts)),
     )
 
 
@@ -82,7 +84,8 @@ def _read_sentence_transformers(directory: Path, spec: ModelSpec) -> Recipe:
     kind = options.get("model_type", "SentenceTransformer")
     if kind != "SentenceTransformer":
         raise _unsupported(f"it is a {kind}, which does not give one vector per text")
-    prompts = {name: text or "" for name, text in _mapping(options.get("prompts")).items()} | dict(spec.prompts)
+    own = {name: str(text or "") for name, text in _mapping(options.get("prompts")).items()}
+    prompts = _prompts(directory, spec, own)
     default_prompt = spec.default_prompt_name or options.get("default_prompt_name")
     truncate = options.get("truncate_dim")
     return Recipe(
@@ -91,8 +94,8 @@ def _read_sentence_transformers(directory: Path, spec: ModelSpec) -> Recipe:
         pooling=spec.pooling,
         normalize=spec.normalize,
         max_length=spec.max_length,
-        prompts=tuple((name, str(text)) for name, text in prompts.items()),
-        default_prompt_name=_known_default(default_prompt, prompts),
+        prompts=prompts,
+        default_prompt_name=_known_default(default_prompt, dict(prompts)),
         truncate_dimension=truncate if isinstance(truncate, int) else None,
     )
 
@@ -128,13 +131,14 @@ def _read_modelscope(directory: Path, configuration: Mapping[str, object], spec:
     pooling = spec.pooling or (_MODELSCOPE_POOLING.get(pooler) if isinstance(pooler, str) else None)
     if pooling is None:
         raise _unsupported(f'its emb_pooler_type {pooler!r} is unknown; set "pooling" in this model\'s mapping entry')
+    prompts = _prompts(directory, spec, {})
     return Recipe(
         "modelscope",
         pooling=pooling,
         normalize=spec.normalize if spec.normalize is not None else model.get("normalize") is True,
         max_length=spec.max_length or _modelscope_length(configuration) or MODELSCOPE_MAX_TOKENS,
-        prompts=spec.prompts,
-        default_prompt_name=_known_default(spec.default_prompt_name, dict(spec.prompts)),
+        prompts=prompts,
+        default_prompt_name=_known_default(spec.default_prompt_name, dict(prompts)),
     )
 
 
@@ -143,6 +147,11 @@ def _modelscope_length(configuration: Mapping[str, object]) -> int | None:
     # The inference half of a preprocessor that has a half for training too.
     length = preprocessor.get("max_length", _mapping(preprocessor.get("val")).get("max_length"))
     return length if isinstance(length, int) and length > 0 else None
+
+
+def _prompts(directory: Path, spec: ModelSpec, own: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    origin = _read_object(directory / "config.json").get("_name_or_path")
+    return complete_prompts(dict(spec.prompts), own, (spec.name, origin if isinstance(origin, str) else ""))
 
 
 def _known_default(name: object, prompts: Mapping[str, object]) -> str | None:

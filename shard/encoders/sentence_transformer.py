@@ -16,6 +16,7 @@ from emb_model_provider.errors import InvalidRequestError
 from emb_model_provider.messages import EncoderInfo, Token
 from shard.encoder import PLAIN, FatalDeviceError, Reading, Results, Tokenized, Vectors, cut, cut_raw
 from shard.encoders.text_tokenizer import TextTokenizer
+from shard.prompt_families import find_prompt
 
 
 class ForwardPath(Protocol):
@@ -86,12 +87,13 @@ class SentenceTransformerEncoder:
     def resolve_prompt(self, prompt_name: str | None) -> str | None:
         if prompt_name is None:
             return self._default_prompt
-        if prompt_name not in self._prompts:
+        prompt = find_prompt(self._prompts, prompt_name)
+        if prompt is None:
             known = ", ".join(self._prompts) or "none"
             raise InvalidRequestError(
                 f"This model has no prompt named {prompt_name!r}; it has: {known}.", param="prompt_name"
             )
-        return self._prompts[prompt_name]
+        return prompt
 
     def use_threads(self, count: int) -> None:
         if count != torch.get_num_threads():

@@ -1,0 +1,102 @@
+"""The prompts of well-known model families, for models that do not ship theirs. Pure; called by ``layouts``.
+
+Many models are trained with a text before every query, and say so in their model card alone. A family is known by the
+name of its repository; the texts are those of the model cards. Prompts of the operator and of the model itself win.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+#: What any family calls a prompt for either side of a search, in the order in which one is preferred.
+_ALIASES: Final[dict[str, tuple[str, ...]]] = {
+    "query": ("query", "search_query", "retrieval.query", "s2p_query", "web_search_query"),
+    "document": ("document", "passage", "search_document", "retrieval.passage", "corpus"),
+}
+_SEARCH_EN: Final = "Represent this sentence for searching relevant passages: "
+_WEB_SEARCH: Final = "Given a web search query, retrieve relevant passages that answer the query"
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Repositories whose last name matches ``pattern``, and the prompts that they were trained with."""
+
+    pattern: re.Pattern[str]
+    prompts: tuple[tuple[str, str], ...]
+
+
+def _family(pattern: str, query: str = "", document: str = "", **more: str) -> Family:
+    return Family(re.compile(pattern), (("query", query), ("document", document), *more.items()))
+
+
+#: The first that matches counts. Empty texts are knowledge too: these models want none.
+FAMILIES: Final = (
+    _family(r"bge-(small|base|large)-zh", "为这个句子生成表示以用于检索相关文章：", ""),
+    _family(r"bge-(small|base|large)-en", _SEARCH_EN),
+    _family(r"bge-multilingual-gemma2", f"<instruct>{_WEB_SEARCH}.\n<query>"),
+    _family(r"bge-m3"),
+    _family(r"(multilingual-e5-.*-instruct|e5-mistral-7b-instruct)", f"Instruct: {_WEB_SEARCH}\nQuery: "),
+    _family(r"(multilingual-)?e5-(small|base|large)(-v2)?(-unsupervised)?$", "query: ", "passage: "),
+    _family(r"gte-qwen[\d.]+-.*instruct", f"Instruct: {_WEB_SEARCH}\nQuery: "),
+    _family(r"qwen3-embedding-", f"Instruct: {_WEB_SEARCH}\nQuery:"),
+    _family(
+        r"nomic-embed-text-v",
+        "search_query: ",
+        "search_document: ",
+        clustering="clustering: ",
+        classification="classification: ",
+    ),
+    _family(
+        r"jina-embeddings-v3",
+        "Represent the query for retrieving evidence documents: ",
+        "Represent the document for retrieval: ",
+    ),
+    _family(r"snowflake-arctic-embed-.*v2\.0", "query: "),
+    _family(r"snowflake-arctic-embed-", _SEARCH_EN),
+    _family(r"(mxbai-embed-|uae-large-)", _SEARCH_EN),
+    _family(r"stella_en_.*_v5", f"Instruct: {_WEB_SEARCH}.\nQuery: "),
+    _family(r"embeddinggemma-", "task: search result | query: ", "title: none | text: "),
+    _family(r"piccolo-(base|large)-zh$", "查询: ", "结果: "),
+    _family(r"(nlp_)?gte[-_]"),
+    _family(r"nlp_corom_"),
+    _family(r"(stella-|m3e-|text2vec-|bce-embedding-|dmeta-embedding|acge_|conan-embedding|tao-8k)"),
+    _family(r"(all-|paraphrase-|multi-qa-)?(minilm|mpnet|multilingual-minilm|multilingual-mpnet)"),
+    _family(r"jina-embeddings-v2-"),
+)
+
+
+def complete_prompts(
+    operator: Mapping[str, str], own: Mapping[str, str], names: tuple[str, ...]
+) -> tuple[tuple[str, str], ...]:
+    """Return all prompts of a model, by name: the operator's before the model's own before those of its family.
+
+    ``names`` are what the model may be known by: repository names, or paths.
+    """
+    # sentence-transformers writes two empty prompts into every model that it saves: that says nothing.
+    said = {} if set(own) <= set(_ALIASES) and not any(own.values()) else dict(own)
+    known = {**said, **operator}
+    from_family = {
+        name: text for name, text in _find_family(names) if not any(alias in known for alias in _names_of(name))
+    }
+    return tuple({**own, **from_family, **operator}.items())
+
+
+def find_prompt(prompts: Mapping[str, str], name: str) -> str | None:
+    """Return the prompt of that name; ``query`` and ``document`` are found by any name that a model gives them."""
+    return next((prompts[alias] for alias in _names_of(name) if alias in prompts), None)
+
+
+def _names_of(name: str) -> tuple[str, ...]:
+    return _ALIASES.get(name, (name,))
+
+
+def _find_family(names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    for name in names:
+        last = name.rstrip("/").rpartition("/")[2].lower()
+        for family in FAMILIES:
+            if family.pattern.match(last):
+                return family.prompts
+    return ()
