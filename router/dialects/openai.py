@@ -164,7 +164,7 @@ def _parse_partial(
     value = fields.values["input"]
     assert isinstance(value, list)
     check_count("input", value, MAX_INPUTS)
-    if value and not any(isinstance(one, (int, list)) for one in value):
+    if any(isinstance(one, str) for one in value):
         texts, holes = without_holes(value, "input")
         return texts, (), holes
     texts, token_ids = yield from _parse_input(fields)

@@ -1,0 +1,125 @@
+"""Whatever a body holds, a dialect understands it or refuses it with a sentence."""
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from emb_model_provider.errors import RequestError
+from router.dialects.fields import read_object
+from router.dialects.seam import EncodeCall
+from router.dialects.table import by_path
+
+ROUTES = [
+    pytest.param(dialect, route, id=f"{dialect.name} {route.path}")
+    for choices in by_path().values()
+    for dialect, route in choices
+    if route.method == "POST"
+]
+NAMES = st.sampled_from(
+    [
+        "model",
+        "input",
+        "inputs",
+        "texts",
+        "documents",
+        "query",
+        "prompt",
+        "tokens",
+        "ids",
+        "text_1",
+        "text_2",
+        "queries",
+        "source_sentence",
+        "sentences",
+        "parameters",
+        "top_k",
+        "top_n",
+        "function_to_apply",
+        "embedding_types",
+        "embedding_type",
+        "encoding_format",
+        "output_dtype",
+        "outputs",
+        "dimensions",
+        "output_dimension",
+        "input_type",
+        "task",
+        "prompt_name",
+        "normalize",
+        "truncate",
+        "truncation_direction",
+        "max_tokens",
+        "truncate_prompt_tokens",
+        "priority",
+        "timeout_ms",
+        "on_error",
+        "usage_details",
+        "late_chunking",
+        "return_documents",
+        "return_text",
+        "raw_scores",
+        "use_activation",
+        "add_special_tokens",
+        "skip_special_tokens",
+        "return_token_strs",
+        "name",
+        "messages",
+        "images",
+        "text",
+    ]
+)
+WORDS = st.sampled_from(["", "a", "float", "int8", "null", "NONE", "left", "dense", "query", "bulk", "softmax", "m"])
+SCALARS = st.none() | st.booleans() | st.integers(-5, 2**33) | st.floats(allow_nan=False) | WORDS | st.text(max_size=5)
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(NAMES, inner, max_size=3), max_leaves=10
+)
+LIKELY = {
+    "model": st.just("m"),
+    "input": st.lists(WORDS, max_size=3),
+    "inputs": st.lists(WORDS, max_size=3) | st.lists(st.lists(WORDS, max_size=3), max_size=3),
+    "texts": st.lists(WORDS, max_size=3),
+    "documents": st.lists(WORDS | st.dictionaries(st.just("text"), WORDS), max_size=3),
+    "query": WORDS,
+    "prompt": WORDS,
+    "on_error": st.sampled_from(["null", "fail"]),
+    "tokens": st.lists(st.integers(-1, 9), max_size=3),
+}
+
+
+def finish(steps):
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            return done.value
+
+
+def understood(route, fields):
+    try:
+        return finish(route.parse(fields))
+    except RequestError as error:
+        return error
+
+
+@pytest.mark.parametrize(("dialect", "route"), ROUTES)
+@settings(max_examples=60)
+@given(wild=st.dictionaries(NAMES, VALUES, max_size=6), likely=st.fixed_dictionaries({}, optional=LIKELY))
+def test_any_object_is_understood_or_refused_with_a_sentence(dialect, route, wild, likely):
+    fields = finish(read_object(orjson.dumps(likely | wild)))
+    call = understood(route, fields)
+    if isinstance(call, RequestError):
+        assert 400 <= call.status < 500
+        assert call.param
+        assert orjson.loads(dialect.render_error(call))
+    if isinstance(call, EncodeCall):
+        assert call.request.count + len(call.holes) >= 1
+        assert not (call.request.texts and call.request.token_ids)
+        assert all(call.request.texts)
+        assert len(call.request.seconds) in (0, call.request.count)
+
+
+@given(st.binary(max_size=100))
+def test_random_bytes_are_refused_with_a_sentence(data):
+    with pytest.raises(RequestError, match=r"^The body "):
+        finish(read_object(data))

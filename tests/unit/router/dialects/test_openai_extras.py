@@ -1,0 +1,154 @@
+import base64
+
+import numpy as np
+import pytest
+
+from tests.support.made_up_models import dense_of
+
+
+async def embed(ask, **fields):
+    return await ask("/v1/embeddings", **({"model": "embed", "input": ["aab", "c"]} | fields))
+
+
+async def test_several_outputs_of_one_pass_stand_side_by_side(ask, backend):
+    answer = await embed(ask, model="m3", outputs=["dense", "sparse", "colbert"])
+    first = answer["data"][0]
+    assert first["embedding"] == pytest.approx(dense_of("aab"))
+    assert first["sparse_embedding"] == {"indices": [97, 98], "values": [2.0, 1.0]}
+    assert first["multi_vector"] == [[1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
+    assert backend.seen[0].outputs == ("dense", "sparse", "multi_vector")
+    assert len(backend.seen) == 1
+
+
+async def test_token_vectors_in_base64_are_a_string_each(ask):
+    answer = await embed(ask, model="colbert", outputs="multi_vector", encoding_format="base64")
+    rows = [np.frombuffer(base64.b64decode(one), "<f4").tolist() for one in answer["data"][1]["multi_vector"]]
+    assert rows == [[0.0, 0.0, 1.0]]
+    assert "embedding" not in answer["data"][1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "dtype", "scale"),
+    [
+        ({"output_dtype": "int8"}, "<i1", 127),
+        ({"embedding_type": "float16"}, "<f2", 1),
+        ({"embed_dtype": "float32"}, "<f4", 1),
+    ],
+)
+async def test_every_type_comes_as_numbers_or_as_base64_of_the_same(ask, fields, dtype, scale):
+    numbers = (await embed(ask, **fields))["data"][0]["embedding"]
+    packed = (await embed(ask, **fields, encoding_format="base64"))["data"][0]["embedding"]
+    assert np.frombuffer(base64.b64decode(packed), dtype).tolist() == pytest.approx(numbers)
+    assert numbers == pytest.approx([scale * number for number in dense_of("aab")], abs=scale / 200)
+
+
+async def test_int8_is_of_vectors_of_length_1(ask, backend, refuse):
+    await embed(ask, output_dtype="int8")
+    assert backend.seen[0].normalize is True
+    status, error = await refuse("/v1/embeddings", model="embed", input="a", output_dtype="uint8", normalize=False)
+    assert (status, error["error"]["param"]) == (400, "normalize")
+
+
+async def test_what_was_read_of_each_input_is_told_on_request(ask, client):
+    answer = await embed(ask, input=["a", "a" * 9], usage_details=True)
+    assert answer["usage"]["details"] == [
+        {"tokens": 1, "original_tokens": 1, "truncated": False},
+        {"tokens": 8, "original_tokens": 9, "truncated": True},
+    ]
+    response = await client.post("/v1/embeddings", json={"model": "embed", "input": ["a", "a" * 9]})
+    assert response.headers["x-truncated-inputs"] == "1"
+    assert "details" not in (await response.json())["usage"]
+
+
+async def test_bad_inputs_of_a_partial_request_carry_their_errors_at_their_places(ask, backend):
+    answer = await embed(ask, input=["", "BAD", "b", 7, "c"], on_error="null", usage_details=True)
+    assert [one["index"] for one in answer["data"]] == list(range(5))
+    assert [one["embedding"] is None for one in answer["data"]] == [True, True, False, True, False]
+    assert answer["data"][4]["embedding"] == pytest.approx(dense_of("c"))
+    errors = [one.get("error", {}).get("message") for one in answer["data"]]
+    assert errors[0] == "'input[0]' is an empty string."
+    assert errors[1] == "no vector for this"
+    assert errors[3] == "'input[3]' must be a string, not the number 7."
+    assert len(answer["usage"]["details"]) == 5
+    assert backend.seen[0].texts == ("BAD", "b", "c")
+    assert backend.seen[0].partial
+
+
+async def test_without_on_error_one_bad_input_fails_the_request(refuse):
+    status, error = await refuse("/v1/embeddings", model="embed", input=["", "b"])
+    assert (status, error["error"]["param"]) == (400, "input")
+
+
+async def test_a_request_of_only_bad_inputs_is_refused(refuse):
+    assert (await refuse("/v1/embeddings", model="embed", input=["", 1.5], on_error="null"))[0] == 400
+
+
+async def test_the_model_may_be_named_with_its_prompt(ask, backend):
+    answer = await embed(ask, model="embed:query")
+    await embed(ask, model="owner/embed:document")
+    await embed(ask, model="embed", input_type="query", prompt="say: ")
+    assert answer["model"] == "embed"
+    assert [(one.prompt_name, one.prompt) for one in backend.seen] == [
+        ("query", None), ("passage", None), (None, "say: "),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"priority": "bulk"}, {"priority": "bulk"}),
+        ({"priority": -1}, {"priority": "interactive"}),
+        ({"priority": 0}, {"priority": "auto"}),
+        ({"timeout_ms": 60_000}, {"timeout_ms": 60_000}),
+        ({"truncate": False}, {"overlong": "error"}),
+        ({"truncate": "START"}, {"overlong": "start"}),
+        ({"truncation_side": "left", "truncate_prompt_tokens": 3}, {"overlong": "start", "max_tokens": 3}),
+        ({"normalized": False}, {"normalize": False}),
+    ],
+)
+async def test_options_reach_the_model(ask, backend, fields, expected):
+    await embed(ask, **fields)
+    seen = {name: getattr(backend.seen[0], name) for name in expected}
+    if "timeout_ms" in expected:
+        assert 50_000 < seen.pop("timeout_ms") <= expected.pop("timeout_ms")
+    assert seen == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"priority": "high"}, "priority"),
+        ({"timeout_ms": 0}, "timeout_ms"),
+        ({"truncate": 1}, "truncate"),
+        ({"truncate": "MIDDLE"}, "truncate"),
+        ({"normalize": "yes"}, "normalize"),
+        ({"on_error": "ignore"}, "on_error"),
+        ({"outputs": []}, "outputs"),
+        ({"outputs": ["vectors"]}, "outputs"),
+        ({"outputs": ["sparse"]}, "outputs"),
+        ({"embedding_type": ["int4"]}, "embedding_type"),
+        ({"embedding_type": []}, "embedding_type"),
+        ({"output_dtype": "int4"}, "output_dtype"),
+        ({"input_type": 1}, "input_type"),
+        ({"task": "dance"}, "task"),
+        ({"truncate_prompt_tokens": -2}, "truncate_prompt_tokens"),
+    ],
+)
+async def test_a_wrong_option_is_named(refuse, fields, param):
+    status, error = await refuse("/v1/embeddings", **({"model": "embed", "input": "a"} | fields))
+    assert (status, error["error"]["param"]) == (400, param)
+
+
+async def test_every_answer_has_its_request_and_fingerprint(client):
+    for path, body in (
+        ("/v1/embeddings", {"model": "embed", "input": "a"}),
+        ("/v2/embed", {"model": "embed", "texts": ["a"]}),
+        ("/embed", {"model": "embed", "inputs": "a"}),
+        ("/api/embed", {"model": "embed", "input": "a"}),
+        ("/score", {"model": "embed", "text_1": "a", "text_2": "b"}),
+    ):
+        response = await client.post(path, json=body, headers={"x-request-id": "mine"})
+        assert response.status == 200
+        assert (response.headers["x-request-id"], response.headers["x-model-fingerprint"]) == ("mine", "f00d")
+        answer = await response.json()
+        assert isinstance(answer, list) or answer["system_fingerprint"] == "f00d"

@@ -1,0 +1,86 @@
+import pytest
+
+from emb_model_provider.errors import InvalidRequestError, ModelNotFoundError, UnavailableError
+from emb_model_provider.messages import ShardTable
+from router import planning
+from router.registry import Registry
+from router.requests import EncodeRequest
+from tests.support.made_up_models import KINDS
+from tests.support.statuses import make_info, make_status
+
+
+def registry(*statuses) -> Registry:
+    made = Registry(ready_wait_s=0.01)
+    made.update(ShardTable(statuses))
+    return made
+
+
+def ready(model_id: str, kind: str, **changes):
+    return make_status(model_id, name=f"owner/{model_id}", info=make_info(**KINDS[kind]), **changes)
+
+
+@pytest.mark.parametrize(
+    ("asked", "found", "role"),
+    [
+        ("bge", "bge", None),
+        ("owner/bge", "bge", None),
+        ("bge:query", "bge", "query"),
+        ("owner/bge:document", "bge", "document"),
+        ("bge:latest", "bge", None),
+        ("C:/models/x", "x", None),
+    ],
+)
+def test_a_name_may_end_in_a_role(asked, found, role):
+    made = registry(ready("bge", "embed"), make_status("x", name="C:/models/x"))
+    status, suffix = planning.find(made, asked)
+    assert (status.model_id, suffix) == (found, role)
+
+
+@pytest.mark.parametrize("asked", ["nothing", "nothing:query", "nothing:latest"])
+def test_an_unknown_name_is_unknown_with_every_suffix(asked):
+    with pytest.raises(ModelNotFoundError):
+        planning.find(registry(ready("bge", "embed")), asked)
+
+
+def test_the_only_model_of_a_kind_is_meant_and_a_better_kind_comes_first():
+    made = registry(ready("a", "embed"), ready("b", "rerank"))
+    assert planning.only_model(made, ("embed",), "/embed").model_id == "a"
+    assert planning.only_model(made, ("rerank", "embed"), "/rerank").model_id == "b"
+    assert planning.only_model(registry(ready("a", "embed")), ("rerank", "embed"), "/rerank").model_id == "a"
+
+
+def test_of_several_none_is_guessed():
+    made = registry(ready("a", "embed"), ready("b", "embed"))
+    with pytest.raises(InvalidRequestError, match=r"a, b.*/models/a/embed"):
+        planning.only_model(made, ("embed",), "/embed")
+
+
+def test_while_another_model_loads_the_choice_is_not_made_unless_there_is_none():
+    loading = make_status("b", state="loading")
+    with pytest.raises(UnavailableError, match="on the way: b"):
+        planning.only_model(registry(ready("a", "embed"), loading), ("embed",), "/embed")
+    assert planning.only_model(registry(loading), ("embed",), "/embed").model_id == "b"
+    failed = make_status("b", state="failed")
+    assert planning.only_model(registry(ready("a", "embed"), failed), ("embed",), "/embed").model_id == "a"
+
+
+def fit(kind: str, param: str = "model", **fields):
+    return planning.fit(EncodeRequest("m", ("a",), **fields), None, make_info(**KINDS[kind]).encoder, param)
+
+
+def test_a_model_that_cannot_is_said_to_and_where_it_answers():
+    with pytest.raises(InvalidRequestError, match=r"'m' ranks texts and has no dense output; it answers at /v1/rerank"):
+        fit("rerank")
+    with pytest.raises(InvalidRequestError, match="no multi vector output") as caught:
+        fit("embed", param="outputs", outputs=("dense", "multi_vector"))
+    assert caught.value.param == "outputs"
+
+
+def test_dimensions_are_those_that_the_model_was_trained_for_where_that_is_known():
+    assert fit("m3", dimensions=2).dimensions == 2
+    assert fit("m3", dimensions=4).dimensions == 4
+    assert fit("embed", dimensions=3).dimensions == 3
+    with pytest.raises(InvalidRequestError, match="trained to be cut to 2, 4 dimensions"):
+        fit("m3", dimensions=3)
+    with pytest.raises(InvalidRequestError, match="leave out 'normalize'"):
+        fit("embed", dimensions=3, normalize=False)

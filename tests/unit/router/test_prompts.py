@@ -1,0 +1,44 @@
+import pytest
+
+from emb_model_provider.errors import InvalidRequestError
+from router.prompts import with_role
+from router.requests import EncodeRequest
+from tests.support.statuses import make_info
+
+
+def prompted(role, prompts=(), **fields):
+    request = with_role(EncodeRequest("m", ("a",), **fields), role, make_info(prompts=prompts).encoder, "input_type")
+    return request.prompt_name, request.prompt
+
+
+@pytest.mark.parametrize(
+    ("role", "prompts", "expected"),
+    [
+        ("query", ("query", "document"), "query"),
+        ("search_query", ("query", "document"), "query"),
+        ("SEARCH_QUERY", ("Query",), "Query"),
+        ("retrieval.query", ("s2p_query",), "s2p_query"),
+        ("retrieval.query", ("query", "retrieval.query"), "retrieval.query"),
+        ("search_document", ("query", "passage"), "passage"),
+        ("text-matching", ("STS",), "STS"),
+        ("bitext", ("bitext",), "bitext"),
+    ],
+)
+def test_a_role_finds_the_models_own_prompt(role, prompts, expected):
+    assert prompted(role, prompts) == (expected, None)
+
+
+def test_a_role_that_the_model_has_no_prompt_for_takes_none_not_even_the_default():
+    assert prompted("document", ("query",)) == (None, "")
+    assert prompted("search_query") == (None, "")
+
+
+def test_what_the_client_names_itself_wins():
+    assert prompted("query", ("query", "other"), prompt_name="other") == ("other", None)
+    assert prompted("query", ("query",), prompt="say: ") == (None, "say: ")
+    assert prompted(None, ("query",)) == (None, None)
+
+
+def test_an_unknown_role_is_refused_with_those_that_are_known():
+    with pytest.raises(InvalidRequestError, match=r"'image' is not a kind of input: use one of sts, query, document"):
+        prompted("image", ("sts",))
