@@ -92,13 +92,10 @@ class Handlers:
         steps = route.parse(fields)
         is_large = (request.content_length or LARGE_BYTES) >= LARGE_BYTES
         call = await _finish_slowly(steps) if is_large else _finish(steps)
-        param = fields.first_of("input_type", "task") if fields.has("input_type") or fields.has("task") else "model"
-        if fields.has("outputs"):
-            param = "outputs"
         fields.values.clear()  # a large body's texts would stay in memory until the last vector is there
         path = route.path
         if isinstance(call, EncodeCall):
-            return await self._encode(request, dialect, call, path, param)
+            return await self._encode(request, dialect, call, path)
         if isinstance(call, TokenizeCall):
             status = self._find_any(call.model, path)
             tokens = await self._service.tokenize(status.model_id, call.message)
@@ -112,17 +109,16 @@ class Handlers:
         assert isinstance(call, ListCall)
         return await _respond(iter((call.build(self._registry.all()),)), small=True)
 
-    async def _encode(
-        self, request: web.Request, dialect: Dialect, call: EncodeCall, path: str, param: str
-    ) -> web.Response:
+    async def _encode(self, request: web.Request, dialect: Dialect, call: EncodeCall, path: str) -> web.Response:
         began_s = time.monotonic()
         status, role = self._find(call.request.model, call.tasks, path)
         encoder = await self._encoder(status)
-        wanted = dataclasses.replace(call.request, model=status.model_id)
-        planned = planning.fit(call.plan(wanted, encoder), call.role or role, encoder, param)
+        asked = call.request
+        if asked.model != status.model_id:
+            asked = dataclasses.replace(asked, model=status.model_id)
+        planned = planning.fit(call.plan(asked, encoder), call.role or role, encoder)
         characters = sum(map(len, planned.texts)) + sum(map(len, planned.seconds))
         result = await self._service.embed(planned)
-        del planned, wanted
         if call.holes:
             result = with_holes(result, call.holes)
         answered = Answered(result, encoder, request.get(REQUEST_ID, ""), characters, time.monotonic() - began_s)
@@ -130,7 +126,8 @@ class Handlers:
         response.headers["x-truncated-inputs"] = str(len(result.truncated))
         if result.fingerprint:
             response.headers["x-model-fingerprint"] = result.fingerprint
-        response.headers.update(dialect.headers(answered))
+        if dialect.headers is not None:
+            response.headers.update(dialect.headers(answered))
         return response
 
     def _find(self, model: str, tasks: tuple[Task, ...], path: str) -> tuple[ShardStatus, str | None]:

@@ -92,20 +92,20 @@ def any_model(registry: Registry, path: str) -> ShardStatus:
     )
 
 
-def fit(request: EncodeRequest, role: str | None, encoder: EncoderInfo, param: str) -> EncodeRequest:
+def fit(request: EncodeRequest, role: str | None, encoder: EncoderInfo) -> EncodeRequest:
     """Return the request as it is sent to this model; raise ``InvalidRequestError`` for what it cannot do."""
     for output in request.outputs:
         if output not in encoder.outputs:
             raise InvalidRequestError(
                 f"The model {request.model!r} {_WHAT[encoder.task]} and has no {output.replace('_', ' ')} output; "
                 f"it answers at {_WHERE[encoder.outputs[0]]}.",
-                param="outputs" if param == "outputs" else "model",
+                param="outputs" if output in ("sparse", "multi_vector") else "model",
             )
     if request.dimensions is not None and "dense" in request.outputs:
         _check_dimensions(request, request.dimensions, encoder)
     if request.seconds:
         return dataclasses.replace(request, prompt=None, prompt_name=None)
-    return with_role(request, role, encoder, param)
+    return with_role(request, role, encoder)
 
 
 def _check_dimensions(request: EncodeRequest, dimensions: int, encoder: EncoderInfo) -> None:

@@ -26,11 +26,11 @@ _NAMES: Final[dict[str, tuple[str, ...]]] = {
 _ROLE_OF: Final = {name: role for role, names in _NAMES.items() for name in names}
 
 
-def with_role(request: EncodeRequest, role: str | None, encoder: EncoderInfo, param: str) -> EncodeRequest:
+def with_role(request: EncodeRequest, role: str | None, encoder: EncoderInfo) -> EncodeRequest:
     """Return the request with the prompt for this role; a prompt that the client names itself stays.
 
-    A model without a prompt for it gets none, not even its default one. Raises ``InvalidRequestError``, naming
-    ``param``, for a word that is neither a role nor one of the model's prompts.
+    A model without a prompt for it gets none, not even its default one. Raises ``InvalidRequestError`` for a
+    word that is neither a role nor one of the model's prompts.
     """
     if role is None or request.prompt is not None or request.prompt_name is not None:
         return request
@@ -39,7 +39,7 @@ def with_role(request: EncodeRequest, role: str | None, encoder: EncoderInfo, pa
     known = _ROLE_OF.get(role.lower())
     if known is None:
         words = ", ".join(dict.fromkeys([*encoder.prompts, *_NAMES]))
-        raise InvalidRequestError(f"{role[:64]!r} is not a kind of input: use one of {words}.", param=param)
+        raise InvalidRequestError(f"{role[:64]!r} is not a kind of input: use one of {words}.", param="input_type")
     prompts = {name.lower(): name for name in encoder.prompts}
     for name in _NAMES[known]:
         if name in prompts:

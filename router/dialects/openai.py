@@ -80,6 +80,11 @@ class Shape:
         return not self.several and self.outputs == ("dense",)
 
 
+_FLOAT: Final = Shape()
+_BASE64: Final = Shape(VectorForm(base64=True))
+_SHAPE_NAMES: Final = frozenset({"outputs", "embedding_type", "output_dtype", "embed_dtype"})
+
+
 # ------------------------------------------------------------------------------------------------- reading
 
 
@@ -94,9 +99,10 @@ def parse_embeddings(fields: Fields) -> Steps:
         texts, token_ids = yield from _parse_input(fields)
         holes = {}
     request = options.request(parse_model(fields), texts=texts, token_ids=token_ids, outputs=shape.outputs)
-    forms = [form for _, form in shape.several] or [shape.form]
+    if shape is not _FLOAT and shape is not _BASE64:
+        request = with_unit_length(request, [form for _, form in shape.several] or [shape.form])
     return EncodeCall(
-        with_unit_length(request, forms),
+        request,
         partial(build_embeddings, shape),
         role=options.role,
         holes=holes,
@@ -125,6 +131,8 @@ def with_unit_length(request: EncodeRequest, forms: list[VectorForm]) -> EncodeR
 
 def _shape(fields: Fields, options: Options) -> Shape:
     base64 = fields.choice("encoding_format", _FORMATS) or False
+    if _SHAPE_NAMES.isdisjoint(fields.values) and not options.details:
+        return _BASE64 if base64 else _FLOAT
     outputs = read_outputs(fields)
     name = fields.first_of("embedding_type", "output_dtype", "embed_dtype")
     value = fields.values.get(name)
@@ -265,7 +273,7 @@ def render_embeddings(result: EncodeResult, shape: Shape) -> Iterator[bytes]:
 def _write(chunk: Chunk, shape: Shape) -> bytes:
     if not shape.is_plain or chunk.part.errors:
         return to_json(_items(chunk, shape))[1:-1]
-    if shape.form == VectorForm(base64=True):
+    if shape.form == _BASE64.form:
         return _write_base64(chunk)
     rows = row_list(chunk.dense(), shape.form)
     return to_json(

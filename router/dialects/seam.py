@@ -113,7 +113,7 @@ class Dialect:
     routes: tuple[Route, ...]
     render_error: Callable[[RequestError], bytes]
     status_of: Callable[[RequestError], int] = lambda error: error.status
-    headers: Callable[[Answered], dict[str, str]] = lambda _answered: {}
+    headers: Callable[[Answered], dict[str, str]] | None = None
     errors_below: tuple[str, ...] = ()
 
 

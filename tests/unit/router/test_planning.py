@@ -64,15 +64,15 @@ def test_while_another_model_loads_the_choice_is_not_made_unless_there_is_none()
     assert planning.only_model(registry(ready("a", "embed"), failed), ("embed",), "/embed").model_id == "a"
 
 
-def fit(kind: str, param: str = "model", **fields):
-    return planning.fit(EncodeRequest("m", ("a",), **fields), None, make_info(**KINDS[kind]).encoder, param)
+def fit(kind: str, **fields):
+    return planning.fit(EncodeRequest("m", ("a",), **fields), None, make_info(**KINDS[kind]).encoder)
 
 
 def test_a_model_that_cannot_is_said_to_and_where_it_answers():
     with pytest.raises(InvalidRequestError, match=r"'m' ranks texts and has no dense output; it answers at /v1/rerank"):
         fit("rerank")
     with pytest.raises(InvalidRequestError, match="no multi vector output") as caught:
-        fit("embed", param="outputs", outputs=("dense", "multi_vector"))
+        fit("embed", outputs=("dense", "multi_vector"))
     assert caught.value.param == "outputs"
 
 

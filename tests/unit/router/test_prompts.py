@@ -7,7 +7,7 @@ from tests.support.statuses import make_info
 
 
 def prompted(role, prompts=(), **fields):
-    request = with_role(EncodeRequest("m", ("a",), **fields), role, make_info(prompts=prompts).encoder, "input_type")
+    request = with_role(EncodeRequest("m", ("a",), **fields), role, make_info(prompts=prompts).encoder)
     return request.prompt_name, request.prompt
 
 

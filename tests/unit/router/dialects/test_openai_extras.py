@@ -130,7 +130,7 @@ async def test_options_reach_the_model(ask, backend, fields, expected):
         ({"embedding_type": []}, "embedding_type"),
         ({"output_dtype": "int4"}, "output_dtype"),
         ({"input_type": 1}, "input_type"),
-        ({"task": "dance"}, "task"),
+        ({"task": "dance"}, "input_type"),
         ({"truncate_prompt_tokens": -2}, "truncate_prompt_tokens"),
     ],
 )
