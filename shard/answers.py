@@ -7,9 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from emb_model_provider.messages import Encode, Encoded, InputError, SparseRows, Timing, TokenVectors
-from shard.encoder import Ids, Result, SparseRow, Tokenized, Vectors, cut, cut_raw, normalized
-
-_NO_ROW = SparseRow(np.empty(0, np.uint32), np.empty(0, np.float32))
+from shard.encoder import NO_ROW, Ids, Result, SparseRow, Tokenized, Vectors, cut, cut_raw, normalized
 
 
 class Answer:
@@ -61,7 +59,7 @@ class Answer:
 
 def pack_sparse(rows: dict[int, SparseRow], count: int) -> SparseRows:
     """Return the sparse rows of ``count`` inputs end to end; an input without one has an empty row."""
-    ordered = [rows.get(index, _NO_ROW) for index in range(count)]
+    ordered = [rows.get(index, NO_ROW) for index in range(count)]
     offsets = np.zeros(count + 1, dtype="<u4")
     np.cumsum([len(row.indices) for row in ordered], out=offsets[1:])
     indices: Ids = np.concatenate([row.indices for row in ordered]).astype("<u4", copy=False)

@@ -25,9 +25,10 @@ CutSide = Literal["start", "end"]
 class Reading:
     """How the inputs of a request are to be read, and what is wanted of them; the same for all of them.
 
-    ``outputs`` are in the order of ``EncoderInfo.outputs``. ``raw``: dense vectors are wanted as they are before the
-    model's own last step, which normalises them. ``cut_side`` ``None`` is the side that the model's tokenizer prefers;
-    ``max_tokens`` ``None`` is the model's length, and never more than that.
+    ``prompt_name`` is that of the prompt where it was asked for by name: some models treat queries and documents
+    differently beyond that. ``outputs`` are in the order of ``EncoderInfo.outputs``. ``raw``: dense vectors are wanted
+    as they are before the model's own last step, which normalises them. ``cut_side`` ``None`` is the side that the
+    model's tokenizer prefers; ``max_tokens`` ``None`` is the model's length, and never more than that.
     """
 
     prompt: str | None = None
@@ -35,6 +36,7 @@ class Reading:
     raw: bool = False
     cut_side: CutSide | None = None
     max_tokens: int | None = None
+    prompt_name: str | None = None
 
 
 #: No prompt, a dense vector as the model makes it.
@@ -47,7 +49,8 @@ class Tokenized:
 
     ``ids`` carry the model's special tokens and are cut to its length; ``original_tokens`` counts them before the
     cut. ``prompt_tokens`` leading ids belong to the prompt, which some models leave out of their pooling.
-    ``type_ids`` is ``None`` where all are 0. ``outputs`` and ``raw`` are those of the ``Reading``.
+    ``type_ids`` is ``None`` where all are 0. ``outputs`` and ``raw`` are those of the ``Reading``. ``is_query`` and
+    ``expanded``, the number of trailing ids that a query was filled up with, are for late interaction.
     """
 
     ids: tuple[int, ...]
@@ -56,6 +59,8 @@ class Tokenized:
     type_ids: tuple[int, ...] | None = None
     outputs: tuple[Output, ...] = ("dense",)
     raw: bool = False
+    is_query: bool = False
+    expanded: int = 0
 
     @property
     def truncated(self) -> bool:
@@ -69,6 +74,10 @@ class SparseRow:
 
     indices: Ids
     values: Vectors
+
+
+NO_ROW: Final = SparseRow(np.empty(0, np.uint32), np.empty(0, np.float32))
+_NO_TOKENS: Final[Vectors] = np.empty((0, 0), np.float32)
 
 
 class Result(NamedTuple):
@@ -102,6 +111,15 @@ class Results:
         parts = (self.rows if self.rows is not None else nothing, self.sparse or nothing, self.tokens or nothing)
         return [Result(*entry) for entry in zip(*parts, strict=True)]
 
+    def at(self, index: int) -> Results:
+        """Return the results of one input as those of a batch."""
+        end = index + 1
+        return Results(
+            None if self.rows is None else self.rows[index:end],
+            None if self.sparse is None else self.sparse[index:end],
+            None if self.tokens is None else self.tokens[index:end],
+        )
+
     @property
     def is_finite(self) -> bool:
         """Whether every number of every input is finite."""
@@ -110,6 +128,27 @@ class Results:
             and all(np.isfinite(row.values).all() for row in self.sparse or ())
             and all(np.isfinite(vectors).all() for vectors in self.tokens or ())
         )
+
+
+def in_order(passes: Sequence[tuple[Sequence[int], Results]], count: int) -> Results:
+    """Join the results of passes, each with the indices of its inputs among ``count``.
+
+    Each kind of result that any pass has, all of them have for the inputs that ask for it; the rest gets none.
+    """
+    parts = [results for _, results in passes]
+    first = next((results.rows for results in parts if results.rows is not None), None)
+    rows = None if first is None else np.zeros((count, first.shape[1]), dtype=np.float32)
+    sparse = [NO_ROW] * count if any(results.sparse is not None for results in parts) else None
+    tokens = [_NO_TOKENS] * count if any(results.tokens is not None for results in parts) else None
+    for indices, results in passes:
+        if rows is not None and results.rows is not None:
+            rows[indices] = results.rows
+        for place, index in enumerate(indices):
+            if sparse is not None and results.sparse is not None:
+                sparse[index] = results.sparse[place]
+            if tokens is not None and results.tokens is not None:
+                tokens[index] = results.tokens[place]
+    return Results(rows, sparse, tokens)
 
 
 def row_dimension(info: EncoderInfo) -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from shard.encoder import Vectors
+from shard.encoder import Results, SparseRow, Vectors
 
 #: Of very different lengths, two pairs of equal length, one character, one over the length of short models.
 PROBES: Final = (
@@ -34,6 +35,12 @@ class Nearness:
     deviation: float
 
 
+def compare_results(found: Results, expected: Results) -> Nearness:
+    """Compare every kind of result that there is; the farthest one counts."""
+    parts = [compare(one, other) for one, other in _vectors(found, expected)]
+    return Nearness(min((part.cosine for part in parts), default=1.0), max((p.deviation for p in parts), default=0.0))
+
+
 def compare(found: Vectors, expected: Vectors) -> Nearness:
     """Compare row by row, shape (texts, dimension) each; a vector that is not finite is as far as can be."""
     if not np.isfinite(found).all():
@@ -43,3 +50,26 @@ def compare(found: Vectors, expected: Vectors) -> Nearness:
     cosines = (found.astype(np.float64) * expected).sum(axis=1) / products
     scale = np.maximum(lengths, 1.0)[:, None]
     return Nearness(float(min(cosines.min(), 1.0)), float(np.max(np.abs(found - expected) / scale)))
+
+
+def _vectors(found: Results, expected: Results) -> Iterator[tuple[Vectors, Vectors]]:
+    if expected.rows is not None:
+        assert found.rows is not None
+        yield found.rows, expected.rows
+    for one, other in zip(found.sparse or (), expected.sparse or (), strict=True):
+        if len(one.indices) or len(other.indices):  # two empty vectors have no angle
+            yield _spread(one, other)
+    for vectors, others in zip(found.tokens or (), expected.tokens or (), strict=True):
+        if vectors.shape != others.shape:
+            yield np.full_like(others, np.nan), others
+        elif len(others):
+            yield vectors, others
+
+
+def _spread(one: SparseRow, other: SparseRow) -> tuple[Vectors, Vectors]:
+    """Return two sparse vectors as dense ones over the indices that either has, shape (1, indices)."""
+    indices = np.union1d(one.indices, other.indices)
+    both = np.zeros((2, len(indices)), dtype=np.float32)
+    both[0, np.searchsorted(indices, one.indices)] = one.values
+    both[1, np.searchsorted(indices, other.indices)] = other.values
+    return both[:1], both[1:]

@@ -100,6 +100,7 @@ def read_options(encoder: Encoder, request: Encode) -> Reading:
         raw=request.normalize is False and info.normalized and "dense" in request.outputs,
         cut_side=side,
         max_tokens=request.max_tokens,
+        prompt_name=request.prompt_name,
     )
 
 

@@ -19,11 +19,11 @@ from emb_model_provider.logs import EventLog
 from emb_model_provider.messages import EncoderInfo
 from emb_model_provider.modelmap import ModelSpec
 from shard.device import ComputePlan, Machine, plan_compute, this_machine
-from shard.encoder import Encoder, Reading, Tokenized, Vectors
+from shard.encoder import Encoder, Reading, Results, Tokenized
 from shard.encoders.modules import LoadOptions, build_modules
 from shard.encoders.sentence_transformer import ForwardPath, SentenceTransformerEncoder
 from shard.encoders.text_tokenizer import TextTokenizer
-from shard.fidelity import PROBES, compare
+from shard.fidelity import PROBES, compare_results
 from shard.fingerprint import name_fingerprint, start_hashing
 from shard.layouts import Recipe, read_recipe
 from shard.load_errors import quiet_libraries, reasons
@@ -95,11 +95,11 @@ class _Build:
             narrow(parts, self.plan)
         expected = exact if self.plan == _EXACT or self.plan.narrows_to_int8 else None
         if expected is None:
-            expected = run_alone(parts.plain, probes, parts.dimension)
+            expected = run_alone(parts.plain, probes)
         chosen = choose_path(parts, self.plan, Trial(probes, expected, length), self.spec)
-        _check(chosen.vectors, normalized=parts.normalized, precision=self.plan.precision)
+        _check(chosen.results, normalized=parts.normalized, precision=self.plan.precision)
         info = self._describe(parts, tokenizer, length, chosen)
-        cosine = None if exact is None else compare(chosen.vectors, exact).cosine
+        cosine = None if exact is None else compare_results(chosen.results, exact).cosine
         info = replace(info, cosine=cosine, fingerprint=self._fingerprint(info, hashing.result()))
         return SentenceTransformerEncoder(
             chosen.path,
@@ -118,13 +118,13 @@ class _Build:
         options = LoadOptions(plan, self.trust_remote_code, self.cache_directory)
         return place(build_modules(self.directory, self.recipe, options), plan)
 
-    def _exact_vectors(self, parts: Parts, probes: Sequence[Tokenized]) -> Vectors | None:
-        """Return the plain fp32 vectors of the probes, each alone; ``None`` for a model too large to ask."""
+    def _exact_vectors(self, parts: Parts, probes: Sequence[Tokenized]) -> Results | None:
+        """Return the plain fp32 results of the probes, each alone; ``None`` for a model too large to ask."""
         if self.plan.starts_from_fp32:
-            return run_alone(parts.plain, probes, parts.dimension)
+            return run_alone(parts.plain, probes)
         if sum(file.stat().st_size for file in weight_files(self._folders())) > _MAX_COMPARED_BYTES:
             return None
-        return run_alone(self._parts(_EXACT).plain, probes, parts.dimension)
+        return run_alone(self._parts(_EXACT).plain, probes)
 
     def _reference(self, parts: Parts) -> Callable[[], ForwardPath]:
         if self.plan == _EXACT:
@@ -190,15 +190,15 @@ def _set_threads(threads: int) -> None:
     os.environ.setdefault("RAYON_NUM_THREADS", str(threads))
 
 
-def _check(vectors: Vectors, *, normalized: bool, precision: str) -> None:
+def _check(results: Results, *, normalized: bool, precision: str) -> None:
     """Raise ``LoadError`` BAD_VECTORS where the probes have no vectors worth serving."""
-    if not np.isfinite(vectors).all():
+    if not results.is_finite:
         raise LoadError(
             LoadReason.BAD_VECTORS,
             f"the loaded model answers with NaN or infinity in {precision}: its weights are damaged, or "
             "need a wider precision (fp32 or bf16)",
         )
-    norms = np.linalg.norm(vectors, axis=1)
+    norms = np.ones(1) if results.rows is None else np.linalg.norm(results.rows, axis=1)
     if normalized and not np.allclose(norms, 1, atol=_NORM_TOLERANCE):
         raise LoadError(
             LoadReason.BAD_VECTORS,

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from emb_model_provider.logs import EventLog
 from emb_model_provider.modelmap import ModelSpec
 from shard.device import ComputePlan
-from shard.encoder import Tokenized, Vectors
+from shard.encoder import Results, Tokenized, in_order
 from shard.encoders.graph.capture import CaptureError, capture
 from shard.encoders.graph.int8 import narrow_linears
 from shard.encoders.graph.kernels import choose_float_kernel, choose_plain_tokens
@@ -25,7 +25,7 @@ from shard.encoders.graph.lowering import Kernel, lower
 from shard.encoders.graph.program import compile_graph
 from shard.encoders.packed import PackedPath, find_first_position
 from shard.encoders.sentence_transformer import ForwardPath, run_path
-from shard.fidelity import Nearness, compare
+from shard.fidelity import Nearness, compare_results
 from shard.parts import Parts, count_bytes
 
 log = EventLog("shard.paths")
@@ -40,12 +40,12 @@ _MIN_COSINE_INT8: Final[dict[Kernel, float]] = {"int8-dynamic": 0.97, "int8-weig
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The way taken. ``vectors`` are those of the probes, ``weights_bytes`` what it reads."""
+    """The way taken. ``results`` are those of the probes, ``weights_bytes`` what it reads."""
 
     path: ForwardPath
     batching: Literal["packed", "padded"]
     kernel: Kernel
-    vectors: Vectors
+    results: Results
     weights_bytes: int
 
 
@@ -57,24 +57,26 @@ class Trial:
     """
 
     probes: Sequence[Tokenized]
-    expected: Vectors
+    expected: Results
     max_tokens: int
 
-    def run(self, path: ForwardPath) -> tuple[Vectors, Nearness]:
-        """Return the vectors of all probes in one batch, and how near they come; so does the first probe alone."""
-        dimension = self.expected.shape[1]
+    def run(self, path: ForwardPath) -> tuple[Results, Nearness]:
+        """Return the results of all probes in one batch, and how near they come; so does the first probe alone."""
         try:
-            found = run_path(path, self.probes, dimension)
-            first = run_path(path, self.probes[:1], dimension)
+            found = run_path(path, self.probes)
+            first = run_path(path, self.probes[:1])
         except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:  # a kernel this processor lacks
             log.warning("not_computed", error=f"{type(error).__name__}: {error}")
-            return np.full_like(self.expected, np.nan), Nearness(cosine=-1.0, deviation=float("inf"))
-        return found, compare(np.concatenate([found, first]), np.concatenate([self.expected, self.expected[:1]]))
+            return Results(np.full((1, 1), np.nan, np.float32)), Nearness(cosine=-1.0, deviation=float("inf"))
+        count = len(self.probes)
+        everything = in_order([(range(count), found), ([count], first)], count + 1)
+        wanted = in_order([(range(count), self.expected), ([count], self.expected.at(0))], count + 1)
+        return found, compare_results(everything, wanted)
 
 
-def run_alone(path: ForwardPath, probes: Sequence[Tokenized], dimension: int) -> Vectors:
-    """Return the vector of each text by itself, shape (texts, dimension)."""
-    return np.concatenate([run_path(path, [one], dimension) for one in probes])
+def run_alone(path: ForwardPath, probes: Sequence[Tokenized]) -> Results:
+    """Return the results of each text by itself."""
+    return in_order([([index], run_path(path, [one])) for index, one in enumerate(probes)], len(probes))
 
 
 def choose_path(parts: Parts, plan: ComputePlan, trial: Trial, spec: ModelSpec) -> Chosen:
@@ -88,10 +90,10 @@ def choose_path(parts: Parts, plan: ComputePlan, trial: Trial, spec: ModelSpec) 
         for kernel, is_near in _candidates(graph, parts, plan, trial, spec):
             module = lower(graph, kernel, plain_tokens)
             path = _packed(module, parts, trial.max_tokens)
-            vectors, nearness = trial.run(path)
+            results, nearness = trial.run(path)
             if is_near(nearness):
                 log.info("packed", kernel=kernel, cosine=nearness.cosine, deviation=nearness.deviation)
-                return Chosen(path, "packed", kernel, vectors, count_bytes([module, parts.heads.modules]))
+                return Chosen(path, "packed", kernel, results, count_bytes([module, parts.heads.modules]))
             log.warning("not_near", kernel=kernel, cosine=nearness.cosine, deviation=nearness.deviation)
     return _padded(parts, plan, trial)
 
@@ -152,6 +154,6 @@ def _padded(parts: Parts, plan: ComputePlan, trial: Trial) -> Chosen:
     if plan.narrows_to_int8:
         narrow_linears(parts.transformer)
         kernel = "int8-weight-only"
-    vectors, nearness = trial.run(parts.plain)
+    results, nearness = trial.run(parts.plain)
     log.info("plain", kernel=kernel, cosine=nearness.cosine, deviation=nearness.deviation)
-    return Chosen(parts.plain, "padded", kernel, vectors, count_bytes([parts.transformer, parts.heads.modules]))
+    return Chosen(parts.plain, "padded", kernel, results, count_bytes([parts.transformer, parts.heads.modules]))

@@ -3,19 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
+from typing import Protocol
 
 import torch
 from sentence_transformers.base.modules import Dense, Normalize
 from sentence_transformers.sentence_transformer.modules import Dropout, LayerNorm, Pooling
 from torch import nn
 
-from shard.encoder import Tokenized
+from shard.encoder import Results, Tokenized
 
 Features = dict[str, object]
 
 
+class Head(Protocol):
+    """Turns what the transformer makes of tokens into what the model is asked for; on the transformer's device."""
+
+    @property
+    def modules(self) -> nn.ModuleList:
+        """Everything of it that has weights."""
+        ...
+
+    @property
+    def takes_flat_output(self) -> bool:
+        """Whether it reads nothing but the last hidden states, also of texts that lie end to end."""
+        ...
+
+    def group(self, one: Tokenized) -> int:
+        """Return a number that is the same for texts which may share a pass."""
+        ...
+
+    def run(self, features: Features, rows: Sequence[Tokenized]) -> Results:
+        """Return the results of one pass over ``rows``, on the CPU.
+
+        ``features`` are sentence-transformers': ``token_embeddings`` and ``attention_mask``, or, of texts end to end,
+        ``cu_seq_lens_q`` where there are several.
+        """
+        ...
+
+
 class Heads:
-    """The modules behind the transformer, on its device; the first of them pools."""
+    """Implements ``Head`` with sentence-transformers' own modules, of which the first pools."""
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         self.modules = nn.ModuleList(modules).eval().requires_grad_(requires_grad=False)
@@ -26,21 +54,23 @@ class Heads:
         pooling = next((module for module in self.modules if isinstance(module, Pooling)), None)
         return pooling is None or pooling.include_prompt
 
-    def group(self, one: Tokenized) -> int:
-        """Return a number that is the same for texts which may share a pass."""
-        return 2 * (0 if self.pools_prompt else one.prompt_tokens) + one.raw
-
     @property
     def takes_flat_output(self) -> bool:
-        """Whether pooling comes first and reads nothing but the last hidden states."""
         kinds = [type(module) for module in self.modules]
         return kinds[:1] == [Pooling] and set(kinds[1:]) <= {Normalize, Dense, LayerNorm, Dropout}
 
-    def run(self, features: Features, *, raw: bool = False) -> torch.Tensor:
+    def group(self, one: Tokenized) -> int:
+        return 2 * (0 if self.pools_prompt else one.prompt_tokens) + one.raw
+
+    def run(self, features: Features, rows: Sequence[Tokenized]) -> Results:
+        if not self.pools_prompt and rows[0].prompt_tokens:
+            features = {**features, "prompt_length": rows[0].prompt_tokens}
+        return Results(self.pool(features, raw=rows[0].raw).numpy())
+
+    def pool(self, features: Features, *, raw: bool = False) -> torch.Tensor:
         """Return the sentence embeddings, shape (texts, dimension), fp32, on the CPU.
 
-        ``features`` are sentence-transformers': ``token_embeddings`` and ``attention_mask``, or, of texts end to end,
-        ``cu_seq_lens_q``. ``raw`` leaves out a last step that normalises.
+        ``raw`` leaves out a last step that normalises.
         """
         features = {name: _widened(value) for name, value in features.items()}
         last = len(self.modules) - 1
@@ -51,6 +81,18 @@ class Heads:
         if not isinstance(embedding, torch.Tensor):
             raise TypeError("the model's modules made no sentence_embedding")
         return embedding.float().cpu()
+
+
+def hidden_states(features: Features, rows: Sequence[Tokenized]) -> list[torch.Tensor]:
+    """Return the last hidden states of each text, shape (its tokens, size) each, fp32, on their device."""
+    hidden = features["token_embeddings"]
+    if not isinstance(hidden, torch.Tensor):
+        raise TypeError("the model made no token_embeddings")
+    lengths = [len(row.ids) for row in rows]
+    if len(hidden) == len(rows):
+        return [states[:length].float() for states, length in zip(hidden, lengths, strict=True)]
+    flat = hidden[0].float()
+    return [flat[start:end] for start, end in pairwise([0, *accumulate(lengths)])]
 
 
 def _widened(value: object) -> object:

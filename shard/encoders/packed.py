@@ -13,9 +13,9 @@ from typing import Final
 import torch
 from torch import nn
 
-from shard.encoder import Tokenized
+from shard.encoder import Results, Tokenized
 from shard.encoders.graph.segments import find_segments
-from shard.encoders.heads import Features, Heads
+from shard.encoders.heads import Features, Head
 
 #: Tokens of one pass through the graph; more falls out of the processor's cache.
 _MAX_TOKENS: Final = 2048
@@ -64,7 +64,7 @@ class PackedPath:
     """
 
     def __init__(
-        self, graph: PackedGraph, heads: Heads, *, first_position: int, max_tokens: int, wants_type_ids: bool
+        self, graph: PackedGraph, heads: Head, *, first_position: int, max_tokens: int, wants_type_ids: bool
     ) -> None:
         self._graph = graph
         self._heads = heads
@@ -78,8 +78,8 @@ class PackedPath:
             max_tokens=_MAX_TOKENS,
         )
 
-    def run(self, rows: Sequence[Tokenized]) -> torch.Tensor:
-        """Return the vectors of ``rows``, which ``split`` has put together: longest first, one length of prompt."""
+    def run(self, rows: Sequence[Tokenized]) -> Results:
+        """Return the results of ``rows``, which ``split`` has put together: longest first, all of one group."""
         lengths = [len(row.ids) for row in rows]
         tokens = sum(lengths)
         spare = round_up(tokens) - tokens
@@ -90,9 +90,7 @@ class PackedPath:
         features: Features = {"token_embeddings": hidden[:, :tokens]}
         if len(rows) > 1:
             features["cu_seq_lens_q"] = torch.tensor([0, *accumulate(lengths)])
-        if not self._heads.pools_prompt and rows[0].prompt_tokens:
-            features["prompt_length"] = rows[0].prompt_tokens
-        return self._heads.run(features, raw=rows[0].raw)
+        return self._heads.run(features, rows)
 
     def _type_ids(self, rows: Sequence[Tokenized], spare: int) -> torch.Tensor:
         if all(row.type_ids is None for row in rows):

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from shard.encoder import Tokenized
-from shard.encoders.heads import Features, Heads
+from shard.encoder import Results, Tokenized
+from shard.encoders.heads import Features, Head
 from shard.encoders.padded_batches import padded_batches
 
 #: Padded tokens of one forward pass. On a CPU more falls out of the cache; a GPU wants many.
@@ -24,7 +24,7 @@ _MAX_TOKENS_CUDA = 32768
 class PaddedPath:
     """Implements ``sentence_transformer.ForwardPath`` with the model's own code."""
 
-    def __init__(self, transformer: nn.Module, heads: Heads, device: str, *, pad_id: int, wants_type_ids: bool) -> None:
+    def __init__(self, transformer: nn.Module, heads: Head, device: str, *, pad_id: int, wants_type_ids: bool) -> None:
         self._transformer = transformer.eval().requires_grad_(requires_grad=False)
         self._heads = heads
         self._device = torch.device(device)
@@ -38,16 +38,13 @@ class PaddedPath:
             max_tokens=_MAX_TOKENS_CPU if self._device.type == "cpu" else _MAX_TOKENS_CUDA,
         )
 
-    def run(self, rows: Sequence[Tokenized]) -> torch.Tensor:
-        """Return the vectors of ``rows``, which ``split`` has put together.
+    def run(self, rows: Sequence[Tokenized]) -> Results:
+        """Return the results of ``rows``, which ``split`` has put together.
 
         Rows are padded on the right whatever the tokenizer prefers: positions then start at 0 for all of them, and
-        a vector is that of the text alone. Where prompts are left out of pooling, all rows have equally long ones.
+        a result is that of the text alone.
         """
-        features = self._features(rows)
-        if not self._heads.pools_prompt and rows[0].prompt_tokens:
-            features["prompt_length"] = rows[0].prompt_tokens
-        return self._heads.run(self._transformer(features), raw=rows[0].raw)
+        return self._heads.run(self._transformer(self._features(rows)), rows)
 
     def _features(self, rows: Sequence[Tokenized]) -> Features:
         width = max(len(row.ids) for row in rows)

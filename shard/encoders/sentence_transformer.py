@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -14,33 +15,31 @@ import torch
 
 from emb_model_provider.errors import InvalidRequestError
 from emb_model_provider.messages import EncoderInfo, Token
-from shard.encoder import PLAIN, FatalDeviceError, Reading, Results, Tokenized, Vectors, cut, cut_raw
+from shard.encoder import PLAIN, FatalDeviceError, Reading, Results, Tokenized, cut, cut_raw, in_order
 from shard.encoders.text_tokenizer import TextTokenizer
 from shard.prompt_families import find_prompt
 
 
 class ForwardPath(Protocol):
-    """One way from token ids to sentence embeddings."""
+    """One way from token ids to results."""
 
     def split(self, batch: Sequence[Tokenized]) -> list[list[int]]:
         """Return which texts of ``batch`` share a pass: every index once."""
         ...
 
-    def run(self, rows: Sequence[Tokenized]) -> torch.Tensor:
-        """Return the vectors of one such pass, shape (len(rows), dimension), fp32, on the CPU."""
+    def run(self, rows: Sequence[Tokenized]) -> Results:
+        """Return the results of one such pass, on the CPU."""
         ...
 
 
-def run_path(path: ForwardPath, batch: Sequence[Tokenized], dimension: int) -> Vectors:
-    """Return the vectors of ``batch`` in its order, shape (len(batch), dimension)."""
-    vectors = np.empty((len(batch), dimension), dtype=np.float32)
+def run_path(path: ForwardPath, batch: Sequence[Tokenized]) -> Results:
+    """Return the results of ``batch`` in its order."""
     try:
         with torch.inference_mode():
-            for rows in path.split(batch):
-                vectors[rows] = path.run([batch[row] for row in rows]).numpy()
+            passes = [(rows, path.run([batch[row] for row in rows])) for rows in path.split(batch)]
     except torch.AcceleratorError as error:  # a failed assertion in a kernel, a lost card; not a lack of memory
         raise FatalDeviceError(str(error)) from error
-    return vectors
+    return in_order(passes, len(batch))
 
 
 class SentenceTransformerEncoder:
@@ -109,9 +108,10 @@ class SentenceTransformerEncoder:
             return self._run(self._reference, batch)
 
     def _run(self, path: ForwardPath, batch: Sequence[Tokenized]) -> Results:
-        vectors = run_path(path, batch, self._own_dimension)
-        dimension = self.info.dimension
-        if dimension != self._own_dimension:
+        results = run_path(path, batch)
+        dimension, vectors = self.info.dimension, results.rows
+        if vectors is not None and dimension != self._own_dimension:
             raw = [one.raw or not self.info.normalized for one in batch]
             vectors = np.where(np.array(raw)[:, None], cut_raw(vectors, dimension), cut(vectors, dimension))
-        return Results(vectors)
+            return replace(results, rows=vectors)
+        return results
