@@ -26,6 +26,7 @@ log = EventLog("supervisor.control")
 Command = Literal["status", "reload", "restart", "stop"]
 COMMANDS: Final[tuple[Command, ...]] = get_args(Command)
 
+_NOT_HEARD: Final = "The server closed the connection without an answer: it hears only its own user and root."
 _MAX_REQUEST_BYTES: Final = 64 * 1024
 _MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
 _MAX_CONNECTIONS: Final = 16
@@ -132,6 +133,8 @@ def ask(path: Path, request: Request) -> dict[str, Any]:
             raise ControlError(
                 f"The server at {path.parent} does not answer within {_ANSWER_S:.0f} s, though it runs."
             ) from None
+        except ConnectionResetError:
+            raise ControlError(_NOT_HEARD) from None
         except PermissionError:
             raise ControlError(f"{path} belongs to another user: run this as the server's user, or as root.") from None
         except OSError as error:
@@ -152,4 +155,4 @@ def _receive(link: socket.socket) -> dict[str, Any]:
         answer = json.loads(data)
         if isinstance(answer, dict):
             return answer
-    raise ControlError("The server closed the connection without an answer: it hears only its own user and root.")
+    raise ControlError(_NOT_HEARD)

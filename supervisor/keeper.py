@@ -168,8 +168,8 @@ class Keeper:
             now_s = time.monotonic()
             delay_s = self._policy.died(now_s, exit_code)
             breaker = self._policy.breaker(now_s)
+            self._wake.clear()  # before it is told: who hears of it may want no other
             self._kept.on_died(Death(exit_code, self._watchdog.is_ready, self._ended_because, delay_s, breaker))
-            self._wake.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), timeout=delay_s)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -40,6 +40,8 @@ class Post:
         self.holder = hire(wanted, self._changed)
         self.successor: Shard | None = None
         self._leaving: dict[Shard, asyncio.Task[bool]] = {}
+        #: Of processes that hold the post no more.
+        self._past = _Count()
         self._settled: dict[Shard, asyncio.Future[bool]] = {}
         self._is_closing = False
 
@@ -52,13 +54,18 @@ class Post:
         return self.holder.status.state == "ready"
 
     @property
+    def has_failed(self) -> bool:
+        """Tell whether no process of the holder lives, for a while or for good."""
+        return self.holder.status.state in ("failed", "restarting")
+
+    @property
     def is_reachable(self) -> bool:
         """Tell whether a router that starts now would find the holder's socket."""
         return Path(self.holder.status.socket_path).exists()
 
     def row(self) -> ShardStatus:
         """Return the post's row of the shard table."""
-        status = self.holder.current_status()
+        status = self._past.add_to(self.holder.current_status())
         if self._is_closing and status.state == "ready":
             return replace(status, state="stopping")
         if self.problem and status.state == "ready":
@@ -91,6 +98,11 @@ class Post:
             return await settled
         finally:
             del self._settled[newcomer]
+
+    def revive(self) -> None:
+        """Start a holder that does not serve at once, with the settings wanted now, its failures forgotten."""
+        self.holder.setting = self.wanted
+        _keeper(self.holder).revive()
 
     def withdraw(self) -> None:
         """Give up a successor that is still on its way."""
@@ -172,12 +184,38 @@ class Post:
         grace_s = shard.setting.drain_s + KILL_MARGIN_S
         task = asyncio.create_task(_keeper(shard).stop(grace_s), name=f"leave {shard.name}")
         self._leaving[shard] = task
+        self._past = self._past.plus(shard)
         task.add_done_callback(lambda _done: self._leaving.pop(shard, None))
         return task
 
     def _settle(self, shard: Shard, *, served: bool) -> None:
         if (future := self._settled.get(shard)) is not None and not future.done():
             future.set_result(served)
+
+
+@dataclass(frozen=True, slots=True)
+class _Count:
+    """What went wrong so far."""
+
+    restarts: int = 0
+    crashes: int = 0
+    boot_failures: int = 0
+
+    def plus(self, shard: Shard) -> _Count:
+        health = shard.current_status().health
+        return _Count(
+            self.restarts + shard.status.restarts,
+            self.crashes + health.crashes,
+            self.boot_failures + health.boot_failures,
+        )
+
+    def add_to(self, status: ShardStatus) -> ShardStatus:
+        health = replace(
+            status.health,
+            crashes=status.health.crashes + self.crashes,
+            boot_failures=status.health.boot_failures + self.boot_failures,
+        )
+        return replace(status, restarts=status.restarts + self.restarts, health=health)
 
 
 def _keeper(shard: Shard) -> Keeper:

@@ -182,8 +182,10 @@ class Tree:
                 post.wanted = self._next_setting(post)
                 if spec.id in changes.changed:
                     self._renewals.ask(post, "its settings have changed")
-                elif post.holder.status.state in ("failed", "restarting") or post.problem:
-                    self._renewals.ask(post, "it did not serve before the settings were read again")
+                elif post.problem:
+                    self._renewals.ask(post, "it could not be replaced before")
+                elif post.has_failed:
+                    post.revive()
             self._posts[spec.id] = post
         for model_id in changes.removed:
             self._remove(before[model_id])
@@ -242,6 +244,9 @@ class Tree:
         post = self._posts.get(model)
         if post is None:
             raise ControlError(f"No model {model!r} is served here. There are: {', '.join(self._posts)}.")
+        if post.has_failed:
+            post.revive()
+            return f"{model}: started anew"
         self._renewals.ask(post, "an operator asks for it")
         if post.is_ready:
             return f"{model}: process {post.row().pid} serves until a fresh one is ready, if memory allows"

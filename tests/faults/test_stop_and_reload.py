@@ -1,0 +1,315 @@
+"""Cases 28 to 33: stopping finishes what is in flight within its bounds, a reload disturbs only what it changes."""
+
+import os
+import re
+import signal
+import socket
+import time
+import urllib.parse
+
+import pytest
+
+from supervisor.control import ControlError
+from tests.support import operator
+from tests.support.asking import Asked, Asking, SteadyLoad
+from tests.support.faulty_server import FaultyModel, FaultyServer
+from tests.support.leaks import open_files
+from tests.support.processes import alive, command_line, wait_until
+
+
+def make_server(tmp_path, *names, env=None, dotenv="", **manner) -> FaultyServer:
+    models = {name: FaultyModel(tmp_path / name, **manner) for name in names}
+    return FaultyServer(tmp_path / "server", models, env=env, dotenv=dotenv)
+
+
+def router_pid(server):
+    return next(pid for pid in server.family() if "router" in command_line(pid))
+
+
+def assert_nothing_left(server, family):
+    assert not [pid for pid in family if alive(pid)]
+    assert list(server.run_directory.iterdir()) == []
+
+
+# ---------------------------------------------------------------------------------------------------------- stopping
+
+
+def test_case_28_sigterm_with_200_in_flight_answers_all_of_them_and_leaves_nothing(tmp_path):
+    server = make_server(tmp_path, "en").start()
+    server.wait_ready()
+    family = server.family()
+    # All others wait behind the first one, so that all are in flight when the signal comes.
+    first = Asking(server, [Asked("en", ["!sleep=6"])])
+    wait_until(server.models["en"].encoded, 10, "the first is on the device")
+    idle = open_files(router_pid(server))
+    asking = Asking(server, [Asked("en", [f"in flight {number}"]) for number in range(200)])
+    wait_until(lambda: open_files(router_pid(server)) >= idle + 200, 20, "all are accepted")
+    assert asking.answered() == 0
+    server.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: "stopping" in server.stdout, 5, "it says so")
+    time.sleep(0.3)
+    where = urllib.parse.urlsplit(server.url)
+    with pytest.raises(ConnectionRefusedError), socket.create_connection((where.hostname, where.port), 2):
+        pass
+    assert {one.status for one in [*first.finish(), *asking.finish()]} == {200}
+    assert server.process.wait(15) == 0, server.story()
+    assert_nothing_left(server, family)
+
+
+def test_case_29_a_batch_that_hangs_ends_at_the_hard_limit_with_a_code_and_a_line_that_names_it(tmp_path):
+    server = make_server(tmp_path, "en", "zh", env={"EMB_PROVIDER_SHUTDOWN_GRACE_S": "1"}).start()
+    server.wait_ready()
+    family, victim = server.family(), server.shard_pid("en")
+    asking = Asking(server, [Asked("en", ["!hang"])], timeout_s=20)
+    wait_until(lambda: "!hang" in server.models["en"].encoded(), 10, "it hangs")
+    began_s = time.monotonic()
+    assert server.stop() == 1
+    assert (
+        time.monotonic() - began_s < 12
+    )  # 1 s and 2 s for the router, the same for the shard, and some for the machine
+    assert re.search(rf"killed child=shard\[en\] pid={victim}", server.stderr)
+    assert "child=shard[zh]" not in server.stderr
+    (asked,) = asking.requests
+    wait_until(lambda: asked.answer is not None or asked.failure is not None, 5, "its client hears")
+    assert_nothing_left(server, family)
+
+
+def test_case_30_a_second_signal_ends_everything_at_once(tmp_path):
+    server = make_server(tmp_path, "en", env={"EMB_PROVIDER_SHUTDOWN_GRACE_S": "60"}).start()
+    server.wait_ready()
+    family = server.family()
+    Asking(server, [Asked("en", ["!hang"])])
+    wait_until(lambda: "!hang" in server.models["en"].encoded(), 10, "it hangs")
+    server.process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    assert server.process.poll() is None
+    began_s = time.monotonic()
+    server.process.send_signal(signal.SIGINT)
+    assert server.process.wait(10) == 1
+    assert time.monotonic() - began_s < 2
+    assert_nothing_left(server, family)
+
+
+@pytest.mark.parametrize("load", [{"load_s": 60}, {"load_spin_s": 60}, {"crashes": -1}], ids=str)
+def test_case_31_sigterm_while_models_load_is_a_clean_stop(tmp_path, load):
+    server = make_server(tmp_path, "en", "zh", **load).start()
+    wait_until(lambda: server.models["en"].start_pids() and server.models["zh"].start_pids(), 15, "both load")
+    family = server.family()
+    began_s = time.monotonic()
+    assert server.stop() == 0, server.story()
+    assert time.monotonic() - began_s < 5
+    assert_nothing_left(server, family)
+
+
+def test_case_31_a_signal_in_the_very_first_moments_leaves_nothing_either(tmp_path):
+    for number, delay_s in enumerate((0.1, 0.3, 0.5)):
+        server = make_server(tmp_path / str(number), "en", load_s=60)
+        with server.stdout_path.open("wb") as out:
+            server.process = operator.start(server, out)
+        time.sleep(delay_s)
+        code = server.stop()
+        assert code in (0, -signal.SIGTERM), server.stdout
+        assert list(server.run_directory.iterdir()) == []
+
+
+def test_stop_as_a_command_waits_until_the_server_is_gone(tmp_path):
+    server = make_server(tmp_path, "en").start()
+    server.wait_ready()
+    done = operator.command(server, "stop", "--wait", "20")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert server.process.wait(5) == 0
+    after = operator.command(server, "status")
+    assert after.returncode == 3
+    assert "No server of this user is running" in after.stderr
+
+
+# --------------------------------------------------------------------------------------------------------- reloading
+
+
+def test_case_32_one_added_one_removed_one_unchanged_under_load(tmp_path):
+    with make_server(tmp_path, "kept", "gone", ms_per_batch=30) as server:
+        server.wait_ready()
+        kept, gone, router = server.shard_pid("kept"), server.shard_pid("gone"), router_pid(server)
+        with SteadyLoad(server, "kept", "a") as first, SteadyLoad(server, "kept", "b") as second:
+            # Many slices, most of them still to be sent when the model is removed.
+            long = Asking(server, [Asked("gone", [f"slice by slice {number}" for number in range(1500)])])
+            wait_until(lambda: len(server.models["gone"].encoded()) > 64, 10, "it is under way")
+            removed = server.models.pop("gone")
+            server.models["added"] = FaultyModel(tmp_path / "added")
+            server.write_mapping()
+            os.kill(server.process.pid, signal.SIGHUP)
+            wait_until(lambda: "gone" not in server.states(), 5, "it is served no more")
+            answer = server.post("/v1/embeddings", {"model": "gone", "input": "too late"})
+            assert (answer.status, answer.json["error"]["code"]) == (404, "model_not_found")
+            assert long.answered() == 0, "the long request ended before the reload: make it longer"
+            server.models["gone"] = removed
+            assert {one.status for one in long.finish()} == {200}
+            wait_until(lambda: not alive(gone), 10, "its process has left")
+            server.wait_for_states(added="ready")
+            server.check("added", ["newcomer"])
+            seen = len(first.done)
+            first.wait_for(lambda: len(first.done) > seen + 3, 10, "it goes on")
+        assert first.statuses() | second.statuses() == {200}
+        assert (server.shard_pid("kept"), router_pid(server)) == (kept, router)
+        assert [one.model for one in operator.report(server).models] == ["kept", "added"]
+
+
+def test_case_33_a_broken_configuration_is_refused_and_status_says_why(tmp_path):
+    with make_server(tmp_path, "en") as server:
+        server.wait_ready()
+        pid = server.shard_pid("en")
+        (server.directory / ".env").write_text(
+            "EMB_PROVIDER_MODEL_MAPPING={\n  'en': {}\n}\nEMB_PROVIDER_READY_WAIT_S=x\n"
+        )
+        os.kill(server.process.pid, signal.SIGHUP)
+        wait_until(lambda: operator.report(server).problems, 5, "it is refused")
+        problems = "\n".join(operator.report(server).problems)
+        assert "EMB_PROVIDER_MODEL_MAPPING" in problems
+        assert "EMB_PROVIDER_READY_WAIT_S='x'" in problems
+        refused = operator.command(server, "reload")
+        assert refused.returncode == 1
+        assert "goes on as before" in refused.stderr
+        assert "EMB_PROVIDER_READY_WAIT_S='x'" in operator.command(server, "status").stdout
+        server.check("en", ["as before"])
+        assert server.shard_pid("en") == pid
+        server.write_mapping()
+        assert "kept: en" in operator.reload(server)
+        assert operator.report(server).problems == ()
+
+
+def test_a_changed_model_is_followed_by_one_that_is_ready_first_and_no_client_notices(tmp_path):
+    with make_server(tmp_path, "en", "zh", load_s=1.5) as server:
+        server.wait_ready()
+        before, other = server.shard_pid("en"), server.shard_pid("zh")
+        with SteadyLoad(server, "en", "a") as first, SteadyLoad(server, "en", "b") as second:
+            server.models["en"].entry["overlong"] = "error"
+            server.write_mapping()
+            assert "changed: en" in operator.reload(server)
+            wait_until(lambda: len(server.models["en"].start_pids()) == 2, 10, "a successor is started")
+            assert alive(before)
+            assert operator.model(server, "en").pid == before
+            seen = len(first.done)
+            wait_until(lambda: operator.model(server, "en").pid not in (0, before), 20, "it takes over")
+            wait_until(lambda: not alive(before), 10, "the old one leaves")
+            assert len(first.done) > seen
+        assert first.statuses() | second.statuses() == {200}
+        assert server.shard_pid("zh") == other
+        answer = server.post("/v1/embeddings", {"model": "en", "input": "x" * 2000})
+        assert answer.status == 400, "the new settings count"
+
+
+def test_a_changed_model_that_cannot_load_leaves_the_old_one_serving_until_it_is_mended(tmp_path):
+    with make_server(tmp_path, "en") as server:
+        server.wait_ready()
+        before = server.shard_pid("en")
+        server.models["en"].behave(load_error="wrong_weights")
+        server.models["en"].entry["overlong"] = "error"
+        server.write_mapping()
+        done = operator.command(server, "reload", "--wait", "20")
+        assert done.returncode == 1
+        assert "not_replaced" in done.stderr
+        server.check("en", ["the old one"])
+        row = operator.model(server, "en")
+        assert (row.state, row.reason, row.pid) == ("ready", "not_replaced", before)
+        server.models["en"].behave(load_error="")
+        done = operator.command(server, "reload", "--wait", "20")
+        assert done.returncode == 0, done.stderr
+        row = operator.model(server, "en")
+        assert (row.state, row.reason) == ("ready", "")
+        assert row.pid != before
+
+
+@pytest.mark.parametrize("fault", [{"load_error": "no_such_model"}, {"crashes": -1}], ids=str)
+def test_a_model_that_failed_is_tried_again_at_a_reload_although_nothing_has_changed(tmp_path, fault):
+    env = {"EMB_PROVIDER_RESTART_LIMIT": "1", "EMB_PROVIDER_RESTART_DELAY_S": "0.1"}
+    server = make_server(tmp_path, "good", "bad", env=env)
+    server.models["bad"].behave(**fault)
+    with server:
+        server.wait_for_states(good="ready", bad="failed")
+        good = server.shard_pid("good")
+        server.models["bad"].behave(load_error="", crashes=0)
+        operator.reload(server)
+        server.wait_for_states(good="ready", bad="ready", timeout_s=15)
+        server.check("bad", ["mended"])
+        assert server.shard_pid("good") == good
+
+
+def test_api_keys_and_times_change_in_the_running_router(tmp_path):
+    with make_server(tmp_path, "en") as server:
+        server.wait_ready()
+        router = router_pid(server)
+        server._more_dotenv = "EMB_PROVIDER_API_KEYS=new-key\n"
+        server.write_mapping()
+        operator.reload(server)
+        wait_until(lambda: server.get("/v1/models").status == 401, 5, "a key is asked for")
+        assert server.get("/v1/models", {"Authorization": "Bearer new-key"}).status == 200
+        assert router_pid(server) == router
+        assert "new-key" not in server.story()
+
+
+def test_a_router_that_must_be_replaced_hands_the_port_over_without_an_error(tmp_path):
+    with make_server(tmp_path, "en", ms_per_batch=20) as server:
+        server.wait_ready()
+        shard, router = server.shard_pid("en"), router_pid(server)
+        with SteadyLoad(server, "en", "a") as first, SteadyLoad(server, "en", "b") as second:
+            server._more_dotenv = "EMB_PROVIDER_MAX_REQUEST_MB=1\n"
+            server.write_mapping()
+            operator.reload(server)
+            wait_until(lambda: not alive(router), 15, "the old router has left")
+            seen = len(first.done)
+            first.wait_for(lambda: len(first.done) > seen + 5, 10, "it goes on")
+        assert first.statuses() | second.statuses() == {200}
+        assert server.shard_pid("en") == shard
+        assert server.post("/v1/embeddings", {"model": "en", "input": "x" * 1_100_000}).status == 413
+
+
+def test_what_only_a_restart_can_change_is_named_and_everything_goes_on(tmp_path):
+    with make_server(tmp_path, "en", dotenv="EMB_PROVIDER_HOST=127.0.0.1\n") as server:
+        server.wait_ready()
+        server._more_dotenv = "EMB_PROVIDER_HOST=0.0.0.0\nEMB_PROVIDER_LOG_LEVEL=DEBUG\n"
+        server.write_mapping()
+        summary = operator.reload(server)
+        assert "counts only after a restart: EMB_PROVIDER_HOST, EMB_PROVIDER_LOG_LEVEL" in summary
+        assert operator.report(server).pending_restart == ("EMB_PROVIDER_HOST", "EMB_PROVIDER_LOG_LEVEL")
+        server.check("en", ["goes on"])
+
+
+def test_restart_replaces_one_model_without_an_error_and_names_a_model_it_does_not_know(tmp_path):
+    with make_server(tmp_path, "en", "zh") as server:
+        server.wait_ready()
+        before, other = server.shard_pid("en"), server.shard_pid("zh")
+        with SteadyLoad(server, "en", "a") as load:
+            done = operator.command(server, "restart", "en", "--wait", "20")
+            assert done.returncode == 0, done.stderr
+        assert load.statuses() == {200}
+        assert server.shard_pid("en") != before
+        assert server.shard_pid("zh") == other
+        operator.wait_settled(server)
+        with pytest.raises(ControlError, match=r"No model 'fr' is served here. There are: en, zh"):
+            operator.restart(server, "fr")
+
+
+def test_two_reloads_in_a_row_end_with_the_newest_settings(tmp_path):
+    with make_server(tmp_path, "en", load_s=0.5) as server:
+        server.wait_ready()
+        for overlong in ("error", "end", "start"):
+            server.models["en"].entry["overlong"] = overlong
+            server.write_mapping()
+            operator.reload(server)
+            time.sleep(0.2)
+        operator.wait_settled(server)
+        assert server.get("/v1/models").json["data"][0]["state"] == "ready"
+        server.check("en", ["still there"])
+        living = [pid for pid in server.models["en"].start_pids() if alive(pid)]
+        assert living == [operator.model(server, "en").pid]
+
+
+def test_status_answers_at_once_while_a_shard_is_stuck_in_a_call_that_holds_the_gil(tmp_path):
+    with make_server(tmp_path, "en") as server:
+        server.wait_ready()
+        asking = Asking(server, [Asked("en", ["!spin=4"])])
+        wait_until(lambda: "!spin=4" in server.models["en"].encoded(), 10, "it spins")
+        began_s = time.monotonic()
+        assert operator.model(server, "en").state == "ready"
+        assert time.monotonic() - began_s < 1
+        asking.finish()

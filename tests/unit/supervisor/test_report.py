@@ -1,0 +1,71 @@
+from dataclasses import replace
+
+import pytest
+
+from emb_model_provider.messages import Progress, ShardHealth
+from supervisor.report import ModelReport, RouterReport, ServerReport, from_json, model_report, render, span, to_json
+from tests.support.statuses import make_status
+
+REPORT = ServerReport(
+    version="1.2.3",
+    pid=10,
+    address="http://127.0.0.1:9000",
+    run_dir="/run/emb-provider",
+    state="serving",
+    uptime_s=93784.0,
+    settings_read=1000.0,
+    problems=("EMB_PROVIDER_PORT='x' cannot be used.\x1b[31m",),
+    pending_restart=("EMB_PROVIDER_HOST",),
+    router=RouterReport(11, 2, 50 * 1024 * 1024),
+    models=(
+        ModelReport("en", "ready", 12, 3, 61.0, waiting_texts=5, running_s=1.25, last_success=1090.0),
+        ModelReport("zh", "failed", reason="no_such_model", detail="'x' is nowhere", breaker="open"),
+        ModelReport("fr", "loading", pid=13, expected_ready_s=12.0),
+    ),
+)  # fmt: skip
+
+
+def test_a_report_comes_back_from_json_as_it_was():
+    assert from_json(to_json(REPORT)) == REPORT
+
+
+def test_a_report_of_another_version_is_read_as_far_as_it_goes():
+    value = to_json(REPORT)
+    value["news"] = 1
+    value["models"] = [{"model": "en", "state": "ready", "more": True}]
+    del value["router"]
+    assert from_json(value) == replace(REPORT, models=(ModelReport("en", "ready"),), router=RouterReport())
+
+
+def test_the_table_says_what_an_operator_looks_for():
+    text = render(REPORT, now=1100.0)
+    lines = text.splitlines()
+    assert "serving on http://127.0.0.1:9000, process 10, up 1d 2h" in lines[0]
+    assert "settings read 1m 40s ago" in text
+    assert "SETTINGS NOT IN USE: EMB_PROVIDER_PORT='x'" in text
+    assert "\x1b" not in text, "what comes from outside cannot move the cursor"
+    assert "counts only after a restart of the server: EMB_PROVIDER_HOST" in text
+    (en,) = [line for line in lines if line.startswith("en ")]
+    assert all(cell in en for cell in ("ready", "12", "1m 1s", "5 texts", "1.2 s", "10s ago", "closed"))
+    (zh,) = [line for line in lines if line.startswith("zh ")]
+    assert "open" in zh
+    assert "  zh: no_such_model: 'x' is nowhere" in lines
+    assert "loading (~12s)" in text
+    heads = next(line for line in lines if line.startswith("MODEL"))
+    assert en.index("5 texts") == heads.index("QUEUE"), "columns stand below one another"
+
+
+def test_a_row_of_the_shard_table_becomes_a_report():
+    progress = Progress(7, 0.5, 3, 40, 1024, 99.0)
+    status = replace(make_status("en"), health=ShardHealth(progress, 1, 2, "half-open"))
+    report = model_report(status, age_s=5.0, rss_bytes=2048)
+    assert (report.boot_failures, report.crashes, report.breaker) == (1, 2, "half-open")
+    assert (report.waiting_texts, report.waiting_tokens, report.running_s, report.last_success) == (3, 40, 0.5, 99.0)
+    assert report.rss_bytes == 2048
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0s"), (59.9, "59s"), (60, "1m 0s"), (3661, "1h 1m"), (93784, "1d 2h"), (-5, "0s")]
+)
+def test_a_span_has_its_two_largest_units(seconds, text):
+    assert span(seconds) == text
