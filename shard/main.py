@@ -23,6 +23,7 @@ from emb_model_provider.messages import Hello, LoadFailed, LoadProgress, ModelIn
 from emb_model_provider.private_socket import bind_private
 from shard.costs import SlicePlan, measure
 from shard.encoder import Encoder
+from shard.first_answer import refuse_bad_answers
 from shard.hubs import Progress, Snapshot
 from shard.lane import Lane, count_lanes
 from shard.light_imports import leave_out_evaluation
@@ -91,6 +92,7 @@ def _prepare(config: ShardConfig, control: ControlChannel) -> _Loaded:
     loaded_s = time.monotonic()
     lanes = count_lanes(encoder.info, config.threads)
     encoder.use_threads(config.threads // lanes)
+    refuse_bad_answers(encoder)
     plan = measure(encoder, _MAX_TOKENS_CUDA if encoder.info.device.startswith("cuda") else _MAX_TOKENS_CPU)
     info = replace(
         encoder.info,
