@@ -101,7 +101,7 @@ def _serve(settings: Settings, places: dict[str, Placement], load: Load) -> int:
             sys.stderr.write(f"emb-provider cannot start: {error}\n")
             return _EXIT_FAILURE
         forget(os.environ)
-        output = Output(settings.logs.file)
+        output = Output(settings.logs.file, sys.stdout, sys.stderr)
         stack.callback(output.close)
         _configure_logs(settings, output)
         console = Console(output, silent=settings.logs.format == "json")

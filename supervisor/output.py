@@ -6,7 +6,6 @@ import contextlib
 import logging
 import logging.handlers
 import queue
-import sys
 import threading
 from pathlib import Path
 from typing import Literal, TextIO
@@ -32,7 +31,7 @@ class Output:
     and reported, not waited for.
     """
 
-    def __init__(self, file_path: str, screen: TextIO = sys.stdout, log_screen: TextIO = sys.stderr) -> None:
+    def __init__(self, file_path: str, screen: TextIO, log_screen: TextIO) -> None:
         self._screen = screen
         self._log_screen = log_screen
         self.is_terminal = screen.isatty()

@@ -33,7 +33,9 @@ def start(server: Server, out: BinaryIO) -> subprocess.Popen[bytes]:
 
 
 def control_path(server: Server) -> Path:
-    (path,) = server.run_directory.glob("**/control.sock")
+    if (fixed := server._env.get("EMB_PROVIDER_RUN_DIR")) is not None:
+        return Path(fixed) / "control.sock"
+    (path,) = server.run_directory.glob("*/control.sock")
     return path
 
 
