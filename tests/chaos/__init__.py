@@ -1,0 +1,1 @@
+"""A run in which everything goes wrong at random, and a check of every answer."""
