@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Callable
 from typing import Protocol
 
@@ -24,6 +25,8 @@ log = EventLog("router.backend")
 
 #: A shard that refuses connections has died or is about to be replaced: the table will say so within this time.
 _RECONNECT_PAUSE_S = 0.05
+_SHORTAGE_PAUSE_S = 0.25
+_OWN_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 class EmbeddingBackend(Protocol):
@@ -84,11 +87,8 @@ class LocalBackend:
         return link
 
     async def _open(self, status: ShardStatus) -> Link:
-        loop = asyncio.get_running_loop()
         try:
-            _, link = await loop.create_unix_connection(
-                lambda: Link(status.model_id, status.generation), status.socket_path
-            )
+            link = await self._connect(status)
         except OSError as error:
             log.warning("shard_unreachable", model=status.model_id, generation=status.generation, error=error)
             self._give_up(status.model_id, status.generation, f"its socket does not answer: {error}")
@@ -98,6 +98,22 @@ class LocalBackend:
         link.lost.add_done_callback(lambda _lost: self._link_lost(link))
         self._links[status.model_id] = link
         return link
+
+    async def _connect(self, status: ShardStatus) -> Link:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                _, link = await loop.create_unix_connection(
+                    lambda: Link(status.model_id, status.generation), status.socket_path
+                )
+            except OSError as error:
+                if error.errno not in _OWN_SHORTAGES:
+                    raise
+                # The shard is well and must not be replaced for it; descriptors come back as connections end.
+                log.warning("no_descriptor", model=status.model_id, error=error)
+                await asyncio.sleep(_SHORTAGE_PAUSE_S)
+            else:
+                return link
 
     def _link_lost(self, link: Link) -> None:
         log.warning("shard_lost", model=link.model_id, generation=link.generation)

@@ -7,7 +7,7 @@ import base64
 import itertools
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import aiohttp
@@ -115,7 +115,7 @@ class Client:
         began_s = time.monotonic()
         for attempt in range(_TRIES_AFTER_A_CUT):
             try:
-                status, echoed, body = await self._post(sent)
+                status, headers, body = await self._post(sent)
             except TimeoutError:
                 ledger.lost += 1
                 ledger.note(f"{sent.request_id}: no answer in {_NO_ANSWER_S:g} s")
@@ -125,7 +125,7 @@ class Client:
                 await asyncio.sleep(0.1 * 2**attempt)
                 continue
             model = self._load.models[sent.model_id]
-            judge(ledger, sent, status, echoed, body, [model.vector(text) for text in sent.texts])
+            judge(ledger, sent, status, headers, body, [model.vector(text) for text in sent.texts])
             ledger.took(time.monotonic() - began_s)
             return status
         ledger.lost += 1
@@ -160,7 +160,7 @@ class Client:
         model = model_id or self._rng.choice(list(self._load.models))
         return Sent(f"chaos-{next(self._load.numbers)}", model, tuple(texts), poisoned)
 
-    async def _post(self, sent: Sent) -> tuple[int, str, object]:
+    async def _post(self, sent: Sent) -> tuple[int, Mapping[str, str], object]:
         as_base64 = self._rng.random() < 0.5
         body = {"model": sent.model_id, "input": list(sent.texts)}
         if as_base64:
@@ -174,4 +174,4 @@ class Client:
             if as_base64 and response.status == 200:
                 for row in answer["data"]:
                     row["embedding"] = np.frombuffer(base64.b64decode(row["embedding"]), dtype="<f4").tolist()
-            return response.status, response.headers.get("x-request-id", ""), answer
+            return response.status, response.headers, answer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 #: Answers that say why, and when it makes sense to ask again.
@@ -29,6 +29,8 @@ class Ledger:
     duplicate: int = 0
     slowest_s: float = 0.0
     notes: list[str] = field(default_factory=list)
+    #: The first answer of each refusal.
+    sentences: dict[str, str] = field(default_factory=dict)
 
     def note(self, what: str) -> None:
         if len(self.notes) < 40:
@@ -52,10 +54,10 @@ class Sent:
 
 
 def judge(
-    ledger: Ledger, sent: Sent, status: int, echoed_id: str, body: object, right: Sequence[Sequence[float]]
+    ledger: Ledger, sent: Sent, status: int, headers: Mapping[str, str], body: object, right: Sequence[Sequence[float]]
 ) -> None:
     """Enter one answer. ``right`` are the true vectors; ``body`` is the parsed JSON, ``None`` for what is none."""
-    if echoed_id != sent.request_id:
+    if (echoed_id := headers.get("x-request-id", "")) != sent.request_id:
         ledger.duplicate += 1
         ledger.note(f"{sent.request_id}: got the answer of {echoed_id!r}")
         return
@@ -68,9 +70,10 @@ def judge(
             ledger.note(f"{sent.request_id} ({sent.model_id}, {len(sent.texts)} texts): {problem}")
         return
     code = _error_code(body)
-    if code is None:
+    ledger.sentences.setdefault(f"{status} {code}", str(body)[:300])
+    if code is None or (status in (429, 503) and "Retry-After" not in headers):
         ledger.lost += 1
-        ledger.note(f"{sent.request_id}: status {status} without a reason: {str(body)[:200]}")
+        ledger.note(f"{sent.request_id}: status {status} without a reason or a time to come back: {str(body)[:200]}")
     elif sent.poisoned:
         ledger.poison[f"{status} {code}"] += 1
     elif status in REFUSALS:

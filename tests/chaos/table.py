@@ -91,6 +91,7 @@ class Report:
             },
             "problems": self.problems(),
             "notes": ledger.notes,
+            "sentences": ledger.sentences,
         }
 
     def rows(self) -> list[tuple[str, str, str]]:

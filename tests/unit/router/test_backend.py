@@ -1,0 +1,56 @@
+"""Opening links: whose fault it is that a shard cannot be reached."""
+
+import asyncio
+import errno
+
+import pytest
+
+from emb_model_provider.messages import Encode, ShardTable
+from router import backend as backend_module
+from router.backend import LocalBackend
+from router.link import ShardLostError
+from router.registry import Registry
+from tests.support.statuses import make_info, make_status
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Let connecting fail with these errors, one after the other."""
+
+    def fail_with(*numbers):
+        errors = [OSError(number, "told to") for number in numbers]
+
+        async def connect(*_arguments, **_options):
+            raise errors.pop(0)
+
+        monkeypatch.setattr(asyncio.get_running_loop(), "create_unix_connection", connect, raising=False)
+        return errors
+
+    monkeypatch.setattr(backend_module, "_SHORTAGE_PAUSE_S", 0.0)
+    return fail_with
+
+
+def make_backend():
+    registry = Registry(ready_wait_s=0.0)
+    registry.update(ShardTable((make_status("en", info=make_info(), socket_path="/nowhere"),)))
+    demands = []
+    return LocalBackend(registry, demands.append), demands
+
+
+async def test_a_shard_that_refuses_connections_is_reported_to_the_supervisor(failing):
+    backend, demands = make_backend()
+    failing(errno.ECONNREFUSED)
+    with pytest.raises(ShardLostError):
+        await backend.encode("en", Encode(("x",)))
+    assert [demand.model_id for demand in demands] == ["en"]
+
+
+async def test_a_shortage_of_our_own_descriptors_is_waited_out_and_not_blamed_on_the_shard(failing):
+    backend, demands = make_backend()
+    left = failing(errno.EMFILE, errno.ENOBUFS, errno.ECONNREFUSED)
+    with pytest.raises(ShardLostError):
+        await backend.encode("en", Encode(("x",)))
+    assert left == []
+    assert len(demands) == 1
+    assert "told to" in demands[0].why
+    assert str(errno.ECONNREFUSED) in demands[0].why
