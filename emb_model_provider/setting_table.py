@@ -17,12 +17,14 @@ from emb_model_provider.modelmap import (
     POOLINGS,
     PRECISIONS,
     SOURCES,
+    TOKEN_IDS,
     BatchLimits,
     Int8Method,
     Overlong,
     Pooling,
     Precision,
     Source,
+    TokenIds,
 )
 from emb_model_provider.value_kinds import Bilingual, Boolean, Choice, Integer, Kind, Number, T_co, Text
 from emb_model_provider.value_shapes import ApiKeys, Device, Endpoint, Host
@@ -163,6 +165,19 @@ OVERLONG: Final[Setting[Overlong]] = Setting(
         "文本超过模型最大长度时的处理方式：`truncate` 截断并在响应头中注明，`error` 拒绝请求。",
     ),
     "error",
+)
+TOKEN_ID_POLICY: Final[Setting[TokenIds]] = Setting(
+    "EMB_PROVIDER_TOKEN_IDS",
+    Section.MODEL,
+    Choice(TOKEN_IDS),
+    "native",
+    Bilingual(
+        "Whose ids an input of token ids holds: `native`, the model's own; `cl100k`, those that LangChain sends unless"
+        " told otherwise, decoded with tiktoken; `reject` refuses such inputs.",
+        "词元 ID 形式的输入属于哪个词表：`native` 为模型自身词表；`cl100k` 为 LangChain 默认发送的 OpenAI 词表"
+        "（需要 tiktoken）；`reject` 拒绝此类输入。",
+    ),
+    "cl100k",
 )
 
 DEVICE: Final = Setting(

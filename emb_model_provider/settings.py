@@ -307,6 +307,7 @@ def _models(values: _Values) -> tuple[ModelSpec, ...]:
         device=values.get(table.DEVICE),
         revision=values.get(table.MODEL_REVISION) or None,
         overlong=values.get(table.OVERLONG),
+        token_ids=values.get(table.TOKEN_ID_POLICY),
         batch=_batch(values),
     )
     mapping = values.find(table.MODEL_MAPPING)

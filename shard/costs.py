@@ -13,6 +13,7 @@ from typing import Final
 
 import numpy as np
 
+from emb_model_provider.errors import InvalidRequestError
 from emb_model_provider.logs import EventLog
 from shard.encoder import Encoder, Tokenized
 
@@ -155,7 +156,10 @@ def _shapes(longest: int, max_tokens: int) -> Iterator[tuple[int, ...]]:
 
 
 def _time_ms(encoder: Encoder, lengths: Sequence[int], clock: Callable[[], float]) -> float:
-    ids = encoder.accept_ids([0]).ids
+    try:
+        ids = encoder.accept_ids([0]).ids
+    except InvalidRequestError:  # a model may be set up to take no ids
+        ids = encoder.tokenize(["0"])[0].ids
     batch = [Tokenized((ids * length)[:length], original_tokens=length) for length in lengths]
     times = []
     # The first pass also makes the kernels for this shape.

@@ -48,9 +48,10 @@ class Tokenized:
     """One input ready for the device; two that are equal have the same results.
 
     ``ids`` carry the model's special tokens and are cut to its length; ``original_tokens`` counts them before the
-    cut. ``prompt_tokens`` leading ids belong to the prompt, which some models leave out of their pooling.
-    ``type_ids`` is ``None`` where all are 0. ``outputs`` and ``raw`` are those of the ``Reading``. ``is_query`` and
-    ``expanded``, the number of trailing ids that a query was filled up with, are for late interaction.
+    cut, or is a number below that where the text was so long that it was not tokenised to its end (not ``counted``).
+    ``prompt_tokens`` leading ids belong to the prompt, which some models leave out of their pooling. ``type_ids`` is
+    ``None`` where all are 0. ``outputs`` and ``raw`` are those of the ``Reading``. ``is_query`` and ``expanded``, the
+    number of trailing ids that a query was filled up with, are for late interaction.
     """
 
     ids: tuple[int, ...]
@@ -61,6 +62,7 @@ class Tokenized:
     raw: bool = False
     is_query: bool = False
     expanded: int = 0
+    counted: bool = True
 
     @property
     def truncated(self) -> bool:

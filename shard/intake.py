@@ -91,7 +91,7 @@ def read_options(encoder: Encoder, request: Encode) -> Reading:
     if request.seconds and len(request.seconds) != len(request.texts):
         raise InvalidRequestError("Every pair needs a first and a second text.", param="input")
     prompt = request.prompt
-    if prompt is None and not request.token_ids:
+    if prompt is None:
         prompt = encoder.resolve_prompt(request.prompt_name)
     side: CutSide | None = request.overlong if request.overlong in ("start", "end") else None
     return Reading(
@@ -180,9 +180,10 @@ def _limit(encoder: Encoder, reading: Reading) -> int:
 def _refuse_overlong(inputs: Sequence[Tokenized], max_tokens: int, first_index: int) -> None:
     for index, one in enumerate(inputs, first_index):
         if one.truncated:
+            at_least = "" if one.counted else "more than "
             raise InvalidRequestError(
                 f"This model's maximum context length is {max_tokens} tokens, however input {index} has "
-                f"{one.original_tokens} tokens. Please reduce the length of the input.",
+                f"{at_least}{one.original_tokens} tokens. Please reduce the length of the input.",
                 param="input",
                 code="context_length_exceeded",
             )

@@ -25,6 +25,7 @@ from shard.encoders.sentence_transformer import ForwardPath, SentenceTransformer
 from shard.encoders.text_tokenizer import TextTokenizer
 from shard.fidelity import PROBES, compare_results
 from shard.fingerprint import name_fingerprint, start_hashing
+from shard.foreign_ids import make_decode
 from shard.layouts import Recipe, read_recipe
 from shard.load_errors import quiet_libraries, reasons
 from shard.memory import keep_freed_memory, limit_kernel_caches, return_freed_memory
@@ -86,7 +87,7 @@ class _Build:
         hashing = start_hashing(self.directory, self._folders())
         parts = self._parts(_EXACT if self.plan.starts_from_fp32 else self.plan)
         length = max_tokens(parts.transformer, self.recipe)
-        tokenizer = make_tokenizer(parts.transformer, length)
+        tokenizer = make_tokenizer(parts.transformer, length, make_decode(self.spec.token_ids))
         prompts = dict(self.recipe.prompts)
         default = self.recipe.default_prompt_name
         probes = tokenizer.tokenize(PROBES, Reading(prompt=None if default is None else prompts[default]))

@@ -123,12 +123,14 @@ def _prepare(config: ShardConfig, control: ControlChannel) -> _Loaded:
 def _fetch(config: ShardConfig, control: ControlChannel) -> Snapshot:
     # Kept out of the module's head, as is the loader below: importing costs seconds, and the supervisor should
     # hear of a wrong configuration before that.
+    from shard.foreign_ids import fetch_vocabulary  # noqa: PLC0415
     from shard.hubs import fetch, forbid_requests  # noqa: PLC0415
 
     def report(progress: Progress) -> None:
         control.send(LoadProgress("downloading", progress.done_bytes, progress.total_bytes, progress.source))
 
     snapshot = fetch(config.spec, config.hubs, report)
+    fetch_vocabulary(config.spec.token_ids, offline=config.hubs.offline)
     forbid_requests()
     return snapshot
 

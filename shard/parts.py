@@ -22,6 +22,7 @@ from shard.device import ComputePlan
 from shard.encoders.heads import Heads
 from shard.encoders.padded import PaddedPath
 from shard.encoders.text_tokenizer import TextTokenizer, TokenizerFacts
+from shard.foreign_ids import Decode
 from shard.layouts import Recipe
 from shard.storage16 import store_in_16_bit
 
@@ -84,8 +85,8 @@ def narrow(parts: Parts, plan: ComputePlan) -> None:
     store_in_16_bit(parts.transformer, getattr(torch, plan.storage))
 
 
-def make_tokenizer(transformer: Module, max_tokens: int) -> TextTokenizer:
-    """Return the model's tokenizer, which cuts at ``max_tokens``."""
+def make_tokenizer(transformer: Module, max_tokens: int, decode: Decode | None) -> TextTokenizer:
+    """Return the model's tokenizer, which cuts at ``max_tokens``; ``decode`` reads ids that are not its own."""
     tokenizer = _fast_tokenizer(transformer)
     facts = TokenizerFacts(
         vocabulary_size=vocabulary_size(transformer),
@@ -93,7 +94,7 @@ def make_tokenizer(transformer: Module, max_tokens: int) -> TextTokenizer:
         special_ids=frozenset(tokenizer.all_special_ids),
         split_special_tokens=bool(tokenizer.split_special_tokens),
     )
-    return TextTokenizer(tokenizer.backend_tokenizer, facts, max_tokens)
+    return TextTokenizer(tokenizer.backend_tokenizer, facts, max_tokens, decode=decode)
 
 
 def _fast_tokenizer(transformer: Module) -> PreTrainedTokenizerFast:

@@ -17,7 +17,14 @@ from tokenizers import Encoding, Tokenizer
 from emb_model_provider.errors import InvalidRequestError
 from emb_model_provider.messages import Token
 from shard.encoder import PLAIN, CutSide, Reading, Tokenized
+from shard.encoders.safe_places import SafePlaces, find_safe_places
+from shard.foreign_ids import Decode
 
+#: A text of more characters than this, and than so many for each token that is kept, is not tokenised to its end.
+_LONG_CHARS: Final = 16_384
+_LONG_CHARS_PER_TOKEN: Final = 32
+#: How much of it is tried first.
+_TRIED_CHARS_PER_TOKEN: Final = 8
 #: Prompts whose length is remembered; clients may send any number of their own.
 _KNOWN_PROMPTS: Final = 256
 
@@ -71,13 +78,17 @@ class _Frame:
 class TextTokenizer:
     """Tokenises with special tokens, cut to ``max_tokens``."""
 
-    def __init__(self, tokenizer: Tokenizer, facts: TokenizerFacts, max_tokens: int) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, facts: TokenizerFacts, max_tokens: int, *, decode: Decode | None = None
+    ) -> None:
         self._facts = facts
         self._max_tokens = max_tokens
+        self._decode = decode
         self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._tokenizer.encode_special_tokens = facts.split_special_tokens
+        self._places = find_safe_places(self._tokenizer)
         self._frame = _find_frame(self._tokenizer.encode("a"), texts=1)
         self._prompt_tokens: dict[str, int] = {}
 
@@ -90,42 +101,56 @@ class TextTokenizer:
         """Tokenise ``prompt + text`` each."""
         prompt = reading.prompt
         prompt_tokens = self._count_prompt(prompt) if prompt else 0
-        encodings = self._encode([f"{prompt}{text}" if prompt else text for text in texts])
-        limit = self._limit(reading, self._frame)
+        frame, limit = self._frame, self._limit(reading, self._frame)
+        whole = [f"{prompt}{text}" if prompt else text for text in texts]
+        parts = self._shorten(whole, limit, reading)
         tokenized = []
-        for encoding in encodings:
+        for encoding, part, text in zip(self._encode(parts), parts, whole, strict=True):
             ids = tuple(encoding.ids)
             if not ids:
                 raise InvalidRequestError("An input holds nothing that this model has a token for.", param="input")
             length = len(ids)
             if length > limit:
-                content = self._keep(ids[len(self._frame.parts[0]) : length - len(self._frame.parts[1])], reading)
-                ids = self._frame.fill([content])
-            types = self._frame.types([len(ids) - self._frame.size])
-            tokenized.append(Tokenized(ids, length, prompt_tokens, types, reading.outputs, reading.raw))
+                content = ids[len(frame.parts[0]) : length - len(frame.parts[1])]
+                ids = frame.fill([_cut(content, max(0, limit - frame.size), self._side(reading))])
+            types = frame.types([len(ids) - frame.size])
+            counted = part is text
+            tokenized.append(
+                Tokenized(ids, length, prompt_tokens, types, reading.outputs, reading.raw, counted=counted)
+            )
         return tokenized
 
     def tokenize_pairs(
         self, firsts: Sequence[str], seconds: Sequence[str], reading: Reading = PLAIN
     ) -> list[Tokenized]:
         """Tokenise ``prompt + first`` with ``second`` each; of an overlong pair the longer text is cut first."""
-        prompt = reading.prompt or ""
-        frame = self._pair_frame
-        room = self._limit(reading, frame) - frame.size
-        distinct = list(dict.fromkeys([*(prompt + first for first in firsts), *seconds]))
-        encodings = self._encode(distinct, add_special_tokens=False)
-        contents = {text: tuple(encoding.ids) for text, encoding in zip(distinct, encodings, strict=True)}
+        firsts = [f"{reading.prompt or ''}{first}" for first in firsts]
+        frame, side = self._pair_frame, self._side(reading)
+        room = max(0, self._limit(reading, frame) - frame.size)
+        contents = self._contents(list(dict.fromkeys(firsts)))
+        # Which one is the longer must come out right, so a part has more tokens than any first text.
+        longest = max([room, *map(len, contents.values())])
+        distinct = list(dict.fromkeys(seconds))
+        parts = self._shorten(distinct, longest, reading)
+        shortened = {text for text, part in zip(distinct, parts, strict=True) if part is not text}
+        found = self._contents(parts)
+        others = {text: found[part] for text, part in zip(distinct, parts, strict=True)}
         tokenized = []
         for first, second in zip(firsts, seconds, strict=True):
-            one, other = contents[prompt + first], contents[second]
+            one, other = contents[first], others[second]
             length = len(one) + len(other) + frame.size
-            if length > frame.size + room:
-                sizes = share_room(len(one), len(other), room)
-                side = reading.cut_side or self._facts.cut_side
-                one, other = _cut(one, sizes[0], side), _cut(other, sizes[1], side)
-            types = frame.types([len(one), len(other)])
+            if len(one) + len(other) > room:
+                kept = share_room(len(one), len(other), room)
+                one, other = _cut(one, kept[0], side), _cut(other, kept[1], side)
             tokenized.append(
-                Tokenized(frame.fill([one, other]), length, type_ids=types, outputs=reading.outputs, raw=reading.raw)
+                Tokenized(
+                    frame.fill([one, other]),
+                    length,
+                    type_ids=frame.types([len(one), len(other)]),
+                    outputs=reading.outputs,
+                    raw=reading.raw,
+                    counted=second not in shortened,
+                )
             )
         return tokenized
 
@@ -133,9 +158,12 @@ class TextTokenizer:
         """Check ids, add the special tokens if they are not there, and cut."""
         if not ids:
             raise InvalidRequestError("An input of token ids must hold at least one id.", param="input")
+        if self._decode is not None:
+            return self.tokenize([self._decode(ids)], reading)[0]
         self._check_ids(ids)
         content = self._without_frame(tuple(ids))
-        kept = self._keep(content, reading)
+        room = max(0, self._limit(reading, self._frame) - self._frame.size)
+        kept = _cut(content, room, self._side(reading))
         return Tokenized(
             self._frame.fill([kept]),
             len(content) + self._frame.size,
@@ -189,16 +217,40 @@ class TextTokenizer:
             )
         return limit
 
-    def _keep(self, content: tuple[int, ...], reading: Reading) -> tuple[int, ...]:
-        room = max(0, self._limit(reading, self._frame) - self._frame.size)
-        return _cut(content, room, reading.cut_side or self._facts.cut_side)
+    def _side(self, reading: Reading) -> CutSide:
+        return reading.cut_side or self._facts.cut_side
+
+    def _contents(self, texts: list[str]) -> dict[str, tuple[int, ...]]:
+        encodings = self._encode(texts, add_special_tokens=False)
+        return {text: tuple(encoding.ids) for text, encoding in zip(texts, encodings, strict=True)}
+
+    def _shorten(self, texts: list[str], tokens: int, reading: Reading) -> list[str]:
+        """Return each text, or a part of a very long one that has more than ``tokens`` tokens on the side kept."""
+        longest = max(_LONG_CHARS, _LONG_CHARS_PER_TOKEN * tokens)
+        if self._places is None or not any(isinstance(text, str) and len(text) > longest for text in texts):
+            return texts
+        side = self._side(reading)
+        return [self._part(text, tokens, side, self._places) if len(text) > longest else text for text in texts]
+
+    def _part(self, text: str, tokens: int, side: CutSide, places: SafePlaces) -> str:
+        tried = max(_LONG_CHARS, _TRIED_CHARS_PER_TOKEN * tokens)
+        while tried < len(text):
+            place = places.before(text, tried) if side == "end" else places.after(text, len(text) - tried)
+            if place is not None:
+                part = text[:place] if side == "end" else text[place:]
+                if len(self._encode([part], add_special_tokens=False)[0]) > tokens:
+                    return part
+            tried *= 4
+        return text
 
     def _check_ids(self, ids: Sequence[int]) -> None:
         size = self._facts.vocabulary_size
         for one in ids:
             if not 0 <= one < size:
                 raise InvalidRequestError(
-                    f"Token id {one} is not in this model's vocabulary of {size} tokens (0 to {size - 1}).",
+                    f"Token id {one} is not in this model's vocabulary of {size} tokens (0 to {size - 1}). LangChain's "
+                    "OpenAIEmbeddings sends ids of cl100k unless check_embedding_ctx_length=False; send texts, or have "
+                    'this model set up with "token_ids": "cl100k".',
                     param="input",
                 )
 

@@ -1,0 +1,216 @@
+"""Texts, pairs and ids → tokens: held against the tokenizers library's own truncation and templates."""
+
+import random
+from functools import cache
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from emb_model_provider.errors import InvalidRequestError
+from shard.encoder import Reading
+from shard.encoders.safe_places import find_safe_places
+from shard.encoders.text_tokenizer import TextTokenizer, TokenizerFacts, share_room
+from tests.support.tiny_tokenizers import (
+    characters,
+    wordpiece_vocabulary,
+    write_unigram_tokenizer,
+    write_wordpiece_tokenizer,
+)
+
+WORDS = ["吃完海鲜", "可以", "喝", "牛奶吗?", "The", "weather", "is", "lovely", "today.", "🙂", "10", "ms", "é", "x-y"]
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    bert, xlm = tmp_path_factory.mktemp("bert"), tmp_path_factory.mktemp("xlm")
+    write_wordpiece_tokenizer(bert, wordpiece_vocabulary())
+    write_unigram_tokenizer(xlm, ["<s>", "<pad>", "</s>", "<unk>", "▁", *characters()], 512)
+    return {
+        "bert": Tokenizer.from_file(str(bert / "tokenizer.json")),
+        "xlm-r": Tokenizer.from_file(str(xlm / "tokenizer.json")),
+    }
+
+
+def ours(tokenizer, max_tokens=12, cut_side="end", **options):
+    facts = TokenizerFacts(tokenizer.get_vocab_size(), cut_side, frozenset())
+    return TextTokenizer(tokenizer, facts, max_tokens, **options)
+
+
+@cache
+def copied(tokenizer_id):
+    return Tokenizer.from_str(_ALIVE[tokenizer_id].to_str())
+
+
+_ALIVE = {}
+
+
+def theirs(tokenizer, max_tokens, cut_side):
+    _ALIVE[id(tokenizer)] = tokenizer
+    copy = copied(id(tokenizer))
+    copy.no_padding()
+    copy.enable_truncation(max_tokens, direction={"end": "right", "start": "left"}[cut_side])
+    return copy
+
+
+def text_of(count, seed):
+    source = random.Random(seed)
+    return " ".join(source.choice(WORDS) for _ in range(count))
+
+
+KINDS = pytest.mark.parametrize("kind", ["bert", "xlm-r"])
+SIDES = pytest.mark.parametrize("side", ["end", "start"])
+
+
+@KINDS
+@SIDES
+@pytest.mark.parametrize("limit", [3, 7, 12])
+def test_a_text_is_cut_on_the_side_and_at_the_length_that_the_request_names(raw, kind, side, limit):
+    texts = [text_of(count, count) for count in range(1, 12)]
+    found = ours(raw[kind]).tokenize(texts, Reading(cut_side=side, max_tokens=limit))
+    expected = theirs(raw[kind], limit, side).encode_batch(texts)
+    whole = [len(raw_ids(raw[kind], text)) for text in texts]
+    assert [list(one.ids) for one in found] == [one.ids for one in expected]
+    assert [one.original_tokens for one in found] == whole
+    assert [one.truncated for one in found] == [length > limit for length in whole]
+
+
+def raw_ids(tokenizer, text):
+    return theirs(tokenizer, 1_000_000, "end").encode(text).ids
+
+
+def test_a_request_cannot_make_texts_longer_than_the_model_takes(raw):
+    (found,) = ours(raw["bert"], 9).tokenize([text_of(30, 1)], Reading(max_tokens=5000))
+    assert len(found.ids) == 9
+
+
+def test_a_limit_without_room_for_any_text_is_refused(raw):
+    with pytest.raises(InvalidRequestError, match="2 are special tokens"):
+        ours(raw["bert"]).tokenize(["a"], Reading(max_tokens=2))
+
+
+@KINDS
+@SIDES
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 20), st.integers(0, 20), st.integers(5, 16))
+def test_a_pair_is_framed_typed_and_cut_as_the_library_does(raw, kind, side, first, second, limit):
+    pair = (text_of(first, first), text_of(second, second + 100))
+    (found,) = ours(raw[kind], limit, side).tokenize_pairs([pair[0]], [pair[1]])
+    expected = theirs(raw[kind], limit, side).encode(*pair)
+    assert list(found.ids) == expected.ids
+    assert list(found.type_ids or [0] * len(found.ids)) == expected.type_ids
+    assert found.original_tokens == len(theirs(raw[kind], 1_000_000, side).encode(*pair).ids)
+
+
+@given(st.integers(0, 300), st.integers(0, 300), st.integers(0, 200))
+def test_the_longer_of_two_texts_is_cut_first(first, second, room):
+    if first + second <= room:
+        return
+    kept = share_room(first, second, room)
+    assert sum(kept) == room
+    assert kept[0] <= first
+    assert kept[1] <= second
+    if min(first, second) <= room // 2:
+        assert min(first, second) in kept
+
+
+# --- very long texts ------------------------------------------------------------------------------------------
+
+
+@KINDS
+@SIDES
+@pytest.mark.parametrize("alphabet", [WORDS, ["好", "吃完海鲜", "北京"], ["a"]])
+def test_a_very_long_text_has_the_tokens_that_it_would_have_if_read_to_its_end(raw, kind, side, alphabet):
+    source = random.Random(5)
+    joiner = "" if alphabet is not WORDS else " "
+    text = joiner.join(source.choice(alphabet) for _ in range(20_000))
+    tokenizer = ours(raw[kind], 64)
+    (found,) = tokenizer.tokenize([text], Reading(cut_side=side))
+    assert list(found.ids) == theirs(raw[kind], 64, side).encode(text).ids
+    total = len(raw_ids(raw[kind], text))
+    assert found.truncated is (total > 64)
+    assert found.original_tokens == total if found.counted else 64 < found.original_tokens < total
+
+
+@KINDS
+@SIDES
+def test_a_pair_with_a_very_long_second_text_too(raw, kind, side):
+    first, second = text_of(40, 1), text_of(20_000, 2)
+    (found,) = ours(raw[kind], 51, side).tokenize_pairs([first], [second])
+    assert list(found.ids) == theirs(raw[kind], 51, side).encode(first, second).ids
+    assert not found.counted
+
+
+@KINDS
+def test_most_of_a_very_long_text_is_never_tokenised(raw, kind):
+    (found,) = ours(raw[kind], 64).tokenize([text_of(50_000, 3)])
+    assert not found.counted
+    assert found.original_tokens < 20_000
+
+
+@KINDS
+@settings(max_examples=25, deadline=None)
+@given(st.text(st.sampled_from("ab1 好北\u0301\u200d\u3000,.[]MASK\r\n\téß"), max_size=200), st.integers(0, 200))
+def test_tokens_before_and_after_a_safe_place_are_those_of_the_whole(raw, kind, text, wished):
+    places = find_safe_places(raw[kind])
+    for place in {places.before(text, wished), places.after(text, wished)} - {None}:
+        parts = [
+            theirs(raw[kind], 10**6, "end").encode(part, add_special_tokens=False)
+            for part in (text[:place], text[place:])
+        ]
+        whole = theirs(raw[kind], 10**6, "end").encode(text, add_special_tokens=False)
+        assert [*parts[0].ids, *parts[1].ids] == whole.ids
+
+
+def test_a_tokenizer_of_another_kind_has_no_safe_places():
+    from tokenizers.models import BPE
+
+    assert find_safe_places(Tokenizer(BPE())) is None
+
+
+# --- ids and spelling -----------------------------------------------------------------------------------------
+
+
+def test_ids_may_be_cut_on_either_side(raw):
+    tokenizer = ours(raw["bert"], 6)
+    start, end = (tokenizer.accept_ids(list(range(200, 220)), Reading(cut_side=side)) for side in ("start", "end"))
+    assert start.ids[1:-1] == (216, 217, 218, 219)
+    assert end.ids[1:-1] == (200, 201, 202, 203)
+    assert start.original_tokens == end.original_tokens == 22
+
+
+def test_an_id_out_of_the_vocabulary_is_refused_with_a_word_on_langchain(raw):
+    with pytest.raises(InvalidRequestError, match=r"vocabulary of \d+ tokens.*check_embedding_ctx_length=False"):
+        ours(raw["bert"]).accept_ids([99_999])
+
+
+def test_ids_of_another_vocabulary_are_read_as_the_text_that_they_are(raw):
+    tokenizer = ours(raw["bert"], decode=lambda ids: "".join(map(chr, ids)))
+    assert tokenizer.accept_ids([ord("好"), ord("a")]) == tokenizer.tokenize(["好a"])[0]
+
+
+@KINDS
+def test_tokens_are_spelled_with_their_places_in_the_text(raw, kind):
+    text = "吃 a"
+    (tokens,) = ours(raw[kind]).spell([text], None, add_special_tokens=True)
+    assert tokens[0].special
+    assert tokens[-1].special
+    assert (tokens[0].start, tokens[0].stop) == (None, None)
+    assert {text[one.start : one.stop].strip() for one in tokens[1:-1]} == {"吃", "a"}
+    (bare,) = ours(raw[kind]).spell([text], None, add_special_tokens=False)
+    assert bare == tokens[1:-1]
+
+
+def test_spelled_tokens_are_not_cut(raw):
+    (tokens,) = ours(raw["bert"], 5).spell(["好" * 50], None, add_special_tokens=True)
+    assert len(tokens) == 52
+
+
+def test_ids_become_text_again(raw):
+    tokenizer = ours(raw["bert"])
+    ids = tokenizer.tokenize(["good day"])[0].ids
+    with_special, without = (tokenizer.detokenize([ids], skip_special_tokens=skip)[0] for skip in (False, True))
+    assert with_special.startswith("[CLS]")
+    assert "[" not in without
+    assert without.replace(" ", "").replace("##", "") == "goodday"
