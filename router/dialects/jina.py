@@ -16,14 +16,13 @@ import orjson
 
 from emb_model_provider.errors import InvalidRequestError, RequestError
 from router.dialects.fields import Fields, check_count, checked_texts, wrong
-from router.dialects.options import read_options
+from router.dialects.options import MAX_INPUTS, read_options
 from router.dialects.ranking import RANKS, best, pairs_request, plan_pairs, scores
 from router.dialects.seam import Answered, Dialect, EncodeCall, Route, at_once
 from router.dialects.vectors import details_json, errors_json, to_json
 
 #: A hundred documents are what Cohere counts as one search.
 _DOCUMENTS_A_SEARCH: Final = 100
-MAX_DOCUMENTS: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +69,10 @@ def read_documents(fields: Fields) -> tuple[str, ...]:
         raise InvalidRequestError("'documents' is required: a list of strings.", param="documents")
     if not isinstance(value, list):
         raise wrong("documents", "a list of strings", value)
-    check_count("documents", value, MAX_DOCUMENTS)
+    check_count("documents", value, MAX_INPUTS)
     if any(isinstance(one, dict) for one in value):
         value = [one.get("text") if isinstance(one, dict) else one for one in value]
-    return checked_texts("documents", value, MAX_DOCUMENTS)
+    return checked_texts("documents", value, MAX_INPUTS)
 
 
 def ranked_results(ranking: Ranking, answered: Answered) -> Iterator[bytes | list[dict[str, object]]]:

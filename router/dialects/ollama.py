@@ -9,7 +9,6 @@ import datetime as dt
 import hashlib
 from collections.abc import Iterator
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
 import orjson
@@ -21,6 +20,7 @@ from router.dialects.openai import parse_model
 from router.dialects.options import MAX_INPUTS, read_options, without_holes
 from router.dialects.seam import Answered, DescribeCall, Dialect, EncodeCall, ListCall, Route, at_once
 from router.dialects.vectors import PLAIN, details_json, errors_json, rows_json, to_json
+from router.dialects.version import our_version
 
 _NANOSECONDS: Final = 1_000_000_000
 _BITS: Final = {"fp32": "F32", "fp16": "F16", "bf16": "BF16", "int8": "Q8_0", "int4": "Q4_0"}
@@ -152,11 +152,7 @@ def _show(status: ShardStatus) -> bytes:
 
 
 def _version(_statuses: list[ShardStatus]) -> bytes:
-    try:
-        ours = version("emb-model-provider")
-    except PackageNotFoundError:  # run from a checkout that was never installed
-        ours = "0"
-    return orjson.dumps({"version": ours})
+    return orjson.dumps({"version": our_version()})
 
 
 def render_error(error: RequestError) -> bytes:

@@ -14,7 +14,10 @@ from emb_model_provider.modelmap import Overlong
 from router.dialects.fields import Fields, unsupported, wrong
 from router.requests import EncodeRequest
 
-MAX_INPUTS: Final = 2048
+#: More than any server takes; its operator's own limit (EMB_PROVIDER_MAX_INPUTS) is ``service``'s to check.
+MAX_INPUTS: Final = 1_000_000
+#: Texts in one request to a tokenizer, which has no other limit.
+MAX_TOKENIZED: Final = 2048
 #: A day: whoever waits longer waits for ever.
 _MAX_TIMEOUT_MS: Final = 86_400_000
 _MAX_TOKENS: Final = 2**31 - 1

@@ -16,9 +16,9 @@ import orjson
 from emb_model_provider.errors import InvalidRequestError, RequestError
 from emb_model_provider.messages import Detokenize, EncoderInfo, ShardStatus, Texts, Token, Tokenize, Tokens
 from router.dialects.fields import Fields, check_count, checked_texts, wrong
-from router.dialects.jina import MAX_DOCUMENTS, read_raw
+from router.dialects.jina import read_raw
 from router.dialects.openai import checked_id_lists, checked_ids
-from router.dialects.options import MAX_INPUTS, Options, read_options
+from router.dialects.options import MAX_INPUTS, MAX_TOKENIZED, Options, read_options
 from router.dialects.ranking import RANKS, best, pairs_request, plan_pairs, scores
 from router.dialects.seam import (
     Answered,
@@ -33,6 +33,8 @@ from router.dialects.seam import (
 )
 from router.dialects.tei_predict import parse_predict, parse_root
 from router.dialects.vectors import PLAIN, chunks, rows_json, to_json, token_vectors_json
+from router.dialects.version import our_version
+from router.limits import RequestLimits
 
 _ROWS_A_STEP: Final = 16
 _ERROR_TYPES: Final = {
@@ -115,7 +117,7 @@ def parse_rerank(fields: Fields) -> EncodeCall:
     value = fields.values.get("texts")
     if not isinstance(value, list):
         raise wrong("texts", "a list of strings", value)
-    texts = checked_texts("texts", value, MAX_DOCUMENTS)
+    texts = checked_texts("texts", value, MAX_INPUTS)
     build = partial(build_rerank, query, texts, raw=read_raw(fields), returns=bool(fields.flag("return_text")))
     request = pairs_request(options, fields.string("model") or "", (query,), texts)
     return EncodeCall(request, build, tasks=RANKS, role=options.role, plan=plan_pairs)
@@ -167,7 +169,7 @@ def parse_tokenize(fields: Fields) -> TokenizeCall:
     """Read the body of ``/tokenize``."""
     adds = fields.flag("add_special_tokens")
     message = Tokenize(
-        fields.texts("inputs", MAX_INPUTS),
+        fields.texts("inputs", MAX_TOKENIZED),
         add_special_tokens=adds is not False,
         prompt_name=fields.string("prompt_name"),
         prompt=fields.string("prompt"),
@@ -199,7 +201,7 @@ def parse_decode(fields: Fields) -> Steps:
     """Read the body of ``/decode``."""
     value = fields.values.get("ids")
     if isinstance(value, list) and value and isinstance(value[0], list):
-        check_count("ids", value, MAX_INPUTS)
+        check_count("ids", value, MAX_TOKENIZED)
         ids = yield from checked_id_lists("ids", value)
     else:
         ids = (checked_ids("ids", value, "ids"),)
@@ -227,10 +229,10 @@ def _info(status: ShardStatus) -> bytes:
             "max_input_length": encoder.max_tokens if encoder else None,
             "max_batch_tokens": encoder.slice_tokens if encoder else None,
             "max_batch_requests": None,
-            "max_client_batch_size": MAX_INPUTS,
+            "max_client_batch_size": RequestLimits().max_inputs,
             "auto_truncate": status.overlong != "error",
             "tokenization_workers": 1,
-            "version": "1.9.3",
+            "version": our_version(),
             "sha": None,
             "docker_label": None,
         }

@@ -16,7 +16,7 @@ import orjson
 from emb_model_provider.errors import InvalidRequestError
 from emb_model_provider.messages import Detokenize, EncoderInfo, Texts, Tokenize, Tokens
 from router.dialects.fields import Fields
-from router.dialects.jina import MAX_DOCUMENTS, read_raw
+from router.dialects.jina import read_raw
 from router.dialects.openai import checked_ids, render_error
 from router.dialects.options import MAX_INPUTS, read_options
 from router.dialects.ranking import RANKS, label_of, pairs_request, plan_pairs, probabilities, scores
@@ -31,7 +31,7 @@ def parse_score(fields: Fields) -> EncodeCall:
     """Read the body of ``/score``: one text and several, or as many of each."""
     options = read_options(fields)
     first, second = fields.first_of(*_FIRST), fields.first_of(*_SECOND)
-    firsts, seconds = fields.texts(first, MAX_DOCUMENTS), fields.texts(second, MAX_DOCUMENTS)
+    firsts, seconds = fields.texts(first, MAX_INPUTS), fields.texts(second, MAX_INPUTS)
     if len(firsts) not in (1, len(seconds)):
         raise InvalidRequestError(
             f"'{first}' has {len(firsts)} texts and '{second}' {len(seconds)}: give one '{first}', or as many of both.",
