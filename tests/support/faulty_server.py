@@ -17,7 +17,8 @@ from tests.support.faulty.loader import ENCODED, FILE, STARTS, Manner, expected_
 from tests.support.leaks import processes_in
 from tests.support.server import Server
 
-_FAULTY = Path(__file__).parent / "faulty"
+#: What goes on PYTHONPATH.
+FAULTY = Path(__file__).parent / "faulty"
 
 
 class FaultyModel:
@@ -77,7 +78,7 @@ class FaultyServer(Server):
         directory.mkdir(parents=True, exist_ok=True)
         self.models = dict(models)
         self._more_dotenv = dotenv
-        super().__init__(directory, env={"PYTHONPATH": str(_FAULTY)} | dict(env or {}))
+        super().__init__(directory, env={"PYTHONPATH": str(FAULTY)} | dict(env or {}))
         self.write_mapping()
 
     def write_mapping(self) -> None:
