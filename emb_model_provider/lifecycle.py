@@ -5,10 +5,8 @@ Used by ``router`` and ``shard``; Linux only, as the kernel facts below are.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import resource
-import signal
 import socket
 import threading
 from collections.abc import Callable
@@ -17,19 +15,9 @@ from typing import Final
 from emb_model_provider.errors import ProtocolError
 from emb_model_provider.frames import Frame, FrameDecoder
 from emb_model_provider.messages import Message, pack, unpack
+from emb_model_provider.parent import die_with_parent
 
-_PR_SET_PDEATHSIG: Final = 1
 _READ_BYTES: Final = 256 * 1024
-
-
-def die_with_parent(parent_pid: int) -> None:
-    """Have the kernel SIGKILL this process when its parent dies, also while a C call holds the GIL."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    # The parent may have died before the line above: then nobody will ever send the signal.
-    if os.getppid() != parent_pid:
-        os._exit(1)
 
 
 def forbid_core_dumps() -> None:
@@ -84,7 +72,10 @@ class ControlChannel:
 
 
 def start_child(arguments: list[str]) -> ControlChannel:
-    """Do what every child does first with its command line ``[parent pid, control descriptor, …]``."""
+    """Do what every child does first with its command line ``[parent pid, control descriptor, …]``.
+
+    Its life was tied to its parent's before this module was imported (``__main__``); once more does no harm.
+    """
     die_with_parent(int(arguments[0]))
     forbid_core_dumps()
     return ControlChannel(int(arguments[1]))

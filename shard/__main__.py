@@ -2,6 +2,10 @@
 
 import sys
 
-from shard.main import main
+from emb_model_provider.parent import die_with_parent
+
+die_with_parent(int(sys.argv[1]))
+
+from shard.main import main  # noqa: E402 - only now: it takes a second, in which the parent may die
 
 sys.exit(main(sys.argv[1:]))

@@ -122,6 +122,7 @@ def test_a_batch_that_never_ends_is_ended_though_its_process_reports_on(make_ser
     assert row(server, "en")["restarts"] == 1
 
 
+@pytest.mark.chaos
 def test_a_tokenizer_that_never_ends_counts_as_stuck_too(make_server):
     server = make_server()
     pid = server.shard_pid("en")
