@@ -27,6 +27,7 @@ State = Literal[
     "stopping",
 ]
 LogFormat = Literal["plain", "json"]
+AccessLog = Literal["off", "combined", "json", "logfmt"]
 #: What a model can make of an input. ``scores`` are a classification head's raw logits, one number per label.
 Output = Literal["dense", "sparse", "multi_vector", "scores"]
 #: Which queue a request joins: by its size, or as the client says.
@@ -262,6 +263,27 @@ class Intake:
 
 
 @dataclass(frozen=True, slots=True)
+class Surroundings:
+    """How the router meets the world around the API.
+
+    ``cors_origins`` holds origins or ``*``; none is no CORS. ``url_prefix`` stands before every path, without a slash
+    at its end. ``tls_digest`` changes with what is in the two files. ``run_directory`` is where routers keep what they
+    count, ``index`` this one's place among ``routers``.
+    """
+
+    metrics_need_key: bool = True
+    access_log: AccessLog = "off"
+    cors_origins: tuple[str, ...] = ()
+    url_prefix: str = ""
+    tls_certificate: str = ""
+    tls_key: str = ""
+    tls_digest: str = ""
+    run_directory: str = ""
+    index: int = 0
+    routers: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class RouterConfig:
     """Supervisor to router, first. ``api_key_digests`` are SHA-256 digests; empty means no key is asked for.
 
@@ -276,6 +298,7 @@ class RouterConfig:
     request_timeout_s: float = 0.0
     intake: Intake = Intake()
     report_every_s: float = 1.0
+    around: Surroundings = Surroundings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,6 +382,24 @@ class LoadFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchTotals:
+    """What all batches of a shard's process add up to.
+
+    ``computed_tokens`` counts padding too. ``predicted_ms`` and ``took_ms`` are of the same batches: those that ran as
+    the cost model assumes. ``fill`` and ``time_ratio`` are rows of histograms whose bounds ``router.metrics.catalogue``
+    has: a count for each bound, one beyond them, and the sum.
+    """
+
+    texts: int = 0
+    tokens: int = 0
+    computed_tokens: int = 0
+    predicted_ms: float = 0.0
+    took_ms: float = 0.0
+    fill: tuple[float, ...] = ()
+    time_ratio: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """Shard to supervisor, every second from a thread of its own: what it is at.
 
@@ -372,6 +413,7 @@ class Progress:
     waiting_tokens: int
     rss_bytes: int
     last_success: float = 0.0
+    batches: BatchTotals = BatchTotals()
 
 
 @dataclass(frozen=True, slots=True)
@@ -400,7 +442,8 @@ class ShardHealth:
 class ShardStatus:
     """One row of the shard table as the supervisor sees it.
 
-    ``expected_ready_s`` is the measured or guessed time until ready (0 when ready); ``created`` is Unix time.
+    ``expected_ready_s`` is the measured or guessed time until ready (0 when ready); ``created`` is Unix time;
+    ``load_s`` is what the last load took (0: none yet).
     """
 
     model_id: str
@@ -421,6 +464,7 @@ class ShardStatus:
     created: int
     info: ModelInfo | None
     health: ShardHealth = ShardHealth()
+    load_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -435,6 +479,13 @@ class RouterReady:
     """Router to supervisor: it accepts connections."""
 
     pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """Router to supervisor, and from there to every other router: these inputs have killed their model's process."""
+
+    fingerprints: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -467,6 +518,7 @@ Message = (
     | RestartShard
     | Progress
     | Heartbeat
+    | Quarantined
 )
 
 _CLASSES: Final[dict[int, type[Message]]] = {
@@ -474,7 +526,7 @@ _CLASSES: Final[dict[int, type[Message]]] = {
     7: Tokenize, 8: Tokens, 9: Detokenize, 10: Texts,
     32: ShardConfig, 33: RouterConfig, 34: LoadProgress, 35: Ready, 36: LoadFailed,
     37: ShardTable, 38: RouterReady, 39: RestartShard,
-    40: Progress, 41: Heartbeat,
+    40: Progress, 41: Heartbeat, 42: Quarantined,
 }  # fmt: skip
 _KINDS: Final[dict[type[Message], int]] = {cls: kind for kind, cls in _CLASSES.items()}
 

@@ -10,8 +10,13 @@ _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 def rss_bytes() -> int:
     """Return the resident memory of this process, shared pages included (proc(5), statm); 0 where it is hidden."""
+    return rss_bytes_of("self")
+
+
+def rss_bytes_of(pid: int | str) -> int:
+    """Return that of any process."""
     try:
-        with open("/proc/self/statm", encoding="ascii") as statm:  # noqa: PTH123 - once a second, as cheap as it gets
+        with open(f"/proc/{pid}/statm", encoding="ascii") as statm:  # noqa: PTH123 - once a second, as cheap as it gets
             return int(statm.read().split()[1]) * _PAGE_BYTES
     except OSError:
         return 0

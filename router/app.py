@@ -6,7 +6,7 @@ import math
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
@@ -20,6 +20,8 @@ from router.caller import CALLER, Caller, client_of, read_timeout_s
 from router.dialects.openai import OPENAI
 from router.dialects.seam import Dialect
 from router.handlers import REQUEST_ID, Handlers
+from router.prefix import OUTSIDE
+from router.visit import VISIT
 
 log = EventLog("router")
 
@@ -37,13 +39,20 @@ def build_app(
     max_request_bytes: int,
     max_queue_bytes: int = 0,
     outer: Sequence[Middleware] = (),
+    *,
+    open_paths: Collection[str] = (),
 ) -> web.Application:
     """Return the application; the caller runs it on the socket it was given.
 
     ``outer`` middlewares see every request and the answer as the client gets it, the first of them outermost.
-    ``max_queue_bytes`` bounds the bodies of all requests at once; 0 does not.
+    ``max_queue_bytes`` bounds the bodies of all requests at once; 0 does not. ``open_paths`` need no key either.
     """
     budget = Budget(max_queue_bytes or math.inf)
+    keyless = _OPEN_PATHS.union(open_paths)
+
+    def refuse(request: web.Request, error: RequestError) -> web.Response:
+        _note_error(error)
+        return error_response(error, request[REQUEST_ID], handlers.dialect_of(request))
 
     @web.middleware
     async def answer_in_shape(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -51,34 +60,20 @@ def build_app(
         began_s = time.monotonic()
         held: HeldBytes | None = None
         try:
-            if request.path not in _OPEN_PATHS:
+            if request.path not in keyless:
                 client = authenticator.identify(request.headers) or client_of(request.transport)
                 CALLER.set(Caller(client, read_timeout_s(request.headers)))
                 held = request[HELD] = HeldBytes(budget, client)
-            response = await handler(request)
+            response = await (_outside() if OUTSIDE in request else handler(request))
         except RequestError as error:
-            response = error_response(error, request_id, handlers.dialect_of(request))
-        except web.HTTPNotFound:
-            response = error_response(
-                NotFoundError(f"There is no {request.method} {request.path[:200]} here."),
-                request_id,
-                handlers.dialect_of(request),
-            )
-        except web.HTTPMethodNotAllowed as error:
-            allowed = ", ".join(sorted(error.allowed_methods))
-            response = error_response(
-                MethodNotAllowedError(f"Use {allowed} for {request.path[:200]}."),
-                request_id,
-                handlers.dialect_of(request),
-            )
-            response.headers["Allow"] = allowed
+            response = refuse(request, error)
+        except (web.HTTPNotFound, web.HTTPMethodNotAllowed) as error:
+            response = refuse(request, _unrouted(request, error))
+            if isinstance(error, web.HTTPMethodNotAllowed):
+                response.headers["Allow"] = ", ".join(sorted(error.allowed_methods))
         except Exception:  # a bug of ours must reach the log and the client, not end the connection
             log.exception("request_crashed", request_id=request_id, path=request.path)
-            response = error_response(
-                InternalError("The server made a mistake; its log has this request's id."),
-                request_id,
-                handlers.dialect_of(request),
-            )
+            response = refuse(request, InternalError("The server made a mistake; its log has this request's id."))
         finally:
             if held is not None:
                 held.release()
@@ -89,6 +84,22 @@ def build_app(
     app = web.Application(middlewares=[*outer, answer_in_shape], client_max_size=max_request_bytes)
     app.add_routes(handlers.routes())
     return app
+
+
+def _note_error(error: RequestError) -> None:
+    if (visit := VISIT.get()) is not None:
+        visit.error = error.code or error.kind
+
+
+async def _outside() -> web.StreamResponse:
+    raise NotFoundError("Everything here is below the path that EMB_PROVIDER_URL_PREFIX names.")
+
+
+def _unrouted(request: web.Request, error: web.HTTPNotFound | web.HTTPMethodNotAllowed) -> RequestError:
+    if isinstance(error, web.HTTPNotFound):
+        return NotFoundError(f"There is no {request.method} {request.path[:200]} here.")
+    allowed = ", ".join(sorted(error.allowed_methods))
+    return MethodNotAllowedError(f"Use {allowed} for {request.path[:200]}.")
 
 
 def _request_id(request: web.Request) -> str:

@@ -5,12 +5,15 @@ aiohttp answers such bytes below the application, where no middleware sees them;
 
 from __future__ import annotations
 
+from typing import Any
+
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from emb_model_provider.errors import InternalError, InvalidRequestError
 from emb_model_provider.logs import EventLog
 from router.app import error_response, new_request_id
+from router.prefix import without_prefix
 
 log = EventLog("router.connection")
 
@@ -48,12 +51,17 @@ class _Server(web.Server):
 
 
 class Runner(web.AppRunner):
-    """Runs an application on connections of ours."""
+    """Runs an application on connections of ours; clients put ``url_prefix`` before every path."""
 
-    __slots__ = ()
+    __slots__ = ("_url_prefix",)
+
+    def __init__(self, app: web.Application, url_prefix: str = "", **options: Any) -> None:  # noqa: ANN401 - aiohttp's
+        super().__init__(app, **options)
+        self._url_prefix = url_prefix
 
     async def _make_server(self) -> web.Server:
         server = await super()._make_server()
         # aiohttp has no parameter for the class of its connections; the test with raw bytes holds this together.
         server.__class__ = _Server
+        server.request_factory = without_prefix(self._url_prefix, server.request_factory)
         return server

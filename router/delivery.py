@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -73,8 +74,14 @@ class Call:
 class Delivery:
     """Sends slices to a backend; what it knows of guilty inputs outlives requests and processes."""
 
-    def __init__(self, backend: EmbeddingBackend, quarantine: Quarantine) -> None:
+    def __init__(
+        self,
+        backend: EmbeddingBackend,
+        quarantine: Quarantine,
+        on_resent: Callable[[str], None] = lambda _model_id: None,
+    ) -> None:
         self._backend = backend
+        self._on_resent = on_resent
         self._quarantine = quarantine
         #: Models of which suspects are being tried, and what is done when the last one is. Nothing else is sent to them
         #: meanwhile: it could be lost with a suspect, or be the same input.
@@ -125,6 +132,7 @@ class Delivery:
                     return [encoded]
             except ShardLostError as lost:
                 log.warning("resend", model=model_id, suspect=lost.started, inputs=end - begin)
+                self._on_resent(model_id)
                 if lost.started:
                     return await self._try_each(call, begin, end)
                 await asyncio.sleep(0)  # let those that heard of the same death begin their trials

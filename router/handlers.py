@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import Awaitable, Callable, Generator, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from typing import Final, TypeVar
 
 import orjson
@@ -29,8 +29,10 @@ from router.dialects.seam import (
 from router.dialects.table import MODEL_PREFIX, by_path, dialect_near
 from router.dialects.vectors import is_small
 from router.large_json import LARGE_BYTES
+from router.metrics.scripts import script_shares
 from router.registry import Registry
 from router.service import EmbeddingService
+from router.visit import VISIT
 
 T = TypeVar("T")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -43,17 +45,24 @@ REQUEST_ID: Final = web.RequestKey("request_id", str)
 
 
 class Handlers:
-    """Holds what the endpoints need."""
+    """Holds what the endpoints need. ``more`` are routes that are not about models."""
 
-    def __init__(self, service: EmbeddingService, registry: Registry, max_request_bytes: int) -> None:
+    def __init__(
+        self,
+        service: EmbeddingService,
+        registry: Registry,
+        max_request_bytes: int,
+        more: Sequence[web.RouteDef] = (),
+    ) -> None:
         self._service = service
         self._registry = registry
         self._max_request_bytes = max_request_bytes
+        self._more = more
         self._dialects: dict[object, Dialect] = {}
 
     def routes(self) -> list[web.RouteDef]:
         """Return the table of routes: each dialect's, and the same again behind a model's name."""
-        made = [web.get("/health", self.health), web.get("/ready", self.ready)]
+        made = [web.get("/health", self.health), web.get("/ready", self.ready), *self._more]
         behind_a_model: list[web.RouteDef] = []
         for (method, path), choices in by_path().items():
             handler = self._endpoint(choices)
@@ -69,6 +78,11 @@ class Handlers:
         """Return whose errors this request's client reads."""
         known = request.get(_DIALECT) or self._dialects.get(request.match_info.handler)
         return known or dialect_near(request.path)
+
+    def spoken(self, request: web.Request) -> str:
+        """Return the name of the dialect that this request's body was in; empty where it is none's."""
+        known = request.get(_DIALECT) or self._dialects.get(request.match_info.handler)
+        return known.name if known else ""
 
     def _endpoint(self, choices: list[tuple[Dialect, Route]]) -> Handler:
         async def endpoint(request: web.Request) -> web.StreamResponse:
@@ -118,7 +132,13 @@ class Handlers:
             asked = dataclasses.replace(asked, model=status.model_id)
         planned = planning.fit(call.plan(asked, encoder), call.role or role, encoder)
         characters = sum(map(len, planned.texts)) + sum(map(len, planned.seconds))
+        visit = VISIT.get()
+        if visit is not None:
+            visit.model = status.model_id
+            visit.shares = script_shares(planned.seconds or planned.texts)
         result = await self._service.embed(planned)
+        if visit is not None:
+            visit.result = result
         if call.holes:
             result = with_holes(result, call.holes)
         answered = Answered(result, encoder, request.get(REQUEST_ID, ""), characters, time.monotonic() - began_s)
@@ -136,7 +156,10 @@ class Handlers:
         return planning.only_model(self._registry, tasks, path), None
 
     def _find_any(self, model: str, path: str) -> ShardStatus:
-        return planning.find(self._registry, model)[0] if model else planning.any_model(self._registry, path)
+        status = planning.find(self._registry, model)[0] if model else planning.any_model(self._registry, path)
+        if (visit := VISIT.get()) is not None:
+            visit.model = status.model_id
+        return status
 
     async def _encoder(self, status: ShardStatus) -> EncoderInfo:
         """Return a model's facts: those of its last load, else once it has loaded."""

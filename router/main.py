@@ -8,6 +8,8 @@ import gc
 import os
 import signal
 import socket
+import ssl
+from collections.abc import Callable
 
 import uvloop
 from aiohttp import web
@@ -15,14 +17,20 @@ from aiohttp import web
 from emb_model_provider.errors import ProtocolError
 from emb_model_provider.lifecycle import ControlChannel, start_child
 from emb_model_provider.logs import EventLog, configure_child_logs
-from emb_model_provider.messages import Message, RouterConfig, RouterReady, ShardTable
+from emb_model_provider.messages import Message, Quarantined, RouterConfig, RouterReady, ShardTable
+from router import access_log
 from router.app import build_app
 from router.auth import Authenticator
 from router.backend import LocalBackend
 from router.connection import Runner
+from router.cors import Cors
+from router.entrance import make_entrance
 from router.handlers import Handlers
 from router.heartbeat import beat
 from router.limits import RequestLimits
+from router.metrics.endpoint import metrics_endpoint
+from router.metrics.meter import Meter
+from router.metrics.store import Gauges, Store
 from router.registry import Registry
 from router.service import EmbeddingService, Policy
 
@@ -41,11 +49,14 @@ def main(arguments: list[str]) -> int:
     if not isinstance(config, RouterConfig) or not isinstance(table, ShardTable):
         raise ProtocolError("the first control messages must be the configuration and the shard table")
     configure_child_logs("router", config.log.level, config.log.format)
-    uvloop.run(_serve(control, config, table, socket.socket(fileno=int(arguments[2]))))
+    listeners = [socket.socket(fileno=int(descriptor)) for descriptor in arguments[2:]]
+    uvloop.run(_serve(control, config, table, listeners))
     return 0
 
 
-async def _serve(control: ControlChannel, config: RouterConfig, table: ShardTable, listener: socket.socket) -> None:
+async def _serve(
+    control: ControlChannel, config: RouterConfig, table: ShardTable, listeners: list[socket.socket]
+) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
@@ -53,7 +64,12 @@ async def _serve(control: ControlChannel, config: RouterConfig, table: ShardTabl
     registry.update(table)
     backend = LocalBackend(registry, control.send)
     service = EmbeddingService(registry, backend, _policy(config))
-    handlers = Handlers(service, registry, config.max_request_bytes)
+    around = config.around
+    meter = Meter(Store(around.run_directory, around.index))
+    service.on_resent, service.quarantine.on_added = meter.resent, _tell_of_quarantine(control)
+    handlers = Handlers(
+        service, registry, config.max_request_bytes, [web.get("/metrics", metrics_endpoint(meter, registry))]
+    )
     authenticator = Authenticator(config.api_key_digests)
 
     def hear(message: Message) -> None:
@@ -61,7 +77,15 @@ async def _serve(control: ControlChannel, config: RouterConfig, table: ShardTabl
 
     control.watch(hear)
     runner = Runner(
-        build_app(handlers, authenticator, config.max_request_bytes, config.intake.max_queue_bytes),
+        build_app(
+            handlers,
+            authenticator,
+            config.max_request_bytes,
+            config.intake.max_queue_bytes // around.routers,
+            [make_entrance(meter, Cors(around.cors_origins), handlers, access_log.writer(around.access_log))],
+            open_paths=() if around.metrics_need_key else ("/metrics",),
+        ),
+        around.url_prefix,
         access_log=None,
         handler_cancellation=True,
         keepalive_timeout=_KEEPALIVE_S,
@@ -69,22 +93,55 @@ async def _serve(control: ControlChannel, config: RouterConfig, table: ShardTabl
         shutdown_timeout=config.drain_s,
     )
     await runner.setup()
-    await web.SockSite(runner, listener, backlog=1024).start()
+    meter.watch(lambda: _gauges(service, runner))
+    for listener in listeners:
+        is_tcp = listener.family != socket.AF_UNIX
+        await web.SockSite(runner, listener, ssl_context=_tls(config) if is_tcp else None, backlog=1024).start()
     # What stands now lives as long as the process: looking through it again and again would cost requests 4 ms each
     # time.
     gc.freeze()
     control.send(RouterReady(os.getpid()))
     beating = asyncio.create_task(beat(control.send, backend.in_flight, config.report_every_s), name="heartbeat")
+    writing = asyncio.create_task(meter.write_again_and_again(), name="metrics")
     await stop.wait()
     await runner.cleanup()
+    writing.cancel()
+    meter.write()
     beating.cancel()
     backend.close()
+
+
+def _tls(config: RouterConfig) -> ssl.SSLContext | None:
+    around = config.around
+    if not around.tls_certificate:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(around.tls_certificate, around.tls_key or None)
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _gauges(service: EmbeddingService, runner: Runner) -> Gauges:
+    server = runner.server
+    return Gauges(
+        connections=len(server.connections) if server is not None else 0,
+        quarantined=len(service.quarantine),
+        by_model={gate.model_id: (gate.tokens, gate.waiting_slices) for gate in service.gates()},
+    )
+
+
+def _tell_of_quarantine(control: ControlChannel) -> Callable[[bytes], None]:
+    """Return what lets every other router know of an input that kills, by way of the supervisor."""
+    return lambda fingerprint: control.send(Quarantined((fingerprint,)))
 
 
 def _policy(config: RouterConfig) -> Policy:
     intake = config.intake
     limits = RequestLimits(intake.max_inputs, intake.max_input_chars, intake.max_request_tokens)
-    return Policy(config.request_timeout_s, intake.max_queue_s, intake.quarantine_s, limits)
+    return Policy(
+        config.request_timeout_s, intake.max_queue_s, intake.quarantine_s, limits, routers=config.around.routers
+    )
 
 
 def _take(message: Message, registry: Registry, service: EmbeddingService, authenticator: Authenticator) -> None:
@@ -99,5 +156,8 @@ def _take(message: Message, registry: Registry, service: EmbeddingService, authe
         registry.set_ready_wait(message.ready_wait_s)
         service.set_policy(_policy(message))
         log.info("settings_taken")
+    elif isinstance(message, Quarantined):
+        for fingerprint in message.fingerprints:
+            service.quarantine.learn(fingerprint)
     else:
         log.error("unexpected_message", kind=type(message).__name__)

@@ -28,12 +28,19 @@ class Quarantine:
         self._max_inputs = max_inputs
         self._clock = clock
         self._until_s: OrderedDict[bytes, float] = OrderedDict()
+        #: Hears of every input that is found guilty here.
+        self.on_added: Callable[[bytes], None] = lambda _fingerprint: None
 
     def __len__(self) -> int:
         return len(self._until_s)
 
     def add(self, fingerprint: bytes) -> None:
         """Refuse this input from now on."""
+        self.learn(fingerprint)
+        self.on_added(fingerprint)
+
+    def learn(self, fingerprint: bytes) -> None:
+        """Do so for an input that somebody else has found guilty."""
         if self._for_s <= 0:
             return
         self._until_s[fingerprint] = self._clock() + self._for_s

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Sequence, Sized
+from collections.abc import Awaitable, Callable, Collection, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
@@ -36,12 +36,16 @@ _TRIES: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What an operator sets: how long work may wait, how large it may be. Times of 0 are without end."""
+    """What an operator sets: how long work may wait, how large it may be. Times of 0 are without end.
+
+    ``routers`` share each model's rate, and so what it may have before it.
+    """
 
     timeout_s: float = 0.0
     max_queue_s: float = 0.0
     quarantine_s: float = 600.0
     limits: RequestLimits = field(default_factory=RequestLimits)
+    routers: int = 1
 
 
 class EmbeddingService:
@@ -53,7 +57,9 @@ class EmbeddingService:
         self._policy = policy or Policy()
         self._gates: dict[str, Gate] = {}
         self.quarantine = Quarantine(self._policy.quarantine_s)
-        self._delivery = Delivery(backend, self.quarantine)
+        self._delivery = Delivery(backend, self.quarantine, self._resent)
+        #: Hears of each slice that is sent again because a process died.
+        self.on_resent: Callable[[str], None] = lambda _model_id: None
 
     def set_policy(self, policy: Policy) -> None:
         """Take these limits and this time for requests that come from now on; queue and quarantine stay as they are."""
@@ -68,7 +74,7 @@ class EmbeddingService:
         caller = CALLER.get()
         client, total = request.client or caller.client, sum(tokens)
         if encoder is not None:
-            gate.expect(encoder.tokens_per_s)
+            gate.expect(encoder.tokens_per_s / self._policy.routers)
         key = gate.let_in(client, total)
         timeout_s = self._policy.timeout_s or None
         if caller.timeout_s or request.timeout_s:
@@ -99,12 +105,19 @@ class EmbeddingService:
         count = len(message.token_ids)
         return await self._ask(model, count, lambda model_id: self._backend.detokenize(model_id, message))
 
+    def gates(self) -> Collection[Gate]:
+        """Return those of all models that have been asked for anything."""
+        return self._gates.values()
+
     def gate(self, model_id: str) -> Gate:
         """Return what counts one model's requests."""
         gate = self._gates.get(model_id)
         if gate is None:
             gate = self._gates[model_id] = Gate(model_id, self._policy.max_queue_s)
         return gate
+
+    def _resent(self, model_id: str) -> None:
+        self.on_resent(model_id)
 
     async def _ask(self, model: str, count: int, ask: Callable[[str], Awaitable[Answer]]) -> Answer:
         model_id = self._registry.find(model).model_id

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from emb_model_provider.messages import BatchTotals
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +18,7 @@ class Activity:
     waiting_texts: int
     waiting_tokens: int
     last_success: float
+    batches: BatchTotals = field(default_factory=BatchTotals, compare=False)
 
 
 class WorkInHand:

@@ -19,6 +19,7 @@ from emb_model_provider.logs import EventLog
 from emb_model_provider.messages import Detokenize, Encode, Encoded, Failed, InputError, Texts, Tokenize, Tokens
 from emb_model_provider.modelmap import BatchLimits
 from shard.activity import Activity, WorkInHand
+from shard.batch_totals import Totals
 from shard.costs import SlicePlan
 from shard.encoder import Encoder, Result, Tokenized, row_dimension
 from shard.intake import as_failed, as_input_error, spell, tokenize
@@ -97,6 +98,7 @@ class Engine:
         self._stopping = False
         self._in_hand = WorkInHand()
         self._batches_done = 0
+        self._totals = Totals(limits, plan, is_padded=encoder.info.batching == "padded")
         self._tokenizer = threading.Thread(target=self._tokenize_loop, name="tokenizer", daemon=True)
 
     def start(self) -> None:
@@ -127,8 +129,9 @@ class Engine:
         """Return how far the work is, from any thread; cheap."""
         with self._lock:
             texts, tokens = self._jobs.scheduler.waiting_texts, self._jobs.scheduler.waiting_tokens
+            totals = self._totals.so_far()
         hand = self._in_hand
-        return Activity(self._batches_done, hand.oldest_s, texts, tokens, hand.last_success)
+        return Activity(self._batches_done, hand.oldest_s, texts, tokens, hand.last_success, totals)
 
     def wait_idle(self, timeout_s: float) -> bool:
         """Wait until every accepted request is answered; false if that takes longer."""
@@ -240,7 +243,9 @@ class Engine:
         results = encode_isolated(self._encoder.encode, self._encoder.encode_exactly, texts)
         if threads == self._lane_threads:
             with self._lock:
-                self._jobs.scheduler.observe(batch, 1000 * (self._clock() - began_s))
+                took_ms = 1000 * (self._clock() - began_s)
+                self._totals.timed(self._jobs.scheduler.predicted_ms(batch), took_ms)
+                self._jobs.scheduler.observe(batch, took_ms)
         return results
 
     def _deliver(
@@ -251,6 +256,7 @@ class Engine:
         with self._lock:
             device.is_busy = False
             self._batches_done += 1
+            self._totals.add([one.length for one in batch.items], self._jobs.scheduler.predicted_ms(batch))
             self._jobs.scheduler.finished(batch)
             self._jobs.charge(batch, took_ms)
             self._wake_idle()

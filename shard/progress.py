@@ -56,6 +56,7 @@ class _Reporter:
             waiting_tokens=activity.waiting_tokens,
             rss_bytes=rss_bytes(),
             last_success=activity.last_success,
+            batches=activity.batches,
         )
 
     def _loop_lag_s(self) -> float:

@@ -179,6 +179,10 @@ class Scheduler(Generic[ItemT]):
         """Hear that a batch of ``take`` is done."""
         self._running.remove(batch)
 
+    def predicted_ms(self, batch: Batch[ItemT]) -> float:
+        """Return how long a batch should take on the cores of one lane, neighbours and all."""
+        return self._paced_ms(batch.items)
+
     def observe(self, batch: Batch[ItemT], took_ms: float) -> None:
         """Learn how long a batch really took on the cores of one lane."""
         self._pace.observe(self._plan.costs.ms(*_measures(batch.items)), took_ms)

@@ -24,7 +24,7 @@ _PID = "pid"
 _CONTROL = "control.sock"
 #: What we put there; nothing else is ever removed.
 _SHARD = re.compile(r"(s\d{1,6}-\d{1,9})\.(sock|tmp|box)")
-_OURS = re.compile(rf"pid|control\.(sock|tmp)|{_SHARD.pattern}")
+_OURS = re.compile(rf"pid|control\.(sock|tmp)|metrics-\d{{1,4}}-\d{{1,9}}\.(mp|new)|{_SHARD.pattern}")
 #: ``sun_path`` holds 108 bytes with the closing zero (unix(7)); the longest name inside is a shard's socket.
 _MAX_SOCKET_PATH_BYTES = 107
 _LONGEST_NAME = "s0000-000000.sock"
@@ -250,7 +250,7 @@ def _remove_ours(path: Path) -> None:
 
 def _is_of_its_kind(entry: Path) -> bool:
     mode = entry.lstat().st_mode
-    return stat.S_ISREG(mode) if entry.suffix in ("", ".box") else stat.S_ISSOCK(mode)
+    return stat.S_ISREG(mode) if entry.suffix in ("", ".box", ".mp", ".new") else stat.S_ISSOCK(mode)
 
 
 def _read_pid(path: Path) -> int:

@@ -152,7 +152,7 @@ class Shard:
             self._take_progress(message)
         elif isinstance(message, Ready):
             self._load_s = self.age_s
-            self._change(state="ready", info=message.info)
+            self._change(state="ready", info=message.info, load_s=round(self._load_s, 3))
         elif isinstance(message, LoadFailed):
             self._load_failure = message
         else:

@@ -1,0 +1,137 @@
+"""One router's counting: ``entrance`` tells what happens, ``/metrics`` asks here. Made by ``main``."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from emb_model_provider.messages import ShardStatus
+from emb_model_provider.rss import rss_bytes, rss_bytes_of
+from router.metrics import catalogue as c
+from router.metrics.exposition import render
+from router.metrics.scripts import Shares
+from router.metrics.store import Gauges, RouterCounts, Store
+from router.metrics.tallies import Tallies
+from router.requests import EncodeResult
+from router.visit import Visit
+
+_WRITE_EVERY_S: Final = 2.0
+#: The loop's lag is measured so often; the worst of two periods of writing is told.
+_LAG_EVERY_S: Final = 0.25
+_REFUSALS: Final = frozenset({401, 403, 408, 413, 415, 429, 503})
+_MODEL_STAGES: Final = ("tokenize", "queue", "encode")
+
+
+class Meter:
+    """Counts for one router; ``look`` returns the state of now."""
+
+    def __init__(self, store: Store | None = None) -> None:
+        self._store = store or Store("", 0)
+        self.tallies = self._store.take_over()
+        self.tallies.count(c.ROUTER_STARTS)
+        self.in_flight = 0
+        self._look: Callable[[], Gauges] = Gauges
+        self._lags_s = [0.0, 0.0]
+
+    def watch(self, look: Callable[[], Gauges]) -> None:
+        """Ask ``look`` for the state that others know; in-flight requests and the loop's lag are known here."""
+        self._look = look
+
+    # --------------------------------------------------------------------------------------------- what happens
+
+    def answered(self, visit: Visit, status: int, took_s: float) -> None:
+        """Hear of one answer."""
+        tallies, model = self.tallies, visit.model
+        tallies.count(c.REQUESTS, visit.route, visit.dialect, model, str(status))
+        tallies.observe(c.DURATION, took_s, visit.route, visit.dialect, model)
+        if visit.error:
+            tallies.count(c.ERRORS, visit.error, visit.dialect, model)
+            if status in _REFUSALS:
+                tallies.count(c.REFUSED, visit.error)
+        if visit.result is not None:
+            self._count_result(visit.result, visit.shares, took_s)
+
+    def refused(self, reason: str) -> None:
+        """Hear of a connection that was not let in."""
+        self.tallies.count(c.REFUSED, reason)
+
+    def resent(self, model: str) -> None:
+        self.tallies.count(c.RESENDS, model)
+
+    def _count_result(self, result: EncodeResult, shares: Shares, took_s: float) -> None:
+        tallies, model, tokens = self.tallies, result.model_id, result.prompt_tokens
+        parts = result.parts
+        inputs = len(parts[0].tokens) if len(parts) == 1 else sum(len(part.tokens) for part in parts)
+        tallies.count(c.INPUTS, model, by=inputs)
+        tallies.count(c.TOKENS, model, by=tokens)
+        tallies.observe(c.INPUTS_PER_REQUEST, inputs, model)
+        tallies.observe(c.TOKENS_PER_REQUEST, tokens, model)
+        for script, share in shares:
+            tallies.count(c.SCRIPT_TOKENS, model, script, by=tokens * share)
+        if result.truncated:
+            tallies.count(c.TRUNCATED, model, by=len(result.truncated))
+        if failed := sum(len(part.errors) for part in parts):
+            tallies.count(c.FAILED_INPUTS, model, by=failed)
+        # Slices run beside each other: their sum could be longer than the request.
+        rest_s = took_s
+        for stage, ms in zip(_MODEL_STAGES, _longest(result), strict=True):
+            tallies.observe(c.STAGE, ms / 1000, model, stage)
+            rest_s -= ms / 1000
+        tallies.observe(c.STAGE, max(0.0, rest_s), model, "router")
+
+    # -------------------------------------------------------------------------------------------------- telling
+
+    async def write_again_and_again(self) -> None:
+        """Measure the loop's lag and keep this router's file up to date, until cancelled."""
+        loop = asyncio.get_running_loop()
+        written_s = loop.time()
+        self.write()
+        while True:
+            due_s = loop.time() + _LAG_EVERY_S
+            await asyncio.sleep(_LAG_EVERY_S)
+            now_s = loop.time()
+            self._lags_s[-1] = max(self._lags_s[-1], now_s - due_s)
+            if now_s - written_s >= _WRITE_EVERY_S:
+                written_s = now_s
+                self.write()
+                self._lags_s = [self._lags_s[-1], 0.0]
+
+    def write(self) -> None:
+        """Write this router's file."""
+        self._store.write(self.tallies, self._gauges())
+
+    def render(self, models: Sequence[ShardStatus], accept: str) -> tuple[bytes, str]:
+        """Return the text of all routers together, and its content type."""
+        gauges = self._gauges()
+        self._store.write(self.tallies, gauges)
+        others = self._store.others()
+        total = Tallies()
+        for counts in (self.tallies, *(other.tallies for other in others)):
+            total.add(counts)
+        ours = RouterCounts(self._store.index, os.getpid(), True, self.tallies, gauges)  # noqa: FBT003
+        return render(total, [ours, *others], models, accept, rss_bytes_of(os.getppid()))
+
+    def _gauges(self) -> Gauges:
+        known = self._look()
+        return Gauges(
+            in_flight=self.in_flight,
+            connections=known.connections,
+            quarantined=known.quarantined,
+            loop_lag_s=round(max(self._lags_s), 4),
+            memory_bytes=rss_bytes(),
+            by_model=known.by_model,
+        )
+
+
+def _longest(result: EncodeResult) -> tuple[float, float, float]:
+    if len(result.parts) == 1:
+        timing = result.parts[0].timing
+        return timing.tokenize_ms, timing.queue_ms, timing.encode_ms
+    timings = [part.timing for part in result.parts]
+    return (
+        max(one.tokenize_ms for one in timings),
+        max(one.queue_ms for one in timings),
+        max(one.encode_ms for one in timings),
+    )

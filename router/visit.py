@@ -1,0 +1,33 @@
+"""One request as it passes through the router, for metrics, access log and traces. Set by ``entrance``.
+
+In a context variable, so that neither dialects nor the service have to hand it on; whoever learns something notes it.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Final
+
+from router.requests import EncodeResult
+
+
+@dataclass(slots=True)
+class Visit:
+    """What is known so far. ``route`` is a pattern and ``model`` an id that is served: both are few.
+
+    ``error`` is the code of the error that was answered; ``shares`` the scripts of the inputs.
+    """
+
+    request_id: str = ""
+    route: str = ""
+    dialect: str = ""
+    model: str = ""
+    error: str = ""
+    traceparent: str = ""
+    result: EncodeResult | None = None
+    shares: tuple[tuple[str, float], ...] = ()
+
+
+#: ``None`` outside of a request.
+VISIT: Final[ContextVar[Visit | None]] = ContextVar("visit", default=None)

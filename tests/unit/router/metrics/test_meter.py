@@ -1,0 +1,175 @@
+import os
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from emb_model_provider.messages import BatchTotals, Encoded, InputError, Progress, ShardHealth, Timing
+from router.metrics import catalogue
+from router.metrics.meter import Meter
+from router.metrics.scripts import script_shares
+from router.metrics.store import Store
+from router.requests import EncodeResult
+from router.visit import Visit
+from shard.batch_totals import FILL_BOUNDS, RATIO_BOUNDS
+from tests.support.statuses import make_info, make_status
+
+
+def values(meter, models=()):
+    text, content_type = meter.render(models, "")
+    assert content_type.startswith("text/plain")
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text.decode())
+        for sample in family.samples
+    }
+
+
+def get(found, name, **labels):
+    return found[name, tuple(sorted(labels.items()))]
+
+
+def visit(**changes):
+    part = Encoded(b"", 0, (3, 4), truncated=(1,), timing=Timing(tokenize_ms=1, queue_ms=20, encode_ms=300))
+    result = EncodeResult("m", (part,), 7, (1,))
+    return Visit(
+        **{"route": "/v1/embeddings", "dialect": "openai", "model": "m", "result": result, "shares": (("cjk", 1.0),)}
+        | changes
+    )
+
+
+def test_an_answer_counts_by_route_dialect_model_and_status_with_its_tokens_and_the_stages_of_its_time():
+    meter = Meter()
+    meter.answered(visit(), 200, 0.4)
+    found = values(meter)
+    labels = {"route": "/v1/embeddings", "dialect": "openai", "model": "m"}
+    assert get(found, "emb_requests_total", **labels, status="200") == 1
+    assert get(found, "emb_request_seconds_sum", **labels) == pytest.approx(0.4)
+    assert get(found, "emb_request_seconds_bucket", **labels, le="0.5") == 1
+    assert get(found, "emb_request_seconds_bucket", **labels, le="0.25") == 0
+    assert get(found, "emb_tokens_total", model="m") == 7
+    assert get(found, "emb_inputs_total", model="m") == 2
+    assert get(found, "emb_truncated_inputs_total", model="m") == 1
+    assert get(found, "emb_script_tokens_total", model="m", script="cjk") == 7
+    stages = {
+        stage: get(found, "emb_stage_seconds_sum", model="m", stage=stage)
+        for stage in ("tokenize", "queue", "encode", "router")
+    }
+    assert stages == pytest.approx({"tokenize": 0.001, "queue": 0.02, "encode": 0.3, "router": 0.079})
+
+
+def test_errors_count_by_code_refusals_by_reason_and_bad_inputs_of_good_requests_by_themselves():
+    meter = Meter()
+    meter.answered(visit(error="overloaded", result=None), 429, 0.001)
+    meter.answered(visit(error="context_length_exceeded", result=None), 400, 0.001)
+    part = Encoded(b"", 0, (0,), errors=(InputError(0, 400, "invalid_request_error", None, "bad"),))
+    meter.answered(visit(result=EncodeResult("m", (part,), 0, ())), 200, 0.001)
+    found = values(meter)
+    assert get(found, "emb_errors_total", kind="overloaded", dialect="openai", model="m") == 1
+    assert get(found, "emb_errors_total", kind="context_length_exceeded", dialect="openai", model="m") == 1
+    assert get(found, "emb_refused_total", reason="overloaded") == 1
+    assert get(found, "emb_failed_inputs_total", model="m") == 1
+
+
+def test_several_routers_are_summed_whichever_is_asked(tmp_path, monkeypatch):
+    first = Meter(Store(str(tmp_path), 0))
+    first.answered(visit(), 200, 0.4)
+    first.write()
+    # This process writes for two routers: the second takes another process's number, one that lives.
+    monkeypatch.setattr(os, "getpid", os.getppid)
+    second = Meter(Store(str(tmp_path), 1))
+    second.answered(visit(), 200, 0.1)
+    found = values(second)
+    assert get(found, "emb_tokens_total", model="m") == 14
+    assert get(found, "emb_request_seconds_count", route="/v1/embeddings", dialect="openai", model="m") == 2
+    assert get(found, "emb_routers") == 2
+    assert get(found, "emb_router_starts_total") == 2
+
+
+def test_counters_outlive_a_router_and_its_file_does_not(tmp_path, monkeypatch):
+    with monkeypatch.context() as dying:
+        dying.setattr(os, "getpid", lambda: 2**22 + 1)  # above the largest number a process can have
+        before = Meter(Store(str(tmp_path), 0))
+        before.in_flight = 5
+        before.answered(visit(), 200, 0.4)
+        before.write()
+    other = Meter(Store(str(tmp_path), 1))
+    found = values(other)
+    assert get(found, "emb_tokens_total", model="m") == 7  # also while nobody has taken them over
+    assert get(found, "emb_requests_in_flight") == 0  # but what a dead router had in hand is gone
+    after = Meter(Store(str(tmp_path), 0))
+    after.write()
+    assert get(values(after), "emb_tokens_total", model="m") == 7
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_file_that_is_not_whole_counts_for_nothing(tmp_path):
+    (tmp_path / "metrics-3-77.mp").write_bytes(b"\x81\xa1")
+    (tmp_path / "metrics-4-78.mp").write_bytes(b"\x80")
+    assert get(values(Meter(Store(str(tmp_path), 0))), "emb_routers") == 1
+
+
+def test_a_directory_that_is_gone_does_not_stop_the_router(tmp_path):
+    meter = Meter(Store(str(tmp_path / "gone"), 0))
+    meter.answered(visit(), 200, 0.1)
+    assert get(values(meter), "emb_tokens_total", model="m") == 7
+
+
+def test_a_model_tells_its_state_its_deaths_its_queue_and_its_batches():
+    batches = BatchTotals(
+        texts=9, tokens=90, computed_tokens=100, predicted_ms=2000, took_ms=3000,
+        fill=(0, 0, 0, 1, 0, 0, 0, 0, 0.4), time_ratio=(0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1.5),
+    )  # fmt: skip
+    progress = Progress(3, 0.5, 11, 120, 2**20, 1_700_000_000.0, batches)
+    health = ShardHealth(progress, boot_failures=2, crashes=1, breaker="open")
+    status = make_status("m", info=make_info(fingerprint="f00d"), health=health, restarts=3, load_s=4.5)
+    found = values(Meter(), [status])
+    assert get(found, "emb_model_state", model="m", state="ready") == 1
+    assert get(found, "emb_model_state", model="m", state="failed") == 0
+    assert get(found, "emb_model_restarts_total", model="m") == 3
+    assert get(found, "emb_model_crashes_total", model="m") == 1
+    assert get(found, "emb_model_boot_failures_total", model="m") == 2
+    assert get(found, "emb_model_breaker", model="m", state="open") == 1
+    assert get(found, "emb_model_load_seconds", model="m") == 4.5
+    assert get(found, "emb_queue_tokens", model="m") == 120
+    assert get(found, "emb_process_memory_bytes", process="model-m") == 2**20
+    assert get(found, "emb_batch_computed_tokens_total", model="m") == 100
+    assert get(found, "emb_batch_seconds_total", model="m") == 3
+    assert get(found, "emb_batch_fill_ratio_bucket", model="m", le="0.5") == 1
+    assert get(found, "emb_batch_time_ratio_sum", model="m") == 1.5
+
+
+def test_who_accepts_openmetrics_gets_it():
+    text, content_type = Meter().render([], "application/openmetrics-text; version=1.0.0")
+    assert content_type.startswith("application/openmetrics-text")
+    assert text.endswith(b"# EOF\n")
+
+
+def test_shard_and_router_mean_the_same_buckets():
+    assert catalogue.BATCH_FILL.bounds == FILL_BOUNDS
+    assert catalogue.TIME_RATIO.bounds == RATIO_BOUNDS
+
+
+@pytest.mark.parametrize(
+    ("texts", "shares"),
+    [
+        ([], {"ids": 1.0}),
+        (["plain ASCII, 123"], {"latin": 1.0}),
+        (["中文字符"], {"cjk": 1.0}),
+        (["Grüße"], {"latin": 1.0}),
+        (["中文中文", "four" * 4], {"cjk": 0.5, "latin": 0.5}),
+        (["привет"], {"other": 1.0}),
+        ([""], {"latin": 1.0}),
+    ],
+)
+def test_tokens_are_shared_out_by_script(texts, shares):
+    assert dict(script_shares(texts)) == pytest.approx(shares)
+
+
+def test_scripts_of_thousands_of_long_texts_cost_next_to_nothing():
+    import time
+
+    texts = ["中文与 English " * 500] * 2048
+    began_s = time.thread_time()
+    shares = script_shares(texts)
+    assert time.thread_time() - began_s < 0.005
+    assert sum(share for _, share in shares) == pytest.approx(1)
