@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from emb_model_provider.messages import ShardStatus
@@ -13,7 +14,7 @@ from router.metrics import catalogue as c
 from router.metrics.exposition import render
 from router.metrics.scripts import Shares
 from router.metrics.store import Gauges, RouterCounts, Store
-from router.metrics.tallies import Tallies
+from router.metrics.tallies import Histogram, Tallies
 from router.requests import EncodeResult
 from router.visit import Visit
 
@@ -21,7 +22,24 @@ _WRITE_EVERY_S: Final = 2.0
 #: The loop's lag is measured so often; the worst of two periods of writing is told.
 _LAG_EVERY_S: Final = 0.25
 _REFUSALS: Final = frozenset({401, 403, 408, 413, 415, 429, 503})
-_MODEL_STAGES: Final = ("tokenize", "queue", "encode")
+
+
+@dataclass(frozen=True, slots=True)
+class _ModelSeries:
+    """One model's histograms, found once."""
+
+    inputs: Histogram
+    tokens: Histogram
+    tokenize: Histogram
+    queue: Histogram
+    encode: Histogram
+    router: Histogram
+
+    @classmethod
+    def of(cls, tallies: Tallies, model: str) -> _ModelSeries:
+        stages = [tallies.histogram(c.STAGE, model, stage) for stage in ("tokenize", "queue", "encode", "router")]
+        inputs = tallies.histogram(c.INPUTS_PER_REQUEST, model)
+        return cls(inputs, tallies.histogram(c.TOKENS_PER_REQUEST, model), *stages)
 
 
 class Meter:
@@ -32,6 +50,8 @@ class Meter:
         self.tallies = self._store.take_over()
         self.tallies.count(c.ROUTER_STARTS)
         self.in_flight = 0
+        self._durations: dict[tuple[str, str, str], Histogram] = {}
+        self._series: dict[str, _ModelSeries] = {}
         self._look: Callable[[], Gauges] = Gauges
         self._lags_s = [0.0, 0.0]
 
@@ -43,13 +63,16 @@ class Meter:
 
     def answered(self, visit: Visit, status: int, took_s: float) -> None:
         """Hear of one answer."""
-        tallies, model = self.tallies, visit.model
-        tallies.count(c.REQUESTS, visit.route, visit.dialect, model, str(status))
-        tallies.observe(c.DURATION, took_s, visit.route, visit.dialect, model)
+        where = (visit.route, visit.dialect, visit.model)
+        self.tallies.count(c.REQUESTS, *where, str(status))
+        durations = self._durations.get(where)
+        if durations is None:
+            durations = self._durations[where] = self.tallies.histogram(c.DURATION, *where)
+        durations.observe(took_s)
         if visit.error:
-            tallies.count(c.ERRORS, visit.error, visit.dialect, model)
+            self.tallies.count(c.ERRORS, visit.error, visit.dialect, visit.model)
             if status in _REFUSALS:
-                tallies.count(c.REFUSED, visit.error)
+                self.tallies.count(c.REFUSED, visit.error)
         if visit.result is not None:
             self._count_result(visit.result, visit.shares, took_s)
 
@@ -66,20 +89,22 @@ class Meter:
         inputs = len(parts[0].tokens) if len(parts) == 1 else sum(len(part.tokens) for part in parts)
         tallies.count(c.INPUTS, model, by=inputs)
         tallies.count(c.TOKENS, model, by=tokens)
-        tallies.observe(c.INPUTS_PER_REQUEST, inputs, model)
-        tallies.observe(c.TOKENS_PER_REQUEST, tokens, model)
         for script, share in shares:
             tallies.count(c.SCRIPT_TOKENS, model, script, by=tokens * share)
         if result.truncated:
             tallies.count(c.TRUNCATED, model, by=len(result.truncated))
-        if failed := sum(len(part.errors) for part in parts):
+        if failed := sum([len(part.errors) for part in parts]):
             tallies.count(c.FAILED_INPUTS, model, by=failed)
-        # Slices run beside each other: their sum could be longer than the request.
-        rest_s = took_s
-        for stage, ms in zip(_MODEL_STAGES, _longest(result), strict=True):
-            tallies.observe(c.STAGE, ms / 1000, model, stage)
-            rest_s -= ms / 1000
-        tallies.observe(c.STAGE, max(0.0, rest_s), model, "router")
+        series = self._series.get(model)
+        if series is None:
+            series = self._series[model] = _ModelSeries.of(tallies, model)
+        series.inputs.observe(inputs)
+        series.tokens.observe(tokens)
+        tokenize_ms, queue_ms, encode_ms = _longest(result)
+        series.tokenize.observe(tokenize_ms / 1000)
+        series.queue.observe(queue_ms / 1000)
+        series.encode.observe(encode_ms / 1000)
+        series.router.observe(max(0.0, took_s - (tokenize_ms + queue_ms + encode_ms) / 1000))
 
     # -------------------------------------------------------------------------------------------------- telling
 
@@ -126,6 +151,7 @@ class Meter:
 
 
 def _longest(result: EncodeResult) -> tuple[float, float, float]:
+    """Return the longest of each stage: slices run beside each other, and their sum could be longer than the request."""
     if len(result.parts) == 1:
         timing = result.parts[0].timing
         return timing.tokenize_ms, timing.queue_ms, timing.encode_ms

@@ -15,6 +15,19 @@ from router.metrics.catalogue import BY_NAME, Metric
 Series = tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """One series of a histogram."""
+
+    bounds: tuple[float, ...]
+    row: list[float]
+
+    def observe(self, value: float) -> None:
+        row = self.row
+        row[bisect_left(self.bounds, value)] += 1.0
+        row[-1] += value
+
+
 @dataclass(slots=True)
 class Tallies:
     """Grows for as long as the server lives; labels are few and bounded."""
@@ -26,13 +39,10 @@ class Tallies:
         key = (metric.name, *labels)
         self.counters[key] = self.counters.get(key, 0.0) + by
 
-    def observe(self, metric: Metric, value: float, *labels: str) -> None:
-        key = (metric.name, *labels)
-        row = self.histograms.get(key)
-        if row is None:
-            row = self.histograms[key] = [0.0] * (len(metric.bounds) + 2)
-        row[bisect_left(metric.bounds, value)] += 1.0
-        row[-1] += value
+    def histogram(self, metric: Metric, *labels: str) -> Histogram:
+        """Return what takes values for one series: to be kept by whoever has many."""
+        row = self.histograms.setdefault((metric.name, *labels), [0.0] * (len(metric.bounds) + 2))
+        return Histogram(metric.bounds, row)
 
     def add(self, other: Tallies) -> None:
         """Add what somebody else has counted."""
