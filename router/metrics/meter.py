@@ -151,7 +151,7 @@ class Meter:
 
 
 def _longest(result: EncodeResult) -> tuple[float, float, float]:
-    """Return the longest of each stage: slices run beside each other, and their sum could be longer than the request."""
+    """Return the longest of each stage: slices run beside each other, so a sum could exceed the request."""
     if len(result.parts) == 1:
         timing = result.parts[0].timing
         return timing.tokenize_ms, timing.queue_ms, timing.encode_ms
