@@ -18,6 +18,7 @@ from router.dialects.fields import Fields, wrong
 from router.dialects.jina import Ranking, parse_rerank, ranked_results, searches
 from router.dialects.openai import FORMS, read_words, with_unit_length
 from router.dialects.options import MAX_INPUTS, read_options, without_holes
+from router.dialects.ranking import pair_errors
 from router.dialects.seam import Answered, Dialect, EncodeCall, Route, at_once
 from router.dialects.vectors import PLAIN, VectorForm, details_json, errors_json, rows_json, to_json
 
@@ -118,7 +119,7 @@ def build_rerank(ranking: Ranking, answered: Answered) -> Iterator[bytes]:
             "meta": {"api_version": {"version": "2"}, "billed_units": {"search_units": searches(ranking.count)}},
             "model": answered.result.model_id,
         }
-        if errors := errors_json(answered.result):
+        if errors := pair_errors(answered, (ranking.query,), ranking.count):
             body["errors"] = errors
         if answered.result.fingerprint:
             body["system_fingerprint"] = answered.result.fingerprint

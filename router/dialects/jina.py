@@ -17,9 +17,9 @@ import orjson
 from emb_model_provider.errors import InvalidRequestError, RequestError
 from router.dialects.fields import Fields, check_count, checked_texts, wrong
 from router.dialects.options import MAX_INPUTS, read_options
-from router.dialects.ranking import RANKS, best, pairs_request, plan_pairs, scores
+from router.dialects.ranking import RANKS, best, pair_errors, pairs_request, plan_pairs, scores
 from router.dialects.seam import Answered, Dialect, EncodeCall, Route, at_once
-from router.dialects.vectors import details_json, errors_json, to_json
+from router.dialects.vectors import details_json, to_json
 
 #: A hundred documents are what Cohere counts as one search.
 _DOCUMENTS_A_SEARCH: Final = 100
@@ -105,7 +105,7 @@ def build_rerank(ranking: Ranking, answered: Answered) -> Iterator[bytes]:
             "usage": usage,
             "meta": {"api_version": {"version": "1"}, "billed_units": {"search_units": searches(ranking.count)}},
         }
-        if errors := errors_json(result):
+        if errors := pair_errors(answered, (ranking.query,), ranking.count):
             body["errors"] = errors
         if result.fingerprint:
             body["system_fingerprint"] = result.fingerprint

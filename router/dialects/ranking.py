@@ -18,7 +18,7 @@ from emb_model_provider.errors import InvalidRequestError
 from emb_model_provider.messages import EncoderInfo, Task
 from router.dialects.options import Options
 from router.dialects.seam import Answered
-from router.dialects.vectors import all_errors, all_rows, chunks
+from router.dialects.vectors import all_errors, all_rows, chunks, error_object
 from router.requests import EncodeRequest
 
 RANKS: Final[tuple[Task, ...]] = ("rerank", "multi_vector", "embed")
@@ -86,6 +86,22 @@ def scores(
     lost = {index for index in failed if index < len(places)}
     bad = [pair for pair in range(count) if of_first[pair] in lost or len(places) + pair in set(failed)]
     return _without(made, bad)
+
+
+def pair_errors(answered: Answered, firsts: Sequence[str], count: int) -> list[dict[str, object]]:
+    """Return the errors of pairs, each with its pair's index; that of a text that several share once for each of them."""
+    errors = all_errors(answered.result)
+    if not errors or "scores" in answered.encoder.outputs:
+        return [{"index": index, **error_object(error)} for index, error in errors]
+    distinct = list(dict.fromkeys(firsts))
+    named: list[dict[str, object]] = []
+    for place, error in errors:
+        if place >= len(distinct):
+            named.append({"index": place - len(distinct), **error_object(error)})
+            continue
+        shared = [pair for pair in range(count) if firsts[pair if len(firsts) > 1 else 0] == distinct[place]]
+        named += [{"index": pair, **error_object(error)} for pair in shared]
+    return named
 
 
 def _without(made: NDArray[np.float32], failed: Sequence[int]) -> NDArray[np.float32]:

@@ -18,7 +18,7 @@ from emb_model_provider.messages import Detokenize, EncoderInfo, ShardStatus, Te
 from router.dialects.fields import Fields, check_count, checked_texts, wrong
 from router.dialects.jina import read_raw
 from router.dialects.openai import checked_id_lists, checked_ids
-from router.dialects.options import MAX_INPUTS, MAX_TOKENIZED, Options, read_options
+from router.dialects.options import MAX_INPUTS, MAX_TOKENIZED, Options, read_options, without_holes
 from router.dialects.ranking import RANKS, best, pairs_request, plan_pairs, scores
 from router.dialects.seam import (
     Answered,
@@ -48,6 +48,11 @@ _ERROR_TYPES: Final = {
 def parse_embed(fields: Fields) -> Steps:
     """Read the body of ``/embed``."""
     options = read_options(fields)
+    value = fields.values.get("inputs")
+    if options.partial and isinstance(value, list) and any(isinstance(one, str) for one in value):
+        texts, holes = without_holes(value, "inputs")
+        request = options.request(fields.string("model") or "", texts=texts)
+        return EncodeCall(request, build_embed, role=options.role, holes=holes)
     texts, token_ids = yield from _inputs(fields)
     request = options.request(fields.string("model") or "", texts=texts, token_ids=token_ids)
     return EncodeCall(request, build_embed, role=options.role)

@@ -19,7 +19,7 @@ from router.dialects.fields import Fields
 from router.dialects.jina import read_raw
 from router.dialects.openai import checked_ids, render_error
 from router.dialects.options import MAX_INPUTS, read_options
-from router.dialects.ranking import RANKS, label_of, pairs_request, plan_pairs, probabilities, scores
+from router.dialects.ranking import RANKS, label_of, pair_errors, pairs_request, plan_pairs, probabilities, scores
 from router.dialects.seam import Answered, DetokenizeCall, Dialect, EncodeCall, Route, TokenizeCall, at_once
 from router.dialects.vectors import all_rows, details_json, errors_json, to_json
 
@@ -47,10 +47,14 @@ def build_score(
 ) -> Iterator[bytes]:
     """Write one score for each pair, in the order given."""
     scored = yield from scores(answered, firsts, count, raw=raw)
-    data = [
+    data: list[dict[str, object]] = [
         {"index": index, "object": "score", "score": None if np.isnan(one) else float(one)}
         for index, one in enumerate(scored)
     ]
+    for error in pair_errors(answered, firsts, count):
+        index = error["index"]
+        assert isinstance(index, int)
+        data[index]["error"] = error
     yield to_json(_body(answered, data, details=details))
 
 

@@ -39,8 +39,11 @@ async def test_an_embedding_model_ranks_by_cosine_and_a_multi_vector_model_token
 
 async def test_a_bad_document_of_a_partial_request_is_left_out_and_named(ask):
     body = {"query": "ab", "documents": ["a", "BAD", "ab"], "on_error": "null"}
-    late = await ask("/v1/rerank", model="embed", **body)
-    assert [one["index"] for one in late["results"]] == [2, 0]
+    for model in ("embed", "rerank"):
+        answer = await ask("/v1/rerank", model=model, **(body if model == "embed" else body | {"query": "abBAD"}))
+        assert [one["index"] for one in answer["results"]] == ([2, 0] if model == "embed" else [])
+        assert [one["index"] for one in answer["errors"]] == ([1] if model == "embed" else [0, 1, 2])
+    assert "errors" not in await ask("/v1/rerank", model="embed", query="a", documents=["b"])
 
 
 async def test_the_only_reranker_needs_no_name(aiohttp_client):

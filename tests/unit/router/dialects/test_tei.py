@@ -24,6 +24,11 @@ async def test_embed_answers_a_list_of_vectors_with_teis_times(client, backend):
     assert headers["x-truncated-inputs"] == "0"
 
 
+async def test_a_bad_input_of_a_partial_request_is_null(ask):
+    answer = await ask("/embed", model="embed", inputs=["", "a", "BAD"], on_error="null")
+    assert answer == [None, pytest.approx(dense_of("a")), None]
+
+
 @pytest.mark.parametrize("path", ["/models/embed/embed", "/models/owner/embed/embed", "/models/owner%2Fembed/embed"])
 async def test_the_path_may_name_the_model(ask, path):
     assert await ask(path, inputs="a") == [pytest.approx(dense_of("a"))]

@@ -21,6 +21,12 @@ async def test_pairs_are_scored_one_with_one_by_every_kind_of_model(ask, backend
     assert backend.seen[1].texts == ("a", "bc", "a", "bc")
 
 
+async def test_a_bad_text_of_a_partial_request_has_its_error_at_every_pair_it_is_in(ask):
+    answer = await ask("/score", model="embed", text_1=["a", "BAD", "a"], text_2=["a", "b", "BADLY"], on_error="null")
+    assert [one["score"] is None for one in answer["data"]] == [False, True, True]
+    assert ["error" in one for one in answer["data"]] == [False, True, True]
+
+
 async def test_classes_with_their_probabilities(ask):
     answer = await ask("/classify", model="classify", input=["abcde", "a"])
     sums = [math.exp(2), 1, math.exp(-2)]
