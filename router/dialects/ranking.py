@@ -89,7 +89,7 @@ def scores(
 
 
 def pair_errors(answered: Answered, firsts: Sequence[str], count: int) -> list[dict[str, object]]:
-    """Return the errors of pairs, each with its pair's index; that of a text that several share once for each of them."""
+    """Return the errors of pairs, each with its pair's index; that of a shared text once for each pair."""
     errors = all_errors(answered.result)
     if not errors or "scores" in answered.encoder.outputs:
         return [{"index": index, **error_object(error)} for index, error in errors]
