@@ -23,6 +23,10 @@ PROBES: Final = (
 )
 
 
+#: Of logits.
+_NO_SPREAD: Final = 1e-6
+
+
 @dataclass(frozen=True, slots=True)
 class Nearness:
     """``cosine`` is the smallest of all probes; ``deviation`` the largest difference of one number.
@@ -39,6 +43,20 @@ def compare_results(found: Results, expected: Results) -> Nearness:
     """Compare every kind of result that there is; the farthest one counts."""
     parts = [compare(one, other) for one, other in _vectors(found, expected)]
     return Nearness(min((part.cosine for part in parts), default=1.0), max((p.deviation for p in parts), default=0.0))
+
+
+def compare_scores(found: Results, expected: Results) -> Nearness:
+    """Compare logits: a single one has no angle, so the cosine is that of each label's differences over all probes."""
+    assert found.rows is not None
+    assert expected.rows is not None
+    nearness = compare(found.rows, expected.rows)
+    if not np.isfinite(nearness.deviation):
+        return nearness
+    middle = expected.rows.mean(axis=0)
+    spread = (expected.rows - middle).T
+    if np.abs(spread).max() < _NO_SPREAD:  # a head that says the same of everything
+        return Nearness(1.0, nearness.deviation)
+    return Nearness(compare((found.rows - middle).T, spread).cosine, nearness.deviation)
 
 
 def compare(found: Vectors, expected: Vectors) -> Nearness:

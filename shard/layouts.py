@@ -12,7 +12,16 @@ from pathlib import Path, PurePosixPath
 from typing import Final, Literal
 
 from emb_model_provider.errors import LoadError, LoadReason
-from emb_model_provider.modelmap import ModelSpec, Pooling
+from emb_model_provider.modelmap import ModelSpec, Pooling, Task
+from shard.kinds import (
+    Activation,
+    count_labels,
+    find_activation,
+    find_matryoshka,
+    find_task,
+    is_modelscope_ranking,
+    states_labels,
+)
 from shard.prompt_families import complete_prompts
 
 Layout = Literal["sentence-transformers", "modelscope", "transformers"]
@@ -39,7 +48,9 @@ class Recipe:
 
     ``pooling``, ``normalize`` and ``max_length`` are ``None`` where the modules of the directory say it themselves.
     ``pooling_assumed``: nobody named a pooling, mean is a guess the operator must hear of. ``modules`` is empty for
-    layouts without ``modules.json``. ``truncate_dimension`` is the model's own cut of its vectors.
+    layouts without ``modules.json``. ``truncate_dimension`` is the model's own cut of its vectors, ``matryoshka`` the
+    sizes that it says it may be cut to. ``num_labels`` is set where the files that transformers reads do not say it;
+    ``activation`` is what the model's library applies to scores.
     """
 
     layout: Layout
@@ -51,6 +62,15 @@ class Recipe:
     prompts: tuple[tuple[str, str], ...] = ()
     default_prompt_name: str | None = None
     truncate_dimension: int | None = None
+    task: Task = "embed"
+    num_labels: int | None = None
+    activation: Activation = "identity"
+    matryoshka: tuple[int, ...] = ()
+
+    @property
+    def scores(self) -> bool:
+        """Whether a classification head gives scores, in place of vectors."""
+        return self.task in ("rerank", "classify")
 
 
 def read_recipe(directory: Path, spec: ModelSpec) -> Recipe:
@@ -64,7 +84,11 @@ def read_recipe(directory: Path, spec: ModelSpec) -> Recipe:
             LoadReason.INCOMPLETE_DOWNLOAD,
             f"{directory} has neither modules.json nor config.json: it is not a complete model directory",
         )
+    config = _read_object(directory / "config.json")
     configuration = _read_object(directory / "configuration.json")
+    task = find_task(spec, config, configuration, None)
+    if task in ("rerank", "classify"):
+        return _read_classifier(directory, task, config, configuration, spec)
     if configuration.get("task") == _MODELSCOPE_TASK:
         return _read_modelscope(directory, configuration, spec)
     prompts = _prompts(directory, spec, {})
@@ -76,13 +100,41 @@ def read_recipe(directory: Path, spec: ModelSpec) -> Recipe:
         max_length=spec.max_length,
         prompts=prompts,
         default_prompt_name=_known_default(spec.default_prompt_name, dict(prompts)),
+        task=task,
+        matryoshka=find_matryoshka(directory, config, None),
+    )
+
+
+def _read_classifier(
+    directory: Path, task: Task, config: Mapping[str, object], configuration: Mapping[str, object], spec: ModelSpec
+) -> Recipe:
+    """Read a transformers model with a classification head; ModelScope's ranking pipeline has rules of its own."""
+    is_modelscope = is_modelscope_ranking(configuration)
+    # Neither ModelScope nor sentence-transformers leaves a ranking model the two labels that transformers assumes.
+    num_labels = 1 if task == "rerank" and not states_labels(config) else None
+    labels = num_labels or count_labels(config)
+    max_length = spec.max_length
+    if is_modelscope and max_length is None:
+        max_length = _modelscope_length(configuration) or MODELSCOPE_MAX_TOKENS
+    prompts = _prompts(directory, spec, {})
+    return Recipe(
+        "modelscope" if is_modelscope else "transformers",
+        max_length=max_length,
+        prompts=prompts,
+        default_prompt_name=_known_default(spec.default_prompt_name, dict(prompts)),
+        task=task,
+        num_labels=num_labels,
+        activation="sigmoid" if is_modelscope else find_activation(config, None, labels),
     )
 
 
 def _read_sentence_transformers(directory: Path, spec: ModelSpec) -> Recipe:
     options = _read_object(directory / "config_sentence_transformers.json")
     kind = options.get("model_type", "SentenceTransformer")
-    if kind != "SentenceTransformer":
+    modules = _read_modules(directory / "modules.json")
+    config = _read_object(directory / modules[0].path / "config.json")
+    task = find_task(spec, config, _read_object(directory / "configuration.json"), options)
+    if kind not in ("SentenceTransformer", "CrossEncoder"):
         raise _unsupported(f"it is a {kind}, which does not give one vector per text")
     own = {name: str(text or "") for name, text in _mapping(options.get("prompts")).items()}
     prompts = _prompts(directory, spec, own)
@@ -90,13 +142,16 @@ def _read_sentence_transformers(directory: Path, spec: ModelSpec) -> Recipe:
     truncate = options.get("truncate_dim")
     return Recipe(
         "sentence-transformers",
-        modules=_read_modules(directory / "modules.json"),
+        modules=modules,
         pooling=spec.pooling,
         normalize=spec.normalize,
         max_length=spec.max_length,
         prompts=prompts,
         default_prompt_name=_known_default(default_prompt, dict(prompts)),
         truncate_dimension=truncate if isinstance(truncate, int) else None,
+        task=task,
+        activation=find_activation(config, options, count_labels(config)),
+        matryoshka=find_matryoshka(directory, config, options),
     )
 
 

@@ -20,10 +20,11 @@ from emb_model_provider.messages import EncoderInfo
 from emb_model_provider.modelmap import ModelSpec
 from shard.device import ComputePlan, Machine, plan_compute, this_machine
 from shard.encoder import Encoder, Reading, Results, Tokenized
+from shard.encoders.heads import HeadFacts
 from shard.encoders.modules import LoadOptions, build_modules
 from shard.encoders.sentence_transformer import ForwardPath, SentenceTransformerEncoder
 from shard.encoders.text_tokenizer import TextTokenizer
-from shard.fidelity import PROBES, compare_results
+from shard.fidelity import PROBES, compare_results, compare_scores
 from shard.fingerprint import name_fingerprint, start_hashing
 from shard.foreign_ids import make_decode
 from shard.layouts import Recipe, read_recipe
@@ -90,24 +91,26 @@ class _Build:
         tokenizer = make_tokenizer(parts.transformer, length, make_decode(self.spec.token_ids))
         prompts = dict(self.recipe.prompts)
         default = self.recipe.default_prompt_name
-        probes = tokenizer.tokenize(PROBES, Reading(prompt=None if default is None else prompts[default]))
+        facts = parts.heads.facts
+        probes = _read_probes(tokenizer, Reading(None if default is None else prompts[default], facts.outputs), facts)
+        compare = compare_scores if self.recipe.scores else compare_results
         exact = self._exact_vectors(parts, probes)
         if self.plan.widens_weights:
             narrow(parts, self.plan)
         expected = exact if self.plan == _EXACT or self.plan.narrows_to_int8 else None
         if expected is None:
             expected = run_alone(parts.plain, probes)
-        chosen = choose_path(parts, self.plan, Trial(probes, expected, length), self.spec)
-        _check(chosen.results, normalized=parts.normalized, precision=self.plan.precision)
-        info = self._describe(parts, tokenizer, length, chosen)
-        cosine = None if exact is None else compare_results(chosen.results, exact).cosine
+        chosen = choose_path(parts, self.plan, Trial(probes, expected, length, compare), self.spec)
+        _check(chosen.results, normalized=facts.normalized, precision=self.plan.precision)
+        info = self._describe(facts, tokenizer, length, chosen)
+        cosine = None if exact is None else compare(chosen.results, exact).cosine
         info = replace(info, cosine=cosine, fingerprint=self._fingerprint(info, hashing.result()))
         return SentenceTransformerEncoder(
             chosen.path,
             self._reference(parts),
             tokenizer,
             info,
-            own_dimension=parts.dimension,
+            own_dimension=facts.dimension,
             prompts=prompts,
             default_prompt_name=default,
         )
@@ -117,7 +120,7 @@ class _Build:
 
     def _parts(self, plan: ComputePlan) -> Parts:
         options = LoadOptions(plan, self.trust_remote_code, self.cache_directory)
-        return place(build_modules(self.directory, self.recipe, options), plan)
+        return place(build_modules(self.directory, self.recipe, options), plan, self.recipe.task)
 
     def _exact_vectors(self, parts: Parts, probes: Sequence[Tokenized]) -> Results | None:
         """Return the plain fp32 results of the probes, each alone; ``None`` for a model too large to ask."""
@@ -138,12 +141,12 @@ class _Build:
 
         return load_exactly
 
-    def _describe(self, parts: Parts, tokenizer: TextTokenizer, length: int, chosen: Chosen) -> EncoderInfo:
+    def _describe(self, facts: HeadFacts, tokenizer: TextTokenizer, length: int, chosen: Chosen) -> EncoderInfo:
         return EncoderInfo(
-            dimension=min(parts.dimension, self.recipe.truncate_dimension or parts.dimension),
+            dimension=min(facts.dimension, self.recipe.truncate_dimension or facts.dimension),
             max_tokens=length,
-            pooling=parts.pooling,
-            normalized=parts.normalized,
+            pooling=facts.pooling,
+            normalized=facts.normalized,
             device=self.plan.device,
             precision=self.plan.precision,
             storage_dtype=self.plan.storage,
@@ -154,10 +157,16 @@ class _Build:
             prompts=tuple(name for name, _ in self.recipe.prompts),
             batching=chosen.batching,
             kernel=chosen.kernel,
+            task=facts.task,
+            outputs=facts.outputs,
+            labels=facts.labels,
+            activation=self.recipe.activation if self.recipe.scores else "identity",
+            token_dimension=facts.token_dimension,
+            matryoshka=self.recipe.matryoshka,
         )
 
     def _fingerprint(self, info: EncoderInfo, weights: str) -> str:
-        facts = {
+        decisive = {
             "revision": self.spec.revision,
             "pooling": info.pooling,
             "prompts": self.recipe.prompts,
@@ -168,7 +177,14 @@ class _Build:
             "dimension": info.dimension,
             "max_tokens": info.max_tokens,
         }
-        return name_fingerprint(weights, facts)
+        return name_fingerprint(weights, decisive)
+
+
+def _read_probes(tokenizer: TextTokenizer, reading: Reading, facts: HeadFacts) -> list[Tokenized]:
+    """Return the probes as the model reads them; for a reranker each is asked about the next."""
+    if facts.task == "rerank":
+        return tokenizer.tokenize_pairs(PROBES, [*PROBES[1:], PROBES[0]], reading)
+    return tokenizer.tokenize(PROBES, reading)
 
 
 def _report_choices(spec: ModelSpec, recipe: Recipe, plan: ComputePlan) -> None:

@@ -5,22 +5,23 @@ Called by ``loader``; ``paths`` finds the quickest way through them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import torch
-from sentence_transformers.base.modules import Normalize, Transformer
+from sentence_transformers.base.modules import Transformer
 from sentence_transformers.base.modules.module import Module
-from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import nn
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from emb_model_provider.errors import LoadError, LoadReason
 from emb_model_provider.logs import EventLog
+from emb_model_provider.modelmap import Task
 from shard.device import ComputePlan
-from shard.encoders.heads import Heads
+from shard.encoders.heads import Head, Heads, measure_dimension
 from shard.encoders.padded import PaddedPath
+from shard.encoders.score_head import ScoreHead
 from shard.encoders.text_tokenizer import TextTokenizer, TokenizerFacts
 from shard.foreign_ids import Decode
 from shard.layouts import Recipe
@@ -38,46 +39,32 @@ class Parts:
     """A transformer and what follows it. ``plain`` runs them by the model's own code."""
 
     transformer: Module
-    heads: Heads
+    heads: Head
     plain: PaddedPath
     wants_type_ids: bool
 
-    @property
-    def dimension(self) -> int:
-        """The size of its vectors before any cut."""
-        modules = (self.transformer, *self.heads.modules)
-        return next(
-            int(size)
-            for module in reversed(modules)
-            if callable(measure := getattr(module, "get_embedding_dimension", None)) and (size := measure()) is not None
-        )
 
-    @property
-    def pooling(self) -> str:
-        """The name of its pooling, ``none`` where a module of the model's own does it."""
-        pooling = next((module for module in self.heads.modules if isinstance(module, Pooling)), None)
-        mode = "none" if pooling is None else pooling.pooling_mode
-        return mode if isinstance(mode, str) else "+".join(mode)
-
-    @property
-    def normalized(self) -> bool:
-        """Whether its vectors have length 1."""
-        return len(self.heads.modules) > 0 and isinstance(self.heads.modules[-1], Normalize)
-
-
-def place(modules: list[Module], plan: ComputePlan) -> Parts:
+def place(modules: Sequence[nn.Module], plan: ComputePlan, task: Task) -> Parts:
     """Bring modules to the device and format of ``plan``; raise ``LoadError`` where the tokenizer is of no use."""
-    transformer = modules[0]
+    transformer: Any = modules[0]
     if not plan.uses_bitsandbytes:  # it has placed its weights itself and refuses to be moved
         transformer.to(plan.device)
-    heads = Heads(modules[1:])
-    heads.modules.to(plan.device, torch.float32)
     tokenizer = _fast_tokenizer(transformer)
+    heads = _make_head(modules, task)
+    heads.modules.to(plan.device, torch.float32)
     wants_type_ids = "token_type_ids" in tokenizer.model_input_names
     plain = PaddedPath(
         transformer, heads, plan.device, pad_id=tokenizer.pad_token_id or 0, wants_type_ids=wants_type_ids
     )
     return Parts(transformer, heads, plain, wants_type_ids)
+
+
+def _make_head(modules: Sequence[nn.Module], task: Task) -> Head:
+    transformer, *following = modules
+    if task in ("rerank", "classify"):
+        model: PreTrainedModel = transformer.model  # type: ignore[assignment]
+        return ScoreHead(model, task)
+    return Heads(following, measure_dimension(transformer) or 0)
 
 
 def narrow(parts: Parts, plan: ComputePlan) -> None:

@@ -24,6 +24,7 @@ from shard.encoders.graph.kernels import choose_float_kernel, choose_plain_token
 from shard.encoders.graph.lowering import Kernel, lower
 from shard.encoders.graph.program import compile_graph
 from shard.encoders.packed import PackedPath, find_first_position
+from shard.encoders.score_head import ScoreHead
 from shard.encoders.sentence_transformer import ForwardPath, run_path
 from shard.fidelity import Nearness, compare_results
 from shard.parts import Parts, count_bytes
@@ -53,12 +54,13 @@ class Chosen:
 class Trial:
     """What every candidate is tried on: the probes, and what the plain path makes of each of them alone.
 
-    ``max_tokens`` is the longest text that the model will be given.
+    ``max_tokens`` is the longest text that the model will be given. ``compare`` says how near results are.
     """
 
     probes: Sequence[Tokenized]
     expected: Results
     max_tokens: int
+    compare: Callable[[Results, Results], Nearness] = compare_results
 
     def run(self, path: ForwardPath) -> tuple[Results, Nearness]:
         """Return the results of all probes in one batch, and how near they come; so does the first probe alone."""
@@ -71,7 +73,7 @@ class Trial:
         count = len(self.probes)
         everything = in_order([(range(count), found), ([count], first)], count + 1)
         wanted = in_order([(range(count), self.expected), ([count], self.expected.at(0))], count + 1)
-        return found, compare_results(everything, wanted)
+        return found, self.compare(everything, wanted)
 
 
 def run_alone(path: ForwardPath, probes: Sequence[Tokenized]) -> Results:
@@ -128,7 +130,7 @@ def _is_within(cosine: float) -> Judge:
 
 
 def _capture(parts: Parts) -> fx.GraphModule | None:
-    model = getattr(parts.transformer, "model", None)
+    model = parts.heads.body if isinstance(parts.heads, ScoreHead) else getattr(parts.transformer, "model", None)
     if not isinstance(model, PreTrainedModel) or not parts.heads.takes_flat_output:
         log.info("padded", reason="this model's parts need more than its last hidden states")
         return None

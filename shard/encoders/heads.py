@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Protocol
 
@@ -11,9 +12,23 @@ from sentence_transformers.base.modules import Dense, Normalize
 from sentence_transformers.sentence_transformer.modules import Dropout, LayerNorm, Pooling
 from torch import nn
 
+from emb_model_provider.messages import Output, Task
 from shard.encoder import Results, Tokenized
 
 Features = dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class HeadFacts:
+    """What a head gives. ``dimension`` is that of dense vectors, 0 where it makes none; ``labels`` name its scores."""
+
+    outputs: tuple[Output, ...]
+    pooling: str
+    dimension: int = 0
+    normalized: bool = False
+    token_dimension: int = 0
+    task: Task = "embed"
+    labels: tuple[str, ...] = ()
 
 
 class Head(Protocol):
@@ -22,6 +37,11 @@ class Head(Protocol):
     @property
     def modules(self) -> nn.ModuleList:
         """Everything of it that has weights."""
+        ...
+
+    @property
+    def facts(self) -> HeadFacts:
+        """What it gives."""
         ...
 
     @property
@@ -43,10 +63,27 @@ class Head(Protocol):
 
 
 class Heads:
-    """Implements ``Head`` with sentence-transformers' own modules, of which the first pools."""
+    """Implements ``Head`` with sentence-transformers' own modules, of which the first pools.
 
-    def __init__(self, modules: Sequence[nn.Module]) -> None:
+    ``dimension`` is what a transformer without any of them gives.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module], dimension: int) -> None:
+        self._hidden_size = dimension
         self.modules = nn.ModuleList(modules).eval().requires_grad_(requires_grad=False)
+
+    @property
+    def facts(self) -> HeadFacts:
+        pooling = next((module for module in self.modules if isinstance(module, Pooling)), None)
+        mode = "none" if pooling is None else pooling.pooling_mode
+        sizes = (measure_dimension(module) for module in reversed(self.modules))
+        return HeadFacts(
+            outputs=("dense",),
+            # "none": a module of the model's own does it.
+            pooling=mode if isinstance(mode, str) else "+".join(mode),
+            dimension=next((size for size in sizes if size is not None), self._hidden_size),
+            normalized=len(self.modules) > 0 and isinstance(self.modules[-1], Normalize),
+        )
 
     @property
     def pools_prompt(self) -> bool:
@@ -81,6 +118,13 @@ class Heads:
         if not isinstance(embedding, torch.Tensor):
             raise TypeError("the model's modules made no sentence_embedding")
         return embedding.float().cpu()
+
+
+def measure_dimension(module: nn.Module) -> int | None:
+    """Return the size of the vectors that a module makes, where it says so."""
+    measure = getattr(module, "get_embedding_dimension", None)
+    size = measure() if callable(measure) else None
+    return None if size is None else int(size)
 
 
 def hidden_states(features: Features, rows: Sequence[Tokenized]) -> list[torch.Tensor]:

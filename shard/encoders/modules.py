@@ -23,6 +23,7 @@ from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 from emb_model_provider.errors import LoadError, LoadReason
 from shard.device import ComputePlan
+from shard.encoders.score_head import SCORES
 from shard.layouts import ModuleEntry, Recipe
 from shard.trust import own_module_name
 from shard.weights import check_filled, convert_once, find_checkpoint
@@ -35,6 +36,7 @@ _HEADS: Final[dict[str, type[Module]]] = {
     "Dropout": Dropout,
     "WeightedLayerPooling": WeightedLayerPooling,
 }
+_TEXT_SCORES: Final[dict[str, Any]] = {"text": {"method": "forward", "method_output_name": "logits"}}
 _TEXT_ONLY: Final[dict[str, Any]] = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
 #: Options of the tokenizer call that ``TextTokenizer`` follows; any other would change texts in a way it does not.
 _KNOWN_TEXT_OPTIONS: Final = {"max_length", "truncation", "padding"}
@@ -89,13 +91,17 @@ class CheckedTransformer(Transformer):
         return model
 
 
-def build_modules(directory: Path, recipe: Recipe, options: LoadOptions) -> list[Module]:
+def build_modules(directory: Path, recipe: Recipe, options: LoadOptions) -> list[nn.Module]:
     """Return the transformer and what follows it, settings applied, everything still on the CPU or where bnb put it."""
     if recipe.layout == "sentence-transformers":
-        modules = [_load_module(directory, entry, options) for entry in recipe.modules]
+        modules: list[nn.Module] = [_load_module(directory, entry, recipe, options) for entry in recipe.modules]
         if not isinstance(modules[0], Transformer) and not options.trust_remote_code:
             raise _unsupported(f"its first module is a {recipe.modules[0].type}, not a Transformer")
         modules = _apply_settings(modules, recipe)
+        if recipe.scores and len(modules) > 1:
+            raise _unsupported("its scores are made by modules behind the transformer, which is not supported")
+    elif recipe.scores:
+        modules = [_load_classifier(directory, recipe, options)]
     else:
         transformer = _load_bare_transformer(directory, options)
         modules = [transformer, Pooling(transformer.get_embedding_dimension(), recipe.pooling)]
@@ -118,7 +124,22 @@ def _load_bare_transformer(directory: Path, options: LoadOptions) -> Transformer
     return transformer
 
 
-def _load_module(directory: Path, entry: ModuleEntry, options: LoadOptions) -> Module:
+def _load_classifier(directory: Path, recipe: Recipe, options: LoadOptions) -> Transformer:
+    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": options.trust_remote_code}
+    labels = {} if recipe.num_labels is None else {"num_labels": recipe.num_labels}
+    transformer: Transformer = CheckedTransformer(
+        str(directory),
+        transformer_task="sequence-classification",
+        model_kwargs={**local, "emb_options": options, "emb_needs_pooler": True},
+        processor_kwargs=dict(local),
+        config_kwargs=local | labels,
+        modality_config=_TEXT_SCORES,
+        module_output_name=SCORES,
+    )
+    return transformer
+
+
+def _load_module(directory: Path, entry: ModuleEntry, recipe: Recipe, options: LoadOptions) -> Module:
     name = own_module_name(entry.type)
     common: dict[str, Any] = {
         "subfolder": entry.path,
@@ -127,7 +148,7 @@ def _load_module(directory: Path, entry: ModuleEntry, options: LoadOptions) -> M
     }
     if name == "Transformer":
         said = CheckedTransformer.load_config(str(directory), subfolder=entry.path, local_files_only=True)
-        needs_pooler = "pooler_output" in str(said.get("modality_config"))
+        needs_pooler = recipe.scores or "pooler_output" in str(said.get("modality_config"))
         own = {"emb_options": options, "emb_needs_pooler": needs_pooler}
         transformer: Module = CheckedTransformer.load(str(directory), **common, model_kwargs=own)
         return transformer
@@ -150,9 +171,11 @@ def _load_foreign_module(directory: Path, entry: ModuleEntry, options: LoadOptio
     return module
 
 
-def _apply_settings(modules: list[Module], recipe: Recipe) -> list[Module]:
+def _apply_settings(modules: list[nn.Module], recipe: Recipe) -> list[nn.Module]:
     if recipe.pooling is not None:
         modules = [_repooled(module, recipe.pooling) if isinstance(module, Pooling) else module for module in modules]
+    if recipe.scores:
+        return modules
     if recipe.normalize is False:
         modules = [module for module in modules if not isinstance(module, Normalize)]
     if recipe.normalize and not isinstance(modules[-1], Normalize):

@@ -70,8 +70,10 @@ class SentenceTransformerEncoder:
         self._default_prompt = None if default_prompt_name is None else prompts[default_prompt_name]
 
     def tokenize(self, texts: Sequence[str], reading: Reading = PLAIN, seconds: Sequence[str] = ()) -> list[Tokenized]:
-        if seconds:
+        if seconds and "scores" not in self.info.outputs:
             raise InvalidRequestError("This model takes single texts, not pairs.", param="input")
+        if seconds:
+            return self._tokenizer.tokenize_pairs(texts, seconds, reading)
         return self._tokenizer.tokenize(texts, reading)
 
     def accept_ids(self, ids: Sequence[int], reading: Reading = PLAIN) -> Tokenized:

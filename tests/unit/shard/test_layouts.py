@@ -114,8 +114,17 @@ def test_a_default_prompt_that_does_not_exist_is_refused(tmp_path):
     assert reason_of(directory) is LoadReason.UNSUPPORTED_MODEL
 
 
-def test_a_cross_encoder_is_refused(tmp_path):
-    assert reason_of(sentence_transformers(tmp_path, model_type="CrossEncoder")) is LoadReason.UNSUPPORTED_MODEL
+@pytest.mark.parametrize(("labels", "task"), [({"0": "LABEL_0"}, "rerank"), ({"0": "no", "1": "yes"}, "classify")])
+def test_a_cross_encoder_reranks_with_one_label_and_classifies_with_more(tmp_path, labels, task):
+    options = {"model_type": "CrossEncoder", "activation_fn": "torch.nn.modules.linear.Identity"}
+    directory = sentence_transformers(tmp_path, **options)
+    write(directory, config={"id2label": labels})
+    recipe = read_recipe(directory, SPEC)
+    assert (recipe.task, recipe.activation, recipe.layout) == (task, "identity", "sentence-transformers")
+
+
+def test_a_kind_of_model_that_nobody_knows_is_refused(tmp_path):
+    assert reason_of(sentence_transformers(tmp_path, model_type="ImageEncoder")) is LoadReason.UNSUPPORTED_MODEL
 
 
 def test_an_adapter_without_its_base_is_refused(tmp_path):

@@ -1,0 +1,141 @@
+"""What a model is for, and what its library does with its scores, as its files say. Pure; called by ``layouts``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, Literal
+
+from emb_model_provider.errors import LoadError, LoadReason
+from emb_model_provider.modelmap import ModelSpec, Task
+
+Activation = Literal["identity", "sigmoid", "softmax"]
+Document = Mapping[str, object]
+
+#: ``model_type`` in ``config_sentence_transformers.json``; a cross-encoder's task depends on its labels.
+_KINDS: Final[dict[object, Task]] = {
+    "SentenceTransformer": "embed",
+    "SparseEncoder": "sparse",
+    "MultiVectorEncoder": "multi_vector",
+}
+_ACTIVATIONS: Final[dict[str, Activation]] = {
+    "torch.nn.modules.linear.Identity": "identity",
+    "torch.nn.Identity": "identity",
+    "torch.nn.modules.activation.Sigmoid": "sigmoid",
+    "torch.nn.Sigmoid": "sigmoid",
+    "torch.nn.modules.activation.Softmax": "softmax",
+    "torch.nn.Softmax": "softmax",
+}
+#: transformers' own number of labels where a configuration names none.
+_UNSTATED_LABELS: Final = 2
+_RANKING: Final = "text-ranking"
+_SCORING: Final = ("rerank", "classify")
+#: What sentence-transformers writes into a model card for a model trained with its ``MatryoshkaLoss``.
+_CARD_DIMENSIONS: Final = re.compile(r'"matryoshka_dims":\s*(\[[\d,\s]*\])')
+_MOST_CARD_BYTES: Final = 1024 * 1024
+
+
+def find_task(spec: ModelSpec, config: Document, configuration: Document, options: Document | None) -> Task:
+    """Return what a model is for: as the operator says, else as its files do.
+
+    ``config`` is ``config.json``, ``configuration`` ModelScope's ``configuration.json``, ``options`` is
+    ``config_sentence_transformers.json`` of a directory with ``modules.json``. Raises ``LoadError`` for a reranker
+    of a kind that is not supported.
+    """
+    is_generative = _has_architecture(config, "ForCausalLM")
+    kind = None if options is None else options.get("model_type", "SentenceTransformer")
+    if is_generative and (
+        spec.task in _SCORING
+        or kind == "CrossEncoder"
+        or configuration.get("task") == _RANKING
+        or (spec.task is None and "rerank" in spec.name.lower())
+    ):
+        raise LoadError(
+            LoadReason.UNSUPPORTED_MODEL,
+            "this model cannot be served: it is a language model that is asked for a yes or no (a generative "
+            "reranker), which is not supported; serve a cross-encoder such as BAAI/bge-reranker-v2-m3, or a version of "
+            "this model with a classification head (…ForSequenceClassification)",
+        )
+    if spec.task is not None:
+        return spec.task
+    if kind is not None and kind != "CrossEncoder":
+        return _KINDS.get(kind, "embed")
+    if configuration.get("task") == _RANKING:
+        return "rerank"
+    if kind == "CrossEncoder" or _has_architecture(config, "ForSequenceClassification"):
+        return "rerank" if count_labels(config) == 1 else "classify"
+    return "embed"
+
+
+def is_modelscope_ranking(configuration: Document) -> bool:
+    """Tell whether ModelScope's own ranking pipeline serves a model, by that pipeline's rules."""
+    pipeline = configuration.get("pipeline")
+    is_named = isinstance(pipeline, Mapping) and pipeline.get("type") == _RANKING
+    return is_named and configuration.get("task") == _RANKING
+
+
+def count_labels(config: Document) -> int:
+    """Return how many labels a classification head has."""
+    labels = config.get("id2label")
+    stated = len(labels) if isinstance(labels, Mapping) else config.get("num_labels")
+    # Newer files of sentence-transformers say it in "sentence_transformers" too; transformers reads the two above.
+    return stated if isinstance(stated, int) and stated > 0 else _UNSTATED_LABELS
+
+
+def states_labels(config: Document) -> bool:
+    """Tell whether a configuration says how many labels there are."""
+    return "id2label" in config or "num_labels" in config
+
+
+def find_activation(config: Document, options: Document | None, labels: int) -> Activation:
+    """Return what the model's library applies to its logits.
+
+    A cross-encoder's is named in its files; else it is sigmoid for one label and nothing for more
+    (``sentence_transformers.CrossEncoder``). For models of transformers alone it is what its text-classification
+    pipeline does.
+    """
+    nested = config.get("sentence_transformers")
+    named = (
+        (options or {}).get("activation_fn")
+        or (nested.get("activation_fn") if isinstance(nested, Mapping) else None)
+        or config.get("sbert_ce_default_activation_function")
+    )
+    if isinstance(named, str) and named.startswith("torch."):
+        if named not in _ACTIVATIONS:
+            raise LoadError(
+                LoadReason.UNSUPPORTED_MODEL,
+                f"this model cannot be served: its scores go through {named}, which is not supported",
+            )
+        return _ACTIVATIONS[named]
+    if labels == 1:
+        return "sigmoid"
+    if named or nested or options:
+        return "identity"
+    return "sigmoid" if config.get("problem_type") == "multi_label_classification" else "softmax"
+
+
+def find_matryoshka(directory: Path, config: Document, options: Document | None) -> tuple[int, ...]:
+    """Return the dimensions that a model says it is trained to be cut to, ascending; empty where it says nothing."""
+    for document in (config, options or {}):
+        for key in ("matryoshka_dimensions", "matryoshka_dims"):
+            if dimensions := _dimensions(document.get(key)):
+                return dimensions
+    card = directory / "README.md"
+    try:
+        text = card.read_bytes()[:_MOST_CARD_BYTES].decode("utf-8", errors="replace")
+    except OSError:
+        return ()
+    match = _CARD_DIMENSIONS.search(text)
+    return () if match is None else _dimensions([int(one) for one in re.findall(r"\d+", match[1])])
+
+
+def _dimensions(value: object) -> tuple[int, ...]:
+    if not isinstance(value, list) or not all(isinstance(one, int) and one > 0 for one in value):
+        return ()
+    return tuple(sorted(set(value)))
+
+
+def _has_architecture(config: Document, ending: str) -> bool:
+    names = config.get("architectures")
+    return isinstance(names, list) and any(isinstance(name, str) and name.endswith(ending) for name in names)

@@ -1,0 +1,78 @@
+"""What a model is for and what becomes of its scores, as its files say."""
+
+import pytest
+
+from emb_model_provider.errors import LoadError
+from emb_model_provider.modelmap import ModelSpec
+from shard.kinds import find_activation, find_matryoshka, find_task
+
+SPEC = ModelSpec(id="m", name="some/model")
+CLASSIFIER = {"architectures": ["BertForSequenceClassification"]}
+
+
+@pytest.mark.parametrize(
+    ("config", "configuration", "options", "task"),
+    [
+        ({"architectures": ["BertModel"]}, {}, None, "embed"),
+        ({"architectures": ["Qwen2ForCausalLM"]}, {}, {"prompts": {}}, "embed"),
+        (CLASSIFIER | {"id2label": {"0": "LABEL_0"}}, {}, None, "rerank"),
+        (CLASSIFIER | {"num_labels": 1}, {}, None, "rerank"),
+        (CLASSIFIER, {}, None, "classify"),
+        (CLASSIFIER | {"id2label": {"0": "a", "1": "b", "2": "c"}}, {"task": "text-classification"}, None, "classify"),
+        ({"architectures": ["Bert"]}, {"task": "text-ranking"}, None, "rerank"),
+        ({}, {"task": "sentence-embedding"}, None, "embed"),
+        (CLASSIFIER | {"id2label": {"0": "LABEL_0"}}, {}, {"model_type": "CrossEncoder"}, "rerank"),
+        (CLASSIFIER, {}, {"model_type": "SentenceTransformer"}, "embed"),
+        ({}, {}, {"model_type": "SparseEncoder"}, "sparse"),
+        ({"architectures": 7}, {"task": ["x"]}, None, "embed"),
+    ],
+)
+def test_the_task_is_what_the_files_say(config, configuration, options, task):
+    assert find_task(SPEC, config, configuration, options) == task
+
+
+def test_the_operator_knows_better():
+    assert find_task(ModelSpec(id="m", name="n", task="embed"), CLASSIFIER, {"task": "text-ranking"}, None) == "embed"
+
+
+@pytest.mark.parametrize(
+    ("spec", "configuration", "options"),
+    [
+        (ModelSpec(id="m", name="Qwen/Qwen3-Reranker-0.6B"), {}, None),
+        (ModelSpec(id="m", name="n", task="rerank"), {}, None),
+        (ModelSpec(id="m", name="n"), {"task": "text-ranking"}, None),
+        (ModelSpec(id="m", name="n"), {}, {"model_type": "CrossEncoder"}),
+    ],
+)
+def test_a_language_model_that_is_asked_for_yes_or_no_is_refused(spec, configuration, options):
+    with pytest.raises(LoadError, match="generative reranker"):
+        find_task(spec, {"architectures": ["Qwen3ForCausalLM"]}, configuration, options)
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "labels", "activation"),
+    [
+        ({}, None, 1, "sigmoid"),
+        ({}, None, 3, "softmax"),
+        ({"problem_type": "multi_label_classification"}, None, 3, "sigmoid"),
+        ({}, {"model_type": "CrossEncoder"}, 3, "identity"),
+        ({"sentence_transformers": {"version": "4"}}, None, 3, "identity"),
+        ({}, {"activation_fn": "torch.nn.modules.activation.Softmax"}, 3, "softmax"),
+        ({"sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity"}, None, 1, "identity"),
+        ({"sentence_transformers": {"activation_fn": "os.system"}}, None, 1, "sigmoid"),
+    ],
+)
+def test_scores_go_through_what_the_models_library_applies(config, options, labels, activation):
+    assert find_activation(config, options, labels) == activation
+
+
+def test_an_activation_of_torch_that_is_not_known_is_refused():
+    with pytest.raises(LoadError, match="Tanh"):
+        find_activation({"sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Tanh"}}, None, 1)
+
+
+def test_sizes_for_a_cut_are_found_in_the_configuration_or_the_card(tmp_path):
+    assert find_matryoshka(tmp_path, {"matryoshka_dimensions": [512, 32, 32]}, None) == (32, 512)
+    assert find_matryoshka(tmp_path, {"matryoshka_dimensions": "many"}, {}) == ()
+    (tmp_path / "README.md").write_text('"matryoshka_dims": [\n 768,\n 64\n ]')
+    assert find_matryoshka(tmp_path, {}, None) == (64, 768)
