@@ -118,7 +118,9 @@ class Client:
                 status, headers, body = await self._post(sent)
             except TimeoutError:
                 ledger.lost += 1
-                ledger.note(f"{sent.request_id}: no answer in {_NO_ANSWER_S:g} s")
+                ledger.note(
+                    f"{sent.request_id} ({sent.model_id}, {len(sent.texts)} texts): no answer in {_NO_ANSWER_S:g} s"
+                )
                 return 0
             except (aiohttp.ClientError, OSError):
                 ledger.cut += 1

@@ -51,6 +51,13 @@ class Target:
         found = [pid for pid in children_of(self.supervisor) if package in _words(pid)]
         return self.rng.choice(found) if found else None
 
+    def shard(self) -> tuple[list[str], int | None]:
+        """Return a model, as a list, and the pid of its process, if it has one now."""
+        model_id = self.rng.choice(self.models)
+        pids = self.server.models[model_id].start_pids()
+        living = set(children_of(self.supervisor))
+        return [model_id], next((pid for pid in reversed(pids) if pid in living), None)
+
     def shard_sockets(self) -> list[Path]:
         return [path for path in self.server.run_directory.rglob("s*.sock") if path.is_socket()]
 
@@ -59,19 +66,22 @@ Fault = Callable[[Target], Awaitable[list[str]]]
 
 
 async def kill_shard(target: Target) -> list[str]:
-    _signal(target.child("shard"), signal.SIGKILL)
-    return target.models
+    models, pid = target.shard()
+    _signal(pid, signal.SIGKILL)
+    return models
 
 
 async def stop_shard_a_moment(target: Target) -> list[str]:
-    await _pause(target.child("shard"), target.rng.uniform(0.5, 3.0))
-    return target.models
+    models, pid = target.shard()
+    await _pause(pid, target.rng.uniform(0.5, 3.0))
+    return models
 
 
 async def stop_shard_for_good(target: Target) -> list[str]:
     """Only the watchdog can end this."""
-    _signal(target.child("shard"), signal.SIGSTOP)
-    return target.models
+    models, pid = target.shard()
+    _signal(pid, signal.SIGSTOP)
+    return models
 
 
 async def kill_router(target: Target) -> list[str]:

@@ -110,7 +110,7 @@ class Chaos:
         end_s = time.monotonic() + self.seconds
         bag: list[str] = []
         while time.monotonic() < end_s:
-            await asyncio.sleep(target.rng.uniform(0.5, 3.0))
+            await asyncio.sleep(target.rng.uniform(1.5, 5.0))
             if not bag:
                 bag = sorted(self.kinds)
                 target.rng.shuffle(bag)
