@@ -5,11 +5,12 @@ The whole file shares one server, so every test also shows that those before it 
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
+import re
 import socket
 import time
-from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import pytest
@@ -43,7 +44,7 @@ def router_pid(server):
     return next(pid for pid in server.family() if "router" in command_line(pid))
 
 
-@contextmanager
+@contextlib.contextmanager
 def connection(server, timeout_s=10.0):
     where = urlsplit(server.url)
     with socket.create_connection((where.hostname, where.port), timeout=timeout_s) as it:
@@ -51,29 +52,40 @@ def connection(server, timeout_s=10.0):
 
 
 def read_all(stream) -> bytes:
+    """Read until the server closes, which it may do with a reset when it has not read all of ours."""
     data = b""
-    try:
+    with contextlib.suppress(ConnectionResetError):
         while piece := stream.recv(65536):
             data += piece
-    except ConnectionResetError:  # it had more of our bytes to read than it wanted
-        pass
     return data
 
 
+def read_answer(stream) -> bytes:
+    """Read one whole answer, and what came with its last bytes."""
+    data = b""
+    with contextlib.suppress(ConnectionResetError):
+        while not _is_whole(data) and (piece := stream.recv(65536)):
+            data += piece
+    return data
+
+
+def _is_whole(data: bytes) -> bool:
+    head, end, body = data.partition(b"\r\n\r\n")
+    length = re.search(rb"(?i)content-length: *(\d+)", head)
+    return bool(end) and length is not None and len(body) >= int(length.group(1))
+
+
 def send(server, data: bytes, timeout_s=10.0) -> tuple[int, bytes, bytes]:
-    """Send bytes, read until the server closes; return status, head and body of the first answer."""
+    """Send bytes; return status, head and body of the answer. We do not close first: that means we have gone."""
     with connection(server, timeout_s) as stream:
-        try:
+        with contextlib.suppress(ConnectionError):  # it closed before it had all
             stream.sendall(data)
-            stream.shutdown(socket.SHUT_WR)
-        except OSError:  # it closed before it had all
-            pass
-        return first_answer(read_all(stream))
+        return first_answer(read_answer(stream))
 
 
 def first_answer(data: bytes) -> tuple[int, bytes, bytes]:
     head, _, body = data.partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1."), data[:200]
+    assert head.startswith(b"HTTP/"), data[:200]
     return int(head.split()[1]), head, body
 
 
@@ -100,7 +112,7 @@ def error_of(body: bytes) -> dict[str, object]:
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(256)),
         b"\x00" * 5000,
         b"HELO example.org\r\n\r\n",
-        b"GET /health\r\n\r\n",
+        b"GET /nowhere\r\n\r\n",
         b"GET / HTTP/9.9\r\n\r\n",
         b"GET  /health  HTTP/1.1\r\n\r\n",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
@@ -144,7 +156,7 @@ def test_a_flood_of_headers_is_refused_and_takes_no_memory(server):
 def test_one_huge_header_is_refused_before_it_is_all_there(server):
     with connection(server) as stream:
         stream.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nX-Big: " + b"a" * 70_000)
-        assert first_answer(read_all(stream))[0] == 400  # no end of the header was ever sent
+        assert first_answer(read_answer(stream))[0] == 400  # no end of the header was ever sent
 
 
 @pytest.mark.parametrize(
@@ -164,10 +176,9 @@ def test_a_length_that_two_parsers_could_read_differently_is_refused(server, hea
     smuggled = b"0\r\n\r\nGET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n"
     with connection(server) as stream:
         stream.sendall(post(smuggled, *headers))
-        stream.shutdown(socket.SHUT_WR)
         data = read_all(stream)
     assert first_answer(data)[0] in (400, 411, 413, 501)
-    assert data.count(b"HTTP/1.1 ") == 1, "a second request was found inside the first"
+    assert data.count(b"HTTP/1.") == 1, "a second request was found inside the first"
 
 
 def test_control_characters_in_a_header_are_refused(server):
@@ -187,7 +198,7 @@ def test_a_request_id_with_control_characters_or_too_long_is_replaced(server):
 def test_a_body_said_to_be_too_large_is_refused_before_it_is_sent(server):
     with connection(server, timeout_s=5) as stream:
         stream.sendall(post(b"", f"Content-Length: {10 * _MB}"))
-        status, _, body = first_answer(read_all(stream))  # though not a byte of it has come
+        status, _, body = first_answer(read_answer(stream))  # though not a byte of it has come
     assert status == 413
     assert "MiB" in error_of(body)["message"]
 
@@ -195,15 +206,11 @@ def test_a_body_said_to_be_too_large_is_refused_before_it_is_sent(server):
 def test_a_body_without_a_length_is_cut_off_at_the_limit(server):
     before = resident_bytes(router_pid(server))
     with connection(server) as stream:
-        try:
+        with contextlib.suppress(ConnectionError):  # it may close before it has all
             stream.sendall(post(b"", "Transfer-Encoding: chunked"))
-            for _ in range(100):
+            for _ in range(40):
                 stream.sendall(b"10000\r\n" + b" " * 0x10000 + b"\r\n")
-        except OSError:
-            pass  # it closed
-        data = read_all(stream)
-    if data:  # an answer may be lost when the connection is reset
-        assert first_answer(data)[0] == 413
+        assert first_answer(read_answer(stream))[0] == 413
     assert resident_bytes(router_pid(server)) - before < 30 * _MB
 
 

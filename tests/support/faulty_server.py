@@ -38,7 +38,7 @@ class FaultyModel:
 
     def vector(self, text: str) -> list[float]:
         """Return the right answer."""
-        return expected_vector(text[: self.manner.max_tokens], self.manner.seed)
+        return expected_vector(text[: self.manner.max_tokens], self.manner.seed, self.manner.dimension)
 
     def is_right(self, text: str, vector: list[float]) -> bool:
         """Tell whether a vector is this text's; JSON numbers may differ in the last digit of float32."""

@@ -76,6 +76,7 @@ class Manner:
     """
 
     seed: str = ""
+    dimension: int = DIMENSION
     max_tokens: int = 512
     ms_per_token: float = 0.0
     ms_per_batch: float = 0.0
@@ -94,9 +95,9 @@ class Manner:
     leak_mb: float = 0.0
 
 
-def expected_vector(text: str, seed: str = "") -> list[float]:
+def expected_vector(text: str, seed: str = "", dimension: int = DIMENSION) -> list[float]:
     """Return a text's vector, of length 1, as float32 numbers; ``text`` already cut to the model's length."""
-    digest = hashlib.sha256(f"{seed}\0{text}".encode("utf-8", "surrogatepass")).digest()
+    digest = hashlib.shake_256(f"{seed}\0{text}".encode("utf-8", "surrogatepass")).digest(dimension)
     row = np.frombuffer(digest, dtype=np.uint8).astype(np.float64) - 127.5
     return (row / np.linalg.norm(row)).astype(np.float32).tolist()
 
@@ -132,7 +133,7 @@ class FaultyEncoder:
         self._manner = manner
         self._eaten = [_take_memory(manner.load_mb)]
         self.info = EncoderInfo(
-            dimension=DIMENSION,
+            dimension=manner.dimension,
             max_tokens=manner.max_tokens,
             pooling="mean",
             normalized=True,
@@ -218,12 +219,12 @@ class FaultyEncoder:
 
     def _vectors(self, texts: Sequence[str], broken: Sequence[str]) -> np.ndarray:
         rows = [
-            [np.nan] * DIMENSION
+            [np.nan] * self._manner.dimension
             if self._manner.nan or any(word in text for word in broken)
-            else expected_vector(text, self._manner.seed)
+            else expected_vector(text, self._manner.seed, self._manner.dimension)
             for text in texts
         ]
-        vectors = np.array(rows, dtype=np.float32).reshape(len(texts), DIMENSION)
+        vectors = np.array(rows, dtype=np.float32).reshape(len(texts), self._manner.dimension)
         return np.ascontiguousarray(vectors[:, :-1]) if self._manner.wrong_dimension else vectors
 
     def _tokenized(self, ids: list[int]) -> Tokenized:
