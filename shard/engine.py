@@ -26,6 +26,7 @@ from shard.intake import as_failed, as_input_error, spell, tokenize
 from shard.isolate import encode_isolated
 from shard.jobs import NEVER_S, Input, Job, Jobs, Times
 from shard.lane import Lane
+from shard.memory import ran_out
 from shard.scheduler import Batch
 
 log = EventLog("shard.engine")
@@ -266,7 +267,7 @@ class Engine:
                         is_last = job.take(index, result)
                     else:
                         log.error("encode_failed", index=index, error=f"{type(result).__name__}: {result}")
-                        error = _failed_input(job.request.first_index + index)
+                        error = _failed_input(job.request.first_index + index, result)
                         if not job.request.partial:
                             failed.setdefault(job.key, error)
                             continue
@@ -303,7 +304,13 @@ def _is_small(request: Encode) -> bool:
     return len(inputs) <= _SMALL_INPUTS and sum(map(len, inputs)) <= _SMALL_UNITS
 
 
-def _failed_input(index: int) -> Failed:
+def _failed_input(index: int, cause: Exception) -> Failed:
+    if ran_out(cause):
+        message = (
+            f"Input {index} needs more memory than there is, even alone; every other input is fine. Shorten it, or ask "
+            "for fewer of its tokens."
+        )
+        return Failed(413, "invalid_request_error", "input_too_large", message, "input", index)
     message = f"The model failed on input {index}; every other input is fine. Change or leave out that input."
     return Failed(EncodeError.status, EncodeError.kind, EncodeError.code, message, "input", index)
 

@@ -1,6 +1,6 @@
 """The memory of this process: how the allocator keeps it, and how much is its own.
 
-Called by ``loader`` and ``main``.
+Called by ``loader``, ``main`` and ``engine``.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ _LARGEST_HEAP_BLOCK: Final = 32 * _MIB
 _KEPT: Final = 64 * _MIB
 #: Above the number of sizes that ``packed.round_up`` leaves for one matrix.
 _KEPT_KERNELS: Final = 64
+#: From CUDA, and from the CPU's allocator.
+_TOO_LITTLE: Final = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 def keep_freed_memory() -> None:
@@ -48,6 +50,14 @@ def return_freed_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+def ran_out(error: Exception) -> bool:
+    """Tell whether an error says that there was too little memory, of the machine or of a card (torch's own texts)."""
+    if isinstance(error, MemoryError):
+        return True
+    said = str(error).lower()
+    return isinstance(error, RuntimeError) and any(words in said for words in _TOO_LITTLE)
 
 
 def private_bytes() -> int:

@@ -88,7 +88,7 @@ def test_case_7_a_batch_too_large_for_memory_is_encoded_in_halves(server):
     texts = [f"!oom=4 number {n}" for n in range(32)]
     server.check("en", texts)
     assert server.shard_pid("en") == pid
-    sizes = [len(batch) for _, batch in server.models["en"].batches()]
+    sizes = [len(batch) for _, batch in server.models["en"].batches() if "!oom" in batch[0]]
     assert max(sizes) > 4
     assert sum(size for size in sizes if size <= 4) == 32
 
@@ -141,7 +141,7 @@ def test_case_10_a_reply_that_is_half_written_is_thrown_away_and_asked_for_again
     model, pid, router = server.models["large"], server.shard_pid("large"), router_pid(server)
     requests = [Asked("large", [f"!sleep=0.01 {n} {index}" for index in range(64)]) for n in range(4)]
     asking = Asking(server, requests)
-    wait_until(lambda: model.encoded(), 20, "work has begun")
+    wait_until(model.encoded, 20, "work has begun")
     os.kill(router, signal.SIGSTOP)
     try:
         still_since_s, seen = time.monotonic(), -1
