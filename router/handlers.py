@@ -142,7 +142,7 @@ class Handlers:
         if call.holes:
             result = with_holes(result, call.holes)
         answered = Answered(result, encoder, request.get(REQUEST_ID, ""), characters, time.monotonic() - began_s)
-        response = await _respond(call.build(answered), small=is_small(result))
+        response = await _respond(call.build(answered), small=characters < LARGE_BYTES and is_small(result))
         response.headers["x-truncated-inputs"] = str(len(result.truncated))
         if result.fingerprint:
             response.headers["x-model-fingerprint"] = result.fingerprint

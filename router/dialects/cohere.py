@@ -15,12 +15,11 @@ import orjson
 
 from emb_model_provider.errors import InvalidRequestError, RequestError
 from router.dialects.fields import Fields, wrong
-from router.dialects.jina import Ranking, parse_rerank, ranked_results, searches
+from router.dialects.jina import Ranking, parse_rerank, ranking_facts, results_json
 from router.dialects.openai import FORMS, read_words, with_unit_length
 from router.dialects.options import MAX_INPUTS, read_options, without_holes
-from router.dialects.ranking import pair_errors
 from router.dialects.seam import Answered, Dialect, EncodeCall, Route, at_once
-from router.dialects.vectors import PLAIN, VectorForm, details_json, errors_json, rows_json, to_json
+from router.dialects.vectors import PLAIN, VectorForm, details_json, errors_json, list_json, rows_json, to_json
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -87,7 +86,6 @@ def build_embed(embedding: Embedding, answered: Answered) -> Iterator[bytes]:
         yield b"}"
     units = {"input_tokens": result.prompt_tokens}
     rest: dict[str, object] = {
-        "texts": embedding.texts,
         "meta": {"api_version": {"version": embedding.version}, "billed_units": units},
         "model": result.model_id,
     }
@@ -97,7 +95,9 @@ def build_embed(embedding: Embedding, answered: Answered) -> Iterator[bytes]:
         rest["errors"] = errors
     if result.fingerprint:
         rest["system_fingerprint"] = result.fingerprint
-    yield b"," + to_json(rest)[1:]
+    yield b',"texts":['
+    yield from list_json(embedding.texts, (len(text or "") for text in embedding.texts))
+    yield b"]," + to_json(rest)[1:]
 
 
 def parse_rerank_v2(fields: Fields) -> EncodeCall:
@@ -109,21 +109,9 @@ def parse_rerank_v2(fields: Fields) -> EncodeCall:
 
 def build_rerank(ranking: Ranking, answered: Answered) -> Iterator[bytes]:
     """Write the best documents' indexes and scores."""
-    for step in ranked_results(ranking, answered):
-        if isinstance(step, bytes):
-            yield step
-            continue
-        body: dict[str, object] = {
-            "id": answered.request_id,
-            "results": step,
-            "meta": {"api_version": {"version": "2"}, "billed_units": {"search_units": searches(ranking.count)}},
-            "model": answered.result.model_id,
-        }
-        if errors := pair_errors(answered, (ranking.query,), ranking.count):
-            body["errors"] = errors
-        if answered.result.fingerprint:
-            body["system_fingerprint"] = answered.result.fingerprint
-        yield to_json(body)
+    yield to_json({"id": answered.request_id, "model": answered.result.model_id})[:-1] + b',"results":['
+    yield from results_json(ranking, answered)
+    yield b"]," + to_json(ranking_facts(ranking, answered, "2"))[1:]
 
 
 def render_error(error: RequestError) -> bytes:

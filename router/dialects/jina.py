@@ -19,10 +19,11 @@ from router.dialects.fields import Fields, check_count, checked_texts, wrong
 from router.dialects.options import MAX_INPUTS, read_options
 from router.dialects.ranking import RANKS, best, pair_errors, pairs_request, plan_pairs, scores
 from router.dialects.seam import Answered, Dialect, EncodeCall, Route, at_once
-from router.dialects.vectors import details_json, to_json
+from router.dialects.vectors import details_json, list_json, to_json
 
 #: A hundred documents are what Cohere counts as one search.
 _DOCUMENTS_A_SEARCH: Final = 100
+_RESULT_BYTES: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,41 +76,42 @@ def read_documents(fields: Fields) -> tuple[str, ...]:
     return checked_texts("documents", value, MAX_INPUTS)
 
 
-def ranked_results(ranking: Ranking, answered: Answered) -> Iterator[bytes | list[dict[str, object]]]:
-    """Yield pauses and, last, the results: best first, equal ones as they were given."""
+def results_json(ranking: Ranking, answered: Answered) -> Iterator[bytes]:
+    """Yield the results with commas between them: best first, equal ones as they were given."""
     scored = yield from scores(answered, (ranking.query,), ranking.count, raw=ranking.raw)
     results: list[dict[str, object]] = []
+    sizes: list[int] = []
     for place in best(scored, ranking.top_n):
         result: dict[str, object] = {"index": place.index, "relevance_score": place.score}
         if ranking.documents:
             result["document"] = {"text": ranking.documents[place.index]}
         results.append(result)
-    yield results
+        sizes.append(_RESULT_BYTES + (len(ranking.documents[place.index]) if ranking.documents else 0))
+    yield from list_json(results, sizes)
 
 
 def build_rerank(ranking: Ranking, answered: Answered) -> Iterator[bytes]:
     """Write what clients of Jina, vLLM and Cohere's first version read."""
-    for step in ranked_results(ranking, answered):
-        if isinstance(step, bytes):
-            yield step
-            continue
-        result = answered.result
-        usage: dict[str, object] = {"prompt_tokens": result.prompt_tokens, "total_tokens": result.prompt_tokens}
-        if ranking.details:
-            usage["details"] = details_json(result)
-        body: dict[str, object] = {
-            "id": answered.request_id,
-            "object": "list",
-            "model": result.model_id,
-            "results": step,
-            "usage": usage,
-            "meta": {"api_version": {"version": "1"}, "billed_units": {"search_units": searches(ranking.count)}},
-        }
-        if errors := pair_errors(answered, (ranking.query,), ranking.count):
-            body["errors"] = errors
-        if result.fingerprint:
-            body["system_fingerprint"] = result.fingerprint
-        yield to_json(body)
+    result = answered.result
+    head = {"id": answered.request_id, "object": "list", "model": result.model_id}
+    yield to_json(head)[:-1] + b',"results":['
+    yield from results_json(ranking, answered)
+    usage: dict[str, object] = {"prompt_tokens": result.prompt_tokens, "total_tokens": result.prompt_tokens}
+    if ranking.details:
+        usage["details"] = details_json(result)
+    yield b"]," + to_json({"usage": usage, **ranking_facts(ranking, answered, "1")})[1:]
+
+
+def ranking_facts(ranking: Ranking, answered: Answered, version: str) -> dict[str, object]:
+    """Return what stands behind the results in the answers of all of them."""
+    facts: dict[str, object] = {
+        "meta": {"api_version": {"version": version}, "billed_units": {"search_units": searches(ranking.count)}},
+    }
+    if errors := pair_errors(answered, (ranking.query,), ranking.count):
+        facts["errors"] = errors
+    if answered.result.fingerprint:
+        facts["system_fingerprint"] = answered.result.fingerprint
+    return facts
 
 
 def searches(documents: int) -> int:

@@ -59,6 +59,8 @@ def plan_pairs(request: EncodeRequest, encoder: EncoderInfo) -> EncodeRequest:
         seconds=(),
         outputs=("multi_vector",) if late else ("dense",),
         normalize=None if late else True,
+        # Both sides go through one request, and a prompt for queries does not suit documents: none, unless named.
+        prompt="" if request.prompt_name is None and request.prompt is None else request.prompt,
     )
 
 

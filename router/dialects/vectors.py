@@ -7,7 +7,7 @@ does: another thread would keep the loop waiting just as long, so the loop does 
 from __future__ import annotations
 
 from binascii import b2a_base64
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -130,6 +130,18 @@ def token_vectors_json(result: EncodeResult) -> Iterator[bytes]:
     for chunk in chunks(result):
         yield comma + to_json(chunk.token_vectors())[1:-1]
         comma = b","
+
+
+def list_json(values: Sequence[object], sizes: Iterable[int]) -> Iterator[bytes]:
+    """Yield values with commas between them, in pieces of bounded size; ``sizes`` are about their bytes."""
+    begin, waiting, comma = 0, 0, b""
+    for end, size in enumerate(sizes, 1):
+        waiting += size
+        if waiting >= PIECE_BYTES:
+            yield comma + to_json(values[begin:end])[1:-1]
+            begin, waiting, comma = end, 0, b","
+    if begin < len(values):
+        yield comma + to_json(values[begin:])[1:-1]
 
 
 def all_rows(result: EncodeResult) -> NDArray[np.float32]:

@@ -32,9 +32,16 @@ async def test_an_embedding_model_ranks_by_cosine_and_a_multi_vector_model_token
     answer = await ask("/v1/rerank", model="embed", query="aa", documents=["b", "a"])
     assert [one["index"] for one in answer["results"]] == [1, 0]
     assert answer["results"][0]["relevance_score"] == pytest.approx(1.0, abs=0.01)
-    assert backend.seen[0].texts == ("aa", "b", "a")
+    assert (backend.seen[0].texts, backend.seen[0].prompt) == (("aa", "b", "a"), "")
     late = await ask("/v1/rerank", model="colbert", query="ab", documents=["b", "ba", "c"])
     assert [(one["index"], one["relevance_score"]) for one in late["results"]] == [(1, 2.0), (0, 1.0), (2, 0.0)]
+
+
+async def test_large_documents_come_back_whole(ask):
+    documents = [f"{index} " + "ab" * 500 for index in range(400)]
+    answer = await ask("/v1/rerank", model="rerank", query="ab", documents=documents)
+    assert sorted(one["index"] for one in answer["results"]) == list(range(400))
+    assert all(one["document"]["text"] == documents[one["index"]] for one in answer["results"])
 
 
 async def test_a_bad_document_of_a_partial_request_is_left_out_and_named(ask):
