@@ -55,12 +55,14 @@ class FakeEncoder:
     def tokenize(self, texts: Sequence[str], reading: Reading = PLAIN, seconds: Sequence[str] = ()) -> list[Tokenized]:
         if "UNTOKENIZABLE" in texts:
             raise RuntimeError("tokenizer")
-        return [self._tokenized([ord(character) for character in (reading.prompt or "") + text]) for text in texts]
+        return [
+            self._tokenized([ord(character) for character in (reading.prompt or "") + text], reading) for text in texts
+        ]
 
     def accept_ids(self, ids: Sequence[int], reading: Reading = PLAIN) -> Tokenized:
         if max(ids) >= VOCABULARY_SIZE:
             raise InvalidRequestError(f"token id {max(ids)} is not in the vocabulary")
-        return self._tokenized(list(ids))
+        return self._tokenized(list(ids), reading)
 
     def spell(self, texts: Sequence[str], *, prompt: str | None, add_special_tokens: bool) -> list[tuple[Token, ...]]:
         return [
@@ -97,8 +99,8 @@ class FakeEncoder:
         return Results(_vectors(texts, broken=("NAN",)))
 
     @staticmethod
-    def _tokenized(ids: list[int]) -> Tokenized:
-        return Tokenized(tuple(ids[:MAX_TOKENS]), original_tokens=len(ids))
+    def _tokenized(ids: list[int], reading: Reading) -> Tokenized:
+        return Tokenized(tuple(ids[:MAX_TOKENS]), original_tokens=len(ids), outputs=reading.outputs, raw=reading.raw)
 
 
 def _vectors(texts: Sequence[str], broken: Sequence[str]) -> np.ndarray:

@@ -1,3 +1,4 @@
+import dataclasses
 import threading
 import time
 
@@ -5,7 +6,7 @@ import numpy as np
 import pytest
 
 from emb_model_provider.errors import InvalidRequestError
-from emb_model_provider.messages import Encode, Encoded, Failed
+from emb_model_provider.messages import Detokenize, Encode, Encoded, Failed, Texts, Tokenize
 from emb_model_provider.modelmap import BatchLimits
 from shard.activity import Activity
 from shard.costs import SlicePlan
@@ -351,3 +352,80 @@ def test_the_engine_says_what_it_is_at_and_how_far_it_has_come(make_engine):
     done = engine.activity()
     assert (done.batches_done, done.oldest_s, done.waiting_texts, done.waiting_tokens) == (2, 0.0, 0, 0)
     assert abs(done.last_success - time.time()) < 60
+
+
+# --- partial answers, timing, tokens, priorities ---------------------------------------------------------------
+
+
+def test_a_partial_request_gets_its_good_vectors_and_the_errors_of_the_rest(make_engine):
+    engine, heard = make_engine(FakeEncoder())
+    engine.submit(1, Encode(("good", "POISON", "x" * 50, "NAN"), partial=True, overlong="error", first_index=8))
+    (outcome,) = heard.wait_for(1)
+    assert vectors(outcome)[0].tolist() == expected_vector("good")
+    assert not vectors(outcome)[1:].any()
+    assert [(error.index, error.status) for error in outcome.errors] == [(1, 500), (2, 400), (3, 500)]
+    assert "input 9" in outcome.errors[0].message
+    assert outcome.tokens == (4, 6, 0, 3)
+
+
+def test_a_partial_request_without_a_good_input_is_answered_at_once(make_engine):
+    encoder = FakeEncoder()
+    engine, heard = make_engine(encoder)
+    engine.submit(1, Encode(("UNTOKENIZABLE", "UNTOKENIZABLE"), partial=True))
+    (outcome,) = heard.wait_for(1)
+    assert [error.index for error in outcome.errors] == [0, 1]
+    assert encoder.encoded == []
+
+
+def test_an_answer_says_where_its_time_went(make_engine):
+    encoder = FakeEncoder(closed=True)
+    engine, heard = make_engine(encoder)
+    engine.submit(1, Encode(("first",)))
+    assert encoder.entered.wait(10)
+    engine.submit(2, Encode(("second",)))
+    time.sleep(0.1)
+    encoder.gate.set()
+    first, second = heard.wait_for(1, 2)
+    assert first.timing.encode_ms >= 90
+    assert second.timing.queue_ms >= 90
+    assert second.timing.tokenize_ms >= 0
+    assert (first.original_tokens, second.original_tokens) == ((5,), (6,))
+
+
+def test_tokens_and_texts_are_answered_by_the_tokenizer_and_wait_for_no_device(make_engine):
+    encoder = FakeEncoder(closed=True)
+    engine, heard = make_engine(encoder)
+    engine.submit(1, Encode(("holds the device",)))
+    engine.submit(2, Tokenize(("ab",)))
+    engine.submit(3, Detokenize(((97,),)))
+    tokens, texts = heard.wait_for(2, 3)
+    assert [one.text for one in tokens.rows[0]] == ["a", "b"]
+    assert texts == Texts(("a",))
+    assert engine.wait_idle(0) is False
+
+
+def test_a_small_request_may_queue_with_bulk_and_a_large_one_before_it(make_engine):
+    encoder = FakeEncoder(closed=True)
+    engine, heard = make_engine(encoder, max_batch_size=2)
+    engine.submit(1, Encode(("holds the device",)))
+    assert encoder.entered.wait(10)
+    engine.submit(2, Encode(("small",), priority="bulk"))
+    engine.submit(3, Encode(tuple(f"large {index}" for index in range(12)), priority="interactive"))
+    heard_before = len(encoder.encoded)
+    encoder.gate.set()
+    heard.wait_for(1, 2, 3)
+    order = encoder.encoded[heard_before:]
+    assert order.index("small") > order.index("large 0")
+
+
+def test_requests_for_different_outputs_of_one_text_are_different_work(make_engine):
+    encoder = FakeEncoder(closed=True)
+    encoder.info = dataclasses.replace(encoder.info, normalized=True)
+    engine, heard = make_engine(encoder)
+    engine.submit(1, Encode(("holds the device",)))
+    assert encoder.entered.wait(10)
+    engine.submit(2, Encode(("same",)))
+    engine.submit(3, Encode(("same",), normalize=False))
+    encoder.gate.set()
+    heard.wait_for(1, 2, 3)
+    assert encoder.encoded.count("same") == 2

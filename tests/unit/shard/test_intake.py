@@ -1,0 +1,134 @@
+"""From requests to tokens or errors, with an encoder whose tokens are characters."""
+
+import dataclasses
+
+import pytest
+
+from emb_model_provider.errors import InvalidRequestError
+from emb_model_provider.messages import Detokenize, Encode, Failed, InputError, Texts, Tokenize, Tokens
+from shard.encoder import Tokenized
+from shard.intake import read_options, spell, tokenize
+from tests.support.fake_encoder import MAX_TOKENS, VOCABULARY_SIZE, FakeEncoder
+
+
+def encoder_that(**facts) -> FakeEncoder:
+    encoder = FakeEncoder()
+    encoder.info = dataclasses.replace(encoder.info, **facts)
+    return encoder
+
+
+def refusal(encoder, request) -> Failed:
+    outcome = tokenize(encoder, request)
+    assert isinstance(outcome, Failed), outcome
+    return outcome
+
+
+# --- what a model gives ---------------------------------------------------------------------------------------
+
+
+def test_an_output_that_the_model_lacks_is_refused_with_what_it_has():
+    failed = refusal(FakeEncoder(), Encode(("a",), outputs=("dense", "sparse")))
+    assert (failed.status, failed.code) == (400, "unsupported_output")
+    assert "gives dense vectors" in failed.message
+    assert "does not give sparse vectors" in failed.message
+
+
+def test_a_reranker_refuses_to_embed_and_says_what_it_is_for():
+    reranker = encoder_that(task="rerank", outputs=("scores",), labels=("LABEL_0",), dimension=0)
+    assert "'rerank'" in refusal(reranker, Encode(("a",))).message
+    assert isinstance(tokenize(reranker, Encode(("a",), seconds=("b",), outputs=("scores",)))[0], Tokenized)
+
+
+def test_pairs_are_for_rerankers_and_classifiers():
+    assert "pairs" in refusal(FakeEncoder(), Encode(("a",), seconds=("b",))).message
+    classifier = encoder_that(task="classify", outputs=("scores",), labels=("a", "b"))
+    assert "second text" in refusal(classifier, Encode(("a", "b"), seconds=("c",), outputs=("scores",))).message
+
+
+def test_outputs_are_in_the_models_order_so_that_equal_requests_are_equal():
+    model = encoder_that(outputs=("dense", "sparse"))
+    one, other = (
+        read_options(model, Encode(("a",), outputs=outputs)) for outputs in (("sparse", "dense"), ("dense", "sparse"))
+    )
+    assert one == other
+    assert one.outputs == ("dense", "sparse")
+
+
+@pytest.mark.parametrize("dimensions", [0, -1, 5])
+def test_a_cut_that_the_model_cannot_make_is_refused(dimensions):
+    failed = refusal(FakeEncoder(), Encode(("a",), dimensions=dimensions))
+    assert failed.param == "dimensions"
+    assert "4 dimensions" in failed.message
+
+
+def test_scores_have_no_dimensions_to_cut():
+    reranker = encoder_that(task="rerank", outputs=("scores",), labels=("x",))
+    assert "cuts dense vectors" in refusal(reranker, Encode(("a",), outputs=("scores",), dimensions=1)).message
+
+
+@pytest.mark.parametrize(("is_normalized", "wanted", "raw"), [
+    (True, False, True), (True, True, False), (True, None, False), (False, False, False), (False, True, False),
+])  # fmt: skip
+def test_a_pass_without_normalising_is_asked_for_only_where_the_model_would(is_normalized, wanted, raw):
+    assert read_options(encoder_that(normalized=is_normalized), Encode(("a",), normalize=wanted)).raw is raw
+
+
+@pytest.mark.parametrize(
+    ("overlong", "side"), [("start", "start"), ("end", "end"), ("truncate", None), ("error", None)]
+)
+def test_the_side_to_cut_is_that_of_the_request(overlong, side):
+    reading = read_options(FakeEncoder(), Encode(("a",), overlong=overlong, max_tokens=7))
+    assert (reading.cut_side, reading.max_tokens) == (side, 7)
+
+
+def test_a_prompt_of_the_request_wins_over_a_name_even_an_unknown_one():
+    assert read_options(FakeEncoder(), Encode(("a",), prompt="ask: ", prompt_name="nobody knows")).prompt == "ask: "
+    with pytest.raises(InvalidRequestError):
+        read_options(FakeEncoder(), Encode(("a",), prompt_name="nobody knows"))
+
+
+# --- partial requests -----------------------------------------------------------------------------------------
+
+
+def test_a_partial_request_names_its_bad_inputs_and_keeps_the_good_ones():
+    request = Encode((), token_ids=((65,), (VOCABULARY_SIZE,), (66, 67)), partial=True, first_index=64, prompt="")
+    first, second, third = tokenize(FakeEncoder(), request)
+    assert (first.ids, third.ids) == ((65,), (66, 67))
+    assert isinstance(second, InputError)
+    assert (second.index, second.status) == (1, 400)
+    assert "Input 65" in second.message
+
+
+def test_a_partial_request_that_refuses_overlong_texts_keeps_the_short_ones():
+    request = Encode(("short", "x" * 100, "UNTOKENIZABLE"), overlong="error", partial=True)
+    good, long, broken = tokenize(FakeEncoder(), request)
+    assert isinstance(good, Tokenized)
+    assert (long.index, long.code) == (1, "context_length_exceeded")
+    assert f"{MAX_TOKENS} tokens, however input 1 has 100" in long.message
+    assert (broken.index, broken.status) == (2, 500)
+
+
+def test_what_is_wrong_with_all_of_a_partial_request_fails_it():
+    assert refusal(FakeEncoder(), Encode(("a", "b"), outputs=("sparse",), partial=True)).code == "unsupported_output"
+
+
+# --- tokens and texts -----------------------------------------------------------------------------------------
+
+
+def test_texts_are_spelled_and_ids_become_texts():
+    tokens = spell(FakeEncoder(), Tokenize(("ab", "")))
+    assert isinstance(tokens, Tokens)
+    assert [[one.text for one in row] for row in tokens.rows] == [["a", "b"], []]
+    assert spell(FakeEncoder(), Detokenize(((97, 98), ()))) == Texts(("ab", ""))
+
+
+def test_more_tokens_than_one_answer_holds_are_refused_with_what_to_do():
+    outcome = spell(FakeEncoder(), Tokenize(("x" * 500_001,)))
+    assert isinstance(outcome, Failed)
+    assert "several requests" in outcome.message
+
+
+def test_a_prompt_that_the_model_lacks_is_refused_here_too():
+    outcome = spell(FakeEncoder(), Tokenize(("a",), prompt_name="query"))
+    assert isinstance(outcome, Failed)
+    assert (outcome.status, outcome.param) == (400, "prompt_name")
