@@ -129,12 +129,20 @@ class Post:
         """Return every shard that may have a process: the holder first, then its successor and those that leave."""
         return [self.holder, *([self.successor] if self.successor is not None else ()), *self._leaving]
 
-    def find(self, generation: int) -> Shard | None:
-        """Return the holder or successor of this generation; one that leaves is nobody's business any more."""
-        for shard in (self.holder, self.successor):
-            if shard is not None and shard.status.generation == generation:
-                return shard
-        return None
+    def give_up(self, generation: int, why: str) -> bool:
+        """End a process that fails those who ask it; ``why`` continues "its process". False where it is gone already.
+
+        A successor that is on its way takes its place at once, else it is started again.
+        """
+        if self.holder.status.generation != generation:
+            return False
+        if self.successor is not None:
+            _keeper(self.holder).kill()
+            self._take_over(self.successor)
+            self._on_change(self.holder)
+        else:
+            _keeper(self.holder).replace(why)
+        return True
 
     async def _begin_anew(self, newcomer: Shard) -> None:
         before, self.holder = self.holder, newcomer

@@ -385,10 +385,8 @@ class Tree:
 
     def shard_demanded(self, request: RestartShard) -> None:
         post = self._posts.get(request.model_id)
-        shard = post.find(request.generation) if post is not None else None
-        if shard is not None and shard.keeper is not None:
-            log.warning("replacing", model=request.model_id, generation=request.generation, why=request.why)
-            shard.keeper.replace(request.why)
+        if post is not None and post.give_up(request.generation, f"failed the router: {request.why}"):
+            log.warning("given_up", model=request.model_id, generation=request.generation, why=request.why)
 
     def front_lost(self) -> None:
         self._stop_requested.set()

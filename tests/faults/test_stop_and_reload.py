@@ -1,9 +1,13 @@
 """Cases 28 to 33: stopping finishes what is in flight within its bounds, a reload disturbs only what it changes."""
 
 import os
+import pty
 import re
 import signal
 import socket
+import subprocess
+import sys
+import tempfile
 import time
 import urllib.parse
 
@@ -14,7 +18,7 @@ from tests.support import operator
 from tests.support.asking import Asked, Asking, SteadyLoad
 from tests.support.faulty_server import FaultyModel, FaultyServer
 from tests.support.leaks import open_files
-from tests.support.processes import alive, command_line, wait_until
+from tests.support.processes import alive, command_line, environment, wait_until
 
 
 def make_server(tmp_path, *names, env=None, dotenv="", **manner) -> FaultyServer:
@@ -313,3 +317,61 @@ def test_status_answers_at_once_while_a_shard_is_stuck_in_a_call_that_holds_the_
         assert operator.model(server, "en").state == "ready"
         assert time.monotonic() - began_s < 1
         asking.finish()
+
+
+def test_systemd_hands_the_port_over_and_hears_each_state(tmp_path):
+    server = make_server(tmp_path, "en")
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
+        socket.create_server(("127.0.0.1", 0)) as listener,
+    ):
+        manager.bind(f"{directory}/notify")
+        manager.settimeout(20)
+        server.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        server._env |= {"NOTIFY_SOCKET": f"{directory}/notify", "WATCHDOG_USEC": "3000000", "LISTEN_FDS": "1"}
+        # As systemd does it: the socket is descriptor 3, and LISTEN_PID is the process that is started.
+        launcher = (
+            "import os, sys; os.dup2(int(sys.argv[1]), 3); os.environ['LISTEN_PID'] = str(os.getpid());"
+            "os.execv(sys.executable, [sys.executable, '-m', 'supervisor'])"
+        )
+        number = listener.fileno()
+        with server.stdout_path.open("wb") as out:
+            server.process = subprocess.Popen(
+                [sys.executable, "-c", launcher, str(number)],
+                cwd=server.directory, env=server._env, stdout=out, stderr=out, pass_fds=(number,),
+            )  # fmt: skip
+
+        def hear(wanted: str) -> str:
+            while wanted not in (state := manager.recv(4096).decode()):
+                pass
+            return state
+
+        hear("READY=1")
+        server.wait_ready()
+        server.check("en", ["on a socket that systemd has bound"])
+        hear("STATUS=1 of 1 models ready")
+        hear("WATCHDOG=1")
+        for pid in server.family()[1:]:
+            assert not {"NOTIFY_SOCKET", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID"} & environment(pid).keys()
+        os.kill(server.process.pid, signal.SIGHUP)
+        assert "MONOTONIC_USEC=" in hear("RELOADING=1")
+        hear("READY=1")
+        server.process.send_signal(signal.SIGTERM)
+        hear("STOPPING=1")
+        assert server.process.wait(15) == 0, server.stdout
+
+
+def test_a_terminal_that_is_closed_is_a_stop_and_no_reload(tmp_path):
+    server = make_server(tmp_path, "en")
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(server.directory)
+        os.execve(sys.executable, [sys.executable, "-m", "supervisor"], server._env)
+    try:
+        wait_until(lambda: list(server.run_directory.glob("*/control.sock")), 20, "it has started")
+        wait_until(lambda: operator.report(server).router.pid, 10, "it serves")
+    finally:
+        os.close(terminal)
+    wait_until(lambda: os.waitpid(child, os.WNOHANG)[0] == child, 20, "it ends")
+    assert list(server.run_directory.iterdir()) == []
