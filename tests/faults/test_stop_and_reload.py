@@ -342,10 +342,17 @@ def test_systemd_hands_the_port_over_and_hears_each_state(tmp_path):
                 cwd=server.directory, env=server._env, stdout=out, stderr=out, pass_fds=(number,),
             )  # fmt: skip
 
-        def hear(wanted: str) -> str:
-            while wanted not in (state := manager.recv(4096).decode()):
-                pass
-            return state
+        states: list[str] = []
+
+        def hear(wanted: str, after: int = 0) -> int:
+            """Wait for a state; return how many had come with it."""
+            deadline_s = time.monotonic() + 30
+            while True:
+                for number, state in enumerate(states[after:], after + 1):
+                    if wanted in state:
+                        return number
+                assert time.monotonic() < deadline_s, (wanted, states, server.stdout)
+                states.append(manager.recv(4096).decode())
 
         hear("READY=1")
         server.wait_ready()
@@ -355,8 +362,9 @@ def test_systemd_hands_the_port_over_and_hears_each_state(tmp_path):
         for pid in server.family()[1:]:
             assert not {"NOTIFY_SOCKET", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID"} & environment(pid).keys()
         os.kill(server.process.pid, signal.SIGHUP)
-        assert "MONOTONIC_USEC=" in hear("RELOADING=1")
-        hear("READY=1")
+        reloading = hear("RELOADING=1")
+        assert "MONOTONIC_USEC=" in states[reloading - 1]
+        hear("READY=1", after=reloading)
         server.process.send_signal(signal.SIGTERM)
         hear("STOPPING=1")
         assert server.process.wait(15) == 0, server.stdout
