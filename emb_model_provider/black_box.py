@@ -5,8 +5,9 @@ later, and then nobody would know which requests were at fault. So the threads o
 mapped file, which costs a microsecond and no system call, and the router maps the same file and reads it once the link
 is gone. Written by ``shard.channel``, read by ``router.link``.
 
-The file is a row of slots, one for each thread that can be at something: a count, then as many pairs of link number and
-request id, all little-endian. A slot is written by its own thread only, the count last.
+The file is a row of slots, one for each thread that can be at something: a count, then as many pairs of router and
+request id, all little-endian. A router is known by its process id, which both ends of a link know without a message. A
+slot is written by its own thread only, the count last.
 """
 
 from __future__ import annotations
@@ -43,14 +44,14 @@ class BlackBox:
             os.close(descriptor)
 
     def enter(self, slot: int, requests: Collection[tuple[int, int]]) -> None:
-        """Note that this slot's thread is at these requests now, each a link number and a request id."""
+        """Note that this slot's thread is at these requests now, each a router and a request id."""
         start = slot * _SLOT_BYTES
         if len(requests) > MAX_ENTRIES:
             _COUNT.pack_into(self._memory, start, _TOO_MANY)
             return
         position = start + _COUNT.size
-        for link, request_id in requests:
-            _PAIR.pack_into(self._memory, position, link, request_id)
+        for router, request_id in requests:
+            _PAIR.pack_into(self._memory, position, router, request_id)
             position += _PAIR.size
         _COUNT.pack_into(self._memory, start, len(requests))
 
@@ -69,16 +70,16 @@ class BlackBoxReader:
         finally:
             os.close(descriptor)
 
-    def requests_of(self, link: int) -> frozenset[int] | None:
-        """Return the request ids of one link that were in hand; ``None`` where that is not known."""
+    def requests_of(self, router: int) -> frozenset[int] | None:
+        """Return the request ids of one router that were in hand; ``None`` where that is not known."""
         found: set[int] = set()
         for start in range(0, len(self._memory) - _SLOT_BYTES + 1, _SLOT_BYTES):
             (count,) = _COUNT.unpack_from(self._memory, start)
             if count > MAX_ENTRIES:
                 return None
             for index in range(count):
-                number, request_id = _PAIR.unpack_from(self._memory, start + _COUNT.size + index * _PAIR.size)
-                if number == link:
+                owner, request_id = _PAIR.unpack_from(self._memory, start + _COUNT.size + index * _PAIR.size)
+                if owner == router:
                     found.add(request_id)
         return frozenset(found)
 

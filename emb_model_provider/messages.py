@@ -39,11 +39,10 @@ Priority = Literal["auto", "interactive", "bulk"]
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Shard to router, first on every link: who is answering here. ``link`` is this link's number in the black box."""
+    """Shard to router, first on every link: who is answering here."""
 
     model_id: str
     generation: int
-    link: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,5 +38,16 @@ def bind_private(path: Path) -> socket.socket:
 
 def peer_user(peer: socket.socket) -> int:
     """Return the user id of the process at the other end, as the kernel noted it when it connected."""
-    _pid, uid, _gid = _CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-    return int(uid)
+    _pid, uid, _gid = _credentials(peer)
+    return uid
+
+
+def peer_process(peer: socket.socket) -> int:
+    """Return the process id at the other end, as the kernel noted it when it connected."""
+    pid, _uid, _gid = _credentials(peer)
+    return pid
+
+
+def _credentials(peer: socket.socket) -> tuple[int, int, int]:
+    pid, uid, gid = _CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return int(pid), int(uid), int(gid)

@@ -20,6 +20,7 @@ from router.backend import EmbeddingBackend
 from router.gate import Gate
 from router.link import ShardLostError
 from router.quarantine import Quarantine, fingerprint
+from router.registry import Registry
 from router.requests import EncodeRequest
 
 log = EventLog("router.delivery")
@@ -76,16 +77,17 @@ class Delivery:
 
     def __init__(
         self,
+        registry: Registry,
         backend: EmbeddingBackend,
         quarantine: Quarantine,
         on_resent: Callable[[str], None] = lambda _model_id: None,
     ) -> None:
+        self._registry = registry
         self._backend = backend
         self._on_resent = on_resent
         self._quarantine = quarantine
-        #: Models of which suspects are being tried, and what is done when the last one is. Nothing else is sent to them
-        #: meanwhile: it could be lost with a suspect, or be the same input.
-        self._trials: dict[str, tuple[int, asyncio.Future[None]]] = {}
+        #: Inputs that are being tried, and what is done when they have been; others with the same input wait for that.
+        self._trials: dict[bytes, asyncio.Future[None]] = {}
 
     async def send(self, call: Call, begin: int, end: int) -> list[Encoded]:
         """Return the results of the inputs from ``begin`` up to ``end``, in order, in one part or several.
@@ -124,8 +126,11 @@ class Delivery:
                 await call.gate.turn(call.client, tokens, is_small=call.is_small)
             is_answered = False
             try:
-                while self._trials and model_id in self._trials:
-                    await asyncio.shield(self._trials[model_id][1])
+                # First the wait for a process: what is learnt meanwhile of these inputs has to count.
+                await self._registry.ready(model_id)
+                while trials := self._trials_of(call, begin, end):
+                    await asyncio.wait(trials)
+                    await self._registry.ready(model_id)
                 if not (self._quarantine and any(self._left_s(call, index) for index in range(begin, end))):
                     encoded = await self._backend.encode(model_id, call.message(begin, end))
                     is_answered = True
@@ -135,42 +140,52 @@ class Delivery:
                 self._on_resent(model_id)
                 if lost.started:
                     return await self._try_each(call, begin, end)
-                await asyncio.sleep(0)  # let those that heard of the same death begin their trials
+                # Let those that heard of the same death begin their trials; their tasks take a turn of the loop more.
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
                 continue
             finally:
                 call.gate.turn_over(tokens, is_small=call.is_small, is_answered=is_answered)
             return await self.send(call, begin, end)  # something among these has been found guilty since
         raise _keeps_dying()
 
+    def _trials_of(self, call: Call, begin: int, end: int) -> list[asyncio.Future[None]]:
+        if not self._trials:
+            return []
+        found = (self._trials.get(_fingerprint(call, index)) for index in range(begin, end))
+        return [trial for trial in found if trial is not None]
+
     async def _try_each(self, call: Call, begin: int, end: int) -> list[Encoded]:
         """Send suspects one by one; all of them at once, for the shard puts them one after the other."""
-        model_id = call.status.model_id
-        count, over = self._trials.get(model_id) or (0, asyncio.get_running_loop().create_future())
-        self._trials[model_id] = (count + 1, over)
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._send_alone(call, index)) for index in range(begin, end)]
+                tasks = [group.create_task(self._try(call, index)) for index in range(begin, end)]
         except* RequestError as errors:
             raise first_error(errors) from None
-        finally:
-            count, over = self._trials.pop(model_id)
-            if count > 1:
-                self._trials[model_id] = (count - 1, over)
-            else:
-                over.set_result(None)
         return [task.result() for task in tasks]
 
-    async def _send_alone(self, call: Call, index: int) -> Encoded:
-        """Try one suspect by itself. It waits for no turn: it has had one, and others wait for its verdict."""
+    async def _try(self, call: Call, index: int) -> Encoded:
+        """Try one suspect, unless somebody does already: then that verdict counts for this one, too."""
+        mark = _fingerprint(call, index)
+        while (trial := self._trials.get(mark)) is not None:
+            await asyncio.wait([trial])
+        self._trials[mark] = asyncio.get_running_loop().create_future()
+        try:
+            return await self._send_alone(call, index, mark)
+        finally:
+            self._trials.pop(mark).set_result(None)
+
+    async def _send_alone(self, call: Call, index: int, mark: bytes) -> Encoded:
+        """Send one suspect by itself. It waits for no turn: it has had one, and others wait for its verdict."""
         for _ in range(_MAX_LOSSES):
-            if (left_s := self._left_s(call, index)) > 0:
+            if (left_s := self._quarantine.left_s(mark)) > 0:
                 return _without(call, _quarantined(index, left_s))
             try:
                 return await self._backend.encode(call.status.model_id, call.message(index, index + 1, alone=True))
             except ShardLostError as lost:
                 if lost.started:
                     log.error("input_kills", model=call.status.model_id, index=index)
-                    self._quarantine.add(_fingerprint(call, index))
+                    self._quarantine.add(mark)
                     return _without(call, _crashed_model(index))
         raise _keeps_dying()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 from pathlib import Path
 from typing import Final, TypeVar, cast
 
@@ -71,7 +72,6 @@ class Link(asyncio.Protocol):
         self._waiting: dict[int, asyncio.Future[Encoded | Tokens | Texts]] = {}
         self._started: set[int] = set()
         self._box: BlackBoxReader | None = None
-        self._box_number = 0
         #: Done when the shard takes more again; ``None`` while it does.
         self._writable: asyncio.Future[None] | None = None
 
@@ -154,7 +154,7 @@ class Link(asyncio.Protocol):
         """Return the requests that the shard was at when it went."""
         noted = None
         if self._box is not None:
-            noted = self._box.requests_of(self._box_number)
+            noted = self._box.requests_of(os.getpid())
             self._box.close()
         return frozenset(self._started) if noted is None else noted
 
@@ -174,7 +174,6 @@ class Link(asyncio.Protocol):
         elif isinstance(message, Hello):
             if (message.model_id, message.generation) != (self.model_id, self.generation):
                 raise ProtocolError(f"expected {self.model_id}#{self.generation}, found {message}")
-            self._box_number = message.link
         else:
             raise ProtocolError(f"{type(message).__name__} is not for a router")
 

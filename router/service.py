@@ -57,7 +57,7 @@ class EmbeddingService:
         self._policy = policy or Policy()
         self._gates: dict[str, Gate] = {}
         self.quarantine = Quarantine(self._policy.quarantine_s)
-        self._delivery = Delivery(backend, self.quarantine, self._resent)
+        self._delivery = Delivery(registry, backend, self.quarantine, self._resent)
         #: Hears of each slice that is sent again because a process died.
         self.on_resent: Callable[[str], None] = lambda _model_id: None
 

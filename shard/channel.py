@@ -8,7 +8,6 @@ import itertools
 import os
 import socket
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import cast
 
 from emb_model_provider.black_box import BlackBox
@@ -27,12 +26,14 @@ from emb_model_provider.messages import (
     pack,
     unpack,
 )
-from emb_model_provider.private_socket import peer_user
+from emb_model_provider.private_socket import peer_process, peer_user
 from shard.engine import Engine, Outcome
 
 log = EventLog("shard.channel")
 
 _FLUSH_S = 2.0
+#: Answers that wait for a router to read them before no more is taken from it.
+_HIGH_WATER_BYTES = 8 * 1024 * 1024
 
 
 class Channel:
@@ -41,7 +42,6 @@ class Channel:
     def __init__(self, hello: Hello, loop: asyncio.AbstractEventLoop, box: BlackBox | None = None) -> None:
         self._hello = hello
         self._box = box
-        self._link_numbers = itertools.count(1)
         self._loop = loop
         self._engine: Engine | None = None
         self._keys = itertools.count(1)
@@ -81,7 +81,7 @@ class Channel:
     def begins(self, where: int, keys: Sequence[int]) -> None:
         if self._box is not None:
             askers = [asker for key in keys if (asker := self._askers.get(key)) is not None]
-            self._box.enter(where, [(link.number, request_id) for link, request_id in askers])
+            self._box.enter(where, [(link.router, request_id) for link, request_id in askers])
 
     def ends(self, where: int) -> None:
         if self._box is not None:
@@ -129,8 +129,7 @@ class Channel:
 
     def opened(self, link: _Link) -> None:
         self._links.add(link)
-        link.number = next(self._link_numbers)
-        link.send(replace(self._hello, link=link.number))
+        link.send(self._hello)
 
     def received(self, link: _Link, request_id: int, message: Message) -> None:
         assert self._engine is not None
@@ -170,15 +169,18 @@ class _Link(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._outbox: Outbox | None = None
         self.keys: dict[int, int] = {}
-        self.number = 0
+        self.router = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         stream = cast("asyncio.Transport", transport)  # uvloop's is one without being derived from it
-        if not _is_same_user(stream):
+        peer = stream.get_extra_info("socket")
+        if peer_user(peer) != os.getuid():
             log.warning("link_refused", why="another user")
             stream.abort()
             return
+        self.router = peer_process(peer)
         self._transport = stream
+        stream.set_write_buffer_limits(high=_HIGH_WATER_BYTES)
         self._outbox = Outbox(asyncio.get_running_loop().call_soon, stream.write)
         self._channel.opened(self)
 
@@ -196,6 +198,16 @@ class _Link(asyncio.Protocol):
         if self._transport is not None:
             self._channel.closed(self)
 
+    def pause_writing(self) -> None:
+        # Whoever does not read its answers gets to ask for no more of them. The router always reads, so the two never
+        # wait for each other.
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
     def send(self, message: Message, request_id: int = 0) -> None:
         if self._outbox is not None and self._transport is not None and not self._transport.is_closing():
             self._outbox.add(pack(message, request_id))
@@ -209,7 +221,3 @@ class _Link(asyncio.Protocol):
 def _too_large() -> Failed:
     message = "The answer to these inputs is too large for one message; send fewer or shorter ones in one request."
     return Failed(InvalidRequestError.status, InvalidRequestError.kind, "answer_too_large", message, "input")
-
-
-def _is_same_user(transport: asyncio.Transport) -> bool:
-    return peer_user(transport.get_extra_info("socket")) == os.getuid()

@@ -123,7 +123,7 @@ class Jobs:
         job = self._jobs.pop(key, None)
         if job is None:
             return
-        for one in job.inputs:
+        for one in dict.fromkeys(job.inputs):  # the same text a thousand times is one input
             one.waiters = [(waiter, index) for waiter, index in one.waiters if waiter is not job]
             if one.is_waiting and not one.waiters:
                 self.scheduler.drop(one)

@@ -8,7 +8,8 @@ Bulk runs in several lanes side by side. Interactive batches follow one another:
 larger batch, which is quicker than two small ones beside each other.
 
 What may kill the process runs *alone*: one text, nothing in any other lane, so that no other text can be taken for
-guilty. It goes first, for it has been on the device before and its client has waited longest.
+guilty. It goes first, for it has been on the device before and its client has waited longest; after it, every lane
+takes one batch of what else waits.
 """
 
 from __future__ import annotations
@@ -74,6 +75,8 @@ class Scheduler(Generic[ItemT]):
         self._interactive: _Queue[ItemT] = deque()
         self._bulk: _Queue[ItemT] = deque()
         self._alone: deque[ItemT] = deque()
+        #: How many shared batches go before the next one that runs alone.
+        self._shared_turns = 0
         self._waiting_texts = 0
         self._waiting_tokens = 0
         self._running: list[Batch[ItemT]] = []
@@ -130,7 +133,7 @@ class Scheduler(Generic[ItemT]):
         """
         _discard_done(self._interactive)
         _discard_done(self._bulk)
-        if self._waits_alone():
+        if self._is_alones_turn():
             return None if self._running else 0.0
         if not self._waiting_texts or self._runs_alone or (self._runs_interactive and not self._bulk):
             return None
@@ -141,23 +144,25 @@ class Scheduler(Generic[ItemT]):
 
     def take(self, now_s: float) -> Batch[ItemT]:
         """Remove the next batch from the queues; to be called when one is due."""
-        batch = self._take_alone() if self._waits_alone() else self._take_shared(now_s)
+        _discard_done(self._interactive)
+        _discard_done(self._bulk)
+        batch = self._take_alone() if self._is_alones_turn() else self._take_shared(now_s)
         self._running.append(batch)
         return batch
 
-    def _waits_alone(self) -> bool:
+    def _is_alones_turn(self) -> bool:
         while self._alone and not self._alone[0].is_waiting:
             self._alone.popleft()
-        return bool(self._alone)
+        return bool(self._alone) and not (self._shared_turns and (self._interactive or self._bulk))
 
     def _take_alone(self) -> Batch[ItemT]:
         item = self._alone.popleft()
         self.drop(item)
+        self._shared_turns = self._lanes
         return Batch([item], is_bulk=False, is_alone=True)
 
     def _take_shared(self, now_s: float) -> Batch[ItemT]:
-        _discard_done(self._interactive)
-        _discard_done(self._bulk)
+        self._shared_turns = max(0, self._shared_turns - 1)
         both_wait = bool(self._interactive and self._bulk)
         has_turn = self._runs_interactive or self._owed_ms >= self._plan.slice_ms
         is_bulk = not self._interactive or (both_wait and has_turn)

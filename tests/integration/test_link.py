@@ -186,3 +186,43 @@ async def test_the_socket_is_private_and_no_half_made_one_is_left(tmp_path):
     async with served(FakeEncoder(), tmp_path / "s.sock"):
         assert [path.name for path in tmp_path.iterdir()] == ["s.sock"]
         assert stat.S_IMODE((tmp_path / "s.sock").stat().st_mode) == 0o600
+
+
+async def test_a_router_that_does_not_read_its_answers_is_given_no_more_work_until_it_does(tmp_path, monkeypatch):
+    monkeypatch.setattr("shard.channel._HIGH_WATER_BYTES", 64 * 1024)
+    encoder = FakeEncoder()
+    async with served(encoder, tmp_path / "s.sock"):
+        reader, writer = await asyncio.open_unix_connection(str(tmp_path / "s.sock"), limit=2**16)
+        texts = ("same",) * 1000  # encoded once, answered with 20 kB
+        sent = 0
+
+        async def flood() -> None:
+            nonlocal sent
+            for request_id in range(1, 101):
+                while len(encoder.encoded) < request_id - 3:  # noqa: ASYNC110 - the encoder has no event
+                    await asyncio.sleep(0.001)
+                writer.write(pack(Encode(texts), request_id))
+                await writer.drain()
+                sent = request_id
+
+        flooding = asyncio.create_task(flood())
+        stalled, seen = 0, -1
+        while stalled < 5:
+            await asyncio.sleep(0.1)
+            stalled = stalled + 1 if (sent, len(encoder.encoded)) == seen else 0
+            seen = (sent, len(encoder.encoded))
+        assert sent < 100, "the shard took everything"
+        decoder, answered = FrameDecoder(), 0
+        while answered < 100:
+            frames = decoder.feed(await reader.read(2**20))
+            answered += sum(isinstance(unpack(frame), Encoded) for frame in frames)
+        await flooding
+        writer.close()
+
+
+async def test_both_sides_write_more_than_a_socket_holds_and_neither_waits_for_the_other(tmp_path):
+    async with served(FakeEncoder(), tmp_path / "s.sock"), linked(tmp_path / "s.sock") as link:
+        texts = tuple(f"{'x' * 2000} {index}" for index in range(300))
+        asked = [link.request(Encode(texts), Encoded) for _ in range(8)]  # 600 kB each, all in the same moment
+        answers = await asyncio.wait_for(asyncio.gather(*asked), 60)
+        assert {len(answer.tokens) for answer in answers} == {300}

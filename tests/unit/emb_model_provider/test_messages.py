@@ -77,11 +77,11 @@ def test_a_shard_table_crosses_with_and_without_measured_facts():
 @pytest.mark.parametrize(
     "plain",
     [
-        ["a", 1],  # a field is missing
-        ["a", 1, 2, 3],  # one too many
-        [1, 1, 0],  # not a string
-        ["a", True, 0],  # a boolean is not an integer
-        ["a", 1.5, 0],
+        ["a"],  # a field is missing
+        ["a", 1, 2],  # one too many
+        [1, 1],  # not a string
+        ["a", True],  # a boolean is not an integer
+        ["a", 1.5],
         {"model_id": "a"},
         None,
     ],

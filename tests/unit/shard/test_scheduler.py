@@ -211,7 +211,13 @@ def test_what_may_kill_the_process_waits_for_every_lane_and_then_has_the_device_
         assert (alone.items, alone.is_alone) == ([suspect], True)
         assert scheduler.due_in_s(0.0) is None
         scheduler.finished(alone)
-    assert len(drain(scheduler)) == 18
+        # Everybody else has one turn in each of the four lanes before the next suspect.
+        shared = [scheduler.take(0.0) for _ in range(4)]
+        assert not any(batch.is_alone for batch in shared)
+        assert scheduler.due_in_s(0.0) == (0.0 if suspect is suspects[-1] else None)
+        for batch in shared:
+            scheduler.finished(batch)
+    assert len(drain(scheduler)) == 18 - 8
 
 
 def test_a_dropped_suspect_holds_up_nobody():

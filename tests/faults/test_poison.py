@@ -1,0 +1,115 @@
+"""Cases 2 to 5 of the list of faults: what is asked when a shard dies is answered, and what kills it is kept away.
+
+Every answer's vectors are compared with their true values by ``Asking`` itself.
+"""
+
+import os
+import signal
+import time
+
+import pytest
+
+from tests.support.asking import Asked, Asking, SteadyLoad
+from tests.support.faulty_server import FaultyModel, FaultyServer
+from tests.support.processes import wait_until
+
+
+@pytest.fixture
+def server(tmp_path):
+    models = {name: FaultyModel(tmp_path / name) for name in ("en", "zh")}
+    with FaultyServer(tmp_path / "server", models) as it:
+        it.wait_ready()
+        yield it
+
+
+def deaths(server, model_id="en"):
+    return len(server.models[model_id].start_pids()) - 1
+
+
+def test_case_2_fifty_requests_that_wait_behind_a_batch_survive_a_kill(server):
+    # ``max_batch_size`` is 32 and the first request fills it, so that none of the fifty is on the device.
+    model = server.models["en"]
+    first = Asking(server, [Asked("en", ["!sleep=2", *(f"first {n}" for n in range(31))])])
+    wait_until(lambda: len(model.encoded()) >= 1, 20, "the first batch has begun")
+    waiting = Asking(server, [Asked("en", [f"waiting {n}"]) for n in range(50)])
+    time.sleep(0.3)
+    assert not [text for text in model.encoded() if "waiting" in text]
+    os.kill(server.shard_pid("en"), signal.SIGKILL)
+    assert {one.status for one in waiting.finish()} == {200}
+    assert [one.status for one in first.finish()] == [200]
+    texts = model.encoded()
+    assert all(texts.count(f"waiting {n}") == 1 for n in range(50)), "an innocent was encoded twice"
+    assert deaths(server) == 1
+
+
+def test_case_3_what_was_on_the_device_is_tried_again_alone_and_the_rest_as_it_was(server):
+    model = server.models["en"]
+    started = Asking(server, [Asked("en", [f"!sleep=1 started {n}"]) for n in range(8)])
+    wait_until(lambda: len(model.encoded()) >= 1, 20, "a batch has begun")
+    queued = Asking(server, [Asked("en", [f"queued {n}"]) for n in range(42)])
+    time.sleep(0.2)
+    before = model.encoded()
+    os.kill(server.shard_pid("en"), signal.SIGKILL)
+    assert {one.status for one in queued.finish()} == {200}
+    assert {one.status for one in started.finish()} == {200}
+    pid = server.shard_pid("en")
+    again = [batch for owner, batch in model.batches() if owner == pid]
+    for text in before:
+        assert [text] in again, "a suspect was not alone"
+    assert deaths(server) == 1
+
+
+def test_case_4_a_text_that_kills_has_its_own_error_after_two_deaths_and_is_then_refused_at_once(server):
+    with SteadyLoad(server, "en", "same model") as same, SteadyLoad(server, "zh", "other model") as other:
+        (guilty,) = Asking(server, [Asked("en", ["!segfault now"])]).finish()
+        assert (guilty.status, guilty.error["code"]) == (500, "request_crashed_model")
+        assert guilty.answer.headers["x-should-retry"] == "false"
+        wait_until(lambda: deaths(server) == 2, 20, "a third process is started")
+        server.wait_for_states(en="ready")
+        touched = len(server.models["en"].encoded())
+        again = server.post("/v1/embeddings", {"model": "en", "input": ["fine", "!segfault now"]})
+        assert (again.status, again.json["error"]["code"]) == (422, "input_quarantined")
+        assert "Input 1" in again.json["error"]["message"]
+        answered = len(same.done)
+        same.wait_for(lambda: len(same.done) > answered, 20, "the model serves on")
+    assert same.statuses() == other.statuses() == {200}
+    assert "!segfault now" not in server.models["en"].encoded()[touched:]
+    assert deaths(server) == 2
+    assert deaths(server, "zh") == 0
+    server.check("en", ["!segfault"[1:], "now"])
+
+
+@pytest.mark.parametrize("order", ["!exit", "!kill"])
+def test_case_4_however_it_kills_and_however_many_ask_it_does_so_twice(server, order):
+    poison = [Asked("en", [f"{order} the same"]) for _ in range(6)]
+    innocent = [Asked("en", [f"innocent {n}", "你好"]) for n in range(20)]
+    Asking(server, poison + innocent).finish()
+    assert {one.status for one in innocent} == {200}
+    assert {one.status for one in poison} <= {500, 422}
+    assert {one.error["code"] for one in poison} <= {"request_crashed_model", "input_quarantined"}
+    server.check("en", ["after it"])
+    assert deaths(server) == 2
+
+
+def test_case_4_a_request_with_one_killer_among_many_texts_is_told_which_one(server):
+    texts = [f"text {n}" for n in range(40)]
+    texts[17] = "!exit here"
+    (asked,) = Asking(server, [Asked("en", texts)]).finish()
+    assert (asked.status, asked.error["code"]) == (500, "request_crashed_model")
+    assert "input 17" in asked.error["message"]
+    del texts[17]
+    server.check("en", texts)
+    assert deaths(server) == 2
+
+
+def test_case_5_one_text_that_fails_leaves_its_neighbours_and_the_process_alone(server):
+    pid = server.shard_pid("en")
+    block = Asking(server, [Asked("en", ["!sleep=0.5 first"])])
+    wait_until(lambda: len(server.models["en"].encoded()) >= 1, 20, "the device is busy")
+    requests = [Asked("en", ["!raise me" if n == 13 else f"text {n}"]) for n in range(32)]
+    asked = Asking(server, requests).finish()
+    block.finish()
+    assert [one.status for one in asked] == [500 if n == 13 else 200 for n in range(32)]
+    assert asked[13].error["code"] == "encode_failed"
+    assert server.shard_pid("en") == pid
+    assert deaths(server) == 0
