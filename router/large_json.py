@@ -24,10 +24,11 @@ _PIECE_ITEMS: Final = 1024
 
 _NO_ESCAPES = rb'"[^"\\]*+"'
 _SCALAR = _NO_ESCAPES + rb"|-?[0-9][0-9.eE+-]*+|true|false|null"
-_MEMBER = rb"\s*+" + _NO_ESCAPES + rb"\s*+:\s*+(?:" + _SCALAR + rb")\s*+,"
+_SHORT_LIST = rb"\[\s*+(?:(?:" + _SCALAR + rb")\s*+,?\s*+){0,32}+\]"
+_MEMBER = rb"\s*+" + _NO_ESCAPES + rb"\s*+:\s*+(?:" + _SCALAR + rb"|" + _SHORT_LIST + rb")\s*+,"
 #: What the dialects call a list of texts.
 _LISTS = rb'"(inputs?|documents|texts|text_2|instances)"'
-#: From the body's start to the first item of the list, past a few members that hold no other.
+#: From the body's start to the first item of the list, past a few members that hold no long one.
 _HEAD: Final = re.compile(rb"\s*+\{(?:" + _MEMBER + rb"){0,32}?\s*+" + _LISTS + rb"\s*+:\s*+(\[)\s*+")
 _STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _SEPARATOR: Final = re.compile(rb"\s*+([,\]])\s*+")

@@ -8,18 +8,19 @@ fields.
 from __future__ import annotations
 
 import dataclasses
-import math
 from binascii import b2a_base64
-from collections.abc import Collection, Generator, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from functools import partial
 from typing import Final
 
 import orjson
 
 from emb_model_provider.errors import InvalidRequestError, RequestError
-from emb_model_provider.messages import EncoderInfo, Output, ShardStatus
-from router.dialects.fields import Fields, check_count, empty_text, kind_of, unsupported, wrong
-from router.dialects.options import MAX_INPUTS, Options, read_options, read_outputs, without_holes
+from emb_model_provider.messages import Output
+from router.dialects.fields import Fields, unsupported, wrong
+from router.dialects.inputs import read_input, read_partial_input
+from router.dialects.openai_models import render_model, render_models
+from router.dialects.options import Options, read_options, read_outputs
 from router.dialects.seam import (
     Answered,
     DescribeCall,
@@ -42,11 +43,6 @@ from router.dialects.vectors import (
 )
 from router.quantization import NEED_UNIT_LENGTH, VectorType
 from router.requests import EncodeRequest, EncodeResult
-
-_MAX_TOKEN_ID: Final = 2**31
-_IDS_A_STEP: Final = 16 * 1024
-#: Where OpenAI's clients have a word of their own for what ``EncoderInfo`` knows.
-_PUBLIC_NAMES: Final = {"dimension": "dimensions"}
 
 _FORMATS: Final = {"float": False, "base64": True}
 #: Words for a vector's type; ``base64`` is Jina's for base64 of floats.
@@ -94,9 +90,9 @@ def parse_embeddings(fields: Fields) -> Steps:
     fields.string("user")
     shape = _shape(fields, options)
     if options.partial and isinstance(fields.values.get("input"), list):
-        texts, token_ids, holes = yield from _parse_partial(fields)
+        texts, token_ids, holes = yield from read_partial_input(fields)
     else:
-        texts, token_ids = yield from _parse_input(fields)
+        texts, token_ids = yield from read_input(fields)
         holes = {}
     request = options.request(parse_model(fields), texts=texts, token_ids=token_ids, outputs=shape.outputs)
     if shape is not _FLOAT and shape is not _BASE64:
@@ -161,90 +157,6 @@ def _form(name: str, value: object, *, base64: bool) -> VectorForm:
     if isinstance(value, str) and value.lower() in _KINDS:
         return VectorForm(_KINDS[value.lower()], base64)
     raise unsupported(name, value, FORMS)
-
-
-_Inputs = tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]
-
-
-def _parse_partial(
-    fields: Fields,
-) -> Generator[None, None, tuple[tuple[str, ...], tuple[tuple[int, ...], ...], Mapping[int, RequestError]]]:
-    value = fields.values["input"]
-    assert isinstance(value, list)
-    check_count("input", value, MAX_INPUTS)
-    if any(isinstance(one, str) for one in value):
-        texts, holes = without_holes(value, "input")
-        return texts, (), holes
-    texts, token_ids = yield from _parse_input(fields)
-    return texts, token_ids, {}
-
-
-def _parse_input(fields: Fields) -> Generator[None, None, _Inputs]:
-    value = fields.values.get("input")
-    if value is None:
-        raise _bad_input("'input' is required: a string, a list of strings, or token ids.")
-    if isinstance(value, str):
-        return (_checked_text(value, ""),), ()
-    if not isinstance(value, list):
-        raise _bad_input("'input' must be a string, a list of strings, a list of token ids or a list of those lists.")
-    if not value:
-        raise _bad_input("'input' is empty: give at least one string or token id.")
-    first = value[0]
-    if type(first) is int:
-        return (), (checked_ids("input", value, "input"),)
-    check_count("input", value, MAX_INPUTS)
-    if isinstance(first, str):
-        return tuple(_checked_text(one, f"[{index}]") for index, one in enumerate(value)), ()
-    if isinstance(first, list):
-        return (), (yield from checked_id_lists("input", value))
-    if isinstance(first, dict):  # Jina's clients wrap each text
-        return tuple(_checked_text(_text_in(one), f"[{index}]") for index, one in enumerate(value)), ()
-    raise _bad_input(f"'input[0]' must be a string, a token id or a list of token ids, not {kind_of(first)}.")
-
-
-def _text_in(one: object) -> object:
-    return one.get("text") if isinstance(one, dict) else one
-
-
-def _checked_text(value: object, where: str) -> str:
-    if not isinstance(value, str):
-        raise _bad_input(f"'input{where}' must be a string like the items before it, not {kind_of(value)}.")
-    if not value:
-        raise empty_text("input", where)
-    return value
-
-
-def checked_id_lists(name: str, value: list[object]) -> Generator[None, None, tuple[tuple[int, ...], ...]]:
-    """Return lists of token ids, with a pause after each millisecond or so."""
-    checked: list[tuple[int, ...]] = []
-    unpaused = 0
-    for index, one in enumerate(value):
-        checked.append(checked_ids(f"{name}[{index}]", one, name))
-        unpaused += len(checked[-1])
-        if unpaused >= _IDS_A_STEP:
-            unpaused = 0
-            yield
-    return tuple(checked)
-
-
-def checked_ids(where: str, value: object, param: str) -> tuple[int, ...]:
-    """Return one list of token ids."""
-    if not isinstance(value, list):
-        raise InvalidRequestError(f"'{where}' must be a list of token ids, not {kind_of(value)}.", param=param)
-    if not value:
-        raise InvalidRequestError(f"'{where}' is an empty list of token ids.", param=param)
-    if set(map(type, value)) == {int} and min(value) >= 0 and max(value) < _MAX_TOKEN_ID:
-        return tuple(value)
-    for index, one in enumerate(value):  # one of them is wrong
-        if type(one) is not int or not 0 <= one < _MAX_TOKEN_ID:
-            raise InvalidRequestError(
-                f"'{where}[{index}]' must be a token id, a whole number from 0, not {kind_of(one)}.", param=param
-            )
-    return tuple(value)
-
-
-def _bad_input(message: str) -> InvalidRequestError:
-    return InvalidRequestError(message, param="input")
 
 
 # ------------------------------------------------------------------------------------------------- writing
@@ -330,57 +242,17 @@ def render_error(error: RequestError) -> bytes:
     return orjson.dumps({"error": body})
 
 
-def render_models(statuses: list[ShardStatus]) -> bytes:
-    """Return OpenAI's list of models."""
-    return orjson.dumps({"object": "list", "data": [describe_model(status) for status in statuses]})
-
-
-def _show(status: ShardStatus) -> bytes:
-    return orjson.dumps(describe_model(status))
-
-
-def describe_model(status: ShardStatus) -> dict[str, object]:
-    """Return OpenAI's model object and beside it what an operator asks first.
-
-    The facts of ``EncoderInfo`` stand here one by one and are null until the model is loaded.
-    """
-    info = status.info
-    model: dict[str, object] = {
-        "id": status.model_id,
-        "object": "model",
-        "created": status.created,
-        "owned_by": status.name.split("/")[0] if "/" in status.name.strip("/") else "local",
-        "name": status.name,
-        "state": status.state,
-        "source": info.source if info else status.source,
-        "revision": info.revision if info else None,
-        **_describe_encoder(info.encoder if info else None),
-        "overlong": status.overlong,
-        "restarts": status.restarts,
-    }
-    if info is None:
-        model["precision"] = status.precision
-    if status.reason:
-        model["reason"], model["detail"] = status.reason, status.detail
-    if status.state == "downloading":
-        model["download"] = {"done_bytes": status.done_bytes, "total_bytes": status.total_bytes}
-    if status.state not in ("ready", "failed"):
-        model["expected_ready_s"] = math.ceil(status.expected_ready_s)
-    return model
-
-
-def _describe_encoder(encoder: EncoderInfo | None) -> dict[str, object]:
-    """Return every fact about a loaded model under its own name, so that a new one needs nothing here."""
-    facts = {_PUBLIC_NAMES.get(field.name, field.name): field.name for field in dataclasses.fields(EncoderInfo)}
-    return {public: getattr(encoder, name) if encoder else None for public, name in facts.items()}
-
-
 OPENAI: Final = Dialect(
     name="openai",
     routes=(
         Route("/v1/embeddings", parse_embeddings),
+        Route("/embeddings", parse_embeddings),  # where TEI and infinity have it too
         Route("/v1/models", at_once(lambda _fields: ListCall(render_models)), method="GET"),
-        Route("/v1/models/{model:.+}", at_once(lambda fields: DescribeCall(parse_model(fields), _show)), method="GET"),
+        Route(
+            "/v1/models/{model:.+}",
+            at_once(lambda fields: DescribeCall(parse_model(fields), render_model)),
+            method="GET",
+        ),
     ),
     render_error=render_error,
 )

@@ -16,8 +16,8 @@ import orjson
 from emb_model_provider.errors import InvalidRequestError, RequestError
 from emb_model_provider.messages import Detokenize, EncoderInfo, ShardStatus, Texts, Token, Tokenize, Tokens
 from router.dialects.fields import Fields, check_count, checked_texts, wrong
+from router.dialects.inputs import checked_id_lists, checked_ids
 from router.dialects.jina import read_raw
-from router.dialects.openai import checked_id_lists, checked_ids
 from router.dialects.options import MAX_INPUTS, MAX_TOKENIZED, Options, read_options, without_holes
 from router.dialects.ranking import RANKS, best, pairs_request, plan_pairs, scores
 from router.dialects.seam import (

@@ -16,8 +16,9 @@ import orjson
 from emb_model_provider.errors import InvalidRequestError
 from emb_model_provider.messages import Detokenize, EncoderInfo, Texts, Tokenize, Tokens
 from router.dialects.fields import Fields
+from router.dialects.inputs import checked_ids
 from router.dialects.jina import read_raw
-from router.dialects.openai import checked_ids, render_error
+from router.dialects.openai import render_error
 from router.dialects.options import MAX_INPUTS, read_options
 from router.dialects.ranking import RANKS, label_of, pair_errors, pairs_request, plan_pairs, probabilities, scores
 from router.dialects.seam import Answered, DetokenizeCall, Dialect, EncodeCall, Route, TokenizeCall, at_once

@@ -101,7 +101,9 @@ def test_a_second_input_and_a_broken_end_are_judged_as_if_read_at_once(tail):
 
 @pytest.mark.parametrize("name", ["inputs", "documents", "texts", "text_2", "other"])
 def test_lists_of_other_dialects_are_read_in_pieces_too(name):
-    body = orjson.dumps({"model": "m", "query": "q", name: ["x" * 2000] * 500, "top_n": 3})
+    body = orjson.dumps(
+        {"model": "m", "types": ["float", "int8"], "none": [], "query": "q", name: ["x" * 2000] * 500, "top_n": 3}
+    )
     outcome, pauses = run(body)
     assert outcome == orjson.loads(body)
     assert (pauses > 10) == (name != "other")

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from emb_model_provider.errors import InvalidRequestError
 from emb_model_provider.messages import Encoded, EncoderInfo
 from router.dialects.fields import read_object
-from router.dialects.openai import Shape, describe_model, render_embeddings, render_error
+from router.dialects.openai import Shape, render_embeddings, render_error
 from router.dialects.openai import parse_embeddings as parse_fields
+from router.dialects.openai_models import describe_model
 from router.dialects.seam import EncodeCall
 from router.dialects.vectors import VectorForm, is_small
 from router.requests import EncodeRequest, EncodeResult
