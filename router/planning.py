@@ -50,7 +50,8 @@ def only_model(registry: Registry, tasks: Sequence[Task], path: str) -> ShardSta
     What a model is for is known once it has loaded. While several could be meant nobody guesses: the answer would
     change when the next one has loaded.
     """
-    statuses = [status for status in registry.all() if status.state != "failed"]
+    # One that never loaded is nobody's choice; one that failed after it had is still what its clients mean.
+    statuses = [status for status in registry.all() if status.info is not None or status.state != "failed"]
     loading = [status for status in statuses if status.info is None]
     for task in tasks:
         fit = [status for status in statuses if status.info and status.info.encoder.task == task]

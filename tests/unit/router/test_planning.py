@@ -64,6 +64,18 @@ def test_while_another_model_loads_the_choice_is_not_made_unless_there_is_none()
     assert planning.only_model(registry(ready("a", "embed"), failed), ("embed",), "/embed").model_id == "a"
 
 
+@pytest.mark.parametrize("state", ["failed", "restarting"])
+def test_a_model_that_died_does_not_make_another_one_the_only_one(state):
+    made = registry(ready("a", "embed", state=state), ready("b", "embed"))
+    with pytest.raises(InvalidRequestError, match="a, b"):
+        planning.only_model(made, ("embed",), "/embed")
+
+
+def test_a_model_that_restarts_takes_no_choice_from_the_others():
+    made = registry(ready("a", "rerank", state="restarting"), ready("b", "embed"))
+    assert planning.only_model(made, ("embed",), "/embed").model_id == "b"
+
+
 def fit(kind: str, **fields):
     return planning.fit(EncodeRequest("m", ("a",), **fields), None, make_info(**KINDS[kind]).encoder)
 
