@@ -7,6 +7,7 @@ answered. All changes happen on the event loop, so that the shard table never sh
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +34,7 @@ class Post:
         self.wanted = wanted
         #: Why the newest settings, or a fresh process, do not serve although they should; empty where they do.
         self.problem = ""
+        self.problem_since_s = 0.0
         #: Whether that was for want of memory, as it may be beside the process that is to be replaced.
         self.lacked_memory = False
         self._hire = hire
@@ -170,6 +172,7 @@ class Post:
             self._take_over(shard)
         elif status.state in ("failed", "restarting"):
             self.lacked_memory = status.reason == LoadReason.OUT_OF_MEMORY
+            self.problem_since_s = time.monotonic()
             self.problem = f"a process with the new settings cannot take over: {status.detail}"
             log.error("not_replaced", model=self.model_id, reason=status.reason, detail=status.detail)
             self._on_change(shard)

@@ -30,10 +30,11 @@ from supervisor.console import Console
 from supervisor.control import ControlError, ControlSocket, Request
 from supervisor.front import ROUTER_LIMITS, Front
 from supervisor.keeper import Keeper, Kept
+from supervisor.lookout import Lookout
 from supervisor.output import ChildLines, Output
 from supervisor.plan import Placement
 from supervisor.posts import KILL_MARGIN_S, Post
-from supervisor.renewals import Lifespan, RecycleLimits, Renewals
+from supervisor.renewals import RecycleLimits, Renewals
 from supervisor.report import ModelReport, RouterReport, ServerReport, model_report, to_json
 from supervisor.restarts import RestartLimits, RestartPolicy
 from supervisor.room import resident_bytes
@@ -49,7 +50,6 @@ OBEYED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 #: Reads the settings again, as at the start.
 Load = Callable[[], tuple[Settings, dict[str, Placement]]]
 
-_LOOK_S = 1.0
 #: Once the router is gone nobody waits for an answer: a shard only has to end the batch in hand.
 _SHARD_END_S = 5.0
 _EXIT_FAILURE = 1
@@ -83,13 +83,20 @@ class Tree:
         self._needs_restart: tuple[str, ...] = ()
         self._indexes = itertools.count()
         self._generations: dict[str, itertools.count[int]] = {}
-        self._lifespans: dict[Shard, Lifespan] = {}
         self.address = address_of(ground.listener)
         self._front = Front(self._router_config(), ground.listener, self._keep_router, self._table, self)
         self._posts = {spec.id: self._make_post(spec) for spec in settings.models}
         self._leaving: dict[Post, asyncio.Task[None]] = {}
         self._renewals = Renewals()
         self._control = ControlSocket(self._answer)
+        self._lookout = Lookout(
+            ground.run_directory,
+            self._control,
+            ground.notifier,
+            self._renewals,
+            lambda: (list(self._posts.values()), list(self._leaving)),
+        )
+        self._lookout.limits = self._recycle_limits()
 
     async def run(self) -> int:
         """Serve until SIGTERM or SIGINT; a second one ends everything at once. SIGHUP reads the settings again."""
@@ -103,7 +110,7 @@ class Tree:
         self._renewals.start()
         for post in self._posts.values():
             post.start()
-        looking = asyncio.create_task(self._look_again_and_again(), name="look")
+        looking = asyncio.create_task(self._lookout.run(), name="lookout")
         await self._stop_requested.wait()
         looking.cancel()
         return await self._stop()
@@ -165,6 +172,7 @@ class Tree:
         self._problems, self._needs_restart = (), changes.needs_restart
         self._settings_read = time.time()
         self._settings, self._places = keep_fixed(self._settings, read), places
+        self._lookout.limits = self._recycle_limits()
         log.info("reloaded", changes=changes.summary())
         self._ground.console.say(f"settings read again; {changes.summary()}")
         self._carry_out(changes)
@@ -279,45 +287,6 @@ class Tree:
             renewing=self._renewals.is_asked(post),
         )
 
-    # ----------------------------------------------------------------------------------------------- looking after
-
-    async def _look_again_and_again(self) -> None:
-        while True:
-            try:
-                await self._look()
-            except Exception:  # what it missed, it sees the next time
-                log.exception("look_crashed")
-            await asyncio.sleep(_LOOK_S)
-
-    async def _look(self) -> None:
-        """See to what nobody reports: files that are gone, processes that are due, systemd's watchdog."""
-        directory = self._ground.run_directory
-        self._ground.notifier.alive()
-        posts = list(self._posts.values())
-        if directory.restore() or not directory.control_path.exists():
-            log.warning("run_directory_restored", path=directory.path)
-            await self._control.open(directory.control_path)
-        shards = [shard for post in (*posts, *self._leaving) for shard in post.everybody()]
-        directory.tidy([Path(shard.status.socket_path) for shard in shards])
-        for shard in [shard for shard in self._lifespans if shard not in shards]:
-            del self._lifespans[shard]
-        for post in posts:
-            if post.is_ready and not post.is_reachable and not self._renewals.is_asked(post):
-                self._renewals.ask(post, "its socket file is gone")
-        self._recycle(posts)
-
-    def _recycle(self, posts: list[Post]) -> None:
-        limits = RecycleLimits(self._settings.processes.recycle_rss_bytes, self._settings.processes.recycle_age_s)
-        if not (limits.age_s or limits.rss_bytes) or not self._renewals.is_idle:
-            return
-        for post in posts:
-            span = self._lifespans.get(post.holder)
-            if span is None or not post.is_ready or post.problem:
-                continue
-            if why := span.due(limits, resident_bytes(post.row().pid), post.holder.age_s):
-                self._renewals.ask(post, why)
-                return
-
     # ---------------------------------------------------------------------------------------------- the shards
 
     def _make_post(self, spec: ModelSpec) -> Post:
@@ -355,23 +324,14 @@ class Tree:
         if status.generation:
             self._ground.console.show(status, shard.age_s)
         if status.state == "ready":
-            self._note_ready(shard)
+            self._lookout.note_ready(shard)
             self._ground.console.invite(self.address, status, needs_key=bool(self._settings.server.api_keys))
         self._ground.notifier.status(self._readiness())
         self._front.push()
 
-    def _note_ready(self, shard: Shard) -> None:
-        span = self._lifespans.get(shard)
-        if span is None or span.generation != shard.status.generation:
-            pid = shard.keeper.pid if shard.keeper is not None else 0
-            span = Lifespan(shard.status.generation, resident_bytes(pid), random.random)
-            self._lifespans[shard] = span
-            limits = RecycleLimits(self._settings.processes.recycle_rss_bytes, self._settings.processes.recycle_age_s)
-            if span.is_too_large_from_the_start(limits):
-                log.warning(
-                    "EMB_PROVIDER_RECYCLE_RSS_MB is less than this model needs from the start, and does not count",
-                    model=shard.status.model_id,
-                )
+    def _recycle_limits(self) -> RecycleLimits:
+        processes = self._settings.processes
+        return RecycleLimits(processes.recycle_rss_bytes, processes.recycle_age_s)
 
     def _readiness(self) -> str:
         ready = sum(post.is_ready for post in self._posts.values())

@@ -1,0 +1,94 @@
+"""Sees to what nobody reports: files that are gone, processes that are due, systemd's watchdog. Made by ``tree``."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from emb_model_provider.logs import EventLog
+from supervisor.control import ControlSocket
+from supervisor.posts import Post
+from supervisor.renewals import Lifespan, RecycleLimits, Renewals
+from supervisor.room import resident_bytes
+from supervisor.rundir import RunDirectory
+from supervisor.sdnotify import Notifier
+from supervisor.shards import Shard
+
+log = EventLog("supervisor")
+
+_LOOK_S = 1.0
+_TRY_AGAIN_S = 600.0
+
+
+class Lookout:
+    """Looks once a second. ``posts`` returns those that serve and those that are being removed."""
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        control: ControlSocket,
+        notifier: Notifier,
+        renewals: Renewals,
+        posts: Callable[[], tuple[list[Post], list[Post]]],
+    ) -> None:
+        self._directory = directory
+        self._control = control
+        self._notifier = notifier
+        self._renewals = renewals
+        self._posts = posts
+        self._lifespans: dict[Shard, Lifespan] = {}
+        #: When processes are replaced by fresh ones; may be set at any time.
+        self.limits = RecycleLimits()
+
+    async def run(self) -> None:
+        """Look again and again until cancelled."""
+        while True:
+            try:
+                await self._look()
+            except Exception:  # what it missed, it sees the next time
+                log.exception("look_crashed")
+            await asyncio.sleep(_LOOK_S)
+
+    def note_ready(self, shard: Shard) -> None:
+        """Hear that a process serves: from now on its age and its memory count."""
+        known = self._lifespans.get(shard)
+        if known is not None and known.generation == shard.status.generation:
+            return
+        pid = shard.keeper.pid if shard.keeper is not None else 0
+        span = self._lifespans[shard] = Lifespan(shard.status.generation, resident_bytes(pid), random.random)
+        if span.is_too_large_from_the_start(self.limits):
+            log.warning(
+                "EMB_PROVIDER_RECYCLE_RSS_MB is less than this model needs from the start, and does not count",
+                model=shard.status.model_id,
+            )
+
+    async def _look(self) -> None:
+        self._notifier.alive()
+        serving, leaving = self._posts()
+        if self._directory.restore() or not self._directory.control_path.exists():
+            log.warning("run_directory_restored", path=self._directory.path)
+            await self._control.open(self._directory.control_path)
+        shards = [shard for post in (*serving, *leaving) for shard in post.everybody()]
+        self._directory.tidy([Path(shard.status.socket_path) for shard in shards])
+        for shard in self._lifespans.keys() - set(shards):
+            del self._lifespans[shard]
+        for post in serving:
+            if post.is_ready and not post.is_reachable and not self._renewals.is_asked(post):
+                self._renewals.ask(post, "its socket file is gone")
+        self._recycle(serving)
+
+    def _recycle(self, posts: list[Post]) -> None:
+        """Have at most one post renewed; one whose last replacement failed is left in peace for a while."""
+        if not (self.limits.age_s or self.limits.rss_bytes) or not self._renewals.is_idle:
+            return
+        for post in posts:
+            span = self._lifespans.get(post.holder)
+            has_just_failed = post.problem and time.monotonic() - post.problem_since_s < _TRY_AGAIN_S
+            if span is None or not post.is_ready or has_just_failed:
+                continue
+            if why := span.due(self.limits, resident_bytes(post.row().pid), post.holder.age_s):
+                self._renewals.ask(post, why)
+                return

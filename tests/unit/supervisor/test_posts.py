@@ -1,0 +1,239 @@
+"""One model's post with shards that start no process: their keepers note what they are told."""
+
+import asyncio
+import itertools
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from emb_model_provider.messages import LogConfig, Ready
+from emb_model_provider.modelmap import Hubs, ModelSpec
+from supervisor.plan import Placement
+from supervisor.posts import Post
+from supervisor.shards import Shard, ShardSetting
+from tests.support.statuses import make_info
+
+
+class NoKeeper:
+    """Stands where a keeper stands; its child ends when it is told to."""
+
+    def __init__(self, shard: Shard) -> None:
+        self.shard = shard
+        self.told: list[str] = []
+        self.pid = 0
+        self.boot_failures = self.crashes = 0
+        self.breaker = "closed"
+        self.gone = asyncio.Event()
+
+    def start(self) -> None:
+        self.told.append("start")
+        self.pid = 1
+        self.shard.launch(1)
+
+    async def stop(self, grace_s: float) -> bool:
+        self.told.append("stop")
+        if self.pid and "kill" not in self.told:
+            await self.gone.wait()
+        self.pid = 0
+        return "kill" not in self.told
+
+    def kill(self) -> None:
+        self.told.append("kill")
+        self.gone.set()
+
+    def replace(self, why: str) -> None:
+        self.told.append(f"replace: {why}")
+
+    def revive(self) -> None:
+        self.told.append("revive")
+
+
+class Scene:
+    """A post, all shards it ever had, and what was told of them."""
+
+    def __init__(self) -> None:
+        self.shards: list[Shard] = []
+        self.changes: list[tuple[int, str]] = []
+        setting = ShardSetting(
+            index=0,
+            generations=itertools.count(1),
+            spec=ModelSpec(id="en", name="hub/en"),
+            placement=Placement("cpu", "", (), 1),
+            hubs=Hubs(),
+            log=LogConfig("INFO", "plain"),
+            run_directory=SimpleNamespace(socket_path=lambda index, number: Path(f"/nowhere/s{index}-{number}.sock")),
+            cache_dir=Path("/nowhere"),
+            drain_s=1.0,
+        )
+        self.post = Post(setting, self._hire, lambda shard: self.changes.append(state(shard)))
+        self.post.start()
+
+    def _hire(self, setting, on_change) -> Shard:
+        shard = Shard(setting, on_change, lambda: None)
+        shard.keeper = NoKeeper(shard)
+        self.shards.append(shard)
+        return shard
+
+    def told(self, number: int) -> list[str]:
+        return self.shards[number].keeper.told
+
+    def leave(self, number: int) -> None:
+        self.shards[number].keeper.gone.set()
+
+
+def state(shard: Shard) -> tuple[int, str]:
+    return shard.status.generation, shard.status.state
+
+
+def serve(shard: Shard) -> None:
+    shard.on_message(Ready(make_info()))
+
+
+def fail(shard: Shard, reason: str = "crashed") -> None:
+    shard._change(state="failed", reason=reason, detail="its process ended")
+
+
+async def begin(coroutine) -> asyncio.Task:
+    task = asyncio.create_task(coroutine)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    return task
+
+
+@pytest.fixture
+async def scene():
+    return Scene()
+
+
+async def test_the_successor_is_ready_before_the_holder_is_told_to_leave(scene):
+    serve(scene.shards[0])
+    renewal = await begin(scene.post.renew(overlap=True))
+    assert scene.told(0) == ["start"]
+    assert scene.post.row().generation == 1
+    assert scene.post.successor is scene.shards[1]
+    serve(scene.shards[1])
+    assert await renewal
+    assert scene.post.row().generation == 2
+    await asyncio.sleep(0)
+    assert scene.told(0) == ["start", "stop"]
+    assert scene.shards[0] in scene.post.everybody()
+    scene.leave(0)
+    await asyncio.sleep(0.01)
+    assert scene.post.everybody() == [scene.shards[1]]
+
+
+async def test_without_room_for_two_the_holder_leaves_first(scene):
+    serve(scene.shards[0])
+    renewal = await begin(scene.post.renew(overlap=False))
+    assert scene.told(0) == ["start", "stop"]
+    assert scene.told(1) == []
+    assert scene.post.row().state == "starting"
+    scene.leave(0)
+    await begin(asyncio.sleep(0))
+    assert scene.told(1) == ["start"]
+    serve(scene.shards[1])
+    assert await renewal
+
+
+async def test_a_holder_that_does_not_serve_is_replaced_at_once(scene):
+    fail(scene.shards[0])
+    renewal = await begin(scene.post.renew(overlap=True))
+    scene.leave(0)
+    await begin(asyncio.sleep(0))
+    assert scene.post.holder is scene.shards[1]
+    serve(scene.shards[1])
+    assert await renewal
+
+
+@pytest.mark.parametrize(("reason", "lacked"), [("wrong_weights", False), ("out_of_memory", True)])
+async def test_a_successor_that_cannot_come_up_leaves_the_holder_where_it_is(scene, reason, lacked):
+    serve(scene.shards[0])
+    renewal = await begin(scene.post.renew(overlap=True))
+    fail(scene.shards[1], reason)
+    assert not await renewal
+    assert scene.post.holder is scene.shards[0]
+    assert scene.post.successor is None
+    assert "kill" in scene.told(1)
+    row = scene.post.row()
+    assert (row.state, row.reason, row.generation) == ("ready", "not_replaced", 1)
+    assert scene.post.lacked_memory is lacked
+    again = await begin(scene.post.renew(overlap=True))
+    assert scene.post.row().reason == "", "a new try clears it"
+    serve(scene.shards[2])
+    assert await again
+
+
+async def test_a_holder_that_fails_for_good_makes_room_for_the_successor_at_once(scene):
+    serve(scene.shards[0])
+    renewal = await begin(scene.post.renew(overlap=True))
+    fail(scene.shards[0])
+    assert scene.post.row().generation == 2
+    assert scene.post.row().state == "starting"
+    serve(scene.shards[1])
+    assert await renewal
+
+
+async def test_a_holder_that_restarts_meanwhile_never_gets_the_successors_number(scene):
+    serve(scene.shards[0])
+    renewal = await begin(scene.post.renew(overlap=True))
+    scene.shards[0].launch(2)
+    assert [shard.status.generation for shard in scene.shards] == [3, 2]
+    serve(scene.shards[1])
+    assert await renewal
+    assert scene.post.row().generation == 2
+
+
+async def test_a_holder_that_fails_the_router_gives_way_to_a_successor_or_is_started_again(scene):
+    serve(scene.shards[0])
+    assert scene.post.give_up(1, "answered nonsense")
+    assert scene.told(0) == ["start", "replace: answered nonsense"]
+    assert not scene.post.give_up(7, "answered nonsense"), "nobody has this number"
+    renewal = await begin(scene.post.renew(overlap=True))
+    assert scene.post.give_up(1, "answered nonsense")
+    assert "kill" in scene.told(0)
+    assert scene.post.row().generation == 2
+    serve(scene.shards[1])
+    assert await renewal
+
+
+async def test_newer_settings_withdraw_a_successor_that_has_older_ones(scene):
+    serve(scene.shards[0])
+    renewal = await begin(scene.post.renew(overlap=True))
+    scene.post.wanted = replace(scene.post.wanted, spec=ModelSpec(id="en", name="hub/newer"))
+    scene.post.withdraw()
+    assert not await renewal
+    again = await begin(scene.post.renew(overlap=True))
+    assert scene.shards[2].setting.spec.name == "hub/newer"
+    serve(scene.shards[1])  # too late: it is nobody's successor any more
+    assert scene.post.holder is scene.shards[0]
+    serve(scene.shards[2])
+    assert await again
+    assert scene.post.row().name == "hub/newer"
+
+
+async def test_closing_ends_holder_successor_and_those_that_leave_and_its_row_says_stopping(scene):
+    serve(scene.shards[0])
+    renewal = await begin(scene.post.renew(overlap=True))
+    closing = await begin(scene.post.close(1.0))
+    assert not await renewal
+    assert scene.post.row().state == "stopping"
+    assert "kill" in scene.told(1)
+    assert not closing.done()
+    scene.leave(0)
+    await closing
+    assert not await scene.post.renew(overlap=True), "a closed post is filled no more"
+    assert len(scene.shards) == 2
+
+
+async def test_what_went_wrong_is_counted_over_replacements(scene):
+    first = scene.shards[0]
+    first.launch(3)
+    first.keeper.crashes, first.keeper.boot_failures = 2, 1
+    serve(first)
+    renewal = await begin(scene.post.renew(overlap=True))
+    serve(scene.shards[1])
+    await renewal
+    row = scene.post.row()
+    assert (row.restarts, row.health.crashes, row.health.boot_failures) == (2, 2, 1)
