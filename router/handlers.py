@@ -66,10 +66,11 @@ class Handlers:
         behind_a_model: list[web.RouteDef] = []
         for (method, path), choices in by_path().items():
             handler = self._endpoint(choices)
+            add = web.get if method == "GET" else web.post  # get answers HEAD too
             self._dialects[handler] = choices[0][0]
-            made.append(web.route(method, path, handler))
+            made.append(add(path, handler))
             if "{" not in path:
-                behind_a_model.append(web.route(method, MODEL_PREFIX + path.rstrip("/"), handler))
+                behind_a_model.append(add(MODEL_PREFIX + path.rstrip("/"), handler))
         # Ids hold slashes, and the first match counts: "/v1/rerank" before "/rerank", and nothing at all last.
         behind_a_model.sort(key=lambda route: -route.path.count("/"))
         return made + behind_a_model

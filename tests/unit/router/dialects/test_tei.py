@@ -120,6 +120,7 @@ async def test_info_says_what_the_model_is(client, aiohttp_client):
     assert info["model_type"] == {"reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}}
     assert (info["model_id"], info["max_input_length"]) == ("owner/rerank", 8)
     assert (await client.get("/info")).status == 422
+    assert (await client.head("/models/rerank/info")).status == 200
     alone = await aiohttp_client(make_app("embed"))
     assert (await (await alone.get("/info")).json())["model_type"] == {"embedding": {"pooling": "cls"}}
 
