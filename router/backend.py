@@ -116,7 +116,10 @@ class LocalBackend:
                 return link
 
     def _link_lost(self, link: Link) -> None:
-        log.warning("shard_lost", model=link.model_id, generation=link.generation)
+        if self._registry.is_relieved(link.model_id, link.generation):
+            log.info("shard_left", model=link.model_id, generation=link.generation)
+        else:
+            log.warning("shard_lost", model=link.model_id, generation=link.generation)
         self._give_up(link.model_id, link.generation, link.complaint)
 
     def _give_up(self, model_id: str, generation: int, complaint: str) -> None:

@@ -67,6 +67,11 @@ class Registry:
         status = self._by_id.get(model_id)
         return status is not None and status.generation == generation and self.is_ready(status)
 
+    def is_relieved(self, model_id: str, generation: int) -> bool:
+        """Tell whether a generation was to go: another holds its place, or its model is served no more."""
+        status = self._by_id.get(model_id)
+        return status is None or status.generation != generation or status.state == "stopping"
+
     async def ready(self, model_id: str) -> ShardStatus:
         """Return the model once it is ready.
 
@@ -94,7 +99,7 @@ class Registry:
         self._changed = asyncio.Event()
 
     def _not_found_sentence(self, model: str) -> str:
-        served = ", ".join(self._by_id) or "none"
+        served = ", ".join(status.model_id for status in self.all()) or "none"
         near = difflib.get_close_matches(model, [*self._by_id, *self._by_name], n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         return f"The model {model[:128]!r} does not exist. Models served here: {served}.{hint}"

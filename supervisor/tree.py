@@ -149,6 +149,8 @@ class Tree:
 
     def reload(self) -> Changes | None:
         """Read the settings again and carry out what has changed; ``None`` where they cannot be used."""
+        if self._stop_requested.is_set():
+            return None
         self._ground.notifier.reloading()
         try:
             return self._reload()
@@ -156,8 +158,6 @@ class Tree:
             self._ground.notifier.ready()
 
     def _reload(self) -> Changes | None:
-        if self._stop_requested.is_set():
-            return None
         try:
             read, places = self._ground.load()
         except ConfigurationError as error:

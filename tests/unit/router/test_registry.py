@@ -1,0 +1,67 @@
+"""Which process a request goes to while processes come and go."""
+
+import asyncio
+
+import pytest
+
+from emb_model_provider.errors import ModelNotFoundError
+from emb_model_provider.messages import ShardTable
+from router.registry import Registry
+from tests.support.statuses import make_info, make_status
+
+
+def table(*rows):
+    return ShardTable(rows)
+
+
+def row(model_id="en", **changes):
+    return make_status(model_id, info=make_info(), **changes)
+
+
+@pytest.fixture
+def registry():
+    it = Registry(5.0)
+    it.update(table(row(generation=1), row("zh")))
+    return it
+
+
+async def test_a_successor_with_a_smaller_number_than_one_that_was_lost_is_used(registry):
+    registry.update(table(row(generation=3)))
+    registry.mark_lost("en", 3)
+    assert not registry.is_ready(registry.find("en"))
+    registry.update(table(row(generation=2)))
+    assert (await registry.ready("en")).generation == 2
+
+
+async def test_a_lost_process_is_not_used_again_although_an_older_table_still_calls_it_ready(registry):
+    registry.mark_lost("en", 1)
+    registry.update(table(row(generation=1)))
+    assert not registry.is_ready(registry.find("en"))
+
+
+async def test_a_removed_model_is_unknown_to_new_requests_and_finishes_those_it_has(registry):
+    registry.update(table(row(generation=1, state="stopping"), row("zh")))
+    with pytest.raises(ModelNotFoundError):
+        registry.find("en")
+    assert [status.model_id for status in registry.all()] == ["zh"]
+    assert (await registry.ready("en")).generation == 1
+    registry.update(table(row("zh")))
+    with pytest.raises(ModelNotFoundError):
+        await registry.ready("en")
+
+
+async def test_who_waits_for_a_model_that_is_removed_hears_that_it_is_unknown(registry):
+    registry.update(table(row(generation=1, state="loading"), row("zh")))
+    waiting = asyncio.create_task(registry.ready("en"))
+    await asyncio.sleep(0)
+    registry.update(table(row("zh")))
+    with pytest.raises(ModelNotFoundError, match="Models served here: zh"):
+        await waiting
+
+
+def test_a_process_that_was_to_go_is_told_from_one_that_was_lost(registry):
+    assert not registry.is_relieved("en", 1)
+    registry.update(table(row(generation=2), row("zh", generation=1, state="stopping")))
+    assert registry.is_relieved("en", 1)
+    assert registry.is_relieved("zh", 1)
+    assert registry.is_relieved("gone", 1)
