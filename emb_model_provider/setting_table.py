@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Generic, Literal
 
-from emb_model_provider.messages import Intake
+from emb_model_provider.messages import AccessLog, Intake
 from emb_model_provider.modelmap import (
     INT8_METHODS,
     OVERLONG_POLICIES,
@@ -27,10 +27,11 @@ from emb_model_provider.modelmap import (
     TokenIds,
 )
 from emb_model_provider.value_kinds import Bilingual, Boolean, Choice, Integer, Kind, Number, T_co, Text
-from emb_model_provider.value_shapes import ApiKeys, Device, Endpoint, Host
+from emb_model_provider.value_shapes import ApiKeys, Device, Endpoint, Host, Origins, UrlPrefix
 
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 LogFormat = Literal["plain", "json"]
+SocketMode = Literal["0600", "0660", "0666"]
 
 _BATCH: Final = BatchLimits()
 _INTAKE: Final = Intake()
@@ -49,6 +50,7 @@ class Section(Enum):
     BATCHING = Bilingual("Batching", "批处理")
     HUBS = Bilingual("Model hubs", "模型仓库")
     SERVER = Bilingual("Server", "服务")
+    AROUND = Bilingual("Around the API", "API 周边")
     SUPERVISION = Bilingual("Keeping processes alive", "进程监护")
     LOGS = Bilingual("Logs", "日志")
 
@@ -682,6 +684,112 @@ RESTART_PROBE_S: Final = Setting(
         "故障模型首次重试前的等待秒数；之后的重试间隔最长为其十倍。",
     ),
     "300",
+)
+
+METRICS_NEED_KEY: Final = Setting(
+    "EMB_PROVIDER_METRICS_NEED_KEY",
+    Section.AROUND,
+    Boolean(),
+    True,  # noqa: FBT003 - a default
+    Bilingual(
+        "Whether `/metrics` asks for an API key, where there are any.",
+        "设置了 API 密钥时，访问 `/metrics` 是否也需要密钥。",
+    ),
+    "false",
+)
+ACCESS_LOG: Final[Setting[AccessLog]] = Setting(
+    "EMB_PROVIDER_ACCESS_LOG",
+    Section.AROUND,
+    Choice(("off", "combined", "json", "logfmt")),
+    "off",
+    Bilingual(
+        "A line for each answered request, beside the other logs: client, status, time, request id, model, tokens;"
+        " never a text.",
+        "为每个已响应的请求写一行访问日志，与其他日志一同输出：客户端、状态码、耗时、请求 ID、模型、词元数；"
+        "绝不含文本。",
+    ),
+    "combined",
+)
+CORS_ORIGINS: Final = Setting(
+    "EMB_PROVIDER_CORS_ORIGINS",
+    Section.AROUND,
+    Origins(),
+    (),
+    Bilingual(
+        "Origins whose web pages may call this server from a browser; `*` is any.",
+        "允许从浏览器中调用本服务的网页来源（Origin）；`*` 表示任意来源。",
+    ),
+    "https://app.example.com,http://localhost:3000",
+    _NONE,
+)
+URL_PREFIX: Final = Setting(
+    "EMB_PROVIDER_URL_PREFIX",
+    Section.AROUND,
+    UrlPrefix(),
+    "",
+    Bilingual(
+        "A path that stands before every route, for a proxy that does not take it off.",
+        "置于所有路由之前的路径前缀，用于不会去掉该前缀的反向代理。",
+    ),
+    "/embeddings",
+    _NONE,
+)
+TLS_CERT_FILE: Final = Setting(
+    "EMB_PROVIDER_TLS_CERT_FILE",
+    Section.AROUND,
+    Text(_PATH_SHAPE),
+    "",
+    Bilingual(
+        "A PEM file with the certificate and those of its issuers: the port then speaks HTTPS (TLS 1.2 or newer)."
+        " Read again at a reload.",
+        "PEM 格式的证书文件（含证书链）：设置后端口使用 HTTPS（TLS 1.2 及以上）。重新加载配置时会再次读取。",
+    ),
+    "/etc/emb-provider/fullchain.pem",
+    _NONE,
+)
+TLS_KEY_FILE: Final = Setting(
+    "EMB_PROVIDER_TLS_KEY_FILE",
+    Section.AROUND,
+    Text(_PATH_SHAPE),
+    "",
+    Bilingual("The PEM file of its private key.", "对应私钥的 PEM 文件。"),
+    "/etc/emb-provider/key.pem",
+    Bilingual("in the certificate's file", "与证书在同一文件中"),
+)
+UNIX_SOCKET: Final = Setting(
+    "EMB_PROVIDER_UNIX_SOCKET",
+    Section.AROUND,
+    Text(_PATH_SHAPE),
+    "",
+    Bilingual(
+        "A Unix socket to listen on beside the port: `curl --unix-socket PATH http://localhost/v1/models`.",
+        "除端口外同时监听的 Unix 套接字：`curl --unix-socket 路径 http://localhost/v1/models`。",
+    ),
+    "/run/emb-provider/api.sock",
+    _NONE,
+)
+UNIX_SOCKET_MODE: Final[Setting[SocketMode]] = Setting(
+    "EMB_PROVIDER_UNIX_SOCKET_MODE",
+    Section.AROUND,
+    Choice(("0600", "0660", "0666")),
+    "0600",
+    Bilingual(
+        "Who may connect to it: this user, its group too, or everybody.",
+        "谁可以连接该套接字：仅当前用户、同组用户，或所有用户。",
+    ),
+    "0660",
+)
+ROUTERS: Final = Setting(
+    "EMB_PROVIDER_ROUTERS",
+    Section.AROUND,
+    Integer(1, 64),
+    1,
+    Bilingual(
+        "How many processes speak HTTP, on the same port. One answers thousands of requests per second; more are for"
+        " machines where that is the limit.",
+        "处理 HTTP 的进程数，共用同一端口。单个进程每秒可响应数千请求；仅当它成为瓶颈时才需要更多。",
+    ),
+    "4",
 )
 
 LOG_LEVEL: Final[Setting[LogLevel]] = Setting(

@@ -18,7 +18,7 @@ from emb_model_provider.dotenv_file import PREFIX, DotenvFile
 from emb_model_provider.errors import ConfigurationError
 from emb_model_provider.key_file import KeyFile, read_key_file
 from emb_model_provider.mapping import parse_mapping
-from emb_model_provider.messages import Intake
+from emb_model_provider.messages import Intake, Surroundings
 from emb_model_provider.modelmap import (
     EMBEDDED_MODEL_ID,
     EMBEDDED_MODEL_NAME,
@@ -30,7 +30,7 @@ from emb_model_provider.modelmap import (
     is_model_id,
 )
 from emb_model_provider.positioned_json import Document, document_of_variable
-from emb_model_provider.setting_table import LogFormat, LogLevel, Setting
+from emb_model_provider.setting_table import LogFormat, LogLevel, Setting, SocketMode
 from emb_model_provider.value_kinds import WrongValueError
 
 T = TypeVar("T")
@@ -71,6 +71,9 @@ class ServerSettings:
     max_request_bytes: int
     shutdown_grace_s: float
     intake: Intake = field(default_factory=Intake)
+    around: Surroundings = field(default_factory=Surroundings)
+    unix_socket: str = ""
+    unix_socket_mode: SocketMode = "0600"
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +238,9 @@ def _server(values: _Values, read_keys: Callable[[Path], KeyFile]) -> ServerSett
             max_connections=values.get(table.MAX_CONNECTIONS),
             quarantine_s=values.get(table.QUARANTINE_S),
         ),
+        around=_around(values),
+        unix_socket=values.path(values.get(table.UNIX_SOCKET)),
+        unix_socket_mode=values.get(table.UNIX_SOCKET_MODE),
     )
 
 
@@ -252,6 +258,21 @@ def _api_keys(values: _Values, read_keys: Callable[[Path], KeyFile]) -> tuple[st
         return keys
     values.warnings.extend(found.warnings)
     return tuple(dict.fromkeys((*keys, *found.keys)))
+
+
+def _around(values: _Values) -> Surroundings:
+    certificate = values.path(values.get(table.TLS_CERT_FILE))
+    if not certificate:
+        values.warn_ignored([table.TLS_KEY_FILE], f"{table.TLS_CERT_FILE.name} is not set, so TLS is off")
+    return Surroundings(
+        metrics_need_key=values.get(table.METRICS_NEED_KEY),
+        access_log=values.get(table.ACCESS_LOG),
+        cors_origins=values.get(table.CORS_ORIGINS),
+        url_prefix=values.get(table.URL_PREFIX),
+        tls_certificate=certificate,
+        tls_key=values.path(values.get(table.TLS_KEY_FILE)) if certificate else "",
+        routers=values.get(table.ROUTERS),
+    )
 
 
 def _supervision(values: _Values) -> SupervisionSettings:

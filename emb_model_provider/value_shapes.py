@@ -19,6 +19,8 @@ _HOST_LABELS: Final = re.compile(
     r"(?=.{1,253}\Z)([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.)*[A-Za-z0-9_-]{1,63}\.?"
 )
 _CPU_RANGE: Final = re.compile(r"\s*([0-9]{1,4})\s*(?:-\s*([0-9]{1,4})\s*)?")
+_ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?|null", re.IGNORECASE)
+_URL_PREFIX: Final = re.compile(r"(/[A-Za-z0-9._~-]+)+/?|/")
 _KEY_CHARS: Final = re.compile(r"[\x21-\x7e]+")
 _MAX_CPU: Final = 4095
 _BAD_URL: Final = "it must be a URL such as https://hub.example.com or http://10.0.0.5:8080"
@@ -156,6 +158,47 @@ class ApiKeys(Kind[tuple[str, ...]]):
         if not all(_KEY_CHARS.fullmatch(key) for key in keys):
             raise WrongValueError("a key may hold only visible ASCII characters, for it travels in an HTTP header")
         return keys
+
+
+@dataclass(frozen=True, slots=True)
+class Origins(Kind[tuple[str, ...]]):
+    """Origins of web pages (RFC 6454), or ``*``, separated by commas."""
+
+    @property
+    def type_name(self) -> Bilingual:
+        return Bilingual("list", "列表")
+
+    @property
+    def allowed(self) -> Bilingual:
+        return Bilingual("origins separated by commas, or *", "以英文逗号分隔的来源，或 *")
+
+    def parse(self, text: str) -> tuple[str, ...]:
+        origins = tuple(dict.fromkeys(part.strip().rstrip("/") for part in text.split(",") if part.strip()))
+        for origin in origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise WrongValueError(
+                    f"{origin[:100]!r} is no origin: write https://app.example.com, with a port if it has one and"
+                    " without a path, or * for any"
+                )
+        return origins
+
+
+@dataclass(frozen=True, slots=True)
+class UrlPrefix(Kind[str]):
+    """A path such as ``/embeddings``, kept without a slash at its end."""
+
+    @property
+    def type_name(self) -> Bilingual:
+        return Bilingual("path", "路径")
+
+    @property
+    def allowed(self) -> Bilingual:
+        return Bilingual("a path that begins with /", "以 / 开头的路径")
+
+    def parse(self, text: str) -> str:
+        if not _URL_PREFIX.fullmatch(text):
+            raise WrongValueError("it must be a path such as /embeddings: letters, digits and - . _ ~ between slashes")
+        return text.rstrip("/")
 
 
 @dataclass(frozen=True, slots=True)

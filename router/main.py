@@ -48,7 +48,9 @@ def main(arguments: list[str]) -> int:
     table = control.receive()
     if not isinstance(config, RouterConfig) or not isinstance(table, ShardTable):
         raise ProtocolError("the first control messages must be the configuration and the shard table")
-    configure_child_logs("router", config.log.level, config.log.format)
+    around = config.around
+    name = "router" if around.routers == 1 else f"router[{around.index}]"
+    configure_child_logs(name, config.log.level, config.log.format)
     listeners = [socket.socket(fileno=int(descriptor)) for descriptor in arguments[2:]]
     uvloop.run(_serve(control, config, table, listeners))
     return 0

@@ -51,7 +51,15 @@ def compare(before: Settings, after: Settings) -> Changes:
 
 def keep_fixed(before: Settings, after: Settings) -> Settings:
     """Return ``after`` with what only a restart can change as it was, which is what the server goes on with."""
-    server = replace(after.server, host=before.server.host, port=before.server.port)
+    held = before.server
+    server = replace(
+        after.server,
+        host=held.host,
+        port=held.port,
+        unix_socket=held.unix_socket,
+        unix_socket_mode=held.unix_socket_mode,
+        around=replace(after.server.around, routers=held.around.routers),
+    )
     processes = replace(after.processes, run_dir=before.processes.run_dir)
     return replace(after, server=server, processes=processes, logs=before.logs)
 
@@ -60,6 +68,9 @@ def _fixed_at_start(before: Settings, after: Settings) -> tuple[str, ...]:
     pairs = (
         ("EMB_PROVIDER_HOST", before.server.host, after.server.host),
         ("EMB_PROVIDER_PORT", before.server.port, after.server.port),
+        ("EMB_PROVIDER_UNIX_SOCKET", before.server.unix_socket, after.server.unix_socket),
+        ("EMB_PROVIDER_UNIX_SOCKET_MODE", before.server.unix_socket_mode, after.server.unix_socket_mode),
+        ("EMB_PROVIDER_ROUTERS", before.server.around.routers, after.server.around.routers),
         ("EMB_PROVIDER_RUN_DIR", before.processes.run_dir, after.processes.run_dir),
         ("EMB_PROVIDER_LOG_LEVEL", before.logs.level, after.logs.level),
         ("EMB_PROVIDER_LOG_FILE", before.logs.file, after.logs.file),

@@ -5,13 +5,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import errno
 import importlib.metadata
 import ipaddress
 import logging
 import os
 import signal
-import socket
 import sys
 from pathlib import Path
 
@@ -21,23 +19,19 @@ from emb_model_provider.logs import EventLog
 from emb_model_provider.settings import Settings, load_settings
 from supervisor.commands import add_commands, run_command
 from supervisor.console import Console
+from supervisor.listening import Listening, bind_tcp, bind_unix
 from supervisor.machine import read_machine
 from supervisor.output import Output, OutputHandler
 from supervisor.plan import Placement, place
 from supervisor.rundir import DirectoryInUseError, RunDirectory, runtime_parent
 from supervisor.sdnotify import Notifier, forget, passed_listener
-from supervisor.tree import OBEYED, Ground, Load, Tree, address_of
+from supervisor.tls import with_tls_checked
+from supervisor.tree import OBEYED, Ground, Load, Tree
 
 log = EventLog("supervisor")
 
 DISTRIBUTION = "emb-model-provider"
-_BACKLOG = 2048
 _EXIT_FAILURE = 1
-_BIND_ADVICE = {
-    errno.EADDRINUSE: "Stop the program that uses it, or set EMB_PROVIDER_PORT to another port.",
-    errno.EADDRNOTAVAIL: "Set EMB_PROVIDER_HOST to an address of this machine.",
-    errno.EACCES: "Ports below 1024 need a privilege: set EMB_PROVIDER_PORT to a higher one.",
-}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -51,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         return run_command(options)
 
     def load() -> tuple[Settings, dict[str, Placement]]:
-        settings = load_settings(os.environ, read_dotenv(options.env_file))
+        settings = with_tls_checked(load_settings(os.environ, read_dotenv(options.env_file)))
         return settings, place(settings.models, read_machine(os.environ))
 
     try:
@@ -89,8 +83,8 @@ def _serve(settings: Settings, places: dict[str, Placement], load: Load) -> int:
         try:
             run_directory = _open_run_directory(settings)
             stack.callback(run_directory.remove)
-            listener = passed_listener(os.environ) or _bind(settings.server.host, settings.server.port)
-            stack.callback(listener.close)
+            listening = _listen(settings)
+            stack.callback(listening.close)
         except DirectoryInUseError as error:
             sys.stderr.write(f"emb-provider cannot start: {error}\n")
             return EXIT_ALREADY_RUNNING
@@ -105,11 +99,11 @@ def _serve(settings: Settings, places: dict[str, Placement], load: Load) -> int:
         stack.callback(output.close)
         _configure_logs(settings, output)
         console = Console(output, silent=settings.logs.format == "json")
-        console.open(_version(), address_of(listener), settings.models, places)
+        console.open(_version(), listening.address, settings.models, places)
         for warning in [*settings.warnings, output.problem, _exposure(settings)]:
             if warning:
                 log.warning(warning)
-        ground = Ground(_version(), listener, run_directory, output, console, notifier, load)
+        ground = Ground(_version(), listening, run_directory, output, console, notifier, load)
         return asyncio.run(Tree(settings, places, ground).run())
 
 
@@ -132,19 +126,16 @@ def _fill_standard_streams() -> None:
             setattr(sys, name, os.fdopen(number, mode, closefd=False))
 
 
-def _bind(host: str, port: int) -> socket.socket:
-    """Return the listening socket; bound here so that a router's death queues clients instead of refusing them."""
+def _listen(settings: Settings) -> Listening:
+    server = settings.server
+    passed = passed_listener(os.environ)
+    tcp = (passed,) if passed is not None else bind_tcp(server.host, server.port, server.around.routers)
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=_BACKLOG, reuse_port=False)
-    except socket.gaierror as error:
-        raise ConfigurationError(
-            f"EMB_PROVIDER_HOST={host} is not an address of this machine: {error.strerror}."
-        ) from None
-    except OSError as error:
-        number = error.errno or 0
-        advice = _BIND_ADVICE.get(number, "Set EMB_PROVIDER_HOST and EMB_PROVIDER_PORT.")
-        raise OSError(f"{host}:{port} cannot be bound: {os.strerror(number)}. {advice}") from None
+        unix = bind_unix(Path(server.unix_socket), int(server.unix_socket_mode, 8)) if server.unix_socket else None
+    except (OSError, ConfigurationError):
+        Listening(tcp).close()
+        raise
+    return Listening(tcp, unix, bool(server.around.tls_certificate))
 
 
 def _configure_logs(settings: Settings, output: Output) -> None:

@@ -1,22 +1,31 @@
-"""The front door's process: the router, what it is told, how it is replaced without losing the port. Made by ``tree``.
+"""The front door's processes: routers, what they are told, how each is replaced without losing the port.
 
-The listening socket is the supervisor's. A router that is replaced goes on taking connections until its successor takes
-them, then finishes what it has.
+Made by ``tree``. The listening sockets are the supervisor's. A router that is replaced goes on taking connections until
+its successor takes them, then finishes what it has.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import socket
 from collections.abc import Callable
-from typing import Final, Protocol
+from dataclasses import replace
+from typing import Final, Literal, Protocol
 
 from emb_model_provider.logs import EventLog
-from emb_model_provider.messages import Heartbeat, Message, RestartShard, RouterConfig, RouterReady, ShardTable
+from emb_model_provider.messages import (
+    Heartbeat,
+    Message,
+    Quarantined,
+    RestartShard,
+    RouterConfig,
+    RouterReady,
+    ShardTable,
+)
 from supervisor.changes import router_change
 from supervisor.child import Launch
 from supervisor.keeper import Death, Keeper, Kept
+from supervisor.listening import Listening
 from supervisor.plan import child_environment
 from supervisor.posts import KILL_MARGIN_S
 from supervisor.restarts import RestartLimits
@@ -47,7 +56,7 @@ class FrontOwner(Protocol):
 
 
 class Front:
-    """The router that takes connections, its successor, and those that finish.
+    """All routers; each has a seat.
 
     ``keep`` makes a keeper for a router, ``table`` returns the rows of now.
     """
@@ -55,28 +64,31 @@ class Front:
     def __init__(
         self,
         config: RouterConfig,
-        listener: socket.socket,
+        listening: Listening,
         keep: Callable[[Kept], Keeper],
         table: Callable[[], ShardTable],
         owner: FrontOwner,
     ) -> None:
-        self.config = config
-        self.listener = listener
-        self.owner = owner
-        self.table = table
-        self._keep = keep
-        self._router = Router(self, keep)
-        self._successor: Router | None = None
-        self._leaving: set[asyncio.Task[bool]] = set()
+        self._config = config
+        self._listening = listening
+        self._table = table
         self._push_due: asyncio.TimerHandle | None = None
+        self._seats = [
+            Seat(_of_seat(config, index), listening.descriptors(index), keep, self, owner)
+            for index in range(config.around.routers)
+        ]
 
     @property
-    def router(self) -> Router:
-        """The router that takes connections."""
-        return self._router
+    def routers(self) -> list[Router]:
+        """The routers that take connections."""
+        return [seat.router for seat in self._seats]
 
     def start(self) -> None:
-        self._router.keeper.start()
+        for seat in self._seats:
+            seat.router.keeper.start()
+
+    def table(self) -> ShardTable:
+        return self._table()
 
     def push(self) -> None:
         """Send the table soon."""
@@ -96,14 +108,72 @@ class Front:
 
     def _push(self) -> None:
         self._push_due = None
-        table = self.table()
-        for router in (self._router, self._successor):
-            if router is not None:
-                router.keeper.send(table)
+        table = self._table()
+        for seat in self._seats:
+            seat.send(table)
+
+    def spread(self, message: Quarantined, source: Seat) -> None:
+        """Tell every other router what one has found."""
+        for seat in self._seats:
+            if seat is not source:
+                seat.send(message)
 
     def configure(self, config: RouterConfig) -> None:
-        """Take new settings: tell the router, or replace it where it could only take them at its start."""
-        change = router_change(self.config, config)
+        """Take new settings: tell the routers, or replace them where they could only take them at their start."""
+        change = router_change(self._config, config)
+        self._config = config
+        for index, seat in enumerate(self._seats):
+            seat.configure(_of_seat(config, index), change)
+
+    async def close(self, grace_s: float) -> bool:
+        """Take no more connections, finish what is in hand; true if every router went by itself."""
+        # Until the last copy of a socket is closed the kernel would go on queueing clients nobody will serve.
+        self._listening.close()
+        return all(await asyncio.gather(*(seat.close(grace_s) for seat in self._seats)))
+
+    def kill(self) -> None:
+        """End every router now."""
+        for seat in self._seats:
+            seat.kill()
+
+
+def _of_seat(config: RouterConfig, index: int) -> RouterConfig:
+    return replace(config, around=replace(config.around, index=index))
+
+
+class Seat:
+    """The place of one router: the one that takes connections, its successor, and those that finish."""
+
+    def __init__(
+        self,
+        config: RouterConfig,
+        descriptors: tuple[int, ...],
+        keep: Callable[[Kept], Keeper],
+        front: Front,
+        owner: FrontOwner,
+    ) -> None:
+        self.config = config
+        self.descriptors = descriptors
+        self.owner = owner
+        self.front = front
+        self._keep = keep
+        self._router = Router(self, keep)
+        self._successor: Router | None = None
+        self._leaving: set[asyncio.Task[bool]] = set()
+
+    @property
+    def router(self) -> Router:
+        """The router that takes connections."""
+        return self._router
+
+    def send(self, message: Message) -> None:
+        """Send to the router and to its successor."""
+        for router in (self._router, self._successor):
+            if router is not None:
+                router.keeper.send(message)
+
+    def configure(self, config: RouterConfig, change: Literal["none", "live", "replace"]) -> None:
+        """Take new settings."""
         self.config = config
         if change == "live":
             self._router.keeper.send(config)
@@ -111,7 +181,7 @@ class Front:
             self.replace()
 
     def replace(self) -> None:
-        """Start a successor on the same socket; it takes over once it accepts."""
+        """Start a successor on the same sockets; it takes over once it accepts."""
         if self._successor is not None:
             self._let_go(self._successor)
         self._successor = Router(self, self._keep)
@@ -123,19 +193,17 @@ class Front:
             before, self._router, self._successor = self._router, router, None
             self._let_go(before)
         # What changed between its first message and now has gone to a router that was not listening yet.
-        self.push()
+        self.front.push()
 
     async def close(self, grace_s: float) -> bool:
-        """Take no more connections, finish what is in hand; true if every router went by itself."""
-        # Until the last copy of the socket is closed the kernel would go on queueing clients nobody will serve.
-        self.listener.close()
+        """Let all finish; true if every one went by itself."""
         if self._successor is not None:
             self._let_go(self._successor)
         went = await asyncio.gather(self._router.keeper.stop(grace_s + KILL_MARGIN_S), *self._leaving)
         return all(went)
 
     def kill(self) -> None:
-        """End every router now."""
+        """End all now."""
         for router in (self._router, self._successor):
             if router is not None:
                 router.keeper.kill()
@@ -149,23 +217,26 @@ class Front:
 class Router:
     """One router process and its successors after deaths. Implements ``keeper.Kept``."""
 
-    def __init__(self, front: Front, keep: Callable[[Kept], Keeper]) -> None:
-        self.name = "router"
+    def __init__(self, seat: Seat, keep: Callable[[Kept], Keeper]) -> None:
+        around = seat.config.around
+        self.name = "router" if around.routers == 1 else f"router[{around.index}]"
         self.restarts = 0
-        self._front = front
+        self._seat = seat
         self.keeper = keep(self)
 
     def launch(self, generation: int) -> Launch:
         self.restarts = generation - 1
-        first = (self._front.config, self._front.table())
-        return Launch("router", child_environment(os.environ), first, (self._front.listener.fileno(),))
+        first = (self._seat.config, self._seat.front.table())
+        return Launch("router", child_environment(os.environ), first, self._seat.descriptors)
 
     def on_message(self, message: Message) -> None:
         if isinstance(message, RouterReady):
-            self._front.accepts(self)
-            self._front.owner.front_opened(message.pid)
+            self._seat.accepts(self)
+            self._seat.owner.front_opened(message.pid)
         elif isinstance(message, RestartShard):
-            self._front.owner.shard_demanded(message)
+            self._seat.owner.shard_demanded(message)
+        elif isinstance(message, Quarantined):
+            self._seat.front.spread(message, self._seat)
         elif isinstance(message, Heartbeat):
             if message.lag_s > _LAG_WORTH_A_LINE_S:
                 log.warning("router_busy", lag_s=round(message.lag_s, 2), in_flight=message.requests_in_flight)
@@ -178,4 +249,4 @@ class Router:
     def on_died(self, death: Death) -> None:
         log.error("router_died", how=death.how, restart_in_s=death.restart_in_s)
         if death.restart_in_s is None:
-            self._front.owner.front_lost()
+            self._seat.owner.front_lost()

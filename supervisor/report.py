@@ -50,11 +50,12 @@ class ModelReport:
 
 @dataclass(frozen=True, slots=True)
 class RouterReport:
-    """The front door."""
+    """The front door: the first router's pid, and what all ``processes`` of them add up to."""
 
     pid: int = 0
     restarts: int = 0
     rss_bytes: int = 0
+    processes: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,9 @@ def render(report: ServerReport, now: float | None = None) -> str:
     lines = [
         f"emb-provider {report.version}: {report.state} on {report.address}, process {report.pid}, up {up}",
         f"run directory {report.run_dir}; settings read {span(now - report.settings_read)} ago",
-        f"router: process {router.pid or '-'}, restarted {router.restarts} times, {_mib(router.rss_bytes)}",
+        f"router: process {router.pid or '-'}"
+        + (f" and {router.processes - 1} more" if router.processes > 1 else "")
+        + f", restarted {router.restarts} times, {_mib(router.rss_bytes)}",
     ]
     lines += [f"SETTINGS NOT IN USE: {escape(problem)}" for problem in report.problems]
     if report.pending_restart:

@@ -9,7 +9,6 @@ import itertools
 import os
 import random
 import signal
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -30,6 +29,7 @@ from supervisor.console import Console
 from supervisor.control import ControlError, ControlSocket, Request
 from supervisor.front import ROUTER_LIMITS, Front
 from supervisor.keeper import Keeper, Kept
+from supervisor.listening import Listening
 from supervisor.lookout import Lookout
 from supervisor.output import ChildLines, Output
 from supervisor.plan import Placement
@@ -60,7 +60,7 @@ class Ground:
     """What the command has opened before the tree grows. ``load`` reads the settings again."""
 
     version: str
-    listener: socket.socket
+    listening: Listening
     run_directory: RunDirectory
     output: Output
     console: Console
@@ -83,8 +83,8 @@ class Tree:
         self._needs_restart: tuple[str, ...] = ()
         self._indexes = itertools.count()
         self._generations: dict[str, itertools.count[int]] = {}
-        self.address = address_of(ground.listener)
-        self._front = Front(self._router_config(), ground.listener, self._keep_router, self._table, self)
+        self.address = ground.listening.address
+        self._front = Front(self._router_config(), ground.listening, self._keep_router, self._table, self)
         self._posts = {spec.id: self._make_post(spec) for spec in settings.models}
         self._leaving: dict[Post, asyncio.Task[None]] = {}
         self._renewals = Renewals()
@@ -261,7 +261,7 @@ class Tree:
         return f"{model}: started anew"
 
     def _report(self) -> ServerReport:
-        router = self._front.router
+        routers = self._front.routers
         state = "stopping" if self._stop_requested.is_set() else "serving"
         return ServerReport(
             version=self._ground.version,
@@ -273,7 +273,12 @@ class Tree:
             settings_read=self._settings_read,
             problems=self._problems,
             pending_restart=self._needs_restart,
-            router=RouterReport(router.keeper.pid, router.restarts, resident_bytes(router.keeper.pid)),
+            router=RouterReport(
+                routers[0].keeper.pid,
+                sum(router.restarts for router in routers),
+                sum(resident_bytes(router.keeper.pid) for router in routers),
+                len(routers),
+            ),
             models=tuple(self._report_of(post) for post in (*self._posts.values(), *self._leaving)),
         )
 
@@ -362,6 +367,7 @@ class Tree:
             request_timeout_s=server.request_timeout_s,
             intake=server.intake,
             report_every_s=self._watch_limits().report_every_s,
+            around=replace(server.around, run_directory=str(self._ground.run_directory.path)),
         )
 
     def _table(self) -> ShardTable:
@@ -416,13 +422,6 @@ def _restart_limits(supervision: SupervisionSettings) -> RestartLimits:
         period_s=supervision.restart_period_s,
         probe_s=supervision.restart_probe_s,
     )
-
-
-def address_of(listener: socket.socket) -> str:
-    """Return the URL of a listening socket; a wildcard address is shown as one that works from this machine."""
-    host, port = listener.getsockname()[:2]
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - read, not bound
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def own_cache() -> Path:

@@ -18,9 +18,10 @@ from router.metrics.tallies import Histogram, Tallies
 from router.requests import EncodeResult
 from router.visit import Visit
 
-_WRITE_EVERY_S: Final = 2.0
-#: The loop's lag is measured so often; the worst of two periods of writing is told.
+_WRITE_EVERY_S: Final = 1.0
+#: The loop's lag is measured so often; the worst of so many seconds is told.
 _LAG_EVERY_S: Final = 0.25
+_LAG_PERIODS: Final = 15
 _REFUSALS: Final = frozenset({401, 403, 408, 413, 415, 429, 503})
 
 
@@ -53,7 +54,7 @@ class Meter:
         self._durations: dict[tuple[str, str, str], Histogram] = {}
         self._series: dict[str, _ModelSeries] = {}
         self._look: Callable[[], Gauges] = Gauges
-        self._lags_s = [0.0, 0.0]
+        self._lags_s = [0.0] * _LAG_PERIODS
 
     def watch(self, look: Callable[[], Gauges]) -> None:
         """Ask ``look`` for the state that others know; in-flight requests and the loop's lag are known here."""
@@ -121,7 +122,7 @@ class Meter:
             if now_s - written_s >= _WRITE_EVERY_S:
                 written_s = now_s
                 self.write()
-                self._lags_s = [self._lags_s[-1], 0.0]
+                self._lags_s = [*self._lags_s[1:], 0.0]
 
     def write(self) -> None:
         """Write this router's file."""

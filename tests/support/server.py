@@ -20,7 +20,7 @@ from typing import Any
 
 from tests.support.processes import alive, children_of
 
-_ADDRESS = re.compile(r"on (http://\S+) \(accepting")
+_ADDRESS = re.compile(r"on (https?://\S+) \(accepting")
 
 
 @dataclass(frozen=True)

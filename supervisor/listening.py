@@ -1,0 +1,144 @@
+"""The sockets that clients connect to: bound here and handed down, so that a router's death queues clients.
+
+Used by ``cli`` and ``front``.
+
+Several routers have a TCP socket each on the same port (SO_REUSEPORT, socket(7)): the kernel deals connections out
+evenly, where processes that wait for one socket leave nearly all of them to whoever is quickest. All of them stay open
+here, so what was dealt to a router that dies waits for its successor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from emb_model_provider.errors import ConfigurationError
+
+_BACKLOG: Final = 2048
+_MAX_PATH_BYTES: Final = 107
+_BIND_ADVICE: Final = {
+    errno.EADDRINUSE: "Stop the program that uses it, or set EMB_PROVIDER_PORT to another port.",
+    errno.EADDRNOTAVAIL: "Set EMB_PROVIDER_HOST to an address of this machine.",
+    errno.EACCES: "Ports below 1024 need a privilege: set EMB_PROVIDER_PORT to a higher one.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """What is listened on: ``tcp`` has a socket for each router, or one for all; ``unix`` is for all."""
+
+    tcp: tuple[socket.socket, ...]
+    unix: UnixSocket | None = None
+    is_tls: bool = False
+
+    @property
+    def address(self) -> str:
+        """The URL; a wildcard address is shown as one that works from this machine."""
+        host, port = self.tcp[0].getsockname()[:2]
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - read, not bound
+        scheme = "https" if self.is_tls else "http"
+        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+    def descriptors(self, index: int) -> tuple[int, ...]:
+        """Return what the router of this number accepts on."""
+        unix = (self.unix.socket.fileno(),) if self.unix is not None else ()
+        return (self.tcp[index % len(self.tcp)].fileno(), *unix)
+
+    def close(self) -> None:
+        """Close every socket and remove the Unix socket's file."""
+        for one in self.tcp:
+            one.close()
+        if self.unix is not None:
+            self.unix.close()
+
+
+@dataclass(frozen=True, slots=True)
+class UnixSocket:
+    """A listening Unix socket. ``inode`` tells its file from one that somebody else has put in its place."""
+
+    socket: socket.socket
+    path: Path
+    inode: int
+
+    def close(self) -> None:
+        self.socket.close()
+        with contextlib.suppress(OSError):
+            if self.path.lstat().st_ino == self.inode:
+                self.path.unlink()
+
+
+def bind_tcp(host: str, port: int, count: int = 1) -> tuple[socket.socket, ...]:
+    """Return ``count`` listening sockets of one address; raise ``OSError`` with a sentence."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        # The first one alone, for with SO_REUSEPORT a second server of the same user would not be told that the port
+        # is taken, and get half of its connections.
+        first = socket.create_server(address[:2], family=family, backlog=_BACKLOG, reuse_port=False)
+        if count == 1:
+            return (first,)
+        address = first.getsockname()[:2]
+        first.close()
+        return _bind_same(family, address, count)
+    except socket.gaierror as error:
+        raise ConfigurationError(
+            f"EMB_PROVIDER_HOST={host} is not an address of this machine: {error.strerror}."
+        ) from None
+    except OSError as error:
+        number = error.errno or 0
+        advice = _BIND_ADVICE.get(number, "Set EMB_PROVIDER_HOST and EMB_PROVIDER_PORT.")
+        raise OSError(f"{host}:{port} cannot be bound: {os.strerror(number)}. {advice}") from None
+
+
+def _bind_same(family: int, address: Sequence[object], count: int) -> tuple[socket.socket, ...]:
+    sockets: list[socket.socket] = []
+    try:
+        while len(sockets) < count:
+            sockets.append(socket.create_server(tuple(address), family=family, backlog=_BACKLOG, reuse_port=True))
+    except OSError:
+        for one in sockets:
+            one.close()
+        raise
+    return tuple(sockets)
+
+
+def bind_unix(path: Path, mode: int) -> UnixSocket:
+    """Return a listening Unix socket of this mode; a file that a dead server has left is replaced.
+
+    Raises ``ConfigurationError`` for a path that cannot be one, ``OSError`` with a sentence for one that is taken.
+    """
+    if len(os.fsencode(path)) > _MAX_PATH_BYTES:
+        raise ConfigurationError(
+            f"EMB_PROVIDER_UNIX_SOCKET={path} is longer than the {_MAX_PATH_BYTES} bytes that a socket's path may have."
+        )
+    _make_room(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    old_mask = os.umask(0o777 & ~mode)
+    try:
+        listener.bind(str(path))
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise OSError(f"The Unix socket {path} cannot be bound: {os.strerror(error.errno or 0)}.") from None
+    finally:
+        os.umask(old_mask)
+    return UnixSocket(listener, path, path.lstat().st_ino)
+
+
+def _make_room(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise OSError(f"The Unix socket {path} cannot be bound: there is a file of that name that is no socket.")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            try:
+                probe.connect(str(path))
+            except ConnectionRefusedError:  # nobody listens: its server is dead
+                path.unlink()
+            else:
+                raise OSError(f"The Unix socket {path} cannot be bound: another server listens on it.")
