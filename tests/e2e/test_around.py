@@ -184,10 +184,10 @@ class TestSeveralRouters:
 
 
 def ask(server, path, headers=None, body=None, version=None):
-    context = ssl.create_default_context(cafile=str(several.path / "cert.pem"))
+    context = ssl.create_default_context(cafile=str(server.directory.parent / "cert.pem"))
     if version is not None:
         context.minimum_version = context.maximum_version = version
-    host, port = several.url.removeprefix("https://").split(":")
+    host, port = server.url.removeprefix("https://").split(":")
     connection = http.client.HTTPSConnection(host, int(port), context=context)
     connection.request("POST" if body else "GET", path, body, headers or {})
     answer = connection.getresponse()
