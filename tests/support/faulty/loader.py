@@ -24,6 +24,7 @@ misplaced vector cannot pass for a right one. Orders stand anywhere in a text, `
 ``!short``          the whole batch gets one row too few
 ``!eat=100``        so many MB of memory are taken for good
 ``!say``            a line on stderr with the text in it, control characters and all
+``!wire=3``         the first time that this text is encoded, its answer leaves as ``_LIES`` says under that number
 ``!untokenizable``  the tokenizer raises
 ``!slow-token=1``   the tokenizer takes so many seconds
 
@@ -43,14 +44,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, NoReturn
 
 import numpy as np
 
 from emb_model_provider.errors import InvalidRequestError, LoadError, LoadReason
-from emb_model_provider.messages import EncoderInfo, Token
+from emb_model_provider.frames import HEADER, MAGIC, VERSION
+from emb_model_provider.messages import Encode, Encoded, EncoderInfo, Started, Token, pack
 from shard.encoder import PLAIN, FatalDeviceError, Reading, Results, Tokenized
 
 DIMENSION = 32
@@ -204,18 +206,24 @@ class FaultyEncoder:
 
     def _obey(self, order: str, number: float | None, text: str, batch_size: int) -> None:
         if order.endswith("-times"):
-            mark = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-            if _count(self._directory / f"times-{mark}", "x") > (number or 1):
+            if _count(self._mark(text), "x") > (number or 1):
                 return
             order, number = order.removesuffix("-times"), None
         if order in ("oom", "memory") and batch_size <= (number or 0):
             return
-        if order == "eat":
+        if order == "wire":
+            if _count(self._mark(text), "x") == 1:
+                _lie_next(int(number or 0))
+        elif order == "eat":
             self._eaten.append(_take_memory(number or 1))
         elif order == "say":
             sys.stderr.write(f"the model says {text}\n")
         elif order in _ORDERS:
             _ORDERS[order](number)
+
+    def _mark(self, text: str) -> Path:
+        name = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        return self._directory / f"times-{name}"
 
     def _vectors(self, texts: Sequence[str], broken: Sequence[str]) -> np.ndarray:
         rows = [
@@ -240,6 +248,22 @@ def _hold_gil(seconds: float) -> None:
         _HOLDING.poll(None, 0, int(seconds * 1000))
 
 
+def _lie_next(number: int) -> None:
+    """Let the next answer leave this process as ``_LIES[number]`` makes it."""
+    import shard.channel
+
+    honest = shard.channel.pack
+
+    def pack(message, request_id=0):
+        data = honest(message, request_id)
+        if not isinstance(message, Encoded):
+            return data
+        shard.channel.pack = honest
+        return _LIES[number](message, request_id, data)
+
+    shard.channel.pack = pack
+
+
 def _hang() -> None:
     threading.Event().wait()
 
@@ -260,6 +284,31 @@ def _count(path: Path, line: str) -> int:
     return len(path.read_text("utf-8").splitlines())
 
 
+def _half_and_die(data: bytes) -> bytes:
+    threading.Timer(0.05, os._exit, (1,)).start()
+    return data[: len(data) // 2]
+
+
+def _header(version: int, kind: int, length: int, request_id: int) -> bytes:
+    return HEADER.pack(MAGIC, version, kind, length, request_id)
+
+
+#: What a shard may put on the wire instead of an answer: (message, request id, honest bytes) to bytes.
+_LIES: Final[list[Callable[[Encoded, int, bytes], bytes]]] = [
+    lambda _m, _i, data: data[::-1],
+    lambda _m, _i, data: _half_and_die(data),
+    lambda _m, i, data: _header(VERSION + 1, data[3], 0, i),
+    lambda _m, i, data: _header(VERSION, data[3], 2**32 - 1, i),
+    lambda _m, i, data: _header(VERSION, 250, 0, i),
+    lambda _m, i, data: _header(VERSION, data[3], 0, i),
+    lambda _m, i, data: _header(VERSION, data[3], 4, i) + b"\x93\xc1\xc1\xc1",
+    lambda m, i, _d: pack(replace(m, vectors=m.vectors[: len(m.vectors) // 2 // 4 * 4]), i),
+    lambda m, i, _d: pack(replace(m, vectors=m.vectors[: 4 * m.dimension], tokens=m.tokens[:1]), i),
+    lambda m, i, _d: pack(Encode(("a request from the wrong side",)), i),
+    lambda _m, _i, data: data + data,
+    lambda m, i, data: pack(m, i + 1_000_000) + data,
+    lambda _m, _i, data: pack(Started((1, 2**63, 5))) + data,
+]
 _ORDERS: Final[dict[str, Callable[[float | None], object]]] = {
     "raise": lambda _: _raise(RuntimeError("this text is told to raise")),
     "oom": lambda _: _raise(RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB (told to)")),
