@@ -107,6 +107,9 @@ class Link(asyncio.Protocol):
         if not isinstance(answer, kind):
             self._complain(ProtocolError(f"{type(answer).__name__} is no answer to {type(message).__name__}"))
             raise ShardLostError(started=False)
+        if (rows := _rows(answer)) != _rows(message):
+            self._complain(ProtocolError(f"{rows} rows are no answer to {_rows(message)} inputs"))
+            raise ShardLostError(started=True)
         return answer
 
     @property
@@ -184,3 +187,18 @@ class Link(asyncio.Protocol):
         if isinstance(answer, Encoded) and len(answer.vectors) != 4 * answer.dimension * len(answer.tokens):
             raise ProtocolError("the vectors' bytes do not match their count and dimension")
         future.set_result(answer)
+
+
+def _rows(message: Encode | Tokenize | Detokenize | Encoded | Tokens | Texts) -> int:
+    """Return how many inputs a message has, or how many it answers."""
+    match message:
+        case Encode():
+            return message.count
+        case Encoded():
+            return len(message.tokens)
+        case Tokens():
+            return len(message.rows)
+        case Detokenize():
+            return len(message.token_ids)
+        case Tokenize() | Texts():
+            return len(message.texts)
