@@ -133,7 +133,7 @@ def ask(path: Path, request: Request) -> dict[str, Any]:
             raise ControlError(
                 f"The server at {path.parent} does not answer within {_ANSWER_S:.0f} s, though it runs."
             ) from None
-        except ConnectionResetError:
+        except (ConnectionResetError, BrokenPipeError):  # hung up after, or before, it was asked
             raise ControlError(_NOT_HEARD) from None
         except PermissionError:
             raise ControlError(f"{path} belongs to another user: run this as the server's user, or as root.") from None

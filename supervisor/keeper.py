@@ -15,8 +15,8 @@ from typing import Final, Protocol
 from emb_model_provider.logs import EventLog
 from emb_model_provider.messages import Message
 from supervisor.child import Child, Launch, spawn
-from supervisor.restarts import Breaker, RestartPolicy
-from supervisor.watchdog import Watchdog
+from supervisor.restarts import Breaker, RestartLimits, RestartPolicy
+from supervisor.watchdog import Watchdog, WatchLimits
 
 log = EventLog("supervisor.keeper")
 
@@ -79,7 +79,7 @@ class Keeper:
     def __init__(self, kept: Kept, policy: RestartPolicy, watchdog: Watchdog, lines: Lines) -> None:
         self._kept = kept
         self._policy = policy
-        self._watchdog = watchdog
+        self._watchdog = self._next_watchdog = watchdog
         self._lines = lines
         self._child: Child | None = None
         self._stopping = asyncio.Event()
@@ -108,6 +108,16 @@ class Keeper:
     def breaker(self) -> Breaker:
         """Whether the child is left alone for a time because it keeps dying."""
         return self._policy.breaker(time.monotonic())
+
+    @property
+    def report_every_s(self) -> float:
+        """How often the child that is started next has to report."""
+        return self._next_watchdog.report_every_s
+
+    def retune(self, restarts: RestartLimits, watch: WatchLimits) -> None:
+        """Take other limits: on restarts at once, on hangs from the next child on, which then reports accordingly."""
+        self._policy.retune(restarts)
+        self._next_watchdog = Watchdog(watch)
 
     def start(self) -> None:
         """Start keeping."""
@@ -176,6 +186,7 @@ class Keeper:
     async def _run_one(self) -> int:
         """Return the exit code of one child from start to end."""
         self._policy.started()
+        self._watchdog = self._next_watchdog
         self._watchdog.begin(time.monotonic())
         try:
             self._child = await spawn(self._kept.launch(self.generation), self._on_message, self._lines.take)

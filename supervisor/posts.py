@@ -17,7 +17,9 @@ from emb_model_provider.errors import LoadReason
 from emb_model_provider.logs import EventLog
 from emb_model_provider.messages import ShardStatus
 from supervisor.keeper import Keeper
+from supervisor.restarts import RestartLimits
 from supervisor.shards import Shard, ShardSetting
+from supervisor.watchdog import WatchLimits
 
 log = EventLog("supervisor.posts")
 
@@ -105,6 +107,11 @@ class Post:
         """Start a holder that does not serve at once, with the settings wanted now, its failures forgotten."""
         self.holder.setting = self.wanted
         _keeper(self.holder).revive()
+
+    def retune(self, restarts: RestartLimits, watch: WatchLimits) -> None:
+        """Take other limits on restarts and hangs for every process of the post."""
+        for shard in self.everybody():
+            _keeper(shard).retune(restarts, watch)
 
     def withdraw(self) -> None:
         """Give up a successor that is still on its way."""

@@ -59,6 +59,11 @@ class RestartPolicy:
         self.boot_failures = 0
         self.crashes = 0
 
+    def retune(self, limits: RestartLimits) -> None:
+        """Decide by other limits from now on; what has happened counts on."""
+        self._limits = limits
+        self._deaths = deque(self._deaths, maxlen=limits.intensity + 1)
+
     def started(self) -> None:
         """Note that the child is started; with the breaker open this is a probe."""
         self._is_probing = self._is_open

@@ -50,7 +50,6 @@ class ShardSetting:
     run_directory: RunDirectory
     cache_dir: Path
     drain_s: float
-    report_every_s: float = 1.0
 
 
 class Shard:
@@ -113,6 +112,7 @@ class Shard:
     # --------------------------------------------------------------------------------- called by the keeper
 
     def launch(self, generation: int) -> Launch:
+        assert self.keeper is not None
         setting = self.setting
         attempt, generation = generation, next(setting.generations)
         socket_path = setting.run_directory.socket_path(setting.index, generation)
@@ -127,7 +127,7 @@ class Shard:
             socket_path=str(socket_path),
             cache_dir=str(setting.cache_dir),
             drain_s=setting.drain_s,
-            report_every_s=setting.report_every_s,
+            report_every_s=self.keeper.report_every_s,
         )
         self._load_failure = None
         self._progress = None

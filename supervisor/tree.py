@@ -188,6 +188,7 @@ class Tree:
                 post.start()
             else:
                 post.wanted = self._next_setting(post)
+                post.retune(_restart_limits(self._settings.supervision), self._watch_limits())
                 if spec.id in changes.changed:
                     self._renewals.ask(post, "its settings have changed")
                 elif post.problem:
@@ -212,7 +213,6 @@ class Tree:
             placement=place,
             hubs=self._settings.hubs,
             drain_s=self._settings.server.shutdown_grace_s,
-            report_every_s=self._watch_limits().report_every_s,
         )
 
     def _remove(self, post: Post) -> None:
@@ -305,7 +305,6 @@ class Tree:
             run_directory=self._ground.run_directory,
             cache_dir=own_cache(),
             drain_s=self._settings.server.shutdown_grace_s,
-            report_every_s=self._watch_limits().report_every_s,
         )
         return Post(setting, self._hire, self._on_shard_change)
 

@@ -46,6 +46,7 @@ class Watchdog:
 
     def __init__(self, limits: WatchLimits) -> None:
         self._limits = limits
+        self.report_every_s = limits.report_every_s
         self.check_every_s = min([_REPORT_S, *(limit / 4 for limit in _set(limits))])
         self.begin(0.0)
 
@@ -88,7 +89,7 @@ class Watchdog:
 
     def is_busy(self, now_s: float) -> bool:
         """Tell whether a child that serves is late with its report, but not so late that it must be ended."""
-        return self.is_ready and now_s - self._heard_s > _BUSY_INTERVALS * self._limits.report_every_s
+        return self.is_ready and now_s - self._heard_s > _BUSY_INTERVALS * self.report_every_s
 
     def _check_work(self, now_s: float, silent_s: float) -> Hang | None:
         if self._last is None:

@@ -25,6 +25,7 @@ class NoKeeper:
         self.pid = 0
         self.boot_failures = self.crashes = 0
         self.breaker = "closed"
+        self.report_every_s = 1.0
         self.gone = asyncio.Event()
 
     def start(self) -> None:
@@ -45,6 +46,9 @@ class NoKeeper:
 
     def replace(self, why: str) -> None:
         self.told.append(f"replace: {why}")
+
+    def retune(self, restarts, watch) -> None:
+        self.told.append(f"retune: {restarts}, {watch}")
 
     def revive(self) -> None:
         self.told.append("revive")
@@ -237,3 +241,12 @@ async def test_what_went_wrong_is_counted_over_replacements(scene):
     await renewal
     row = scene.post.row()
     assert (row.restarts, row.health.crashes, row.health.boot_failures) == (2, 2, 1)
+
+
+async def test_other_limits_reach_every_process_of_the_post(scene):
+    serve(scene.shards[0])
+    renewal = await begin(scene.post.renew(overlap=True))
+    scene.post.retune("restarts", "watch")
+    assert [shard.keeper.told[-1] for shard in scene.post.everybody()] == ["retune: restarts, watch"] * 2
+    scene.post.withdraw()
+    assert not await renewal

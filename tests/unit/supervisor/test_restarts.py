@@ -120,6 +120,14 @@ def test_a_reset_closes_the_breaker():
     assert one.died(8.0, 1) == 0.5
 
 
+def test_other_limits_count_from_now_on_and_what_has_happened_counts_on():
+    one = policy()
+    assert [one.died(float(second), 1) for second in range(3)] == [0.5, 1.0, 2.0]
+    one.retune(RestartLimits(first_delay_s=1.0, intensity=3))
+    assert one.died(3.0, 1) == 60.0
+    assert one.breaker(3.0) == "open"
+
+
 def test_an_intensity_of_nought_never_opens_the_breaker():
     one = policy(limits=RestartLimits(intensity=0))
     assert [one.died(0.0, 1) for _ in range(2000)][-1] == 30.0
