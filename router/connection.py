@@ -46,6 +46,9 @@ class _Connection(RequestHandler):
 
 
 class _Server(web.Server):
+    def count(self) -> int:
+        return len(self._connections)
+
     def __call__(self) -> RequestHandler:
         return _Connection(self, loop=self._loop, **self._kwargs)
 
@@ -58,6 +61,12 @@ class Runner(web.AppRunner):
     def __init__(self, app: web.Application, url_prefix: str = "", **options: Any) -> None:  # noqa: ANN401 - aiohttp's
         super().__init__(app, **options)
         self._url_prefix = url_prefix
+
+    def connections(self) -> int:
+        """Return how many connections are open."""
+        server = self.server
+        assert isinstance(server, _Server)
+        return server.count()
 
     async def _make_server(self) -> web.Server:
         server = await super()._make_server()

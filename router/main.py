@@ -19,6 +19,7 @@ from emb_model_provider.lifecycle import ControlChannel, start_child
 from emb_model_provider.logs import EventLog, configure_child_logs
 from emb_model_provider.messages import Message, Quarantined, RouterConfig, RouterReady, ShardTable
 from router import access_log
+from router.accepting import Accepting, room_for_connections
 from router.app import build_app
 from router.auth import Authenticator
 from router.backend import LocalBackend
@@ -96,9 +97,10 @@ async def _serve(
     )
     await runner.setup()
     meter.watch(lambda: _gauges(service, runner))
+    limit = room_for_connections(max(1, config.intake.max_connections // around.routers))
     for listener in listeners:
         is_tcp = listener.family != socket.AF_UNIX
-        await web.SockSite(runner, listener, ssl_context=_tls(config) if is_tcp else None, backlog=1024).start()
+        await Accepting(runner, listener, runner.connections, limit, _tls(config) if is_tcp else None).start()
     # What stands now lives as long as the process: looking through it again and again would cost requests 4 ms each
     # time.
     gc.freeze()
@@ -125,9 +127,8 @@ def _tls(config: RouterConfig) -> ssl.SSLContext | None:
 
 
 def _gauges(service: EmbeddingService, runner: Runner) -> Gauges:
-    server = runner.server
     return Gauges(
-        connections=len(server.connections) if server is not None else 0,
+        connections=runner.connections(),
         quarantined=len(service.quarantine),
         by_model={gate.model_id: (gate.tokens, gate.waiting_slices) for gate in service.gates()},
     )

@@ -1,0 +1,159 @@
+"""Takes connections from a listening socket, as many as there is room for. Used by ``main``.
+
+The loop's own servers know no limit, and uvloop's closes every waiting connection when the process has no descriptor
+left. Here a connection over the limit hears 503, and without a descriptor nobody is taken for a moment: clients wait in
+the kernel's queue meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import resource
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Final
+
+from aiohttp import web
+
+from emb_model_provider.errors import UnavailableError
+from emb_model_provider.logs import EventLog
+from router.app import error_response, new_request_id
+
+log = EventLog("router.accepting")
+
+_AT_ONCE: Final = 64
+_PAUSE_S: Final = 0.2
+#: How long a refused connection stays open: closed with its request unread, the client would get a reset and no answer.
+_REFUSAL_S: Final = 0.5
+_MAX_REFUSALS: Final = 64
+#: Descriptors that are no client's: shards, control channel, event loop, files.
+_OWN_DESCRIPTORS: Final = 64
+_OUT_OF_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+def room_for_connections(wanted: int) -> int:
+    """Raise this process's limit of open files as far as it may go; return how many connections that leaves room for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY:
+        soft = hard
+    else:
+        soft = max(soft, wanted + _OWN_DESCRIPTORS)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    room = max(1, soft - _OWN_DESCRIPTORS)
+    if room < wanted:
+        log.warning("connections_limited", asked=wanted, limit=room, why="the limit of open files (ulimit -n)")
+    return min(wanted, room)
+
+
+class Accepting(web.BaseSite):
+    """One listening socket of a runner; ``count`` tells how many connections are open."""
+
+    __slots__ = ("_count", "_limit", "_listener", "_opening", "_paused", "_refused")
+
+    def __init__(
+        self,
+        runner: web.BaseRunner,
+        listener: socket.socket,
+        count: Callable[[], int],
+        limit: int,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        super().__init__(runner, ssl_context=ssl_context)
+        self._listener = listener
+        self._count = count
+        self._limit = limit
+        self._opening: set[asyncio.Task[None]] = set()
+        self._refused: set[socket.socket] = set()
+        self._paused: asyncio.TimerHandle | None = None
+
+    @property
+    def name(self) -> str:
+        return str(self._listener.getsockname())
+
+    async def start(self) -> None:
+        await super().start()
+        self._listener.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        asyncio.get_running_loop().add_reader(self._listener, self._accept)
+
+    async def stop(self) -> None:
+        if self._paused is not None:
+            self._paused.cancel()
+        else:
+            asyncio.get_running_loop().remove_reader(self._listener)
+        self._listener.close()
+        if self._opening:
+            await asyncio.wait(self._opening)
+        await super().stop()
+
+    def _accept(self) -> None:
+        for _ in range(_AT_ONCE):
+            try:
+                connection, _ = self._listener.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except ConnectionAbortedError:
+                continue
+            except OSError as error:
+                if error.errno not in _OUT_OF_ROOM:
+                    raise
+                self._pause(error)
+                return
+            connection.setblocking(False)  # noqa: FBT003
+            if self._count() + len(self._opening) >= self._limit:
+                self._refuse(connection)
+            else:
+                task = asyncio.get_running_loop().create_task(self._open(connection))
+                self._opening.add(task)
+                task.add_done_callback(self._opening.discard)
+
+    async def _open(self, connection: socket.socket) -> None:
+        server = self._runner.server
+        assert server is not None
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(server, connection, ssl=self._ssl_context)
+        except OSError as error:  # gone already, or a TLS handshake that failed
+            log.debug("connection_failed", error=error)
+            connection.close()
+
+    def _pause(self, error: OSError) -> None:
+        loop = asyncio.get_running_loop()
+        log.warning("accepting_paused", connections=self._count(), error=error)
+        loop.remove_reader(self._listener)
+        self._paused = loop.call_later(_PAUSE_S, self._resume)
+
+    def _resume(self) -> None:
+        self._paused = None
+        asyncio.get_running_loop().add_reader(self._listener, self._accept)
+
+    def _refuse(self, connection: socket.socket) -> None:
+        if self._ssl_context is not None or len(self._refused) >= _MAX_REFUSALS:
+            connection.close()
+            return
+        with contextlib.suppress(OSError):
+            connection.send(_refusal(self._limit))
+            connection.shutdown(socket.SHUT_WR)
+        self._refused.add(connection)
+        asyncio.get_running_loop().call_later(_REFUSAL_S, self._close_refused, connection)
+
+    def _close_refused(self, connection: socket.socket) -> None:
+        self._refused.discard(connection)
+        connection.close()
+
+
+def _refusal(limit: int) -> bytes:
+    error = UnavailableError(
+        f"The server has {limit} connections open and takes no more. Close idle ones, or try again in a moment.",
+        code="too_many_connections",
+        retry_after_s=1.0,
+    )
+    response = error_response(error, new_request_id())
+    body = response.body
+    assert isinstance(body, bytes)
+    fields = {**response.headers, "Content-Length": str(len(body)), "Connection": "close"}
+    head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    return f"HTTP/1.1 503 Service Unavailable\r\n{head}\r\n".encode() + body
