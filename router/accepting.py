@@ -35,12 +35,9 @@ _OUT_OF_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errn
 
 
 def room_for_connections(wanted: int) -> int:
-    """Raise this process's limit of open files as far as it may go; return how many connections that leaves room for."""
+    """Raise this process's limit of open files as far as it may go; return how many connections there is room for."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY:
-        soft = hard
-    else:
-        soft = max(soft, wanted + _OWN_DESCRIPTORS)
+    soft = hard if hard != resource.RLIM_INFINITY else max(soft, wanted + _OWN_DESCRIPTORS)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
