@@ -18,19 +18,23 @@ PIP := $(BIN)/python -m pip install -q -c constraints.txt $(if $(TORCH_INDEX),--
 INSTALLED := $(VENV)/.installed
 READY := $(VENV)/.installed-dev
 MEASURABLE := $(VENV)/.installed-bench
+CLIENTS := $(VENV)-clients
 INPUTS := pyproject.toml constraints.txt
 
-.PHONY: help serve test check bench docs format clean
+.PHONY: help serve test test-clients check bench docs format clean
 .DEFAULT_GOAL := help
 
 help: ## list the verbs
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
 
 serve: $(INSTALLED) ## serve the models of the environment or .env; with no settings, the embedded one
 	@exec $(BIN)/python -m supervisor $(ARGS)
 
 test: $(READY) ## the whole test suite
 	$(BIN)/python -m pytest
+
+test-clients: $(CLIENTS)/.installed ## the real clients of other servers (OpenAI, Cohere, Ollama, LangChain, …) against this one
+	EMB_CLIENTS_SERVER_PYTHON="$(CURDIR)/$(BIN)/python" $(CLIENTS)/bin/python -m pytest -c tests/clients/pytest.ini tests/clients
 
 check: $(READY) ## style, types, import rules, generated files
 	$(BIN)/ruff check .
@@ -50,7 +54,7 @@ format: $(READY) ## apply the style
 	$(BIN)/ruff format .
 
 clean: ## remove the environment and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info
+	rm -rf $(VENV) $(CLIENTS) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 …")'
@@ -65,6 +69,13 @@ $(INSTALLED): $(INPUTS) | $(BIN)/python
 
 $(READY): $(INSTALLED)
 	@$(PIP) -e '.[demo,quantize,test,dev]'
+	@touch $@
+
+# Of their own: some want older versions of what the server uses.
+$(CLIENTS)/.installed: tests/clients/requirements.txt $(READY)
+	@$(PYTHON) -m venv $(CLIENTS)
+	@$(CLIENTS)/bin/python -m pip install -q $(PIP_ARGS) -r tests/clients/requirements.txt
+	@$(PIP) -e '.[demo,quantize,cl100k]'
 	@touch $@
 
 $(MEASURABLE): $(INSTALLED)

@@ -1,0 +1,30 @@
+"""Every block of docs/migrate.md that says ``after`` is run as it stands there, and nothing in it may fail."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.clients
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+BLOCK = re.compile(r"^```sh after\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
+
+def commands(page: Path) -> list[str]:
+    return [line for block in BLOCK.findall(page.read_text("utf-8")) for line in block.splitlines() if line]
+
+
+def test_the_chinese_page_has_the_same_commands():
+    assert commands(DOCS / "migrate.md") == commands(DOCS / "zh" / "migrate.md")
+
+
+@pytest.mark.parametrize("command", commands(DOCS / "migrate.md"))
+def test_after_the_move_each_command_of_the_page_works(server, key, command):
+    here = command.replace("http://127.0.0.1:9000", server.url).replace(
+        "curl ", f"curl -sS --fail-with-body -H 'Authorization: Bearer {key}' ", 1
+    )
+    done = subprocess.run(["bash", "-c", here], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, (command, done.stdout, done.stderr)
+    assert done.stdout.startswith(("{", "[")), done.stdout
