@@ -38,6 +38,6 @@ def two_models(models, tmp_path_factory):
 @pytest.mark.parametrize("command", commands(DOCS / "migrate.md"))
 def test_after_the_move_each_command_of_the_page_works(two_models, command):
     here = command.replace("http://127.0.0.1:9000", two_models.url).replace("curl ", "curl -sS --fail-with-body ", 1)
-    done = subprocess.run(["bash", "-c", here], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["bash", "-c", here], check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, (command, done.stdout, done.stderr)
     assert done.stdout.startswith(("{", "[")), done.stdout
