@@ -160,7 +160,9 @@ def _time_ms(encoder: Encoder, lengths: Sequence[int], clock: Callable[[], float
         ids = encoder.accept_ids([0]).ids
     except InvalidRequestError:  # a model may be set up to take no ids
         ids = encoder.tokenize(["0"])[0].ids
-    batch = [Tokenized((ids * length)[:length], original_tokens=length) for length in lengths]
+    batch = [
+        Tokenized((ids * length)[:length], original_tokens=length, outputs=encoder.info.outputs) for length in lengths
+    ]
     times = []
     # The first pass also makes the kernels for this shape.
     for _ in range(2):

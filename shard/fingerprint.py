@@ -17,11 +17,15 @@ from shard.weights import weight_files
 _CHARS: Final = 16
 #: Where tokenizers keep what they know.
 _TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "sentencepiece.bpe.model")
+#: Weights beside the weights, and what a ColBERT model says of its lengths and markers.
+_COMPANIONS: Final = ("sparse_linear.pt", "colbert_linear.pt", "artifact.metadata")
 
 
 def start_hashing(directory: Path, folders: Sequence[Path]) -> Future[str]:
     """Hash weights and tokenizers in ``folders``, all within ``directory``, in a thread of its own: hex SHA-256."""
-    tokenizers = [path for folder in folders for name in _TOKENIZER_FILES if (path := folder / name).exists()]
+    tokenizers = [
+        path for folder in folders for name in (*_TOKENIZER_FILES, *_COMPANIONS) if (path := folder / name).exists()
+    ]
     pool = ThreadPoolExecutor(1, thread_name_prefix="fingerprint")
     future = pool.submit(hash_files, [*weight_files(folders), *dict.fromkeys(tokenizers)], directory)
     pool.shutdown(wait=False)

@@ -6,7 +6,7 @@ Pure reading of ``modules.json``, ``configuration.json`` and their companions; `
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final, Literal
@@ -28,6 +28,9 @@ Layout = Literal["sentence-transformers", "modelscope", "transformers"]
 
 #: modelscope's own default when a repository does not say (``SentenceEmbeddingTransformersPreprocessor``).
 MODELSCOPE_MAX_TOKENS: Final = 128
+#: FlagEmbedding's names of BGE-M3's layers for sparse and for token vectors.
+SPARSE_LINEAR: Final = "sparse_linear.pt"
+COLBERT_LINEAR: Final = "colbert_linear.pt"
 _MODELSCOPE_TASK: Final = "sentence-embedding"
 _MODELSCOPE_POOLING: Final[dict[str, Pooling]] = {"cls": "cls", "avg": "mean"}
 _MODELSCOPE_MODEL_TYPES: Final = ("bert", "roberta", "xlm-roberta")
@@ -50,7 +53,8 @@ class Recipe:
     ``pooling_assumed``: nobody named a pooling, mean is a guess the operator must hear of. ``modules`` is empty for
     layouts without ``modules.json``. ``truncate_dimension`` is the model's own cut of its vectors, ``matryoshka`` the
     sizes that it says it may be cut to. ``num_labels`` is set where the files that transformers reads do not say it;
-    ``activation`` is what the model's library applies to scores.
+    ``activation`` is what the model's library applies to scores. ``has_token_linears``: BGE-M3's layers for sparse and
+    token vectors lie beside its weights. ``max_active`` is how many weights a sparse vector keeps.
     """
 
     layout: Layout
@@ -66,6 +70,8 @@ class Recipe:
     num_labels: int | None = None
     activation: Activation = "identity"
     matryoshka: tuple[int, ...] = ()
+    has_token_linears: bool = False
+    max_active: int | None = None
 
     @property
     def scores(self) -> bool:
@@ -92,11 +98,18 @@ def read_recipe(directory: Path, spec: ModelSpec) -> Recipe:
     if configuration.get("task") == _MODELSCOPE_TASK:
         return _read_modelscope(directory, configuration, spec)
     prompts = _prompts(directory, spec, {})
+    if task == "sparse":
+        return _read_language_model(config, spec, prompts)
+    if task != "embed":
+        raise _unsupported(f'nothing in its files makes it a model for "{task}", as its mapping entry says')
+    # Without sentence-transformers' files, FlagEmbedding's definition says the rest: the first token, normalised.
+    is_bge_m3 = _has_token_linears(directory)
     return Recipe(
         "transformers",
-        pooling=spec.pooling or "mean",
-        pooling_assumed=spec.pooling is None,
-        normalize=spec.normalize or False,
+        pooling=spec.pooling or ("cls" if is_bge_m3 else "mean"),
+        pooling_assumed=spec.pooling is None and not is_bge_m3,
+        normalize=is_bge_m3 if spec.normalize is None else spec.normalize,
+        has_token_linears=is_bge_m3,
         max_length=spec.max_length,
         prompts=prompts,
         default_prompt_name=_known_default(spec.default_prompt_name, dict(prompts)),
@@ -128,14 +141,35 @@ def _read_classifier(
     )
 
 
+def _read_language_model(config: Mapping[str, object], spec: ModelSpec, prompts: tuple[tuple[str, str], ...]) -> Recipe:
+    """Read a plain masked language model, served as SPLADE because its mapping entry says so."""
+    architectures = config.get("architectures")
+    names = architectures if isinstance(architectures, list) else []
+    if not any(str(name).endswith("ForMaskedLM") for name in names):
+        raise _unsupported(
+            f"a sparse model needs a masked language model (…ForMaskedLM), and config.json names {names or 'nothing'}"
+        )
+    return Recipe(
+        "transformers",
+        max_length=spec.max_length,
+        prompts=prompts,
+        default_prompt_name=_known_default(spec.default_prompt_name, dict(prompts)),
+        task="sparse",
+    )
+
+
+def _has_token_linears(directory: Path) -> bool:
+    """Tell whether this is BGE-M3 or one of its kin."""
+    return (directory / SPARSE_LINEAR).exists() and (directory / COLBERT_LINEAR).exists()
+
+
 def _read_sentence_transformers(directory: Path, spec: ModelSpec) -> Recipe:
     options = _read_object(directory / "config_sentence_transformers.json")
     kind = options.get("model_type", "SentenceTransformer")
     modules = _read_modules(directory / "modules.json")
     config = _read_object(directory / modules[0].path / "config.json")
     task = find_task(spec, config, _read_object(directory / "configuration.json"), options)
-    if kind not in ("SentenceTransformer", "CrossEncoder"):
-        raise _unsupported(f"it is a {kind}, which does not give one vector per text")
+    _check_kind(kind, task, [entry.type.rpartition(".")[2] for entry in modules])
     own = {name: str(text or "") for name, text in _mapping(options.get("prompts")).items()}
     prompts = _prompts(directory, spec, own)
     default_prompt = spec.default_prompt_name or options.get("default_prompt_name")
@@ -152,7 +186,28 @@ def _read_sentence_transformers(directory: Path, spec: ModelSpec) -> Recipe:
         task=task,
         activation=find_activation(config, options, count_labels(config)),
         matryoshka=find_matryoshka(directory, config, options),
+        has_token_linears=task == "embed" and _has_token_linears(directory),
+        max_active=active if isinstance(active := options.get("max_active_dims"), int) else None,
     )
+
+
+def _check_kind(kind: object, task: Task, names: Sequence[str]) -> None:
+    """Raise ``LoadError`` for what sentence-transformers serves and we do not, or a task that its modules are not for.
+
+    ``names`` are those of its modules.
+    """
+    modules = ", ".join(names)
+    if ("SpladePooling" in names) != (task == "sparse"):
+        if kind == "SparseEncoder" and task == "sparse":
+            raise _unsupported(
+                f"it is a sparse model made of {modules}; of sparse models those with SpladePooling are served, not "
+                "those without inference (SparseStaticEmbedding) or with an autoencoder (SparseAutoEncoder)"
+            )
+        raise _unsupported(f'its modules ({modules}) do not make a model for "{task}": leave out its "task"')
+    if task == "sparse" and len(names) != len(("transformer", "SpladePooling")):
+        raise _unsupported(f"it is a sparse model made of {modules}, of which only the first two are supported")
+    if kind not in ("SentenceTransformer", "CrossEncoder", "SparseEncoder"):
+        raise _unsupported(f"it is a {kind}, which is not supported")
 
 
 def _read_modules(path: Path) -> tuple[ModuleEntry, ...]:

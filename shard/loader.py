@@ -92,7 +92,8 @@ class _Build:
         prompts = dict(self.recipe.prompts)
         default = self.recipe.default_prompt_name
         facts = parts.heads.facts
-        probes = _read_probes(tokenizer, Reading(None if default is None else prompts[default], facts.outputs), facts)
+        reading = Reading(None if default is None else prompts[default], facts.outputs, prompt_name=default)
+        probes = _read_probes(tokenizer, reading, facts)
         compare = compare_scores if self.recipe.scores else compare_results
         exact = self._exact_vectors(parts, probes)
         if self.plan.widens_weights:
@@ -120,7 +121,7 @@ class _Build:
 
     def _parts(self, plan: ComputePlan) -> Parts:
         options = LoadOptions(plan, self.trust_remote_code, self.cache_directory)
-        return place(build_modules(self.directory, self.recipe, options), plan, self.recipe.task)
+        return place(build_modules(self.directory, self.recipe, options), plan, self.recipe)
 
     def _exact_vectors(self, parts: Parts, probes: Sequence[Tokenized]) -> Results | None:
         """Return the plain fp32 results of the probes, each alone; ``None`` for a model too large to ask."""
@@ -176,6 +177,7 @@ class _Build:
             "normalize": info.normalized,
             "dimension": info.dimension,
             "max_tokens": info.max_tokens,
+            "max_active": self.recipe.max_active,
         }
         return name_fingerprint(weights, decisive)
 

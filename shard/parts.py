@@ -12,16 +12,18 @@ from typing import Any, Final
 import torch
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.base.modules.module import Module
+from sentence_transformers.sparse_encoder.modules import SpladePooling
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from emb_model_provider.errors import LoadError, LoadReason
 from emb_model_provider.logs import EventLog
-from emb_model_provider.modelmap import Task
 from shard.device import ComputePlan
+from shard.encoders.bge_m3 import BgeM3Head, TokenLinears
 from shard.encoders.heads import Head, Heads, measure_dimension
 from shard.encoders.padded import PaddedPath
 from shard.encoders.score_head import ScoreHead
+from shard.encoders.splade import SpladeHead
 from shard.encoders.text_tokenizer import TextTokenizer, TokenizerFacts
 from shard.foreign_ids import Decode
 from shard.layouts import Recipe
@@ -44,14 +46,15 @@ class Parts:
     wants_type_ids: bool
 
 
-def place(modules: Sequence[nn.Module], plan: ComputePlan, task: Task) -> Parts:
+def place(modules: Sequence[nn.Module], plan: ComputePlan, recipe: Recipe) -> Parts:
     """Bring modules to the device and format of ``plan``; raise ``LoadError`` where the tokenizer is of no use."""
     transformer: Any = modules[0]
     if not plan.uses_bitsandbytes:  # it has placed its weights itself and refuses to be moved
         transformer.to(plan.device)
     tokenizer = _fast_tokenizer(transformer)
-    heads = _make_head(modules, task)
-    heads.modules.to(plan.device, torch.float32)
+    heads = _make_head(modules, tokenizer, recipe)
+    if not isinstance(heads, SpladeHead):
+        heads.modules.to(plan.device, torch.float32)
     wants_type_ids = "token_type_ids" in tokenizer.model_input_names
     plain = PaddedPath(
         transformer, heads, plan.device, pad_id=tokenizer.pad_token_id or 0, wants_type_ids=wants_type_ids
@@ -59,12 +62,19 @@ def place(modules: Sequence[nn.Module], plan: ComputePlan, task: Task) -> Parts:
     return Parts(transformer, heads, plain, wants_type_ids)
 
 
-def _make_head(modules: Sequence[nn.Module], task: Task) -> Head:
-    transformer, *following = modules
-    if task in ("rerank", "classify"):
-        model: PreTrainedModel = transformer.model  # type: ignore[assignment]
-        return ScoreHead(model, task)
-    return Heads(following, measure_dimension(transformer) or 0)
+def _make_head(modules: Sequence[nn.Module], tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> Head:
+    transformer: Any = modules[0]
+    following = modules[1:]
+    if recipe.scores:
+        return ScoreHead(transformer.model, recipe.task)
+    if following and isinstance(following[0], SpladePooling):
+        return SpladeHead(transformer.language_head, following[0], recipe.max_active)
+    size = measure_dimension(transformer) or 0
+    if following and isinstance(following[-1], TokenLinears):
+        # Those that FlagEmbedding leaves out of sparse vectors, where the tokenizer has them.
+        unused = {tokenizer.cls_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id}
+        return BgeM3Head(Heads(following[:-1], size), following[-1], frozenset(unused - {None}))
+    return Heads(following, size)
 
 
 def narrow(parts: Parts, plan: ComputePlan) -> None:

@@ -28,6 +28,9 @@ _MODULE_NAMES: Final = (
     "LayerNorm",
     "Dropout",
     "WeightedLayerPooling",
+    "MLMTransformer",
+    "SpladePooling",
+    "MultiVectorMask",
 )
 _MODULE_HOMES: Final = (
     "sentence_transformers.models",
@@ -40,6 +43,16 @@ _MODULE_HOMES: Final = (
     "sentence_transformers.sentence_transformer.modules.layer_norm",
     "sentence_transformers.sentence_transformer.modules.dropout",
     "sentence_transformers.sentence_transformer.modules.weighted_layer_pooling",
+    "sentence_transformers.sparse_encoder.models",
+    "sentence_transformers.sparse_encoder.models.MLMTransformer",
+    "sentence_transformers.sparse_encoder.models.SpladePooling",
+    "sentence_transformers.sparse_encoder.modules",
+    "sentence_transformers.sparse_encoder.modules.mlm_transformer",
+    "sentence_transformers.sparse_encoder.modules.splade_pooling",
+    "sentence_transformers.multi_vector_encoder.modules",
+    "sentence_transformers.multi_vector_encoder.modules.multi_vector_mask",
+    # PyLate's, of which sentence-transformers has the same.
+    "pylate.models.Dense",
 )
 #: Files larger than this hold vocabularies or data; what names classes is small.
 _MAX_CONFIG_BYTES: Final = 4 * 1024 * 1024

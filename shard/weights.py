@@ -67,7 +67,7 @@ def find_checkpoint(folder: Path) -> Checkpoint:
         if path.exists():
             files = _files_of_index(path) if name.endswith(".index.json") else (path,)
             for file in files:
-                _check_whole(file)
+                check_whole(file)
             return Checkpoint(folder, files)
     raise LoadError(
         LoadReason.INCOMPLETE_DOWNLOAD,
@@ -167,7 +167,8 @@ def _files_of_index(path: Path) -> tuple[Path, ...]:
     return files
 
 
-def _check_whole(path: Path) -> None:
+def check_whole(path: Path) -> None:
+    """Raise ``LoadError`` INCOMPLETE_DOWNLOAD for a file of weights that is empty, a pointer, or cut off."""
     with path.open("rb") as file:
         head = file.read(len(_POINTER))
     if not head or head == _POINTER:

@@ -16,6 +16,7 @@ from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.base.modules.module import Module
 from sentence_transformers.base.modules.transformer import TransformerTask
 from sentence_transformers.sentence_transformer.modules import Dropout, LayerNorm, Pooling, WeightedLayerPooling
+from sentence_transformers.sparse_encoder.modules import SpladePooling
 from sentence_transformers.util import import_module_class
 from torch import nn
 from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
@@ -23,7 +24,10 @@ from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 from emb_model_provider.errors import LoadError, LoadReason
 from shard.device import ComputePlan
+from shard.encoders.bge_m3 import read_token_linears
+from shard.encoders.heads import measure_dimension
 from shard.encoders.score_head import SCORES
+from shard.encoders.splade import LanguageHead, split_language_model
 from shard.layouts import ModuleEntry, Recipe
 from shard.trust import own_module_name
 from shard.weights import check_filled, convert_once, find_checkpoint
@@ -35,6 +39,7 @@ _HEADS: Final[dict[str, type[Module]]] = {
     "LayerNorm": LayerNorm,
     "Dropout": Dropout,
     "WeightedLayerPooling": WeightedLayerPooling,
+    "SpladePooling": SpladePooling,
 }
 _TEXT_SCORES: Final[dict[str, Any]] = {"text": {"method": "forward", "method_output_name": "logits"}}
 _TEXT_ONLY: Final[dict[str, Any]] = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
@@ -52,7 +57,12 @@ class LoadOptions:
 
 
 class CheckedTransformer(Transformer):
-    """A ``Transformer`` whose weights are complete or which is not made at all."""
+    """A ``Transformer`` whose weights are complete or which is not made at all.
+
+    Of a masked language model it is the transformer alone, with ``language_head`` beside it.
+    """
+
+    language_head: LanguageHead
 
     def _load_model(
         self,
@@ -88,6 +98,8 @@ class CheckedTransformer(Transformer):
         )
         model: PreTrainedModel = loaded[0]
         check_filled(loaded[1]["missing_keys"], loaded[1]["mismatched_keys"], folder, needs_pooler=needs_pooler)
+        if transformer_task == "fill-mask":
+            model, self.language_head = split_language_model(model)
         return model
 
 
@@ -100,6 +112,8 @@ def build_modules(directory: Path, recipe: Recipe, options: LoadOptions) -> list
         modules = _apply_settings(modules, recipe)
         if recipe.scores and len(modules) > 1:
             raise _unsupported("its scores are made by modules behind the transformer, which is not supported")
+    elif recipe.task == "sparse":
+        modules = [_load_language_model(directory, "", options), SpladePooling("max")]
     elif recipe.scores:
         modules = [_load_classifier(directory, recipe, options)]
     else:
@@ -108,6 +122,8 @@ def build_modules(directory: Path, recipe: Recipe, options: LoadOptions) -> list
         if recipe.normalize:
             modules.append(Normalize())
     _check_text_only(modules[0])
+    if recipe.has_token_linears:
+        modules.append(read_token_linears(directory, measure_dimension(modules[0]) or 0))
     return modules
 
 
@@ -146,8 +162,12 @@ def _load_module(directory: Path, entry: ModuleEntry, recipe: Recipe, options: L
         "local_files_only": True,
         "trust_remote_code": options.trust_remote_code,
     }
+    if name == "MLMTransformer":
+        return _load_language_model(directory, entry.path, options)
     if name == "Transformer":
         said = CheckedTransformer.load_config(str(directory), subfolder=entry.path, local_files_only=True)
+        if said.get("transformer_task") == "fill-mask":
+            return _load_language_model(directory, entry.path, options)
         needs_pooler = recipe.scores or "pooler_output" in str(said.get("modality_config"))
         own = {"emb_options": options, "emb_needs_pooler": needs_pooler}
         transformer: Module = CheckedTransformer.load(str(directory), **common, model_kwargs=own)
@@ -157,6 +177,24 @@ def _load_module(directory: Path, entry: ModuleEntry, recipe: Recipe, options: L
     if entry.type.startswith("sentence_transformers."):
         raise _unsupported(f"it has a module of type {entry.type}, which is not supported")
     return _load_foreign_module(directory, entry, options)
+
+
+def _load_language_model(directory: Path, folder: str, options: LoadOptions) -> Transformer:
+    """Load a masked language model; what its files say of inputs and outputs is that of the whole of it."""
+    arguments = CheckedTransformer._load_init_kwargs(  # noqa: SLF001 - what `load` itself begins with
+        str(directory),
+        subfolder=folder,
+        local_files_only=True,
+        trust_remote_code=options.trust_remote_code,
+        model_kwargs={"emb_options": options, "emb_needs_pooler": True},
+    )
+    arguments |= {
+        "transformer_task": "fill-mask",
+        "modality_config": _TEXT_ONLY,
+        "module_output_name": "token_embeddings",
+    }
+    transformer: Transformer = CheckedTransformer(str(directory), **arguments)
+    return transformer
 
 
 def _load_foreign_module(directory: Path, entry: ModuleEntry, options: LoadOptions) -> Module:

@@ -21,6 +21,8 @@ Origin = Literal["huggingface", "modelscope", "local", "embedded"]
 
 _READ_BYTES: Final = 4 * 1024 * 1024
 _MARKER_VERSION: Final = 1
+#: What BGE-M3 and ColBERT models keep beside their weights.
+_KEPT_NAMES: Final = ("sparse_linear.pt", "colbert_linear.pt", "artifact.metadata")
 _KEPT_SUFFIXES: Final = (".json", ".txt", ".model", ".safetensors", ".bin", ".py", ".jinja", ".vocab", ".spm")
 _OTHER_FORMATS: Final = (
     "onnx",
@@ -79,7 +81,7 @@ def select_files(files: Iterable[RemoteFile]) -> tuple[RemoteFile, ...]:
 def _is_wanted(path: PurePosixPath) -> bool:
     if any(part.startswith(".") or part.lower().startswith(_OTHER_FORMATS) for part in path.parts):
         return False
-    return path.suffix in _KEPT_SUFFIXES
+    return path.suffix in _KEPT_SUFFIXES or path.name in _KEPT_NAMES
 
 
 # ------------------------------------------------------------------------------------------------- verification
