@@ -179,7 +179,11 @@ class Keeper:
             delay_s = self._policy.died(now_s, exit_code)
             breaker = self._policy.breaker(now_s)
             self._wake.clear()  # before it is told: who hears of it may want no other
-            self._kept.on_died(Death(exit_code, self._watchdog.is_ready, self._ended_because, delay_s, breaker))
+            death = Death(exit_code, self._watchdog.is_ready, self._ended_because, delay_s, breaker)
+            try:
+                self._kept.on_died(death)
+            except Exception:  # a mistake of ours is no reason to leave the child dead
+                log.exception("death_not_taken", child=self._kept.name)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), timeout=delay_s)
 
@@ -192,6 +196,9 @@ class Keeper:
             self._child = await spawn(self._kept.launch(self.generation), self._on_message, self._lines.take)
         except OSError as error:  # no memory or no process number just now: one more death for the policy
             log.error("spawn_failed", child=self._kept.name, error=error)
+            return _SPAWN_FAILED
+        except Exception:  # a mistake of ours: this child is not to be lost for it, nor are the others
+            log.exception("spawn_failed", child=self._kept.name)
             return _SPAWN_FAILED
         log.debug("spawned", child=self._kept.name, pid=self._child.pid, generation=self.generation)
         if self._stopping.is_set():  # asked while the process was being made
@@ -223,8 +230,10 @@ class Keeper:
                     "hung", child=self._kept.name, pid=child.pid, kind=hang.kind, why=f"its process {hang.sentence}"
                 )
                 self._ended_because = hang.sentence
-                self._kept.on_hung(hang.sentence)
-                await child.abort()
+                try:
+                    self._kept.on_hung(hang.sentence)
+                finally:
+                    await child.abort()
                 return
             is_busy = self._watchdog.is_busy(now_s)
             if is_busy != was_busy:

@@ -1,0 +1,220 @@
+"""One keeper with children that are no processes."""
+
+import asyncio
+import signal
+
+import pytest
+
+from emb_model_provider.errors import EXIT_CONFIGURATION
+from emb_model_provider.messages import Ready
+from supervisor import keeper as keeper_module
+from supervisor.child import Launch
+from supervisor.keeper import Death, Keeper, describe_exit
+from supervisor.restarts import RestartLimits, RestartPolicy
+from supervisor.watchdog import Watchdog, WatchLimits
+from tests.support.statuses import make_info
+
+QUICK = RestartLimits(first_delay_s=0.01, max_delay_s=0.02, intensity=5, probe_s=3600)
+
+
+class FakeChild:
+    def __init__(self, pid: int, on_message) -> None:
+        self.pid = pid
+        self.on_message = on_message
+        self.code = asyncio.get_running_loop().create_future()
+        self.signals: list[str] = []
+        self.heeds = True
+
+    def end(self, code: int) -> None:
+        if not self.code.done():
+            self.code.set_result(code)
+
+    def send(self, message) -> None:
+        self.signals.append(str(message))
+
+    def signal(self, number: signal.Signals) -> None:
+        self.signals.append(number.name)
+        if self.heeds:
+            self.end(0)
+
+    def kill(self) -> None:
+        self.signals.append("KILL")
+        if self.heeds:
+            self.end(-9)
+
+    async def abort(self) -> None:
+        self.signals.append("ABORT")
+        self.end(-6)
+
+    async def wait(self) -> int:
+        return await self.code
+
+
+class Owner:
+    """Implements ``Kept`` and ``Lines``."""
+
+    name = "child"
+
+    def __init__(self) -> None:
+        self.deaths: asyncio.Queue[Death] = asyncio.Queue()
+        self.hangs: list[str] = []
+        self.messages: list[object] = []
+        self.breaks = False
+
+    def launch(self, generation):
+        return Launch("package", {}, ())
+
+    def on_message(self, message):
+        self.messages.append(message)
+
+    def on_hung(self, why):
+        self.hangs.append(why)
+        if self.breaks:
+            raise ZeroDivisionError
+
+    def on_died(self, death):
+        self.deaths.put_nowait(death)
+        if self.breaks:
+            raise ZeroDivisionError
+
+    def take(self, line):
+        """Nobody writes."""
+
+    def end(self):
+        """Nobody wrote."""
+
+
+class World:
+    """What ``spawn`` makes here, and the keeper under test."""
+
+    def __init__(self, monkeypatch, restarts=QUICK, watch=WatchLimits()) -> None:  # noqa: B008
+        self.owner = Owner()
+        self.children: asyncio.Queue[FakeChild] = asyncio.Queue()
+        self.failures: list[Exception] = []
+        self.spawned = 0
+        monkeypatch.setattr(keeper_module, "spawn", self._spawn)
+        self.keeper = Keeper(self.owner, RestartPolicy(restarts, lambda: 1.0), Watchdog(watch), self.owner)
+
+    async def _spawn(self, launch, on_message, on_line):
+        self.spawned += 1
+        if self.failures:
+            raise self.failures.pop(0)
+        child = FakeChild(self.spawned, on_message)
+        self.children.put_nowait(child)
+        return child
+
+    async def child(self) -> FakeChild:
+        return await asyncio.wait_for(self.children.get(), 5)
+
+    async def death(self) -> Death:
+        return await asyncio.wait_for(self.owner.deaths.get(), 5)
+
+
+@pytest.fixture
+async def make_world(monkeypatch):
+    worlds = []
+
+    def make(**limits) -> World:
+        world = World(monkeypatch, **limits)
+        worlds.append(world)
+        world.keeper.start()
+        return world
+
+    yield make
+    for world in worlds:
+        await world.keeper.stop(5)
+
+
+async def test_a_child_that_dies_is_followed_by_another(make_world):
+    world = make_world()
+    (await world.child()).end(-9)
+    death = await world.death()
+    assert (death.exit_code, death.was_ready, death.breaker) == (-9, False, "closed")
+    second = await world.child()
+    second.on_message(Ready(make_info()))
+    second.end(-11)
+    assert (await world.death()).was_ready
+    assert (world.keeper.boot_failures, world.keeper.crashes) == (1, 1)
+
+
+@pytest.mark.parametrize("failure", [OSError("no memory"), RuntimeError("a mistake of ours")])
+async def test_a_child_that_cannot_even_be_spawned_is_one_more_death(make_world, failure):
+    world = make_world()
+    world.failures.append(failure)
+    assert (await world.death()).exit_code == 126
+    assert (await world.child()).pid == 2
+
+
+async def test_an_owner_that_breaks_does_not_leave_the_child_dead_or_hanging(make_world):
+    world = make_world(watch=WatchLimits(startup_s=0.1))
+    world.owner.breaks = True
+    first = await world.child()
+    await world.death()
+    assert first.signals == ["ABORT"]
+    assert (await world.child()).pid == 2
+
+
+async def test_a_child_that_hangs_is_aborted_and_its_owner_told_before_it_is_gone(make_world):
+    world = make_world(watch=WatchLimits(silence_s=0.2))
+    child = await world.child()
+    child.on_message(Ready(make_info()))
+    death = await world.death()
+    assert child.signals == ["ABORT"]
+    assert len(world.owner.hangs) == 1
+    assert "no sign of life" in death.how
+    assert death.how.endswith("and was ended")
+
+
+async def test_what_a_person_must_change_waits_for_a_person(make_world):
+    world = make_world()
+    (await world.child()).end(EXIT_CONFIGURATION)
+    assert (await world.death()).restart_in_s is None
+    await asyncio.sleep(0.1)
+    assert world.spawned == 1
+    world.keeper.revive()
+    assert (await world.child()).pid == 2
+
+
+async def test_a_breaker_that_is_open_is_reported_and_ended_by_a_person(make_world):
+    world = make_world()
+    for _ in range(6):
+        (await world.child()).end(1)
+        death = await world.death()
+    assert death.breaker == world.keeper.breaker == "open"
+    assert death.restart_in_s == 3600
+    world.keeper.revive()
+    await world.child()
+    assert world.keeper.breaker == "closed"
+
+
+async def test_a_child_that_is_stopped_has_no_successor_and_is_no_death(make_world):
+    world = make_world()
+    child = await world.child()
+    assert await world.keeper.stop(5)
+    assert child.signals == ["SIGTERM"]
+    assert world.owner.deaths.empty()
+    assert world.spawned == 1
+
+
+async def test_a_stop_in_the_pause_before_a_restart_ends_the_pause(make_world):
+    world = make_world(restarts=RestartLimits(first_delay_s=3600, max_delay_s=3600))
+    (await world.child()).end(1)
+    await world.death()
+    assert await asyncio.wait_for(world.keeper.stop(5), 1)
+    assert world.spawned == 1
+
+
+async def test_a_process_that_even_sigkill_does_not_end_cannot_hold_up_the_stop(make_world, monkeypatch):
+    monkeypatch.setattr(keeper_module, "_REAP_S", 0.1)
+    world = make_world()
+    child = await world.child()
+    child.heeds = False
+    assert not await asyncio.wait_for(world.keeper.stop(0.1), 2)
+    assert child.signals == ["SIGTERM", "KILL"]
+
+
+def test_ends_are_told_in_words():
+    assert describe_exit(-9) == "was killed by SIGKILL, perhaps out of memory"
+    assert describe_exit(-11) == "was killed by SIGSEGV"
+    assert describe_exit(3) == "exited with code 3"
+    assert describe_exit(0) == "exited with code 0, although nobody had asked it to"
