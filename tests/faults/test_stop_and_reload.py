@@ -293,6 +293,38 @@ def test_restart_replaces_one_model_without_an_error_and_names_a_model_it_does_n
             operator.restart(server, "fr")
 
 
+def test_where_memory_does_not_suffice_for_two_the_old_process_leaves_first(tmp_path):
+    with make_server(tmp_path, "en", env={"EMB_PROVIDER_RESTART_DELAY_S": "0.5"}) as server:
+        server.wait_ready()
+        before = server.shard_pid("en")
+        server.models["en"].behave(load_memory_error=True)
+        operator.restart(server, "en")
+        wait_until(lambda: len(server.models["en"].start_pids()) >= 3, 20, "it is tried alone as well")
+        assert not alive(before)
+        assert 'why="no memory for two processes" first=stop' in server.stderr
+        server.models["en"].behave(load_memory_error=False)
+        operator.restart(server, "en")
+        server.wait_ready(20)
+        server.check("en", ["with memory"])
+
+
+def test_a_model_that_was_removed_and_comes_back_at_once_loses_no_request(tmp_path):
+    with make_server(tmp_path, "en", "zh", ms_per_batch=30) as server:
+        server.wait_ready()
+        long = Asking(server, [Asked("en", [f"slice by slice {number}" for number in range(1200)])])
+        wait_until(lambda: len(server.models["en"].encoded()) > 64, 10, "it is under way")
+        model = server.models.pop("en")
+        server.write_mapping()
+        assert "removed: en" in operator.reload(server)
+        server.models["en"] = model
+        server.write_mapping()
+        assert "added: en" in operator.reload(server)
+        assert {one.status for one in long.finish()} == {200}
+        operator.wait_settled(server)
+        server.check("en", ["once more"])
+        assert len([pid for pid in model.start_pids() if alive(pid)]) == 1
+
+
 def test_two_reloads_in_a_row_end_with_the_newest_settings(tmp_path):
     with make_server(tmp_path, "en", load_s=0.5) as server:
         server.wait_ready()

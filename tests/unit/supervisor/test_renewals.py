@@ -1,7 +1,12 @@
+import asyncio
+from types import SimpleNamespace
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.renewals import Lifespan, RecycleLimits
+from supervisor.renewals import Lifespan, RecycleLimits, Renewals
+from tests.support.statuses import make_info
 
 MIB = 1024 * 1024
 
@@ -39,3 +44,103 @@ def test_processes_that_began_together_do_not_end_together():
     limits = RecycleLimits(age_s=1000)
     assert lifespan(jitter=0.1).due(limits, 0, 1050)
     assert not lifespan(jitter=0.9).due(limits, 0, 1050)
+
+
+class NoPost:
+    """Stands where a post stands; a renewal of it ends when ``end`` is called."""
+
+    def __init__(self, model_id: str, diary: list[str]) -> None:
+        self.model_id = model_id
+        self.is_ready = True
+        self.lacked_memory = False
+        self.holder = SimpleNamespace(
+            status=SimpleNamespace(info=make_info(private_bytes=1)),
+            setting=SimpleNamespace(placement=SimpleNamespace(visible_gpus="")),
+        )
+        self._diary = diary
+        self._outcome: asyncio.Future[bool] | None = None
+
+    async def renew(self, *, overlap: bool) -> bool:
+        self._diary.append(f"{self.model_id} {'overlaps' if overlap else 'stops first'}")
+        self._outcome = asyncio.get_running_loop().create_future()
+        served = await self._outcome
+        self._diary.append(f"{self.model_id} {'done' if served else 'failed'}")
+        return served
+
+    def withdraw(self) -> None:
+        self.end(served=False)
+
+    def end(self, *, served: bool) -> None:
+        if self._outcome is not None and not self._outcome.done():
+            self._outcome.set_result(served)
+
+
+async def settle() -> None:
+    for _ in range(8):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def renewals(monkeypatch):
+    monkeypatch.setattr("supervisor.renewals.has_room", lambda _encoder, _gpus: True)
+    it = Renewals()
+    it.start()
+    yield it
+    await it.close()
+
+
+async def test_posts_are_renewed_one_after_another_in_the_order_asked(renewals):
+    diary: list[str] = []
+    en, zh = NoPost("en", diary), NoPost("zh", diary)
+    for post in (en, zh, en):
+        renewals.ask(post, "why not")
+    await settle()
+    assert diary == ["en overlaps"]
+    assert renewals.is_asked(zh)
+    en.end(served=True)
+    await settle()
+    zh.end(served=True)
+    await settle()
+    assert diary == ["en overlaps", "en done", "zh overlaps", "zh done"]
+    assert renewals.is_idle
+
+
+async def test_who_is_asked_for_again_meanwhile_begins_again_and_who_was_removed_does_not_begin(renewals):
+    diary: list[str] = []
+    en, zh = NoPost("en", diary), NoPost("zh", diary)
+    renewals.ask(en, "first")
+    renewals.ask(zh, "removed before its turn")
+    await settle()
+    renewals.drop(zh)
+    renewals.ask(en, "newer settings")
+    await settle()
+    en.end(served=True)
+    await settle()
+    assert diary == ["en overlaps", "en failed", "en overlaps", "en done"]
+    assert renewals.is_idle
+
+
+async def test_where_two_processes_do_not_fit_the_old_one_is_stopped_first(renewals, monkeypatch):
+    diary: list[str] = []
+    en = NoPost("en", diary)
+    renewals.ask(en, "found out by trying")
+    await settle()
+    en.lacked_memory = True
+    en.end(served=False)
+    await settle()
+    en.end(served=True)
+    await settle()
+    monkeypatch.setattr("supervisor.renewals.has_room", lambda _encoder, _gpus: False)
+    renewals.ask(en, "known before")
+    await settle()
+    assert diary == ["en overlaps", "en failed", "en stops first", "en done", "en stops first"]
+
+
+async def test_a_mistake_in_one_renewal_does_not_hold_up_the_next(renewals):
+    diary: list[str] = []
+    broken, zh = NoPost("en", diary), NoPost("zh", diary)
+    broken.holder = None
+    renewals.ask(broken, "why not")
+    renewals.ask(zh, "why not")
+    await settle()
+    assert diary == ["zh overlaps"]
