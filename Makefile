@@ -10,7 +10,13 @@
 PYTHON ?= python3
 TORCH_INDEX ?=
 PIP_ARGS ?=
+CHAOS_SECONDS ?= 300
+SOAK_MINUTES ?= 60
+FUZZ_CASES ?= 12500
 ARGS ?=
+CHAOS_SECONDS ?= 300
+SOAK_MINUTES ?= 60
+FUZZ_CASES ?= 12500
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -21,7 +27,7 @@ MEASURABLE := $(VENV)/.installed-bench
 CLIENTS := $(VENV)-clients
 INPUTS := pyproject.toml constraints.txt
 
-.PHONY: help serve test test-clients check bench docs format clean
+.PHONY: help serve test test-clients chaos soak fuzz check bench docs format clean
 .DEFAULT_GOAL := help
 
 help: ## list the verbs
@@ -35,6 +41,16 @@ test: $(READY) ## the whole test suite
 
 test-clients: $(CLIENTS)/.installed ## the real clients of other servers (OpenAI, Cohere, Ollama, LangChain, …) against this one
 	EMB_CLIENTS_SERVER_PYTHON="$(CURDIR)/$(BIN)/python" $(CLIENTS)/bin/python -m pytest -c tests/clients/pytest.ini tests/clients
+
+chaos: $(READY) ## everything goes wrong at random for CHAOS_SECONDS (300), every vector is checked; the long fault tests
+	$(BIN)/python -m tests.chaos --seconds $(CHAOS_SECONDS) $(ARGS)
+	$(BIN)/python -m pytest -m chaos
+
+soak: $(READY) ## a restart a minute under load for SOAK_MINUTES (60): memory, threads and descriptors have to stay flat
+	$(BIN)/python -m tests.chaos.soak --minutes $(SOAK_MINUTES) $(ARGS)
+
+fuzz: $(READY) ## a hundred thousand hostile inputs for every parser
+	FUZZ_CASES=$(FUZZ_CASES) $(BIN)/python -m pytest tests/fuzz
 
 check: $(READY) ## style, types, import rules, generated files
 	$(BIN)/ruff check .
