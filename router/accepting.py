@@ -13,7 +13,6 @@ import errno
 import resource
 import socket
 import ssl
-from collections.abc import Callable
 from typing import Final
 
 from aiohttp import web
@@ -21,6 +20,7 @@ from aiohttp import web
 from emb_model_provider.errors import UnavailableError
 from emb_model_provider.logs import EventLog
 from router.app import error_response, new_request_id
+from router.connection import Runner
 
 log = EventLog("router.accepting")
 
@@ -48,21 +48,16 @@ def room_for_connections(wanted: int) -> int:
 
 
 class Accepting(web.BaseSite):
-    """One listening socket of a runner; ``count`` tells how many connections are open."""
+    """One listening socket of a runner that shall have at most ``limit`` connections."""
 
-    __slots__ = ("_count", "_limit", "_listener", "_opening", "_paused", "_refused")
+    __slots__ = ("_limit", "_listener", "_opening", "_own", "_paused", "_refused")
 
     def __init__(
-        self,
-        runner: web.BaseRunner,
-        listener: socket.socket,
-        count: Callable[[], int],
-        limit: int,
-        ssl_context: ssl.SSLContext | None = None,
+        self, runner: Runner, listener: socket.socket, limit: int, ssl_context: ssl.SSLContext | None = None
     ) -> None:
         super().__init__(runner, ssl_context=ssl_context)
+        self._own = runner
         self._listener = listener
-        self._count = count
         self._limit = limit
         self._opening: set[asyncio.Task[None]] = set()
         self._refused: set[socket.socket] = set()
@@ -101,9 +96,10 @@ class Accepting(web.BaseSite):
                 self._pause(error)
                 return
             connection.setblocking(False)  # noqa: FBT003
-            if self._count() + len(self._opening) >= self._limit:
+            if self._own.connections() >= self._limit:
                 self._refuse(connection)
             else:
+                self._own.opens(1)
                 task = asyncio.get_running_loop().create_task(self._open(connection))
                 self._opening.add(task)
                 task.add_done_callback(self._opening.discard)
@@ -115,11 +111,12 @@ class Accepting(web.BaseSite):
             await asyncio.get_running_loop().connect_accepted_socket(server, connection, ssl=self._ssl_context)
         except OSError as error:  # gone already, or a TLS handshake that failed
             log.debug("connection_failed", error=error)
+            self._own.opens(-1)
             connection.close()
 
     def _pause(self, error: OSError) -> None:
         loop = asyncio.get_running_loop()
-        log.warning("accepting_paused", connections=self._count(), error=error)
+        log.warning("accepting_paused", connections=self._own.connections(), error=error)
         loop.remove_reader(self._listener)
         self._paused = loop.call_later(_PAUSE_S, self._resume)
 

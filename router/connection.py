@@ -5,6 +5,7 @@ aiohttp answers such bytes below the application, where no middleware sees them;
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from aiohttp import web
@@ -46,8 +47,15 @@ class _Connection(RequestHandler):
 
 
 class _Server(web.Server):
+    #: Connections that were accepted and are not yet made: their TLS handshake takes a while.
+    opening = 0
+
     def count(self) -> int:
-        return len(self._connections)
+        return len(self._connections) + self.opening
+
+    def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
+        self.opening -= 1
+        super().connection_made(handler, transport)
 
     def __call__(self) -> RequestHandler:
         return _Connection(self, loop=self._loop, **self._kwargs)
@@ -63,10 +71,17 @@ class Runner(web.AppRunner):
         self._url_prefix = url_prefix
 
     def connections(self) -> int:
-        """Return how many connections are open."""
+        """Return how many connections are open or about to be."""
+        return self._own_server().count()
+
+    def opens(self, change: int) -> None:
+        """Count connections that were accepted (1) or have failed before they were made (-1)."""
+        self._own_server().opening += change
+
+    def _own_server(self) -> _Server:
         server = self.server
         assert isinstance(server, _Server)
-        return server.count()
+        return server
 
     async def _make_server(self) -> web.Server:
         server = await super()._make_server()
