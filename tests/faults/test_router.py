@@ -108,10 +108,14 @@ def open_connections(server):
     return float(re.search(r"^emb_connections (\S+)$", text, re.MULTILINE).group(1))
 
 
+def wait_for_connections(server, count):
+    wait_until(lambda: open_connections(server) >= count, 20, "they are taken from the kernel's queue")
+
+
 def connect_many(server, connections, count):
     while len(connections) < count:  # by no more at once than the kernel's queue holds
         connections += [connect(server) for _ in range(min(1000, count - len(connections)))]
-        wait_until(lambda: open_connections(server) >= len(connections), 20, "they are taken from the kernel's queue")
+        wait_for_connections(server, len(connections))
 
 
 def is_welcome(server):
