@@ -32,6 +32,7 @@ from router.limits import RequestLimits
 from router.metrics.endpoint import metrics_endpoint
 from router.metrics.meter import Meter
 from router.metrics.store import Gauges, Store
+from router.openapi.endpoints import OPEN_PATHS, describing_routes
 from router.registry import Registry
 from router.service import EmbeddingService, Policy
 
@@ -70,9 +71,8 @@ async def _serve(
     around = config.around
     meter = Meter(Store(around.run_directory, around.index))
     service.on_resent, service.quarantine.on_added = meter.resent, _tell_of_quarantine(control)
-    handlers = Handlers(
-        service, registry, config.max_request_bytes, [web.get("/metrics", metrics_endpoint(meter, registry))]
-    )
+    own = [web.get("/metrics", metrics_endpoint(meter, registry)), *describing_routes(around.url_prefix)]
+    handlers = Handlers(service, registry, config.max_request_bytes, own)
     authenticator = Authenticator(config.api_key_digests)
 
     def hear(message: Message) -> None:
@@ -86,7 +86,7 @@ async def _serve(
             config.max_request_bytes,
             config.intake.max_queue_bytes // around.routers,
             [make_entrance(meter, Cors(around.cors_origins), handlers, access_log.writer(around.access_log))],
-            open_paths=() if around.metrics_need_key else ("/metrics",),
+            open_paths=(*OPEN_PATHS, *(() if around.metrics_need_key else ("/metrics",))),
         ),
         around.url_prefix,
         access_log=None,

@@ -1,0 +1,44 @@
+"""``GET /openapi.json`` and ``GET /docs``: the same whoever asks, and without a key. Used by ``main``."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import orjson
+from aiohttp import web
+
+from router.openapi.document import make_document
+
+_PAGE: Final = Path(__file__).parent / "page.html"
+#: The page needs nothing but itself and the description.
+_POLICY: Final = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+OPEN_PATHS: Final = ("/openapi.json", "/docs")
+Endpoint = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def describing_routes(url_prefix: str, own_paths: Sequence[str] = ()) -> list[web.RouteDef]:
+    """Return both routes; what they answer is made when somebody asks for it the first time."""
+
+    @cache
+    def document() -> bytes:
+        return orjson.dumps(make_document(url_prefix, own_paths))
+
+    @cache
+    def page() -> bytes:
+        return _PAGE.read_bytes()
+
+    async def openapi(_request: web.Request) -> web.Response:
+        return web.Response(body=document(), content_type="application/json")
+
+    async def docs(_request: web.Request) -> web.Response:
+        headers = {"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff"}
+        return web.Response(body=page(), content_type="text/html", charset="utf-8", headers=headers)
+
+    return [web.get("/openapi.json", openapi), web.get("/docs", docs)]

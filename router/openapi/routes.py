@@ -1,0 +1,250 @@
+"""What each route of each dialect is for, reads and answers. A route that is missing here fails a test.
+
+``examples`` are whole bodies: shown on the page, and what tests send.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from router.openapi import answers as a
+from router.openapi import properties as p
+from router.openapi.schema import FILLED, FLAG, TEXT, Schema, either, listed, record, told, whole, words
+
+Body = Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """One route. ``required`` and ``optional`` are the fields of its body, empty for a ``GET``.
+
+    ``runs_model`` says that ``properties.OPTIONS`` are read too. ``needs_one`` are names of which one is required.
+    """
+
+    summary: str
+    answer: Schema
+    examples: tuple[Body, ...] = ()
+    required: Mapping[str, Schema] = field(default_factory=dict)
+    optional: Mapping[str, Schema] = field(default_factory=dict)
+    runs_model: bool = True
+    needs_one: tuple[tuple[str, ...], ...] = ()
+
+    def properties(self) -> dict[str, Schema]:
+        """Return every field that is read."""
+        options = p.OPTIONS if self.runs_model else {}
+        return {**self.required, **self.optional, **{k: v for k, v in options.items() if k not in self.required}}
+
+
+_TEI_MODEL: Final = {"model": p.OPTIONAL_MODEL}
+_TOKEN_FLAG: Final = {"add_special_tokens": told(FLAG, "Whether [CLS], [SEP] and the like are put around.")}
+_QUERY: Final = told(FILLED, "What the documents are to answer.")
+_RANKING_OPTIONS: Final[dict[str, Schema]] = {
+    **p.RAW,
+    "model": p.OPTIONAL_MODEL,
+    "top_n": told(whole(0), "Only the best so many; 0: all."),
+    "top_k": told(whole(0), "Another name for `top_n`."),
+    "return_documents": told(FLAG, "Send the documents back."),
+    "return_text": told(FLAG, "Another name for `return_documents`."),
+}
+_RANKING_EXAMPLE: Final = {"query": "capital of France", "documents": ["Paris is …", "Berlin is …"], "top_n": 1}
+
+_EMBEDDINGS: Final = Described(
+    "Vectors of texts or token ids.",
+    a.EMBEDDINGS,
+    (
+        {"model": "MODEL", "input": ["hello", "你好"]},
+        {"model": "MODEL", "input": "hello", "encoding_format": "base64", "dimensions": 2},
+        {"model": "MODEL", "input": ["a", "b"], "on_error": "null", "usage_details": True},
+    ),
+    required={"model": p.REQUIRED_MODEL, "input": either(p.INPUTS, listed(record({"text": FILLED}), 1))},
+    optional={
+        "encoding_format": told(words("float", "base64"), "How vectors are written."),
+        "embedding_type": told(p.VECTOR_TYPES, "Of which type their numbers are; several give `embeddings` by type."),
+        "output_dtype": told(p.VECTOR_TYPES, "Another name for `embedding_type`."),
+        "embed_dtype": told(p.VECTOR_TYPES, "Another name for `embedding_type`."),
+        "outputs": p.OUTPUTS,
+        "user": told(TEXT, "Ignored."),
+    },
+)
+
+
+def _cohere_embed(example: Body) -> Described:
+    return Described(
+        "Vectors of texts, by type.",
+        a.COHERE_EMBEDDINGS,
+        (example, {**example, "embedding_types": ["int8", "float"]}),
+        required={"texts": p.TEXTS},
+        optional={
+            "model": p.OPTIONAL_MODEL,
+            "embedding_types": told(p.VECTOR_TYPE_LIST, "Which types; each has its own list in the answer."),
+            "images": told(listed({}, most=0), "Not supported."),
+            "inputs": told(listed({}, most=0), "Not supported: send `texts`."),
+        },
+    )
+
+
+def _ranking(answer: Schema) -> Described:
+    return Described(
+        "Documents ordered by how well they answer a query.",
+        answer,
+        (_RANKING_EXAMPLE, {"query": "q", "documents": [{"text": "a"}, "b"], "return_documents": True}),
+        required={"query": _QUERY, "documents": p.DOCUMENTS},
+        optional=_RANKING_OPTIONS,
+    )
+
+
+def _tei(summary: str, answer: Schema, inputs: Schema, *examples: Body) -> Described:
+    return Described(summary, answer, examples, required={"inputs": inputs}, optional=_TEI_MODEL)
+
+
+_TEI_RANKING_FIELDS: Final[dict[str, Schema]] = {
+    "return_text": told(FLAG, "Send the texts back."),
+    **p.RAW,
+    "model": p.OPTIONAL_MODEL,
+}
+_SCORE: Final = Described(
+    "The score of each pair of texts.",
+    a.SCORES,
+    ({"text_1": "capital of France", "text_2": ["Paris is …", "Berlin is …"]}, {"queries": ["a"], "documents": ["b"]}),
+    optional={
+        **p.RAW,
+        "model": p.OPTIONAL_MODEL,
+        **{
+            name: told(p.TEXT_OR_TEXTS, "One text, or as many as there are others.")
+            for name in ("text_1", "queries", "data_1")
+        },
+        **{
+            name: told(p.TEXT_OR_TEXTS, "Those to compare it with.")
+            for name in ("text_2", "documents", "items", "data_2")
+        },
+    },
+    needs_one=(("text_1", "queries", "data_1"), ("text_2", "documents", "items", "data_2")),
+)
+_PAIR: Final = listed(FILLED, 1, 2)
+_INPUT: Final[dict[str, Schema]] = {"input": p.TEXT_OR_TEXTS}
+
+#: By dialect and path.
+ROUTES: Final[dict[tuple[str, str], Described]] = {
+    ("openai", "/v1/embeddings"): _EMBEDDINGS,
+    ("openai", "/embeddings"): _EMBEDDINGS,
+    ("openai", "/v1/models"): Described("Every model and its state.", a.MODELS, runs_model=False),
+    ("openai", "/v1/models/{model:.+}"): Described("One model.", a.ONE_MODEL, runs_model=False),
+    ("cohere", "/v2/embed"): _cohere_embed({"texts": ["hello"], "input_type": "search_document", "model": "MODEL"}),
+    ("cohere", "/v1/embed"): _cohere_embed({"texts": ["hello"], "model": "MODEL"}),
+    ("cohere", "/v2/rerank"): _ranking(a.COHERE_RANKING),
+    ("jina", "/v1/rerank"): _ranking(a.RANKING),
+    ("jina", "/rerank"): _ranking(a.RANKING),
+    ("tei", "/embed"): _tei("Vectors of texts or token ids.", a.VECTORS, p.INPUTS, {"inputs": ["hello", "你好"]}),
+    ("tei", "/embed_all"): _tei("A vector for each token.", a.TOKEN_VECTORS, p.INPUTS, {"inputs": "hello"}),
+    ("tei", "/embed_sparse"): _tei("Sparse vectors.", a.SPARSE_VECTORS, p.INPUTS, {"inputs": ["hello"]}),
+    ("tei", "/rerank"): Described(
+        "Texts ordered by how well they answer a query.",
+        a.TEI_RANKING,
+        ({"query": "capital of France", "texts": ["Paris is …", "Berlin is …"], "return_text": True},),
+        required={"query": _QUERY, "texts": p.TEXTS},
+        optional=_TEI_RANKING_FIELDS,
+    ),
+    ("tei", "/predict"): Described(
+        "Classes of texts or pairs of texts, with their scores.",
+        a.PREDICTIONS,
+        ({"inputs": "I like it"}, {"inputs": [["I like it"], ["I do not"]]}),
+        required={"inputs": either(FILLED, _PAIR, listed(_PAIR, 1))},
+        optional={**p.RAW, "model": p.OPTIONAL_MODEL},
+    ),
+    ("tei", "/similarity"): Described(
+        "How like one sentence is to others.",
+        a.SIMILARITIES,
+        ({"inputs": {"source_sentence": "hello", "sentences": ["good day", "goodbye"]}},),
+        required={"inputs": record({"source_sentence": FILLED, "sentences": p.TEXTS})},
+        optional={"model": p.OPTIONAL_MODEL, "parameters": told({"type": "object"}, "Options, as at the top.")},
+    ),
+    ("tei", "/tokenize"): Described(
+        "The tokens of texts.",
+        a.TEI_TOKENS,
+        ({"inputs": ["hello"]},),
+        required={"inputs": p.TEXT_OR_TEXTS},
+        optional={
+            **_TOKEN_FLAG,
+            "model": p.OPTIONAL_MODEL,
+            "prompt_name": p.OPTIONS["prompt_name"],
+            "prompt": p.OPTIONS["prompt"],
+        },
+        runs_model=False,
+    ),
+    ("tei", "/decode"): Described(
+        "The texts of token ids.",
+        a.STRINGS,
+        ({"ids": [101, 102]}, {"ids": [[101], [102]]}),
+        required={"ids": either(p.TOKEN_IDS, listed(p.TOKEN_IDS, 1))},
+        optional={"model": p.OPTIONAL_MODEL, "skip_special_tokens": told(FLAG, "Leave out [CLS] and the like.")},
+        runs_model=False,
+    ),
+    ("tei", "/info"): Described("The model.", a.TEI_INFO, runs_model=False),
+    ("tei", "/"): Described(
+        "Whatever the model is for; what Hugging Face's InferenceClient posts to.",
+        a.ROOT,
+        ({"inputs": ["hello"]}, {"query": "q", "texts": ["a", "b"]}),
+        optional={
+            "inputs": either(p.INPUTS, record({"source_sentence": FILLED, "sentences": p.TEXTS})),
+            "query": _QUERY,
+            "texts": p.TEXTS,
+            "parameters": told({"type": "object"}, "Options, as at the top; for classifiers `top_k`."),
+            **_TEI_RANKING_FIELDS,
+        },
+    ),
+    ("vllm", "/score"): _SCORE,
+    ("vllm", "/v1/score"): _SCORE,
+    ("vllm", "/classify"): Described(
+        "Classes of texts.",
+        a.CLASSES,
+        ({"input": ["I like it"]},),
+        required=_INPUT,
+        optional={**p.RAW, "model": p.OPTIONAL_MODEL},
+    ),
+    ("vllm", "/tokenize"): Described(
+        "The token ids of a text.",
+        a.VLLM_TOKENS,
+        ({"prompt": "hello", "return_token_strs": True},),
+        required={"prompt": FILLED},
+        optional={
+            **_TOKEN_FLAG,
+            "model": p.OPTIONAL_MODEL,
+            "messages": told({"type": "null"}, "Not supported."),
+            "return_token_strs": told(FLAG, "The tokens' texts too."),
+        },
+        runs_model=False,
+    ),
+    ("vllm", "/detokenize"): Described(
+        "The text of token ids.",
+        a.PROMPT,
+        ({"tokens": [101, 102]},),
+        required={"tokens": p.TOKEN_IDS},
+        optional={"model": p.OPTIONAL_MODEL},
+        runs_model=False,
+    ),
+    ("ollama", "/api/embed"): Described(
+        "Vectors of texts.",
+        a.OLLAMA_EMBEDDINGS,
+        ({"model": "MODEL", "input": ["hello"]},),
+        required={"model": p.REQUIRED_MODEL, **_INPUT},
+    ),
+    ("ollama", "/api/embeddings"): Described(
+        "The vector of one text.",
+        a.OLLAMA_EMBEDDING,
+        ({"model": "MODEL", "prompt": "hello"},),
+        required={"model": p.REQUIRED_MODEL, "prompt": FILLED},
+    ),
+    ("ollama", "/api/show"): Described(
+        "One model.",
+        a.OLLAMA_SHOW,
+        ({"model": "MODEL"},),
+        optional={"model": p.MODEL, "name": told(TEXT, "An older name for `model`.")},
+        runs_model=False,
+        needs_one=(("model", "name"),),
+    ),
+    ("ollama", "/api/tags"): Described("Every model.", a.OLLAMA_MODELS, runs_model=False),
+    ("ollama", "/api/ps"): Described("The models that are ready.", a.OLLAMA_MODELS, runs_model=False),
+    ("ollama", "/api/version"): Described("The server's version.", a.VERSION, runs_model=False),
+}
