@@ -25,8 +25,9 @@ from supervisor.output import Output, OutputHandler
 from supervisor.plan import Placement, place
 from supervisor.rundir import DirectoryInUseError, RunDirectory, runtime_parent
 from supervisor.sdnotify import Notifier, forget, passed_listener
+from supervisor.settings_in_use import Load
 from supervisor.tls import with_tls_checked
-from supervisor.tree import OBEYED, Ground, Load, Tree
+from supervisor.tree import OBEYED, Ground, Tree
 
 log = EventLog("supervisor")
 

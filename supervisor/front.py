@@ -176,7 +176,7 @@ class Seat:
         """Take new settings."""
         self.config = config
         if change == "live":
-            self._router.keeper.send(config)
+            self.send(config)
         elif change == "replace":
             self.replace()
 
