@@ -606,9 +606,11 @@ BATCH_TIMEOUT_S: Final = Setting(
     Number(0, 86_400),
     120.0,
     Bilingual(
-        "How long one batch may take before the model's process counts as stuck and is replaced, in seconds. Above the"
-        " longest batch that is right. 0: for ever.",
-        "一个批次的最长处理秒数，超过则认为模型进程卡死并将其替换；须大于正常批次的最长耗时。0 表示不限。",
+        "How long one batch may take before the model's process counts as stuck and is replaced, in seconds. A model"
+        " that is so slow that its longest text takes a quarter of that has four times as long as was measured at its"
+        " start. 0: for ever.",
+        "一个批次的最长处理秒数，超过则认为模型进程卡死并将其替换。若启动时测得最长文本的耗时超过此值的四分之一，"
+        "则上限改为该耗时的四倍。0 表示不限。",
     ),
     "600",
 )

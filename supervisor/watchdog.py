@@ -12,11 +12,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from emb_model_provider.messages import LoadProgress, Message, Progress, Ready, RouterReady
+from emb_model_provider.messages import EncoderInfo, LoadProgress, Message, Progress, Ready, RouterReady
 
 _REPORT_S: Final = 1.0
 #: A report may be this many intervals late before its sender is called busy.
 _BUSY_INTERVALS: Final = 3.0
+#: A batch may take this many times what was measured for as many tokens: others compute beside it, and attention grows
+#: with the square of a text's length.
+_SLOWEST_FACTOR: Final = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,7 @@ class Watchdog:
     def begin(self, now_s: float) -> None:
         """Note that a child is started."""
         self.is_ready = False
+        self._batch_s = self._limits.batch_s
         self._checked_s = now_s
         #: The last sign of life, before READY of progress.
         self._heard_s = now_s
@@ -70,6 +74,8 @@ class Watchdog:
         elif isinstance(message, Ready | RouterReady):
             self.is_ready = True
             self._idle_s = now_s
+            if isinstance(message, Ready) and self._batch_s:
+                self._batch_s = max(self._batch_s, _SLOWEST_FACTOR * _longest_batch_s(message.info.encoder))
         elif isinstance(message, Progress):
             self._note_idleness(now_s, message)
             self._last = message
@@ -96,9 +102,9 @@ class Watchdog:
             return None
         if self._last.running_s:
             batch_s = self._last.running_s + silent_s
-            if _exceeds(batch_s, self._limits.batch_s):
+            if _exceeds(batch_s, self._batch_s):
                 return Hang("stuck", f"was at one batch for {batch_s:.3g} s")
-        elif self._last.waiting_texts and _exceeds(idle_s := now_s - self._idle_s, self._limits.batch_s):
+        elif self._last.waiting_texts and _exceeds(idle_s := now_s - self._idle_s, self._batch_s):
             return Hang("stuck", f"let {self._last.waiting_texts} texts wait for {idle_s:.3g} s and began no batch")
         return None
 
@@ -115,6 +121,13 @@ class Watchdog:
         if absent_s > 0:
             self._heard_s += absent_s
             self._idle_s += absent_s
+
+
+def _longest_batch_s(info: EncoderInfo) -> float:
+    """Return how long the longest text, or a full batch, takes by what was measured at the start; 0: not known."""
+    if not info.tokens_per_s:
+        return 0.0
+    return max(info.max_tokens, info.slice_tokens) * info.lanes / info.tokens_per_s
 
 
 def _set(limits: WatchLimits) -> list[float]:

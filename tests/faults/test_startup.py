@@ -1,6 +1,7 @@
 """Cases 11 to 16 of the list of faults: a model cannot be started, or not yet."""
 
 import itertools
+import signal
 import time
 from pathlib import Path
 
@@ -117,6 +118,25 @@ def test_case_14_a_crash_loop_slows_down_and_stops_and_a_mended_model_is_found_b
         server.wait_for_states(broken="ready", timeout_s=20)
         assert len(broken.start_pids()) == 7
         server.check("broken", ["mended"])
+
+
+def test_case_14_a_reload_brings_back_what_has_been_mended_at_once(tmp_path):
+    """Neither the breaker nor the verdict "a restart cannot help" outlasts a SIGHUP; who serves is left alone."""
+    broken = FaultyModel(tmp_path / "broken", crashes=-1)
+    wrong = FaultyModel(tmp_path / "wrong", load_error="wrong_weights")
+    good = FaultyModel(tmp_path / "good")
+    env = {"EMB_PROVIDER_RESTART_LIMIT": "2", "EMB_PROVIDER_RESTART_PROBE_S": "3600"}
+    with server_with(tmp_path, env, broken=broken, wrong=wrong, good=good) as server:
+        server.wait_for_states(good="ready", broken="failed", wrong="failed")
+        pid = server.shard_pid("good")
+        broken.behave(crashes=0)
+        wrong.behave(load_error="")
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_ready(30)
+        server.check("broken", ["mended"])
+        server.check("wrong", ["mended"])
+        assert (len(broken.start_pids()), len(wrong.start_pids())) == (4, 2)
+        assert server.shard_pid("good") == pid
 
 
 def test_case_14_the_delays_between_tries_grow(tmp_path):

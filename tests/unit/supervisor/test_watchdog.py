@@ -87,6 +87,15 @@ def test_a_legitimate_batch_below_the_limit_is_not():
     assert ready().passes(119, lambda second: report(running_s=float(second))) is None
 
 
+def test_a_model_so_slow_that_its_longest_text_takes_longer_has_that_time():
+    slow = Ready(make_info(max_tokens=8192, tokens_per_s=80.0, lanes=2))
+    life = ready()
+    life.hear(slow)
+    longest_s = 2 * 8192 / 80
+    assert life.passes(2000, lambda second: report(running_s=float(second))) > 3 * longest_s
+    assert life.hang.kind == "stuck"
+
+
 def test_many_batches_that_are_each_short_are_no_hang():
     assert ready().passes(1000, lambda second: report(running_s=second % 100, batches_done=second // 100)) is None
 
