@@ -141,8 +141,8 @@ def _positions(transformer: Module) -> int | None:
 
 
 def vocabulary_size(transformer: Module) -> int:
-    """Return how many ids are both in the tokenizer and in the table of the model."""
-    tokens = len(_fast_tokenizer(transformer))
+    """Return below which number an id is both in the tokenizer, which may leave some out, and in the model's table."""
+    tokens = max(_fast_tokenizer(transformer).get_vocab().values()) + 1
     model = getattr(transformer, "model", None)
     table = model.get_input_embeddings() if model is not None else None
     return min(tokens, getattr(table, "num_embeddings", tokens))

@@ -9,7 +9,17 @@ import pytest
 
 from emb_model_provider.errors import RequestError
 from emb_model_provider.frames import Frame, FrameDecoder, pack_frame
-from emb_model_provider.messages import Encode, Encoded, Hello, pack, unpack
+from emb_model_provider.messages import (
+    Detokenize,
+    Encode,
+    Encoded,
+    Hello,
+    Texts,
+    Tokenize,
+    Tokens,
+    pack,
+    unpack,
+)
 from emb_model_provider.modelmap import BatchLimits
 from emb_model_provider.private_socket import bind_private
 from router.link import Link, ShardLostError
@@ -51,6 +61,25 @@ async def test_many_requests_at_once_each_get_their_own_answer(tmp_path):
         answers = await asyncio.gather(*(link.request(Encode(one), Encoded) for one in texts))
         for one, answer in zip(texts, answers, strict=True):
             assert np.frombuffer(answer.vectors, "<f4").reshape(-1, 4).tolist() == [expected_vector(t) for t in one]
+
+
+async def test_tokens_and_texts_cross_the_link(tmp_path):
+    async with served(FakeEncoder(), tmp_path / "s.sock"), linked(tmp_path / "s.sock") as link:
+        tokens = await link.request(Tokenize(("好a",)), Tokens)
+        assert [(one.id, one.text, one.start, one.stop) for one in tokens.rows[0]] == [
+            (ord("好"), "好", 0, 1),
+            (ord("a"), "a", 1, 2),
+        ]
+        assert await link.request(Detokenize(((ord("好"), ord("a")),)), Texts) == Texts(("好a",))
+
+
+async def test_an_answer_that_no_frame_can_hold_is_an_error_for_its_asker_and_nobody_else(tmp_path, monkeypatch):
+    monkeypatch.setattr("emb_model_provider.frames.MAX_PAYLOAD_BYTES", 2000)
+    async with served(FakeEncoder(), tmp_path / "s.sock"), linked(tmp_path / "s.sock") as link:
+        with pytest.raises(RequestError, match="send fewer or shorter ones") as caught:
+            await link.request(Encode(tuple(map(str, range(150)))), Encoded)
+        assert (caught.value.status, caught.value.code) == (400, "answer_too_large")
+        assert (await link.request(Encode(("a",)), Encoded)).tokens == (1,)
 
 
 async def test_requests_of_one_moment_reach_the_shard_in_one_write(tmp_path):

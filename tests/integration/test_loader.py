@@ -200,7 +200,7 @@ def test_the_real_minilm_gives_the_similarities_of_its_documentation(opened):
         layout="sentence-transformers",
         weights_bytes=encoder.info.weights_bytes,
         vocabulary_size=30522,
-        prompts=(),
+        prompts=("query", "document"),
         batching="packed",
         kernel=encoder.info.kernel,
         cosine=pytest.approx(1, abs=1e-6),
