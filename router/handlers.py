@@ -8,7 +8,6 @@ import time
 from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from typing import Final, TypeVar
 
-import orjson
 from aiohttp import web
 
 from emb_model_provider.messages import EncoderInfo, ShardStatus, Task
@@ -28,6 +27,7 @@ from router.dialects.seam import (
 )
 from router.dialects.table import MODEL_PREFIX, by_path, dialect_near
 from router.dialects.vectors import is_small
+from router.health import Health
 from router.large_json import LARGE_BYTES
 from router.metrics.scripts import script_shares
 from router.registry import Registry
@@ -62,7 +62,7 @@ class Handlers:
 
     def routes(self) -> list[web.RouteDef]:
         """Return the table of routes: each dialect's, and the same again behind a model's name."""
-        made = [web.get("/health", self.health), web.get("/ready", self.ready), *self._more]
+        made = [*Health(self._service, self._registry).routes(), *self._more]
         behind_a_model: list[web.RouteDef] = []
         for (method, path), choices in by_path().items():
             handler = self._endpoint(choices)
@@ -168,30 +168,6 @@ class Handlers:
             status = await self._registry.ready(status.model_id)
         assert status.info is not None
         return status.info.encoder
-
-    async def health(self, _request: web.Request) -> web.Response:
-        """Say that this process lives; nothing about models."""
-        return web.Response(body=b'{"status":"ok"}', content_type=_JSON)
-
-    async def ready(self, _request: web.Request) -> web.Response:
-        """Say whether every model can answer now, with each one's state."""
-        statuses = self._registry.all()
-        is_ready = bool(statuses) and all(self._registry.is_ready(status) for status in statuses)
-        body = {
-            "status": "ready" if is_ready else "not_ready",
-            "models": {
-                status.model_id: {
-                    "ready": self._registry.is_ready(status),
-                    "state": status.state,
-                    "reason": status.reason or None,
-                    "detail": status.detail or None,
-                    "restarts": status.restarts,
-                    "pid": status.pid or None,
-                }
-                for status in statuses
-            },
-        }
-        return web.Response(status=200 if is_ready else 503, body=orjson.dumps(body), content_type=_JSON)
 
 
 def _finish(steps: Generator[None, None, T]) -> T:

@@ -19,7 +19,7 @@ from tests.unit.router.test_service import LengthBackend, SlowBackend
 LIMIT = 4096
 
 
-def make_app(backend=None, keys: tuple[str, ...] = (), timeout_s: float = 0.0, limit: int = LIMIT):
+def make_app(backend=None, keys: tuple[str, ...] = (), timeout_s: float = 0.0, limit: int = LIMIT, held: int = 0):
     registry = Registry(ready_wait_s=0.05)
     registry.update(
         ShardTable(
@@ -31,7 +31,7 @@ def make_app(backend=None, keys: tuple[str, ...] = (), timeout_s: float = 0.0, l
     )
     handlers = Handlers(EmbeddingService(registry, backend or LengthBackend(), Policy(timeout_s)), registry, limit)
     digests = tuple(hashlib.sha256(key.encode()).digest() for key in keys)
-    return build_app(handlers, Authenticator(digests), limit)
+    return build_app(handlers, Authenticator(digests), limit, held)
 
 
 async def test_an_embedding_is_answered_with_id_usage_and_the_count_of_truncated_inputs(aiohttp_client):
@@ -73,6 +73,73 @@ async def test_health_is_about_the_process_and_ready_about_every_model(aiohttp_c
     body = await response.json()
     assert body["models"]["m"]["ready"] is True
     assert body["models"]["BAAI/bge-m3"]["detail"] == "no route"
+
+
+async def test_one_model_can_be_asked_for_whatever_the_others_do(aiohttp_client):
+    client = await aiohttp_client(make_app())
+    assert (await client.get("/ready", params={"model": "m"})).status == 200
+    assert (await client.get("/ready", params={"model": "BAAI/bge-m3"})).status == 503
+    assert (await client.get("/ready", params={"model": "none"})).status == 404
+
+
+async def test_ready_counts_what_a_model_has_done_and_what_waits_for_it(aiohttp_client):
+    backend = SlowBackend(0.2)
+    client = await aiohttp_client(make_app(backend))
+    before = time.time()
+    asked = asyncio.create_task(client.post("/v1/embeddings", json={"model": "m", "input": "abc"}))
+    while not backend.seen and not asked.done():
+        await asyncio.sleep(0.01)
+        facts = (await (await client.get("/ready")).json())["models"]["m"]
+        if facts["requests_in_flight"]:
+            break
+    assert (facts["requests_in_flight"], facts["last_success"]) == (1, None)
+    assert facts["tokens_in_flight"] > 0
+    assert (await asked).status == 200
+    facts = (await (await client.get("/ready")).json())["models"]["m"]
+    assert (facts["requests_in_flight"], facts["tokens_in_flight"], facts["answered"]) == (0, 0, 1)
+    assert facts["last_success"] >= before
+
+
+@pytest.mark.parametrize("path", ["/health", "/healthz", "/live"])
+async def test_life_is_told_to_whoever_asks_and_readiness_to_holders_of_a_key(aiohttp_client, path):
+    client = await aiohttp_client(make_app(keys=("key",)))
+    assert (await client.get(path)).status == 200
+    refused = await client.get("/ready")
+    assert (refused.status, refused.headers["WWW-Authenticate"]) == (401, "Bearer")
+    for headers in ({"Authorization": "Bearer key"}, {"x-api-key": "key"}, {"api-key": "key"}):
+        assert (await client.get("/v1/models", headers=headers)).status == 200
+    for headers in ({"Authorization": "Bearer kez"}, {"x-api-key": "ke"}, {"Authorization": "", "x-api-key": "key"}):
+        assert (await client.get("/v1/models", headers=headers)).status == 401
+
+
+@pytest.mark.parametrize("headers", [{"x-request-timeout": "0.05"}, {"x-request-timeout-ms": "50"}])
+async def test_a_client_may_say_how_long_it_waits(aiohttp_client, headers):
+    client = await aiohttp_client(make_app(SlowBackend(30)))
+    response = await client.post("/v1/embeddings", json={"model": "m", "input": "abc"}, headers=headers)
+    assert response.status == 504
+    assert (await response.json())["error"]["code"] == "deadline_exceeded"
+
+
+@pytest.mark.parametrize("value", ["soon", "-1", "0", "nan", "inf", ""])
+async def test_a_time_that_is_none_is_refused(aiohttp_client, value):
+    client = await aiohttp_client(make_app())
+    response = await client.post(
+        "/v1/embeddings", json={"model": "m", "input": "abc"}, headers={"x-request-timeout": value}
+    )
+    assert response.status == 400
+    assert "x-request-timeout" in (await response.json())["error"]["message"]
+
+
+async def test_bodies_that_would_not_fit_together_are_refused_before_they_are_read(aiohttp_client):
+    backend = SlowBackend(0.5)
+    client = await aiohttp_client(make_app(backend, held=1000))
+    text = "x" * 600
+    first = asyncio.create_task(client.post("/v1/embeddings", json={"model": "m", "input": text}))
+    await asyncio.sleep(0.1)
+    second = await client.post("/v1/embeddings", json={"model": "m", "input": text})
+    assert (second.status, second.headers["Retry-After"]) == (429, "1")
+    assert (await first).status == 200
+    assert (await client.post("/v1/embeddings", json={"model": "m", "input": text})).status == 200
 
 
 @pytest.mark.parametrize(
