@@ -1,4 +1,4 @@
-"""Cases 40 and 41 of the list of faults: what must not be on a socket between our processes, and how it may arrive.
+"""Cases 20 and 40 to 42 of the list of faults: what must not be on a socket between our processes, or not so fast.
 
 Garbage comes from a stranger on a shard's socket, and from a shard that answers its router with it.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
 from pathlib import Path
 
@@ -32,7 +33,11 @@ def server(tmp_path_factory):
         "EMB_PROVIDER_RESTART_MAX_DELAY_S": "0.2",
         "EMB_PROVIDER_RESTART_LIMIT": "1000",
     }
-    models = {"en": FaultyModel(root / "en"), "zh": FaultyModel(root / "zh")}
+    models = {
+        "en": FaultyModel(root / "en"),
+        "zh": FaultyModel(root / "zh"),
+        "large": FaultyModel(root / "large", dimension=1024, records=False),
+    }
     with FaultyServer(root / "server", models, env=env) as it:
         it.wait_ready()
         yield it
@@ -194,3 +199,47 @@ def test_case_40_what_a_shard_says_too_much_is_ignored(server, number):
     assert {one.status for one in Asking(server, requests).finish()} == {200}
     assert server.shard_pid("en") == pid
     assert router in server.family()
+
+
+#: 128 requests of 256 KB, each answered with 256 KB.
+FLOOD = [pack(Encode(tuple(f"{n} {index} {'x' * 4000}" for index in range(64))), n) for n in range(1, 129)]
+
+
+def test_case_42_both_sides_send_32_mb_at_the_same_moment_and_neither_waits_for_the_other(server):
+    assert sum(map(len, FLOOD)) > 32_000_000
+    with Stranger(shard_socket(server, "large")) as stranger:
+        stranger.socket.settimeout(60)
+        sending = threading.Thread(target=lambda: [stranger.socket.sendall(frame) for frame in FLOOD])
+        sending.start()
+        for request_id in range(1, 129):
+            assert len(stranger.answer_to(request_id).vectors) == 64 * 1024 * 4
+        sending.join(10)
+        assert not sending.is_alive()
+
+
+def test_case_20_a_peer_that_does_not_read_is_given_no_memory_and_gets_everything_once_it_does(server):
+    pid = server.shard_pid("large")
+    before = resident_bytes(pid)
+    with Stranger(shard_socket(server, "large")) as stranger:
+        stranger.socket.settimeout(60)
+        sent = []
+
+        def send():
+            for frame in FLOOD:
+                stranger.socket.sendall(frame)
+                sent.append(frame)
+                time.sleep(0.03)  # about what each takes to encode
+
+        sending = threading.Thread(target=send)
+        sending.start()
+        most, until_s = 0, time.monotonic() + 8
+        while time.monotonic() < until_s:
+            most = max(most, resident_bytes(pid) - before)
+            time.sleep(0.05)
+        assert sending.is_alive(), "it took all there was although nobody read its answers"
+        assert most < 48 * _MB
+        server.check("large", ["others are served meanwhile"])
+        for request_id in range(1, 129):
+            assert len(stranger.answer_to(request_id).vectors) == 64 * 1024 * 4
+        sending.join(10)
+        assert not sending.is_alive()
