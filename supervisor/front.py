@@ -34,6 +34,8 @@ log = EventLog("supervisor")
 
 #: A router holds no model: it is back in half a second and may try for ever.
 ROUTER_LIMITS: Final = RestartLimits(first_delay_s=0.05, max_delay_s=1.0, stable_s=10.0, intensity=0)
+#: It loads nothing but its own code.
+ROUTER_STARTUP_S: Final = 60.0
 #: Changes come in bursts (progress of several downloads); the router needs only the newest.
 _PUSH_DELAY_S: Final = 0.02
 #: What only moves a number is worth a push of its own a second.

@@ -19,7 +19,7 @@ from supervisor.changes import Changes
 from supervisor.console import Console
 from supervisor.control import ControlSocket
 from supervisor.desk import Desk, Plate
-from supervisor.front import ROUTER_LIMITS, Front
+from supervisor.front import ROUTER_LIMITS, ROUTER_STARTUP_S, Front
 from supervisor.hang_up import HangUp
 from supervisor.keeper import Keeper, Kept
 from supervisor.listening import Listening
@@ -33,7 +33,7 @@ from supervisor.rundir import RunDirectory
 from supervisor.sdnotify import Notifier
 from supervisor.settings_in_use import Load, SettingsInUse
 from supervisor.shards import Shard, ShardSetting
-from supervisor.watchdog import Watchdog
+from supervisor.watchdog import Watchdog, WatchLimits
 
 log = EventLog("supervisor")
 
@@ -232,7 +232,7 @@ class Tree:
 
     def _hire(self, setting: ShardSetting, on_change: Callable[[Shard], None]) -> Shard:
         shard = Shard(setting, on_change, self._front.push_progress)
-        shard.keeper = self._keeper(shard, self._use.restart_limits())
+        shard.keeper = self._keeper(shard, self._use.restart_limits(), self._use.watch_limits())
         return shard
 
     def _on_shard_change(self, shard: Shard) -> None:
@@ -280,11 +280,12 @@ class Tree:
         return ShardTable((*(post.row() for post in self._posts.values()), *finishing))
 
     def _keep_router(self, kept: Kept) -> Keeper:
-        return self._keeper(kept, ROUTER_LIMITS)
+        watch = replace(self._use.watch_limits(), startup_s=ROUTER_STARTUP_S)
+        return self._keeper(kept, ROUTER_LIMITS, watch)
 
-    def _keeper(self, kept: Kept, limits: RestartLimits) -> Keeper:
+    def _keeper(self, kept: Kept, limits: RestartLimits, watch: WatchLimits) -> Keeper:
         lines = ChildLines(kept.name, self._ground.output, self._use.settings.logs.format)
-        return Keeper(kept, RestartPolicy(limits, random.random), Watchdog(self._use.watch_limits()), lines)
+        return Keeper(kept, RestartPolicy(limits, random.random), Watchdog(watch), lines)
 
 
 def own_cache() -> Path:
