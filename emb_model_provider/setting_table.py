@@ -17,6 +17,7 @@ from emb_model_provider.modelmap import (
     POOLINGS,
     PRECISIONS,
     SOURCES,
+    TASKS,
     TOKEN_IDS,
     BatchLimits,
     Int8Method,
@@ -24,6 +25,7 @@ from emb_model_provider.modelmap import (
     Pooling,
     Precision,
     Source,
+    Task,
     TokenIds,
 )
 from emb_model_provider.value_kinds import Bilingual, Boolean, Choice, Integer, Kind, Number, T_co, Text
@@ -155,6 +157,18 @@ MAX_LENGTH: Final = Setting(
     None,
     Bilingual("The longest input in tokens. Only without a mapping.", "输入的最大词元数。仅在未设置模型映射时有效。"),
     "512",
+    _AS_MODEL,
+)
+TASK: Final[Setting[Task | None]] = Setting(
+    "EMB_PROVIDER_TASK",
+    Section.MODEL,
+    _optional(Choice(TASKS)),
+    None,
+    Bilingual(
+        "What the model is for, where its files do not say it or say it wrongly. Only without a mapping.",
+        "模型的用途，用于模型文件未说明或说明有误的情况。仅在未设置模型映射时有效。",
+    ),
+    "rerank",
     _AS_MODEL,
 )
 OVERLONG: Final[Setting[Overlong]] = Setting(

@@ -45,13 +45,14 @@ _KNOWN_NAMES: Final = frozenset(row.name for row in table.SETTINGS)
 _KNOWN_SUFFIXES: Final = tuple(row.name.removeprefix(PREFIX) for row in table.SETTINGS)
 _QUANTIZED: Final = frozenset({"int8", "int4"})
 #: A setting of one model means nothing where a mapping describes each of several.
-_SINGLE_MODEL_ONLY: Final = (table.MODEL_NAME, table.POOLING, table.NORMALIZE, table.MAX_LENGTH)
+_SINGLE_MODEL_ONLY: Final = (table.MODEL_NAME, table.POOLING, table.NORMALIZE, table.MAX_LENGTH, table.TASK)
 _NEEDS_A_NAME: Final = (
     table.MODEL_SOURCE,
     table.MODEL_REVISION,
     table.POOLING,
     table.NORMALIZE,
     table.MAX_LENGTH,
+    table.TASK,
 )
 
 
@@ -363,6 +364,7 @@ def _single_model(values: _Values, shared: ModelSpec) -> ModelSpec:
         pooling=values.get(table.POOLING),
         normalize=values.get(table.NORMALIZE),
         max_length=values.get(table.MAX_LENGTH),
+        task=values.get(table.TASK),
     )
 
 
