@@ -13,7 +13,7 @@ from router.dialects.table import MODEL_PREFIX, by_path
 from router.dialects.version import our_version
 from router.openapi import answers
 from router.openapi.routes import ROUTES, Described
-from router.openapi.schema import FILLED, TEXT, Schema, either, or_null, told
+from router.openapi.schema import TEXT, Schema, either, or_null, told
 
 _PATTERN: Final = re.compile(r"\{(\w+):[^{}]*\}")
 _KINDS: Final[tuple[type[RequestError], ...]] = tuple(
@@ -27,7 +27,7 @@ _MODEL_PARAMETER: Final = {
     "name": "model",
     "in": "path",
     "required": True,
-    "schema": FILLED,
+    "schema": {"type": "string", "pattern": r"^[A-Za-z0-9._/:-]+$"},
     "description": "The id of a served model; it may hold slashes.",
 }
 _REQUEST_ID: Final = {"x-request-id": {"schema": TEXT, "description": "Yours, or one made for you; in the logs too."}}
@@ -102,6 +102,8 @@ def _operation(path: str, method: str, described: list[tuple[Dialect, Described]
     for dialect, _ in described:
         for status in _statuses(dialect, has_body=method == "POST"):
             by_status.setdefault(status, []).append(dialect.name)
+    if "{model" in path:  # what is no id is no route, and then no dialect's
+        by_status.setdefault(404, []).append("openai")
     for status, speaking in sorted(by_status.items()):
         responses[str(status)] = _error(status, speaking)
     operation: dict[str, object] = {
