@@ -19,7 +19,7 @@ from router.fair_queue import FairQueue
 _FIRST_TOKENS_PER_S: Final = 5000.0
 #: A shard with so much in hand has the next batches of all its lanes.
 _AHEAD_S: Final = 0.25
-_AHEAD_TOKENS: Final = 2048
+_AHEAD_TOKENS: Final = 64
 _MAX_RETRY_AFTER_S: Final = 60.0
 
 
