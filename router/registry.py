@@ -72,6 +72,13 @@ class Registry:
         status = self._by_id.get(model_id)
         return status is None or status.generation != generation or status.state == "stopping"
 
+    def makes_what_it_made(self, status: ShardStatus) -> bool:
+        """Tell whether the model still makes the vectors that it made when ``status`` was its row."""
+        row = self._by_id.get(status.model_id)
+        if row is status or row is None or row.info is None or status.info is None:
+            return True
+        return row.info.encoder.fingerprint == status.info.encoder.fingerprint
+
     async def ready(self, model_id: str) -> ShardStatus:
         """Return the model once it is ready.
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from emb_model_provider.errors import DeadlineError, InvalidRequestError, RequestError, UnavailableError
+from emb_model_provider.logs import EventLog
 from emb_model_provider.messages import Detokenize, Encoded, ShardStatus, Texts, Tokenize, Tokens
 from router.backend import EmbeddingBackend
 from router.caller import CALLER
@@ -20,6 +21,8 @@ from router.link import ShardLostError
 from router.quarantine import Quarantine
 from router.registry import Registry
 from router.requests import EncodeRequest, EncodeResult
+
+log = EventLog("router.service")
 
 Answer = TypeVar("Answer")
 
@@ -142,6 +145,24 @@ class EmbeddingService:
         tokens: list[int],
         deadline_s: float | None,
     ) -> EncodeResult:
+        """Return what one and the same model has made of all inputs, also where another took over meanwhile."""
+        for _ in range(_TRIES):
+            used, result = await self._embed_once(request, status, gate, client, tokens, deadline_s)
+            if self._registry.makes_what_it_made(used):
+                return result
+            log.info("asked_again", model=used.model_id, why="its settings have changed meanwhile")
+            status = await self._registry.ready(used.model_id)
+        raise UnavailableError("The model's settings keep changing. Try again in a while.", retry_after_s=1.0)
+
+    async def _embed_once(
+        self,
+        request: EncodeRequest,
+        status: ShardStatus,
+        gate: Gate,
+        client: str,
+        tokens: list[int],
+        deadline_s: float | None,
+    ) -> tuple[ShardStatus, EncodeResult]:
         if not self._registry.is_ready(status):
             status = await self._registry.ready(status.model_id)
         if request.dimensions is not None:
@@ -154,7 +175,7 @@ class EmbeddingService:
             parts = await self._delivery.send(call, *slices[0])
         else:
             parts = await self._send_all(call, slices)
-        return _assemble(status, parts)
+        return status, _assemble(status, parts)
 
     async def _send_all(self, call: Call, slices: list[tuple[int, int]]) -> list[Encoded]:
         parts: dict[int, list[Encoded]] = {}

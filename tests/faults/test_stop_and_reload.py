@@ -202,6 +202,22 @@ def test_a_changed_model_is_followed_by_one_that_is_ready_first_and_no_client_no
         assert answer.status == 400, "the new settings count"
 
 
+def test_a_request_during_a_change_gets_all_its_vectors_from_one_and_the_same_model(tmp_path):
+    with make_server(tmp_path, "en") as server:
+        server.wait_ready()
+        texts = [f"slice by slice {number}" for number in range(320)]
+        texts[70] = "!sleep=6"  # in the second of five slices: the last ones are asked of the new process
+        asking = Asking(server, [Asked("en", texts)])
+        wait_until(lambda: "!sleep=6" in server.models["en"].encoded(), 10, "it is under way")
+        server.models["en"].behave(seed="other vectors")
+        server.models["en"].entry["overlong"] = "error"
+        server.write_mapping()
+        operator.reload(server)
+        (asked,) = asking.finish()  # which compares every vector with the one that the new model makes
+        assert asked.status == 200
+        assert "asked_again" in server.stderr, "the request ended before the change: make it longer"
+
+
 def test_a_changed_model_that_cannot_load_leaves_the_old_one_serving_until_it_is_mended(tmp_path):
     with make_server(tmp_path, "en") as server:
         server.wait_ready()

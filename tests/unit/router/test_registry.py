@@ -65,3 +65,14 @@ def test_a_process_that_was_to_go_is_told_from_one_that_was_lost(registry):
     assert registry.is_relieved("en", 1)
     assert registry.is_relieved("zh", 1)
     assert registry.is_relieved("gone", 1)
+
+
+def test_a_model_that_changed_meanwhile_is_told_from_one_that_was_only_replaced(registry):
+    begun = registry.find("en")
+    assert registry.makes_what_it_made(begun)
+    registry.update(table(row(generation=2)))
+    assert registry.makes_what_it_made(begun)
+    registry.update(table(make_status("en", generation=3, state="starting")))
+    assert registry.makes_what_it_made(begun), "nothing came from a process that does not serve yet"
+    registry.update(table(make_status("en", generation=3, info=make_info(fingerprint="other"))))
+    assert not registry.makes_what_it_made(begun)
