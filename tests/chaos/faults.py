@@ -117,6 +117,13 @@ async def text_that_holds_the_gil(target: Target) -> list[str]:
     return [model]
 
 
+async def answer_of_garbage(target: Target) -> list[str]:
+    """A shard that answers its router with what must not be on the wire, or with too much of it."""
+    model = target.rng.choice(target.models)
+    await target.client.poison_once(f"!wire={target.rng.randint(0, 12)} {{}}", model)
+    return [model]
+
+
 async def garbage_frames(target: Target) -> list[str]:
     """A stranger on each shard's socket: garbage, half a frame, a huge length, messages that are not for a shard."""
     pieces = [
@@ -235,6 +242,7 @@ FAULTS: dict[str, Fault] = {
     "a text that never ends": text_that_hangs,
     "a text that holds the GIL": text_that_holds_the_gil,
     "garbage on the shards' sockets": garbage_frames,
+    "garbage instead of an answer": answer_of_garbage,
     "garbage on the port": garbage_http,
     "disk full": disk_full,
     "no descriptors left": no_descriptors,
