@@ -163,5 +163,7 @@ class Jobs:
         return one.waiters
 
     def _forget(self, one: Input) -> None:
-        if self._inputs.get(one.tokenized) is one:
-            del self._inputs[one.tokenized]
+        # Hashing a text's tokens costs more than the rest: once, and again only where an equal one runs alone.
+        known = self._inputs.pop(one.tokenized, None)
+        if known is not None and known is not one:
+            self._inputs[known.tokenized] = known
