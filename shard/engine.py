@@ -301,7 +301,10 @@ def _keys(batch: Batch[Input]) -> list[int]:
 def _is_small(request: Encode) -> bool:
     """Tell whether a request is tokenised sooner than handed to another thread."""
     inputs = request.texts or request.token_ids
-    return len(inputs) <= _SMALL_INPUTS and sum(map(len, inputs)) <= _SMALL_UNITS
+    if len(inputs) > _SMALL_INPUTS:
+        return False
+    around = len(request.prompt or "") * len(inputs) + sum(map(len, request.seconds))
+    return sum(map(len, inputs)) + around <= _SMALL_UNITS
 
 
 def _failed_input(index: int, cause: Exception) -> Failed:

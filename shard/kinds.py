@@ -83,6 +83,16 @@ def count_labels(config: Document) -> int:
     return stated if isinstance(stated, int) and stated > 0 else _UNSTATED_LABELS
 
 
+def check_labels(task: Task, labels: int) -> None:
+    """Raise ``LoadError`` for a reranker whose scores are not one number per pair."""
+    if task == "rerank" and labels != 1:
+        raise LoadError(
+            LoadReason.UNSUPPORTED_MODEL,
+            f"this model cannot be served as a reranker: its head has {labels} labels, and documents are ranked by "
+            'one score; set "task": "classify" in its mapping entry to get all of them',
+        )
+
+
 def states_labels(config: Document) -> bool:
     """Tell whether a configuration says how many labels there are."""
     return "id2label" in config or "num_labels" in config

@@ -15,6 +15,7 @@ from emb_model_provider.errors import LoadError, LoadReason
 from emb_model_provider.modelmap import ModelSpec, Pooling, Task
 from shard.kinds import (
     Activation,
+    check_labels,
     count_labels,
     find_activation,
     find_matryoshka,
@@ -126,6 +127,7 @@ def _read_classifier(
     # Neither ModelScope nor sentence-transformers leaves a ranking model the two labels that transformers assumes.
     num_labels = 1 if task == "rerank" and not states_labels(config) else None
     labels = num_labels or count_labels(config)
+    check_labels(task, labels)
     max_length = spec.max_length
     if is_modelscope and max_length is None:
         max_length = _modelscope_length(configuration) or MODELSCOPE_MAX_TOKENS
@@ -169,6 +171,8 @@ def _read_sentence_transformers(directory: Path, spec: ModelSpec) -> Recipe:
     modules = _read_modules(directory / "modules.json")
     config = _read_object(directory / modules[0].path / "config.json")
     task = find_task(spec, config, _read_object(directory / "configuration.json"), options)
+    if task == "rerank":
+        check_labels(task, count_labels(config))
     _check_kind(kind, task, [entry.type.rpartition(".")[2] for entry in modules])
     own = {name: str(text or "") for name, text in _mapping(options.get("prompts")).items()}
     prompts = _prompts(directory, spec, own)

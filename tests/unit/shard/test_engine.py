@@ -429,3 +429,9 @@ def test_requests_for_different_outputs_of_one_text_are_different_work(make_engi
     encoder.gate.set()
     heard.wait_for(1, 2, 3)
     assert encoder.encoded.count("same") == 2
+
+
+def test_a_short_query_with_a_long_document_is_not_small():
+    assert _is_small(Encode(("query",), seconds=("short",)))
+    assert not _is_small(Encode(("query",), seconds=("x" * 10_000,)))
+    assert not _is_small(Encode(("query",), prompt="x" * 10_000))

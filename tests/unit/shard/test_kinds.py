@@ -4,7 +4,7 @@ import pytest
 
 from emb_model_provider.errors import LoadError
 from emb_model_provider.modelmap import ModelSpec
-from shard.kinds import find_activation, find_matryoshka, find_task
+from shard.kinds import check_labels, find_activation, find_matryoshka, find_task
 
 SPEC = ModelSpec(id="m", name="some/model")
 CLASSIFIER = {"architectures": ["BertForSequenceClassification"]}
@@ -69,6 +69,13 @@ def test_scores_go_through_what_the_models_library_applies(config, options, labe
 def test_an_activation_of_torch_that_is_not_known_is_refused():
     with pytest.raises(LoadError, match="Tanh"):
         find_activation({"sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Tanh"}}, None, 1)
+
+
+def test_a_head_with_several_labels_does_not_rank():
+    check_labels("rerank", 1)
+    check_labels("classify", 3)
+    with pytest.raises(LoadError, match='"task": "classify"'):
+        check_labels("rerank", 2)
 
 
 def test_sizes_for_a_cut_are_found_in_the_configuration_or_the_card(tmp_path):
