@@ -11,7 +11,7 @@ from emb_model_provider.modelmap import BatchLimits
 from shard.activity import Activity
 from shard.costs import SlicePlan
 from shard.encoder import FatalDeviceError
-from shard.engine import FIRST_LANE, Engine
+from shard.engine import FIRST_LANE, Engine, _is_small
 from shard.lane import Lane
 from tests.support.fake_encoder import FakeEncoder, expected_vector
 from tests.support.plans import make_plan
