@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.server import Server
 from tests.support.tiny_classifiers import make_bert_classifier
+from tests.support.tiny_heads import make_bge_m3, make_splade
 from tests.support.tiny_models import make_sentence_transformers
 
 TEXTS = ["吃完海鲜可以喝牛奶吗", "the weather is lovely today", "好"]
@@ -22,6 +23,8 @@ def server(tmp_path_factory):
     mapping = {
         "embed": {"name": str(make_sentence_transformers(models / "embed", prompts=prompts))},
         "rank": {"name": str(make_bert_classifier(models / "rank"))},
+        "m3": {"name": str(make_bge_m3(models / "m3"))},
+        "splade": {"name": str(make_splade(models / "splade"))},
         "classify": {"name": str(make_bert_classifier(models / "classify", labels=("no", "maybe", "yes")))},
     }
     settings = {"EMB_PROVIDER_MODEL_MAPPING": json.dumps(mapping), "EMB_PROVIDER_DEVICE": "cpu"}
@@ -48,7 +51,7 @@ def test_one_vector_whatever_language_it_is_asked_for_in(server):
         "OpenAI's base64": decoded,
         "Cohere": ask(server, "/v2/embed", model="embed", texts=TEXTS)["embeddings"]["float"],
         "Cohere 1": ask(server, "/v1/embed", model="embed", texts=TEXTS)["embeddings"],
-        "TEI": ask(server, "/embed", inputs=TEXTS),
+        "TEI": ask(server, "/models/embed/embed", inputs=TEXTS),
         "TEI at the address itself": ask(server, "/models/embed", inputs=TEXTS),
         "Ollama": ask(server, "/api/embed", model="embed:latest", input=TEXTS)["embeddings"],
     }
@@ -57,8 +60,8 @@ def test_one_vector_whatever_language_it_is_asked_for_in(server):
 
 
 def test_prompts_by_role_by_name_by_text_and_by_suffix_are_the_same(server):
-    expected = vectors(ask(server, "/embed", inputs="海鲜", prompt_name="query"))
-    plain = vectors(ask(server, "/embed", inputs="海鲜"))
+    expected = vectors(ask(server, "/models/embed/embed", inputs="海鲜", prompt_name="query"))
+    plain = vectors(ask(server, "/models/embed/embed", inputs="海鲜"))
     assert np.abs(expected - plain).max() > 1e-3
     for body in (
         {"model": "embed:query"},
@@ -91,8 +94,8 @@ def test_cut_inputs_are_told_and_may_be_refused_or_cut_at_the_start(server):
     assert details[1]["original_tokens"] > details[1]["tokens"]
     refused = server.post("/v2/embed", {"model": "embed", "texts": [long], "truncate": "NONE"})
     assert refused.status == 400
-    end = ask(server, "/embed", inputs="海鲜" + long, truncate=True, truncation_direction="Right")
-    start = ask(server, "/embed", inputs="海鲜" + long, truncate=True, truncation_direction="Left")
+    end = ask(server, "/models/embed/embed", inputs="海鲜" + long, truncate=True, truncation_direction="Right")
+    start = ask(server, "/models/embed/embed", inputs="海鲜" + long, truncate=True, truncation_direction="Left")
     assert np.abs(vectors(end) - vectors(start)).max() > 1e-4
 
 
@@ -132,7 +135,7 @@ def test_an_embedding_model_compares(server):
     rows = vectors(server.embed("embed", [QUERY, *DOCUMENTS], prompt=""))
     expected = rows[1:] @ rows[0]
     body = {"source_sentence": QUERY, "sentences": DOCUMENTS}
-    assert vectors(ask(server, "/similarity", inputs=body)) == pytest.approx(expected, abs=1e-5)
+    assert vectors(ask(server, "/models/embed/similarity", inputs=body)) == pytest.approx(expected, abs=1e-5)
     scored = ask(server, "/v1/score", model="embed", text_1=QUERY, text_2=DOCUMENTS)["data"]
     assert vectors([one["score"] for one in scored]) == pytest.approx(expected, abs=1e-5)
 
@@ -144,6 +147,36 @@ def test_a_classifier_names_its_labels_in_two_dialects(server):
     data = ask(server, "/classify", model="classify", input=["海鲜", "weather"])["data"]
     assert [one["label"] for one in data] == [row[0]["label"] for row in rows]
     assert [max(one["probs"]) for one in data] == pytest.approx([row[0]["score"] for row in rows], abs=1e-6)
+
+
+def test_three_outputs_of_one_pass_are_those_asked_for_one_by_one(server):
+    both = ask(server, "/v1/embeddings", model="m3", input=TEXTS, outputs=["dense", "sparse", "colbert"])["data"]
+    dense = vectors(server.embed("m3", TEXTS))
+    assert vectors([one["embedding"] for one in both]) == pytest.approx(dense, abs=1e-5)
+    sparse = ask(server, "/models/m3/embed_sparse", inputs=TEXTS)
+    for one, pairs in zip(both, sparse, strict=True):
+        assert one["sparse_embedding"]["indices"] == [pair["index"] for pair in pairs]
+        assert one["sparse_embedding"]["values"] == pytest.approx([pair["value"] for pair in pairs], abs=1e-5)
+    tokens = ask(server, "/models/m3/embed_all", inputs=TEXTS)
+    for one, matrix in zip(both, tokens, strict=True):
+        assert vectors(one["multi_vector"]) == pytest.approx(vectors(matrix), abs=1e-5)
+
+
+def test_a_sparse_model_answers_without_a_name_and_says_what_it_lacks(server):
+    rows = ask(server, "/embed_sparse", inputs=TEXTS)
+    assert all(pair["value"] > 0 for row in rows for pair in row)
+    item = ask(server, "/v1/embeddings", model="splade", input=TEXTS[1], outputs=["sparse"])["data"][0]
+    assert item["sparse_embedding"]["indices"] == [pair["index"] for pair in rows[1]]
+    assert "embedding" not in item
+    refused = server.post("/v1/embeddings", {"model": "splade", "input": "a"})
+    assert refused.status == 400
+    assert "makes sparse vectors and has no dense output" in refused.json["error"]["message"]
+
+
+def test_several_models_of_a_kind_must_be_told_apart(server):
+    refused = server.post("/embed", {"inputs": "a"})
+    assert refused.status == 422
+    assert "embed, m3" in refused.json["error"]
 
 
 def test_text_to_tokens_and_back(server):
@@ -159,11 +192,15 @@ def test_text_to_tokens_and_back(server):
 
 
 def test_every_kind_tells_what_it_is(server):
-    kinds = {name: server.get(f"/models/{name}/info").json["model_type"] for name in ("embed", "rank", "classify")}
-    assert [next(iter(kind)) for kind in kinds.values()] == ["embedding", "reranker", "classifier"]
+    names = ("embed", "rank", "m3", "splade", "classify")
+    kinds = {name: server.get(f"/models/{name}/info").json["model_type"] for name in names}
+    assert [next(iter(kind)) for kind in kinds.values()] == [
+        "embedding", "reranker", "embedding", "embedding", "classifier",
+    ]  # fmt: skip
+    assert kinds["splade"]["embedding"] == {"pooling": "splade"}
     assert kinds["classify"]["classifier"]["id2label"] == {"0": "no", "1": "maybe", "2": "yes"}
     listed = [one["name"] for one in server.get("/api/tags").json["models"]]
-    assert listed == ["embed", "rank", "classify"]
+    assert listed == list(names)
     assert ask(server, "/api/show", model="embed")["capabilities"] == ["embedding"]
 
 
