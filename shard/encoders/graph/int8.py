@@ -16,6 +16,10 @@ from torch import nn
 from torch.nn import functional
 
 _LARGEST: Final = 127.0
+#: Without VNNI a processor adds two products of bytes in 16 bits, where sums of large ones are cut off: weights that
+#: keep away from the ends lose less in rounding than they gain. Measured with all-MiniLM-L6-v2 on AVX2 (smallest cosine
+#: of 124 texts): ±127 .983, ±110 .991, ±95 .990, ±80 .988, ±63 .989.
+_LARGEST_WITHOUT_VNNI: Final = 110.0
 _ALL_VALUES: Final = 255.0
 _ZERO_POINT: Final = 128
 #: GELU's least value is -0.16997, its tanh form's -0.17004, ReLU's 0.
@@ -35,11 +39,16 @@ class NarrowWeight:
     scales: torch.Tensor
 
 
-def narrow(weight: torch.Tensor) -> NarrowWeight:
-    """Round a float weight of shape (out, in) to 8 bit, each output to its own largest value."""
+def narrow(weight: torch.Tensor, largest: float = _LARGEST) -> NarrowWeight:
+    """Round a float weight of shape (out, in) to 8 bit, the largest value of each output to ``largest``."""
     wide = weight.detach().float()
-    scales = (wide.abs().amax(dim=1) / _LARGEST).clamp_min_(_SMALLEST_SCALE)
+    scales = (wide.abs().amax(dim=1) / largest).clamp_min_(_SMALLEST_SCALE)
     return NarrowWeight(torch.round(wide / scales[:, None]).to(torch.int8), scales)
+
+
+def narrow_for_products(weight: torch.Tensor) -> NarrowWeight:
+    """Do the same for a kernel that multiplies bytes on this processor."""
+    return narrow(weight, _LARGEST if torch.cpu._is_vnni_supported() else _LARGEST_WITHOUT_VNNI)  # noqa: SLF001
 
 
 def pack(weight: NarrowWeight) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -17,7 +17,15 @@ from torch.nn import functional
 from shard.encoders.graph import fusion
 from shard.encoders.graph.attention import Rule, attend, attend_joint
 from shard.encoders.graph.capture import ATTEND, LAYER_NORM, LINEAR
-from shard.encoders.graph.int8 import activated_linear, dynamic_linear, narrow, pack, shift_bias, widening_linear
+from shard.encoders.graph.int8 import (
+    activated_linear,
+    dynamic_linear,
+    narrow,
+    narrow_for_products,
+    pack,
+    shift_bias,
+    widening_linear,
+)
 
 _pointwise = torch.ops.mkldnn._linear_pointwise.default  # noqa: SLF001
 _pointwise_sum = torch.ops.mkldnn._linear_pointwise.binary  # noqa: SLF001
@@ -113,7 +121,7 @@ def _set_pointwise(node: fx.Node, weight: Argument) -> None:
 def _lower_dynamic(module: fx.GraphModule, node: fx.Node) -> None:
     weight = fusion.weight_of(node)
     assert weight is not None
-    narrowed = narrow(weight)
+    narrowed = narrow_for_products(weight)
     if not fusion.is_activated(node):
         _set_constants(module, node, dynamic_linear, *pack(narrowed))
         return
