@@ -31,8 +31,8 @@ _LENGTHS: Final = (16, 64, 128, 192)
 def choose_float_kernel(graph: fx.GraphModule, *, prepack: bool | None) -> Kernel:
     """Return the quicker of torch's own product and oneDNN's for the largest matrix of ``graph``.
 
-    ``prepack`` says whether oneDNN keeps the matrices in its own order too; ``None`` is: if they are small. Who asks for
-    it gets oneDNN's, for that is the quicker one for short texts wherever it has the matrices in its order.
+    ``prepack`` says whether oneDNN keeps the matrices in its own order too; ``None`` is: if they are small. Who asks
+    for it gets oneDNN's, which then is the quicker one for short texts.
     """
     used = [node.args[1].meta["val"] for node in graph.graph.nodes if node.target is LINEAR]
     if not torch.backends.mkldnn.is_available() or not used:  # type: ignore[no-untyped-call]
