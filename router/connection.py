@@ -71,8 +71,8 @@ class Runner(web.AppRunner):
         self._url_prefix = url_prefix
 
     def connections(self) -> int:
-        """Return how many connections are open or about to be."""
-        return self._own_server().count()
+        """Return how many connections are open or about to be; none after ``cleanup``."""
+        return self._own_server().count() if self.server is not None else 0
 
     def opens(self, change: int) -> None:
         """Count connections that were accepted (1) or have failed before they were made (-1)."""

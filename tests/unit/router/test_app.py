@@ -10,6 +10,7 @@ import pytest
 from emb_model_provider.messages import Encoded, ShardTable
 from router.app import build_app
 from router.auth import Authenticator
+from router.connection import Runner
 from router.handlers import Handlers
 from router.registry import Registry
 from router.service import EmbeddingService, Policy
@@ -299,3 +300,13 @@ async def test_2000_inputs_at_once_never_hold_the_loop_for_long(aiohttp_client, 
 
     # The calmest of three: processor time, too, stretches while others use the same caches.
     assert min([await measure() for _ in range(3)]) < 0.012  # read and written in one go, these take 25 ms and more
+
+
+async def test_a_runner_counts_its_connections_and_none_once_it_is_cleaned_up():
+    runner = Runner(make_app())
+    await runner.setup()
+    runner.opens(1)
+    assert runner.connections() == 1
+    runner.opens(-1)
+    await runner.cleanup()
+    assert runner.connections() == 0
