@@ -61,11 +61,12 @@ def test_case_35_after_a_kill_the_next_start_sweeps_the_sockets_and_leaves_forei
 def test_case_36_a_second_server_is_refused_with_the_holders_pid_and_the_first_is_undisturbed(tmp_path, run_dir):
     with make_server(tmp_path, run_dir) as first:
         first.wait_ready()
-        before = {path.name: path.stat().st_ino for path in run_dir.iterdir()}
+        before = {path.name: path.stat().st_ino for path in run_dir.iterdir() if path.is_socket()}
         second = refused_start(tmp_path, run_dir)
         assert second.returncode == 75
         assert re.search(rf"a server that is running \(process {first.process.pid}\)", second.stderr)
-        assert {path.name: path.stat().st_ino for path in run_dir.iterdir()} == before
+        assert {path.name: path.stat().st_ino for path in run_dir.iterdir() if path.is_socket()} == before
+        assert "control.sock" in before
         first.check("en", ["undisturbed"])
         done = operator.command(first, "status")
         assert f"process {first.process.pid}" in done.stdout
