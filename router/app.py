@@ -61,7 +61,7 @@ def build_app(
         held: HeldBytes | None = None
         try:
             if request.path not in keyless:
-                client = authenticator.identify(request.headers) or client_of(request.transport)
+                client = authenticator.identify(request.headers) or client_of(request.remote, request.protocol)
                 CALLER.set(Caller(client, read_timeout_s(request.headers)))
                 held = request[HELD] = HeldBytes(budget, client)
             response = await (_outside() if OUTSIDE in request else handler(request))

@@ -5,12 +5,10 @@ In a context variable and not in every dialect's request, so that no dialect can
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from emb_model_provider.errors import InvalidRequestError
 
@@ -19,8 +17,7 @@ _TIMEOUT_S: Final = "x-request-timeout"
 _TIMEOUT_MS: Final = "x-request-timeout-ms"
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(NamedTuple):
     """``client`` tells clients apart for a fair share and is never shown; ``timeout_s`` is what this one allows."""
 
     client: str = ""
@@ -31,15 +28,12 @@ _NOBODY: Final = Caller()
 CALLER: Final[ContextVar[Caller]] = ContextVar("caller", default=_NOBODY)
 
 
-def client_of(transport: asyncio.BaseTransport | None) -> str:
+def client_of(address: str | None, connection: object) -> str:
     """Return what tells a client without a key from others: its address, or on this machine its connection.
 
     Behind a proxy on this machine, and over a Unix socket, there is nothing better than the connection.
     """
-    peer = transport.get_extra_info("peername") if transport is not None else None
-    if isinstance(peer, tuple) and peer[0] not in _LOOPBACK:
-        return str(peer[0])
-    return f"{peer or ''}#{id(transport)}"
+    return address if address and address not in _LOOPBACK else f"#{id(connection)}"
 
 
 def read_timeout_s(headers: Mapping[str, str]) -> float | None:
