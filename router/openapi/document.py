@@ -35,6 +35,8 @@ _REQUEST_ID: Final = {"x-request-id": {"schema": TEXT, "description": "Yours, or
 #: Routes of the server itself: path, summary, content type, schema, whether 503 is an answer too.
 _OWN: Final = (
     ("/health", "That the process lives.", "application/json", answers.HEALTH, ()),
+    ("/healthz", "The same under the name that Kubernetes' own parts use.", "application/json", answers.HEALTH, ()),
+    ("/live", "The same.", "application/json", answers.HEALTH, ()),
     ("/ready", "Whether every model can answer, and its state.", "application/json", answers.READINESS, (503,)),
     ("/metrics", "Numbers for Prometheus.", "text/plain", TEXT, ()),
     ("/openapi.json", "This description.", "application/json", {"type": "object"}, ()),

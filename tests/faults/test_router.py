@@ -91,7 +91,7 @@ def test_case_24_what_a_client_that_leaves_had_queued_is_never_encoded(make_serv
     server = make_server()
     model = server.models["en"]
     block = Asking(server, [Asked("en", ["!sleep=1 block"])])
-    wait_until(lambda: len(model.encoded()) > 0, 20, "the device is busy")
+    wait_until(lambda: "!sleep=1 block" in model.encoded(), 20, "the device is busy")
     connection = connect(server)
     connection.sendall(wire([f"abandoned {number}" for number in range(100)]))
     time.sleep(0.3)

@@ -69,8 +69,12 @@ class Stranger:
 
     def __init__(self, path):
         self.socket = socket.socket(socket.AF_UNIX)
+        try:
+            self.socket.connect(str(path))  # waits where too many others have come at once
+        except OSError:
+            self.socket.close()
+            raise
         self.socket.settimeout(10)
-        self.socket.connect(str(path))
         self._decoder = FrameDecoder()
         self.messages = []
 
