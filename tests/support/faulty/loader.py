@@ -65,6 +65,9 @@ _ORDER = re.compile(r"!([a-z-]+)(?:=([\d.]+))?")
 #: Calls through it keep the GIL.
 _HOLDING = ctypes.PyDLL(None)
 
+#: No text holds these.
+_SURROGATES = range(0xD800, 0xE000)
+
 
 @dataclass(frozen=True)
 class Manner:
@@ -172,6 +175,9 @@ class FaultyEncoder:
         ]
 
     def detokenize(self, token_ids: Sequence[Sequence[int]], *, skip_special_tokens: bool) -> list[str]:
+        for one in (one for ids in token_ids for one in ids):
+            if one in _SURROGATES or not 0 <= one < 0x110000:
+                raise InvalidRequestError(f"token id {one} is not in the vocabulary", param="input")
         return ["".join(map(chr, ids)) for ids in token_ids]
 
     def resolve_prompt(self, prompt_name: str | None) -> str | None:
