@@ -18,6 +18,7 @@ _KINDS: Final[dict[object, Task]] = {
     "SentenceTransformer": "embed",
     "SparseEncoder": "sparse",
     "MultiVectorEncoder": "multi_vector",
+    "ColBERT": "multi_vector",  # PyLate 3
 }
 _ACTIVATIONS: Final[dict[str, Activation]] = {
     "torch.nn.modules.linear.Identity": "identity",
@@ -59,6 +60,9 @@ def find_task(spec: ModelSpec, config: Document, configuration: Document, option
         )
     if spec.task is not None:
         return spec.task
+    # Stanford's ColBERT; and PyLate before it named its kind.
+    if _has_architecture(config, "HF_ColBERT") or (options is not None and "query_prefix" in options):
+        return "multi_vector"
     if kind is not None and kind != "CrossEncoder":
         return _KINDS.get(kind, "embed")
     if configuration.get("task") == _RANKING:

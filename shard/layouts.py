@@ -23,6 +23,7 @@ from shard.kinds import (
     is_modelscope_ranking,
     states_labels,
 )
+from shard.late_files import LateFiles, read_pylate, read_stanford
 from shard.prompt_families import complete_prompts
 
 Layout = Literal["sentence-transformers", "modelscope", "transformers"]
@@ -32,6 +33,7 @@ MODELSCOPE_MAX_TOKENS: Final = 128
 #: FlagEmbedding's names of BGE-M3's layers for sparse and for token vectors.
 SPARSE_LINEAR: Final = "sparse_linear.pt"
 COLBERT_LINEAR: Final = "colbert_linear.pt"
+_LATE_MODULES: Final = ("Transformer", "Dense", "MultiVectorMask", "Normalize", "LayerNorm", "Dropout", "Pooling")
 _MODELSCOPE_TASK: Final = "sentence-embedding"
 _MODELSCOPE_POOLING: Final[dict[str, Pooling]] = {"cls": "cls", "avg": "mean"}
 _MODELSCOPE_MODEL_TYPES: Final = ("bert", "roberta", "xlm-roberta")
@@ -55,7 +57,8 @@ class Recipe:
     layouts without ``modules.json``. ``truncate_dimension`` is the model's own cut of its vectors, ``matryoshka`` the
     sizes that it says it may be cut to. ``num_labels`` is set where the files that transformers reads do not say it;
     ``activation`` is what the model's library applies to scores. ``has_token_linears``: BGE-M3's layers for sparse and
-    token vectors lie beside its weights. ``max_active`` is how many weights a sparse vector keeps.
+    token vectors lie beside its weights. ``max_active`` is how many weights a sparse vector keeps. ``late`` is
+    what a multi-vector model has beside its modules.
     """
 
     layout: Layout
@@ -73,6 +76,7 @@ class Recipe:
     matryoshka: tuple[int, ...] = ()
     has_token_linears: bool = False
     max_active: int | None = None
+    late: LateFiles | None = None
 
     @property
     def scores(self) -> bool:
@@ -101,6 +105,8 @@ def read_recipe(directory: Path, spec: ModelSpec) -> Recipe:
     prompts = _prompts(directory, spec, {})
     if task == "sparse":
         return _read_language_model(config, spec, prompts)
+    if task == "multi_vector":
+        return _read_stanford(directory, config, spec)
     if task != "embed":
         raise _unsupported(f'nothing in its files makes it a model for "{task}", as its mapping entry says')
     # Without sentence-transformers' files, FlagEmbedding's definition says the rest: the first token, normalised.
@@ -173,6 +179,8 @@ def _read_sentence_transformers(directory: Path, spec: ModelSpec) -> Recipe:
     task = find_task(spec, config, _read_object(directory / "configuration.json"), options)
     if task == "rerank":
         check_labels(task, count_labels(config))
+    if task == "multi_vector":
+        return _read_late_interaction(modules, options, spec)
     _check_kind(kind, task, [entry.type.rpartition(".")[2] for entry in modules])
     own = {name: str(text or "") for name, text in _mapping(options.get("prompts")).items()}
     prompts = _prompts(directory, spec, own)
@@ -192,6 +200,38 @@ def _read_sentence_transformers(directory: Path, spec: ModelSpec) -> Recipe:
         matryoshka=find_matryoshka(directory, config, options),
         has_token_linears=task == "embed" and _has_token_linears(directory),
         max_active=active if isinstance(active := options.get("max_active_dims"), int) else None,
+    )
+
+
+def _read_late_interaction(modules: tuple[ModuleEntry, ...], options: Mapping[str, object], spec: ModelSpec) -> Recipe:
+    names = [entry.type.rpartition(".")[2] for entry in modules]
+    unknown = [name for name in names if name not in _LATE_MODULES]
+    if unknown:
+        raise _unsupported(f"it is a multi-vector model with {', '.join(unknown)}, which is not supported")
+    kind = options.get("model_type")
+    return _late_recipe(read_pylate(options, is_bare=kind != "MultiVectorEncoder"), modules, spec)
+
+
+def _read_stanford(directory: Path, config: Mapping[str, object], spec: ModelSpec) -> Recipe:
+    architectures = config.get("architectures")
+    if not isinstance(architectures, list) or "HF_ColBERT" not in architectures:
+        raise _unsupported(
+            'nothing in its files makes it a model for "multi_vector": it has no projection of its tokens, and a '
+            "random one would give random vectors"
+        )
+    return _late_recipe(read_stanford(_read_object(directory / "artifact.metadata")), (), spec)
+
+
+def _late_recipe(late: LateFiles, modules: tuple[ModuleEntry, ...], spec: ModelSpec) -> Recipe:
+    prompts = dict(late.prompts) | dict(spec.prompts)
+    return Recipe(
+        "sentence-transformers" if modules else "transformers",
+        modules=modules,
+        max_length=spec.max_length,
+        prompts=tuple(prompts.items()),
+        default_prompt_name=_known_default(spec.default_prompt_name or late.document_prompt, prompts),
+        task="multi_vector",
+        late=late,
     )
 
 

@@ -21,6 +21,7 @@ from emb_model_provider.modelmap import ModelSpec
 from shard.device import ComputePlan, Machine, plan_compute, this_machine
 from shard.encoder import Encoder, Reading, Results, Tokenized
 from shard.encoders.heads import HeadFacts
+from shard.encoders.late_modules import read_lengths
 from shard.encoders.modules import LoadOptions, build_modules
 from shard.encoders.sentence_transformer import ForwardPath, SentenceTransformerEncoder
 from shard.encoders.text_tokenizer import TextTokenizer
@@ -88,7 +89,8 @@ class _Build:
         hashing = start_hashing(self.directory, self._folders())
         parts = self._parts(_EXACT if self.plan.starts_from_fp32 else self.plan)
         length = max_tokens(parts.transformer, self.recipe)
-        tokenizer = make_tokenizer(parts.transformer, length, make_decode(self.spec.token_ids))
+        lengths = None if self.recipe.late is None else read_lengths(parts.transformer)
+        tokenizer = make_tokenizer(parts.transformer, length, make_decode(self.spec.token_ids), lengths)
         prompts = dict(self.recipe.prompts)
         default = self.recipe.default_prompt_name
         facts = parts.heads.facts
@@ -178,6 +180,7 @@ class _Build:
             "dimension": info.dimension,
             "max_tokens": info.max_tokens,
             "max_active": self.recipe.max_active,
+            "late": repr(self.recipe.late) if self.recipe.late else None,
         }
         return name_fingerprint(weights, decisive)
 
@@ -186,7 +189,10 @@ def _read_probes(tokenizer: TextTokenizer, reading: Reading, facts: HeadFacts) -
     """Return the probes as the model reads them; for a reranker each is asked about the next."""
     if facts.task == "rerank":
         return tokenizer.tokenize_pairs(PROBES, [*PROBES[1:], PROBES[0]], reading)
-    return tokenizer.tokenize(PROBES, reading)
+    probes = tokenizer.tokenize(PROBES, reading)
+    if facts.task == "multi_vector":
+        probes += tokenizer.tokenize(PROBES, replace(reading, prompt_name="query"))
+    return probes
 
 
 def _report_choices(spec: ModelSpec, recipe: Recipe, plan: ComputePlan) -> None:

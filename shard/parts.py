@@ -12,6 +12,7 @@ from typing import Any, Final
 import torch
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.base.modules.module import Module
+from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 from sentence_transformers.sparse_encoder.modules import SpladePooling
 from torch import nn
 from transformers import PreTrainedTokenizerFast
@@ -21,6 +22,8 @@ from emb_model_provider.logs import EventLog
 from shard.device import ComputePlan
 from shard.encoders.bge_m3 import BgeM3Head, TokenLinears
 from shard.encoders.heads import Head, Heads, measure_dimension
+from shard.encoders.late_interaction import LateHead, LateTokenizer, Lengths, make_mask
+from shard.encoders.late_modules import skipped_ids
 from shard.encoders.padded import PaddedPath
 from shard.encoders.score_head import ScoreHead
 from shard.encoders.splade import SpladeHead
@@ -70,6 +73,10 @@ def _make_head(modules: Sequence[nn.Module], tokenizer: PreTrainedTokenizerFast,
     if following and isinstance(following[0], SpladePooling):
         return SpladeHead(transformer.language_head, following[0], recipe.max_active)
     size = measure_dimension(transformer) or 0
+    if recipe.late is not None:
+        mask = next((step for step in following if isinstance(step, MultiVectorMask)), None)
+        steps = [step for step in following if step is not mask]
+        return LateHead(steps, make_mask(mask, [] if mask is None else skipped_ids(tokenizer, mask)), size)
     if following and isinstance(following[-1], TokenLinears):
         # Those that FlagEmbedding leaves out of sparse vectors, where the tokenizer has them.
         unused = {tokenizer.cls_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id}
@@ -82,8 +89,13 @@ def narrow(parts: Parts, plan: ComputePlan) -> None:
     store_in_16_bit(parts.transformer, getattr(torch, plan.storage))
 
 
-def make_tokenizer(transformer: Module, max_tokens: int, decode: Decode | None) -> TextTokenizer:
-    """Return the model's tokenizer, which cuts at ``max_tokens``; ``decode`` reads ids that are not its own."""
+def make_tokenizer(
+    transformer: Module, max_tokens: int, decode: Decode | None, lengths: Lengths | None = None
+) -> TextTokenizer:
+    """Return the model's tokenizer, which cuts at ``max_tokens``; ``decode`` reads ids that are not its own.
+
+    ``lengths`` are those of queries and documents of a multi-vector model.
+    """
     tokenizer = _fast_tokenizer(transformer)
     facts = TokenizerFacts(
         vocabulary_size=vocabulary_size(transformer),
@@ -91,6 +103,8 @@ def make_tokenizer(transformer: Module, max_tokens: int, decode: Decode | None) 
         special_ids=frozenset(tokenizer.all_special_ids),
         split_special_tokens=bool(tokenizer.split_special_tokens),
     )
+    if lengths is not None:
+        return LateTokenizer(tokenizer.backend_tokenizer, facts, max_tokens, lengths, decode)
     return TextTokenizer(tokenizer.backend_tokenizer, facts, max_tokens, decode=decode)
 
 

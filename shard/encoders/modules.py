@@ -15,6 +15,7 @@ import torch
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.base.modules.module import Module
 from sentence_transformers.base.modules.transformer import TransformerTask
+from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 from sentence_transformers.sentence_transformer.modules import Dropout, LayerNorm, Pooling, WeightedLayerPooling
 from sentence_transformers.sparse_encoder.modules import SpladePooling
 from sentence_transformers.util import import_module_class
@@ -26,8 +27,10 @@ from emb_model_provider.errors import LoadError, LoadReason
 from shard.device import ComputePlan
 from shard.encoders.bge_m3 import read_token_linears
 from shard.encoders.heads import measure_dimension
+from shard.encoders.late_modules import complete_modules
 from shard.encoders.score_head import SCORES
 from shard.encoders.splade import LanguageHead, split_language_model
+from shard.late_files import LateFiles
 from shard.layouts import ModuleEntry, Recipe
 from shard.trust import own_module_name
 from shard.weights import check_filled, convert_once, find_checkpoint
@@ -40,6 +43,7 @@ _HEADS: Final[dict[str, type[Module]]] = {
     "Dropout": Dropout,
     "WeightedLayerPooling": WeightedLayerPooling,
     "SpladePooling": SpladePooling,
+    "MultiVectorMask": MultiVectorMask,
 }
 _TEXT_SCORES: Final[dict[str, Any]] = {"text": {"method": "forward", "method_output_name": "logits"}}
 _TEXT_ONLY: Final[dict[str, Any]] = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
@@ -105,6 +109,8 @@ class CheckedTransformer(Transformer):
 
 def build_modules(directory: Path, recipe: Recipe, options: LoadOptions) -> list[nn.Module]:
     """Return the transformer and what follows it, settings applied, everything still on the CPU or where bnb put it."""
+    if recipe.late is not None:
+        return _build_late_modules(directory, recipe.late, recipe, options)
     if recipe.layout == "sentence-transformers":
         modules: list[nn.Module] = [_load_module(directory, entry, recipe, options) for entry in recipe.modules]
         if not isinstance(modules[0], Transformer) and not options.trust_remote_code:
@@ -125,6 +131,19 @@ def build_modules(directory: Path, recipe: Recipe, options: LoadOptions) -> list
     if recipe.has_token_linears:
         modules.append(read_token_linears(directory, measure_dimension(modules[0]) or 0))
     return modules
+
+
+def _build_late_modules(directory: Path, late: LateFiles, recipe: Recipe, options: LoadOptions) -> list[nn.Module]:
+    if late.is_stanford:
+        modules: list[nn.Module] = [_load_bare_transformer(directory, options)]
+    else:
+        modules = [_load_module(directory, entry, recipe, options) for entry in recipe.modules]
+    if not isinstance(modules[0], Transformer):
+        raise _unsupported(f"its first module is a {type(modules[0]).__name__}, not a Transformer")
+    _check_text_only(modules[0])
+    folder = recipe.modules[0].path if recipe.modules else ""
+    said = CheckedTransformer.load_config(str(directory), subfolder=folder, local_files_only=True)
+    return complete_modules(modules, late, directory, set(said))
 
 
 def _load_bare_transformer(directory: Path, options: LoadOptions) -> Transformer:

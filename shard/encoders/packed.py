@@ -86,7 +86,7 @@ class PackedPath:
         ids = torch.tensor([[*chain.from_iterable(row.ids for row in rows), *[rows[0].ids[0]] * spare]])
         positions = torch.cat([self._positions[:length] for length in (*lengths, *[1] * spare)])[None]
         types = [self._type_ids(rows, spare)] if self._wants_type_ids else []
-        hidden = self._graph(ids, positions, *types, find_segments(lengths))
+        hidden = self._graph(ids, positions, *types, find_segments(lengths, [row.expanded for row in rows]))
         features: Features = {"token_embeddings": hidden[:, :tokens]}
         if len(rows) > 1:
             features["cu_seq_lens_q"] = torch.tensor([0, *accumulate(lengths)])

@@ -53,7 +53,7 @@ class PaddedPath:
         types = np.zeros((len(rows), width), dtype=np.int64)
         for number, row in enumerate(rows):
             ids[number, : len(row.ids)] = row.ids
-            mask[number, : len(row.ids)] = 1
+            mask[number, : len(row.ids) - row.expanded] = 1
             if row.type_ids is not None:
                 types[number, : len(row.ids)] = row.type_ids
         features: Features = {"input_ids": self._place(ids), "attention_mask": self._place(mask), "modality": "text"}

@@ -85,6 +85,93 @@ def make_splade(
     return directory
 
 
+def make_multi_vector(
+    directory: Path,
+    *,
+    expansion: dict[str, object] | None = None,
+    skiplist: tuple[str, ...] = (),
+    skiplist_tasks: tuple[str, ...] = ("document",),
+    lengths: tuple[int | None, int | None] = (None, None),
+    prompts: dict[str, str] | None = None,
+    seed: int = 23,
+) -> Path:
+    """A ``MultiVectorEncoder`` as sentence-transformers 6 saves it; ``lengths`` are of queries and documents."""
+    tiny_models.make_plain(directory, seed=seed)
+    _add_mask_token(directory)
+    said: dict[str, object] = {"processor_kwargs": {"model_max_length": 64}}
+    said |= {"query_length": lengths[0], "document_length": lengths[1], "query_expansion": expansion}
+    write(directory / "sentence_bert_config.json", said)
+    home = "sentence_transformers"
+    kinds = {
+        "": f"{home}.base.modules.transformer.Transformer",
+        "1_Dense": f"{home}.base.modules.dense.Dense",
+        "2_MultiVectorMask": f"{home}.multi_vector_encoder.modules.multi_vector_mask.MultiVectorMask",
+        "3_Normalize": f"{home}.base.modules.normalize.Normalize",
+    }
+    write_modules(directory, kinds)
+    _write_projection(directory / "1_Dense", {"module_input_name": "token_embeddings"}, seed)
+    write(
+        directory / "2_MultiVectorMask" / "config.json",
+        {"skiplist_words": list(skiplist), "skiplist_tasks": list(skiplist_tasks), "keep_only_token_ids": None},
+    )
+    write(directory / "3_Normalize" / "config.json", {"module_input_name": "token_embeddings"})
+    options = {"model_type": "MultiVectorEncoder", "prompts": prompts or {"query": "[Q] ", "document": "[D] "}}
+    write(directory / "config_sentence_transformers.json", options | {"similarity_fn_name": "maxsim"})
+    return directory
+
+
+def make_pylate(directory: Path, *, seed: int = 24, **options: object) -> Path:
+    """A PyLate 3 checkpoint: transformer and projection only, everything else in ``options``."""
+    tiny_models.make_plain(directory, seed=seed)
+    _add_mask_token(directory)
+    write(directory / "sentence_bert_config.json", {"max_seq_length": 63, "do_lower_case": False})
+    kinds = {"": "sentence_transformers.models.Transformer", "1_Dense": "pylate.models.Dense.Dense"}
+    write_modules(directory, kinds)
+    _write_projection(directory / "1_Dense", {"use_residual": False}, seed)
+    markers = {"query_prefix": "[unused0]", "document_prefix": "[unused1]"}
+    said = {"model_type": "ColBERT", "query_length": 20, "document_length": 40, "do_query_expansion": True}
+    said |= {"attend_to_expansion_tokens": False, "prompts": {}, "default_prompt_name": None, **markers, **options}
+    write(directory / "config_sentence_transformers.json", said)
+    return directory
+
+
+def make_stanford_colbert(directory: Path, *, metadata: dict[str, object] | None = None, seed: int = 25) -> Path:
+    """``colbert-ir/colbertv2.0``: ``HF_ColBERT``, its projection among the weights, ``artifact.metadata``."""
+    from safetensors.numpy import load_file, save_file
+
+    tiny_models.make_plain(directory, seed=seed)
+    _add_mask_token(directory)
+    config = json.loads((directory / "config.json").read_text("utf-8"))
+    write(directory / "config.json", config | {"architectures": ["HF_ColBERT"]})
+    weights = {f"bert.{name}": array for name, array in load_file(directory / "model.safetensors").items()}
+    random = np.random.RandomState(seed)
+    weights["linear.weight"] = random.standard_normal((16, SHAPE.hidden)).astype(np.float32)
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+    if metadata is not None:
+        write(directory / "artifact.metadata", metadata)
+    return directory
+
+
+def _write_projection(folder: Path, config: dict[str, object], seed: int) -> None:
+    from safetensors.numpy import save_file
+
+    activation = "torch.nn.modules.linear.Identity"
+    shape = {"in_features": SHAPE.hidden, "out_features": 16, "bias": False, "activation_function": activation}
+    write(folder / "config.json", shape | config)
+    weight = np.random.RandomState(seed).standard_normal((16, SHAPE.hidden)).astype(np.float32)
+    save_file({"linear.weight": weight}, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _add_mask_token(directory: Path) -> None:
+    """Put ``[unused0]`` and ``[unused1]`` in place of the last two words of the vocabulary."""
+    path = directory / "tokenizer.json"
+    tokenizer = json.loads(path.read_text("utf-8"))
+    vocabulary = tokenizer["model"]["vocab"]
+    for word, marker in zip(list(vocabulary)[-2:], ("[unused0]", "[unused1]"), strict=True):
+        vocabulary[marker] = vocabulary.pop(word)
+    write(path, tokenizer)
+
+
 def write_modules(directory: Path, modules: dict[str, str]) -> None:
     """Write ``modules.json``: folder → dotted class name."""
     entries = [

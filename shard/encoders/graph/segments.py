@@ -23,8 +23,8 @@ _FREE_PADDING_TOKENS: Final = 64
 class Padding:
     """How texts of several lengths are brought to one.
 
-    ``gather`` picks the token of each place, shape (count · length,); ``bias`` is 0 for a text's own tokens and -inf
-    for the rest, shape (count, 1, 1, length); ``places`` are those of the texts' own tokens, in order.
+    ``gather`` picks the token of each place, shape (count · length,); ``bias`` is 0 for a text's tokens that are seen
+    and -inf for the rest, shape (count, 1, 1, length); ``places`` are those of the texts' own tokens, in order.
     """
 
     gather: torch.Tensor
@@ -43,33 +43,37 @@ class Segment:
     padding: Padding | None = None
 
 
-def find_segments(lengths: Sequence[int]) -> list[Segment]:
-    """Join neighbours of equal or nearly equal length; most fall together when the longest comes first."""
+def find_segments(lengths: Sequence[int], unseen: Sequence[int] = ()) -> list[Segment]:
+    """Join neighbours of equal or nearly equal length; most fall together when the longest comes first.
+
+    ``unseen`` is how many tokens at the end of each text no token attends to.
+    """
+    seen = [length - count for length, count in zip(lengths, unseen or [0] * len(lengths), strict=True)]
     starts = [0, *accumulate(lengths)]
     segments: list[Segment] = []
     first = waste = 0
     for index, length in enumerate(lengths):
         added = lengths[first] - length
         if added < 0 or waste + added > _FREE_PADDING_TOKENS:
-            segments.append(_segment(starts[first], lengths[first:index]))
+            segments.append(_segment(starts[first], lengths[first:index], seen[first:index]))
             first, waste, added = index, 0, 0
         waste += added
-    segments.append(_segment(starts[first], lengths[first:]))
+    segments.append(_segment(starts[first], lengths[first:], seen[first:]))
     return segments
 
 
-def _segment(start: int, lengths: Sequence[int]) -> Segment:
+def _segment(start: int, lengths: Sequence[int], seen: Sequence[int]) -> Segment:
     longest = lengths[0]
-    padding = _pad(start, lengths) if min(lengths) < longest else None
+    padding = _pad(start, lengths, seen) if min(seen) < longest else None
     return Segment(start, start + sum(lengths), len(lengths), longest, padding)
 
 
-def _pad(start: int, lengths: Sequence[int]) -> Padding:
+def _pad(start: int, lengths: Sequence[int], seen: Sequence[int]) -> Padding:
     own = np.array(lengths)[:, None]
     places = np.arange(lengths[0])
     firsts = start + np.cumsum(own, axis=0) - own
     is_own = places < own
-    bias = np.where(is_own, np.float32(0), np.float32("-inf"))
+    bias = np.where(places < np.array(seen)[:, None], np.float32(0), np.float32("-inf"))
     return Padding(
         torch.from_numpy((firsts + np.minimum(places, own - 1)).ravel()),
         torch.from_numpy(bias)[:, None, None],
