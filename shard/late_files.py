@@ -32,7 +32,7 @@ class LateFiles:
     ``markers`` are texts that the tokenizer must read as one token each. ``lengths`` and ``expansion`` are for the
     transformer, where its own file does not say them; ``expansion`` is sentence-transformers' ``QueryExpansionConfig``,
     ``None`` for none, and is not said by anything if ``says_expansion`` is false. ``is_bare``: mask and normalisation
-    are not among the modules; ``skiplist`` is for the mask. ``is_stanford``: the projection lies among the transformer's
+    are not among the modules; ``skiplist`` is for the mask. ``is_stanford``: the projection lies among its
     weights.
     """
 
