@@ -22,6 +22,7 @@ from router.link import ShardLostError
 from router.quarantine import Quarantine, fingerprint
 from router.registry import Registry
 from router.requests import EncodeRequest
+from router.visit import VISIT
 
 log = EventLog("router.delivery")
 
@@ -63,13 +64,18 @@ class Call:
             priority=request.priority,
             partial=request.partial,
             alone=alone,
-            traceparent=request.traceparent,
+            traceparent=request.traceparent or _traceparent(),
         )
 
     def _left_ms(self) -> int:
         if self.deadline_s is None:
             return 0
         return max(1, int(1000 * (self.deadline_s - asyncio.get_running_loop().time())))
+
+
+def _traceparent() -> str:
+    visit = VISIT.get()
+    return visit.traceparent if visit is not None else ""
 
 
 class Delivery:

@@ -18,6 +18,7 @@ from emb_model_provider.errors import ProtocolError
 from emb_model_provider.lifecycle import ControlChannel, start_child
 from emb_model_provider.logs import EventLog, configure_child_logs
 from emb_model_provider.messages import Message, Quarantined, RouterConfig, RouterReady, ShardTable
+from emb_model_provider.tracing import make_tracer
 from router import access_log
 from router.accepting import Accepting, room_for_connections
 from router.app import build_app
@@ -35,6 +36,7 @@ from router.metrics.store import Gauges, Store
 from router.openapi.endpoints import OPEN_PATHS, describing_routes
 from router.registry import Registry
 from router.service import EmbeddingService, Policy
+from router.tracing import trace_requests
 
 log = EventLog("router")
 
@@ -74,6 +76,7 @@ async def _serve(
     own = [web.get("/metrics", metrics_endpoint(meter, registry)), *describing_routes(around.url_prefix)]
     handlers = Handlers(service, registry, config.max_request_bytes, own)
     authenticator = Authenticator(config.api_key_digests)
+    tracer = make_tracer(f"router-{around.index}-{os.getpid()}")
 
     def hear(message: Message) -> None:
         loop.call_soon_threadsafe(_take, message, registry, service, authenticator)
@@ -85,7 +88,15 @@ async def _serve(
             authenticator,
             config.max_request_bytes,
             config.intake.max_queue_bytes // around.routers,
-            [make_entrance(meter, Cors(around.cors_origins), handlers, access_log.writer(around.access_log))],
+            [
+                make_entrance(
+                    meter,
+                    Cors(around.cors_origins),
+                    handlers,
+                    access_log.writer(around.access_log),
+                    trace_requests(tracer) if tracer is not None else None,
+                )
+            ],
             open_paths=(*OPEN_PATHS, *(() if around.metrics_need_key else ("/metrics",))),
         ),
         around.url_prefix,
@@ -113,6 +124,8 @@ async def _serve(
     meter.write()
     beating.cancel()
     backend.close()
+    if tracer is not None:
+        await asyncio.to_thread(tracer.close)
 
 
 def _tls(config: RouterConfig) -> ssl.SSLContext | None:

@@ -28,6 +28,7 @@ from emb_model_provider.messages import (
 )
 from emb_model_provider.private_socket import peer_process, peer_user
 from shard.engine import Engine, Outcome
+from shard.tracing import Tell
 
 log = EventLog("shard.channel")
 
@@ -39,13 +40,22 @@ _HIGH_WATER_BYTES = 8 * 1024 * 1024
 class Channel:
     """Carries requests from every link to the engine and outcomes back to the link that asked."""
 
-    def __init__(self, hello: Hello, loop: asyncio.AbstractEventLoop, box: BlackBox | None = None) -> None:
+    def __init__(
+        self,
+        hello: Hello,
+        loop: asyncio.AbstractEventLoop,
+        box: BlackBox | None = None,
+        trace: Tell | None = None,
+    ) -> None:
         self._hello = hello
         self._box = box
         self._loop = loop
         self._engine: Engine | None = None
         self._keys = itertools.count(1)
         self._askers: dict[int, tuple[_Link, int]] = {}
+        self._trace = trace
+        #: The ``traceparent`` of those requests that are traced.
+        self._traced: dict[int, str] = {}
         self._links: set[_Link] = set()
         #: What the engine has said and the loop has not yet passed on: jobs that start, and outcomes.
         self._heard: collections.deque[list[int] | tuple[int, Outcome]] = collections.deque()
@@ -119,6 +129,8 @@ class Channel:
         if (asker := self._askers.pop(key, None)) is not None:
             link, request_id = asker
             link.keys.pop(request_id, None)
+            if self._trace is not None and (traceparent := self._traced.pop(key, "")):
+                self._trace(traceparent, outcome)
             try:
                 link.send(outcome, request_id)
             except ProtocolError as error:
@@ -140,6 +152,8 @@ class Channel:
             self.requests_taken += 1
             self._askers[key] = (link, request_id)
             link.keys[request_id] = key
+            if self._trace is not None and isinstance(message, Encode) and message.traceparent:
+                self._traced[key] = message.traceparent
             self._engine.submit(key, message)
         elif isinstance(message, Cancel):
             for cancelled in message.request_ids:
@@ -156,6 +170,7 @@ class Channel:
         assert self._engine is not None
         if (key := link.keys.pop(request_id, None)) is not None:
             self._askers.pop(key, None)
+            self._traced.pop(key, None)
             self._engine.cancel(key)
 
 

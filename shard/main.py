@@ -21,6 +21,7 @@ from emb_model_provider.lifecycle import ControlChannel, pin_to_cpus, start_chil
 from emb_model_provider.logs import EventLog, configure_child_logs
 from emb_model_provider.messages import Hello, LoadFailed, LoadProgress, ModelInfo, Ready, ShardConfig
 from emb_model_provider.private_socket import bind_private
+from emb_model_provider.tracing import make_tracer
 from shard.costs import SlicePlan, measure
 from shard.encoder import Encoder
 from shard.first_answer import refuse_bad_answers
@@ -28,6 +29,7 @@ from shard.hubs import Progress, Snapshot
 from shard.lane import Lane, count_lanes
 from shard.light_imports import leave_out_evaluation
 from shard.memory import private_bytes
+from shard.tracing import trace_outcomes
 
 if TYPE_CHECKING:  # both are imported when they are needed: see _fetch
     from shard.channel import Channel
@@ -200,7 +202,9 @@ async def _serve_until_stopped(config: ShardConfig, control: ControlChannel, loa
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     path = Path(config.socket_path)
     box = BlackBox(box_path(path), FIRST_LANE + loaded.info.encoder.lanes)
-    channel = Channel(Hello(config.spec.id, config.generation), loop, box)
+    tracer = make_tracer(f"{config.spec.id}-{config.generation}-{os.getpid()}")
+    trace = trace_outcomes(tracer, config.spec.id) if tracer is not None else None
+    channel = Channel(Hello(config.spec.id, config.generation), loop, box, trace)
     lanes = [first_lane, *(Lane() for _ in range(1, loaded.info.encoder.lanes))]
     engine = Engine(loaded.encoder, lanes, config.threads, config.spec.batch, loaded.plan, channel)
     engine.start()
@@ -215,3 +219,5 @@ async def _serve_until_stopped(config: ShardConfig, control: ControlChannel, loa
     log.info("drained", complete=idle)
     await channel.close()
     await asyncio.to_thread(engine.stop)
+    if tracer is not None:
+        await asyncio.to_thread(tracer.close)
