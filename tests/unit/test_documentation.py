@@ -7,6 +7,7 @@ import pytest
 
 from emb_model_provider.dotenv_file import parse_dotenv
 from emb_model_provider.settings import load_settings
+from router.metrics import catalogue
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -38,3 +39,10 @@ def test_every_block_of_settings_is_accepted(page):
 def test_the_mapping_examples_were_found():
     found = [page for page in PAGES if "EMB_PROVIDER_MODEL_MAPPING={\n" in (ROOT / page).read_text("utf-8")]
     assert {"README.md", "README.zh-CN.md", "docs/multi-model.md", "docs/zh/multi-model.md"} <= set(found)
+
+
+@pytest.mark.parametrize("page", ["docs/operations.md", "docs/zh/operations.md"])
+def test_every_metric_is_on_the_operations_page_and_no_other(page):
+    metrics = {value.name for value in vars(catalogue).values() if isinstance(value, catalogue.Metric)}
+    named = set(re.findall(r"^\| `(emb_\w+)` \|", (ROOT / page).read_text("utf-8"), re.MULTILINE))
+    assert named == metrics
