@@ -2,7 +2,8 @@
 
 A shard is given no more than a fraction of a second's work at a time; what is beyond waits here, where it is each
 client's turn in order of what it has had, costs nothing to take back, and is given to whatever process serves the model
-when its turn comes. Small requests have turns of their own, so that they wait for no big one.
+when its turn comes. Small requests have turns and a budget of their own: they wait for no big one, and are not refused
+because of one that is larger than all that may wait.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ _MAX_RETRY_AFTER_S: Final = 60.0
 
 
 class _Turns:
-    """One class of requests: what the shard has of it, and what waits."""
+    """One class of requests: what was let in of it, what the shard has, and what waits."""
 
     def __init__(self) -> None:
+        self.budget = Budget(0.0)
         self.in_hand = 0
         self.queue: FairQueue[asyncio.Future[None]] = FairQueue()
 
@@ -43,7 +45,6 @@ class Gate:
         self._max_queue_s = max_queue_s
         self._rate = Rate(tokens_per_s or _FIRST_TOKENS_PER_S)
         self._ahead = max(self._rate.per_s * _AHEAD_S, _AHEAD_TOKENS)
-        self._budget = Budget(0.0)
         self._small = _Turns()
         self._big = _Turns()
         self._last_key = 0
@@ -62,7 +63,7 @@ class Gate:
     @property
     def tokens(self) -> int:
         """Tokens of those requests."""
-        return self._budget.total
+        return self._small.budget.total + self._big.budget.total
 
     @property
     def waiting_slices(self) -> int:
@@ -82,22 +83,23 @@ class Gate:
 
     # ------------------------------------------------------------------------------------------ whole requests
 
-    def let_in(self, client: str, tokens: int) -> int:
+    def let_in(self, client: str, tokens: int, *, is_small: bool) -> int:
         """Count a request in and return its key; raise ``OverloadedError`` when its client has to come back later."""
-        if self._budget.total and self._max_queue_s > 0:
-            self._budget.limit = self._rate.per_s * self._max_queue_s
-            if missing := self._budget.missing(client, tokens):
+        budget = (self._small if is_small else self._big).budget
+        if budget.total and self._max_queue_s > 0:
+            budget.limit = self._rate.per_s * self._max_queue_s
+            if missing := budget.missing(client, tokens):
                 self.refused += 1
                 raise _overloaded(self.model_id, missing / self._rate.per_s)
-        self._budget.take(client, tokens)
+        budget.take(client, tokens)
         self._last_key = key = self._last_key + 1
         self._began_s[key] = time.monotonic()
         return key
 
-    def let_out(self, key: int, client: str, tokens: int) -> None:
+    def let_out(self, key: int, client: str, tokens: int, *, is_small: bool) -> None:
         """Count a request out, however it ended."""
         del self._began_s[key]
-        self._budget.give_back(client, tokens)
+        (self._small if is_small else self._big).budget.give_back(client, tokens)
 
     # -------------------------------------------------------------------------------------------------- slices
 

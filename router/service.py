@@ -78,7 +78,8 @@ class EmbeddingService:
         client, total = request.client or caller.client, sum(tokens)
         if encoder is not None:
             gate.expect(encoder.tokens_per_s / self._policy.routers)
-        key = gate.let_in(client, total)
+        is_small = _is_small(request, tokens)
+        key = gate.let_in(client, total, is_small=is_small)
         timeout_s = self._policy.timeout_s or None
         if caller.timeout_s or request.timeout_s:
             timeout_s = _shortest(timeout_s, request.timeout_s, caller.timeout_s)
@@ -94,7 +95,7 @@ class EmbeddingService:
             gate.failed += error.status >= 500
             raise
         finally:
-            gate.let_out(key, client, total)
+            gate.let_out(key, client, total, is_small=is_small)
         gate.answered += 1
         gate.last_success = time.time()
         return result

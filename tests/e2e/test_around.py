@@ -1,5 +1,6 @@
 """What stands around the API, on real servers: metrics, several routers, TLS, a Unix socket, prefix, CORS, logs."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -34,7 +35,11 @@ def total(found, name, **labels):
 
 
 def routers(server):
-    return sorted(pid for pid in server.family() if "router" in command_line(pid))
+    found = []
+    for pid in server.family():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended in this moment
+            found += [pid] if "router" in command_line(pid) else []
+    return sorted(found)
 
 
 def scrape(server, prefix=""):

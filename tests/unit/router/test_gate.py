@@ -8,20 +8,33 @@ from router.gate import Gate
 
 async def test_what_is_over_the_budget_of_time_is_refused_with_the_time_until_there_is_room():
     gate = Gate("m", max_queue_s=10, tokens_per_s=100)
-    key = gate.let_in("a", 600)
+    key = gate.let_in("a", 600, is_small=False)
     with pytest.raises(OverloadedError) as caught:
-        gate.let_in("a", 400)
+        gate.let_in("a", 400, is_small=False)
     assert 1 <= caught.value.retry_after_s <= 10
-    gate.let_in("b", 300)
+    gate.let_in("b", 300, is_small=False)
     assert (gate.requests, gate.tokens, gate.refused) == (2, 900, 1)
-    gate.let_out(key, "a", 600)
-    gate.let_in("a", 400)
+    gate.let_out(key, "a", 600, is_small=False)
+    gate.let_in("a", 400, is_small=False)
+
+
+async def test_a_big_request_beyond_all_that_may_wait_does_not_keep_small_ones_out():
+    gate = Gate("m", max_queue_s=10, tokens_per_s=100)
+    gate.let_in("a", 100_000, is_small=False)
+    with pytest.raises(OverloadedError):
+        gate.let_in("b", 1, is_small=False)
+    key = gate.let_in("b", 600, is_small=True)
+    assert gate.tokens == 100_600
+    with pytest.raises(OverloadedError):
+        gate.let_in("b", 400, is_small=True)
+    gate.let_out(key, "b", 600, is_small=True)
+    assert gate.tokens == 100_000
 
 
 async def test_without_a_limit_everything_is_let_in():
     gate = Gate("m", max_queue_s=0, tokens_per_s=1)
     for _ in range(100):
-        gate.let_in("a", 10**9)
+        gate.let_in("a", 10**9, is_small=False)
     assert gate.requests == 100
 
 
