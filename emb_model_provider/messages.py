@@ -50,10 +50,12 @@ class Encode:
     """Router to shard: run the model on these. Exactly one of ``texts`` and ``token_ids`` is not empty.
 
     ``seconds`` is empty, or holds the second text of each pair (a reranker's documents, ``texts`` being the query
-    again and again). ``outputs`` names what is wanted, from one pass. ``dimensions`` cuts dense vectors and normalises
-    them again; ``normalize`` ``None`` is as the model does. ``prompt`` is a text put before each input and wins over
-    ``prompt_name``; both ``None`` is the model's default. ``max_tokens`` cuts or refuses earlier than the model would.
-    ``first_index`` is where this slice begins in the client's request, so that errors name the client's index.
+    again and again; empty for a text that stands alone among pairs). ``outputs`` names what is wanted, from one pass.
+    ``dimensions`` cuts dense vectors and normalises them again; ``normalize`` ``None`` is as the model does.
+    ``prompt`` is a text put before each input and wins over ``prompt_name``; both ``None`` is the model's default.
+    ``max_tokens`` cuts or refuses earlier than the model would.
+    ``first_index`` is where this slice begins in the client's request, so that errors name the client's index;
+    ``labels`` is what they call each input where that is not ``input 0`` and so on. ``request_id`` is for logs.
     ``timeout_ms`` is how long the client still waits, counted from arrival; 0 is for ever. ``partial`` answers good
     inputs and names the bad ones instead of failing all. ``alone``: nothing else may be on the device meanwhile,
     because this may kill it. ``traceparent`` is W3C Trace Context, or empty.
@@ -75,10 +77,16 @@ class Encode:
     partial: bool = False
     alone: bool = False
     traceparent: str = ""
+    labels: tuple[str, ...] = ()
+    request_id: str = ""
 
     @property
     def count(self) -> int:
         return len(self.texts) or len(self.token_ids)
+
+    def label(self, index: int) -> str:
+        """Return what errors call the input at ``index`` of this message."""
+        return self.labels[index] if self.labels else f"input {self.first_index + index}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +186,7 @@ class Tokenize:
     add_special_tokens: bool = True
     prompt_name: str | None = None
     prompt: str | None = None
+    request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +213,7 @@ class Detokenize:
 
     token_ids: tuple[tuple[int, ...], ...]
     skip_special_tokens: bool = True
+    request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

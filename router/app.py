@@ -57,6 +57,8 @@ def build_app(
     @web.middleware
     async def answer_in_shape(request: web.Request, handler: Handler) -> web.StreamResponse:
         request[REQUEST_ID] = request_id = _request_id(request)
+        if (visit := VISIT.get()) is not None:
+            visit.request_id = request_id
         began_s = time.monotonic()
         held: HeldBytes | None = None
         try:

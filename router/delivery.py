@@ -22,7 +22,7 @@ from router.link import ShardLostError
 from router.quarantine import Quarantine, fingerprint
 from router.registry import Registry
 from router.requests import EncodeRequest
-from router.visit import VISIT
+from router.visit import VISIT, request_id
 
 log = EventLog("router.delivery")
 
@@ -47,7 +47,7 @@ class Call:
 
     def message(self, begin: int, end: int, *, alone: bool = False) -> Encode:
         """Return the inputs from ``begin`` up to ``end`` as they are sent now."""
-        request = self.request
+        request, visit = self.request, VISIT.get()
         return Encode(
             texts=request.texts[begin:end],
             token_ids=request.token_ids[begin:end],
@@ -64,18 +64,15 @@ class Call:
             priority=request.priority,
             partial=request.partial,
             alone=alone,
-            traceparent=request.traceparent or _traceparent(),
+            traceparent=request.traceparent or (visit.traceparent if visit is not None else ""),
+            labels=request.labels[begin:end],
+            request_id=request_id(),
         )
 
     def _left_ms(self) -> int:
         if self.deadline_s is None:
             return 0
         return max(1, int(1000 * (self.deadline_s - asyncio.get_running_loop().time())))
-
-
-def _traceparent() -> str:
-    visit = VISIT.get()
-    return visit.traceparent if visit is not None else ""
 
 
 class Delivery:
@@ -107,7 +104,7 @@ class Delivery:
             if (left_s := self._left_s(call, index)) > 0:
                 if index > begin:
                     parts += await self._send_healthy(call, begin, index)
-                parts.append(_without(call, _quarantined(index, left_s)))
+                parts.append(_without(call, _quarantined(call.request.label(index), left_s)))
                 begin = index + 1
         if begin < end:
             parts += await self._send_healthy(call, begin, end)
@@ -119,7 +116,7 @@ class Delivery:
             return
         for index in range(call.request.count):
             if (left_s := self._left_s(call, index)) > 0:
-                raise _quarantined(index, left_s)
+                raise _quarantined(call.request.label(index), left_s)
 
     def _left_s(self, call: Call, index: int) -> float:
         return self._quarantine.left_s(_fingerprint(call, index))
@@ -142,7 +139,9 @@ class Delivery:
                     is_answered = True
                     return [encoded]
             except ShardLostError as lost:
-                log.warning("resend", model=model_id, suspect=lost.started, inputs=end - begin)
+                log.warning(
+                    "resend", request_id=request_id() or None, model=model_id, suspect=lost.started, inputs=end - begin
+                )
                 self._on_resent(model_id)
                 if lost.started:
                     return await self._try_each(call, begin, end)
@@ -185,14 +184,14 @@ class Delivery:
         """Send one suspect by itself. It waits for no turn: it has had one, and others wait for its verdict."""
         for _ in range(_MAX_LOSSES):
             if (left_s := self._quarantine.left_s(mark)) > 0:
-                return _without(call, _quarantined(index, left_s))
+                return _without(call, _quarantined(call.request.label(index), left_s))
             try:
                 return await self._backend.encode(call.status.model_id, call.message(index, index + 1, alone=True))
             except ShardLostError as lost:
                 if lost.started:
-                    log.error("input_kills", model=call.status.model_id, index=index)
+                    log.error("input_kills", request_id=request_id() or None, model=call.status.model_id, index=index)
                     self._quarantine.add(mark)
-                    return _without(call, _crashed_model(index))
+                    return _without(call, _crashed_model(call.request.label(index)))
         raise _keeps_dying()
 
 
@@ -230,17 +229,17 @@ def _without(call: Call, error: RequestError) -> Encoded:
     )
 
 
-def _quarantined(index: int, left_s: float) -> QuarantinedError:
+def _quarantined(label: str, left_s: float) -> QuarantinedError:
     return QuarantinedError(
-        f"Input {index} has ended the model's process more than once and is not tried for another {left_s:.0f} s. "
-        "Change or leave out that input.",
+        f"{label.capitalize()} has ended the model's process more than once and is not tried for another "
+        f"{left_s:.0f} s. Change or leave out that input.",
         param="input",
     )
 
 
-def _crashed_model(index: int) -> EncodeError:
+def _crashed_model(label: str) -> EncodeError:
     return EncodeError(
-        f"The model's process died twice while it worked on input {index}, the second time on nothing else. "
+        f"The model's process died twice while it worked on {label}, the second time on nothing else. "
         "Change or leave out that input.",
         param="input",
         code="request_crashed_model",

@@ -120,7 +120,8 @@ class Handlers:
             texts = await self._service.detokenize(status.model_id, call.message)
             return await _respond(iter((call.build(texts),)), small=True)
         if isinstance(call, DescribeCall):
-            return await _respond(iter((call.build(self._find_any(call.model, path)),)), small=True)
+            described = call.build(self._find_any(call.model, path), self._service.limits)
+            return await _respond(iter((described,)), small=True)
         assert isinstance(call, ListCall)
         return await _respond(iter((call.build(self._registry.all()),)), small=True)
 

@@ -36,7 +36,7 @@ def measure(request: EncodeRequest, limits: RequestLimits, longest_tokens: int |
 
 
 def _measure_all(request: EncodeRequest, limits: RequestLimits, longest_tokens: int | None) -> list[int]:
-    count = request.count
+    count = request.sent or request.count
     if 0 < limits.max_inputs < count:
         raise InvalidRequestError(
             f"The request has {count} inputs; at most {limits.max_inputs} are taken at once. Split it, "
@@ -59,23 +59,24 @@ def _measure_all(request: EncodeRequest, limits: RequestLimits, longest_tokens: 
 def _of_texts(request: EncodeRequest, limits: RequestLimits) -> list[int]:
     if not request.seconds and not request.prompt:
         if 0 < limits.max_input_chars < max(map(len, request.texts)):
-            _refuse_longest([len(text) for text in request.texts], limits)
+            _refuse_longest([len(text) for text in request.texts], request, limits)
         return [estimate_tokens(text) for text in request.texts]
     around = len(request.prompt or "")
-    seconds = request.seconds or ("",) * request.count
+    seconds = request.seconds or ("",) * len(request.texts)
     pairs = list(zip(request.texts, seconds, strict=True))
     chars = [around + len(first) + len(second) for first, second in pairs]
     if 0 < limits.max_input_chars < max(chars):
-        _refuse_longest(chars, limits)
+        _refuse_longest(chars, request, limits)
     # One query stands before each of many documents: it is measured once.
     known = {text: estimate_tokens(text) for text in {*request.texts, request.prompt or ""}}
     return [known[request.prompt or ""] + known[first] + estimate_tokens(second) for first, second in pairs]
 
 
-def _refuse_longest(chars: list[int], limits: RequestLimits) -> None:
+def _refuse_longest(chars: list[int], request: EncodeRequest, limits: RequestLimits) -> None:
     index = chars.index(max(chars))
+    label = request.label(index)
     raise InvalidRequestError(
-        f"Input {index} has {chars[index]} characters; at most {limits.max_input_chars} are taken. Shorten it, or "
-        "raise EMB_PROVIDER_MAX_INPUT_CHARS on the server.",
+        f"{label.capitalize()} has {chars[index]} characters; at most {limits.max_input_chars} are taken. Shorten it, "
+        "or raise EMB_PROVIDER_MAX_INPUT_CHARS on the server.",
         param="input",
     )

@@ -14,7 +14,8 @@ class EncodeRequest:
 
     The fields that ``messages.Encode`` has too mean the same there. ``overlong`` ``None`` is as the model is set up.
     ``timeout_s`` is what the client allows, beside the server's own limit; ``client`` tells clients apart for a fair
-    share (never shown or logged).
+    share (never shown or logged). ``sent`` is how many inputs the client counts where that is not ``count``: some were
+    wrong, or a query stands beside them.
     """
 
     model: str
@@ -33,10 +34,16 @@ class EncodeRequest:
     timeout_s: float | None = None
     client: str = ""
     traceparent: str = ""
+    labels: tuple[str, ...] = ()
+    sent: int = 0
 
     @property
     def count(self) -> int:
         return len(self.texts) or len(self.token_ids)
+
+    def label(self, index: int) -> str:
+        """Return what errors call the input at ``index``."""
+        return self.labels[index] if self.labels else f"input {index}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence, Sized
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from router.link import ShardLostError
 from router.quarantine import Quarantine
 from router.registry import Registry
 from router.requests import EncodeRequest, EncodeResult
+from router.visit import request_id
 
 log = EventLog("router.service")
 
@@ -64,6 +66,11 @@ class EmbeddingService:
         #: Hears of each slice that is sent again because a process died.
         self.on_resent: Callable[[str], None] = lambda _model_id: None
 
+    @property
+    def limits(self) -> RequestLimits:
+        """How large one request may be."""
+        return self._policy.limits
+
     def set_policy(self, policy: Policy) -> None:
         """Take these limits and this time for requests that come from now on; queue and quarantine stay as they are."""
         self._policy = policy
@@ -102,11 +109,12 @@ class EmbeddingService:
 
     async def tokenize(self, model: str, message: Tokenize) -> Tokens:
         """Return the tokens of texts as the model's tokenizer makes them."""
+        message = dataclasses.replace(message, request_id=request_id())
         return await self._ask(model, len(message.texts), lambda model_id: self._backend.tokenize(model_id, message))
 
     async def detokenize(self, model: str, message: Detokenize) -> Texts:
         """Return the texts of token ids."""
-        count = len(message.token_ids)
+        message, count = dataclasses.replace(message, request_id=request_id()), len(message.token_ids)
         return await self._ask(model, count, lambda model_id: self._backend.detokenize(model_id, message))
 
     def gates(self) -> Collection[Gate]:

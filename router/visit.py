@@ -31,3 +31,9 @@ class Visit:
 
 #: ``None`` outside of a request.
 VISIT: Final[ContextVar[Visit | None]] = ContextVar("visit", default=None)
+
+
+def request_id() -> str:
+    """Return the id of the request that is being answered; empty outside of one."""
+    visit = VISIT.get()
+    return visit.request_id if visit is not None else ""

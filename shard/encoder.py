@@ -175,7 +175,7 @@ class Encoder(Protocol):
         ...
 
     def tokenize(self, texts: Sequence[str], reading: Reading = PLAIN, seconds: Sequence[str] = ()) -> list[Tokenized]:
-        """Tokenise ``prompt + text`` as the model does, or pairs with ``seconds``.
+        """Tokenise ``prompt + text`` as the model does, or pairs with ``seconds``, of which an empty one is none.
 
         Raises ``InvalidRequestError`` for what is no text, and for pairs where the model takes none.
         """

@@ -266,8 +266,8 @@ class Engine:
                     if not isinstance(result, Exception):
                         is_last = job.take(index, result)
                     else:
-                        log.error("encode_failed", index=index, error=f"{type(result).__name__}: {result}")
-                        error = _failed_input(job.request.first_index + index, result)
+                        _log_failure(job.request, index, result)
+                        error = _failed_input(job.request, index, result)
                         if not job.request.partial:
                             failed.setdefault(job.key, error)
                             continue
@@ -307,14 +307,20 @@ def _is_small(request: Encode) -> bool:
     return sum(map(len, inputs)) + around <= _SMALL_UNITS
 
 
-def _failed_input(index: int, cause: Exception) -> Failed:
+def _log_failure(request: Encode, index: int, cause: Exception) -> None:
+    what = f"{type(cause).__name__}: {cause}"
+    log.error("encode_failed", request_id=request.request_id or None, input=request.label(index), error=what)
+
+
+def _failed_input(request: Encode, index: int, cause: Exception) -> Failed:
+    label, index = request.label(index), request.first_index + index
     if ran_out(cause):
         message = (
-            f"Input {index} needs more memory than there is, even alone; every other input is fine. Shorten it, or ask "
-            "for fewer of its tokens."
+            f"{label.capitalize()} needs more memory than there is, even alone; every other input is fine. "
+            "Shorten it, or ask for fewer of its tokens."
         )
         return Failed(413, "invalid_request_error", "input_too_large", message, "input", index)
-    message = f"The model failed on input {index}; every other input is fine. Change or leave out that input."
+    message = f"The model failed on {label}; every other input is fine. Change or leave out that input."
     return Failed(EncodeError.status, EncodeError.kind, EncodeError.code, message, "input", index)
 
 

@@ -45,7 +45,7 @@ def tokenize(encoder: Encoder, request: Encode) -> Sequence[Tokenized | InputErr
             return _read_partially(encoder, request, reading)
         return _read(encoder, request, reading)
 
-    return _guarded(read)
+    return _guarded(read, request)
 
 
 def spell(encoder: Encoder, request: Tokenize | Detokenize) -> Tokens | Texts | Failed:
@@ -66,7 +66,7 @@ def spell(encoder: Encoder, request: Tokenize | Detokenize) -> Tokens | Texts | 
             )
         return Tokens(tuple(rows))
 
-    return _guarded(read)
+    return _guarded(read, request)
 
 
 def as_failed(error: RequestError) -> Failed:
@@ -120,37 +120,37 @@ def _check_outputs(info: EncoderInfo, request: Encode) -> None:
         raise InvalidRequestError(f"This model has {info.dimension} dimensions; ask for 1 to that.", param="dimensions")
 
 
-def _guarded(work: Callable[[], Answer]) -> Answer | Failed:
+def _guarded(work: Callable[[], Answer], request: Encode | Tokenize | Detokenize) -> Answer | Failed:
     try:
         return work()
     except RequestError as error:
         return as_failed(error)
     except Exception:  # a tokenizer may raise anything; only this request fails
-        log.exception("tokenize_failed")
+        log.exception("tokenize_failed", request_id=request.request_id or None)
         return as_failed(EncodeError("the model's tokenizer failed on this input"))
 
 
 def _read(encoder: Encoder, request: Encode, reading: Reading) -> list[Tokenized]:
     if request.token_ids:
         inputs = [
-            _accept_ids(encoder, ids, reading, index)
-            for index, ids in enumerate(request.token_ids, request.first_index)
+            _accept_ids(encoder, ids, reading, request.label(index)) for index, ids in enumerate(request.token_ids)
         ]
     else:
         inputs = encoder.tokenize(request.texts, reading, request.seconds)
     if request.overlong == "error":
-        _refuse_overlong(inputs, _limit(encoder, reading), request.first_index)
+        _refuse_overlong(inputs, _limit(encoder, reading), request)
     return inputs
 
 
 def _read_partially(encoder: Encoder, request: Encode, reading: Reading) -> list[Tokenized | InputError]:
     """Read all inputs at once, and where that fails each by itself."""
-    whole = _guarded(lambda: _read(encoder, request, reading))
+    whole = _guarded(lambda: _read(encoder, request, reading), request)
     if not isinstance(whole, Failed):
         return list(whole)
     inputs: list[Tokenized | InputError] = []
     for index in range(request.count):
-        one = _guarded(lambda index=index: _read(encoder, _only(request, index), reading))  # type: ignore[misc]
+        only = _only(request, index)
+        one = _guarded(lambda only=only: _read(encoder, only, reading), only)  # type: ignore[misc]
         inputs.append(as_input_error(one, index) if isinstance(one, Failed) else one[0])
     return inputs
 
@@ -163,26 +163,28 @@ def _only(request: Encode, index: int) -> Encode:
         outputs=request.outputs,
         overlong=request.overlong,
         first_index=request.first_index + index,
+        labels=request.labels[index : index + 1],
+        request_id=request.request_id,
     )
 
 
-def _accept_ids(encoder: Encoder, ids: Sequence[int], reading: Reading, index: int) -> Tokenized:
+def _accept_ids(encoder: Encoder, ids: Sequence[int], reading: Reading, label: str) -> Tokenized:
     try:
         return encoder.accept_ids(ids, reading)
     except InvalidRequestError as error:
-        raise InvalidRequestError(f"Input {index}: {error.message}", param="input") from None
+        raise InvalidRequestError(f"{label.capitalize()}: {error.message}", param="input") from None
 
 
 def _limit(encoder: Encoder, reading: Reading) -> int:
     return min(encoder.info.max_tokens, reading.max_tokens or encoder.info.max_tokens)
 
 
-def _refuse_overlong(inputs: Sequence[Tokenized], max_tokens: int, first_index: int) -> None:
-    for index, one in enumerate(inputs, first_index):
+def _refuse_overlong(inputs: Sequence[Tokenized], max_tokens: int, request: Encode) -> None:
+    for index, one in enumerate(inputs):
         if one.truncated:
             at_least = "" if one.counted else "more than "
             raise InvalidRequestError(
-                f"This model's maximum context length is {max_tokens} tokens, however input {index} has "
+                f"This model's maximum context length is {max_tokens} tokens, however {request.label(index)} has "
                 f"{at_least}{one.original_tokens} tokens. Please reduce the length of the input.",
                 param="input",
                 code="context_length_exceeded",

@@ -17,7 +17,7 @@ from emb_model_provider.errors import InvalidRequestError, RequestError
 from router.dialects.fields import Fields, wrong
 from router.dialects.jina import Ranking, parse_rerank, ranking_facts, results_json
 from router.dialects.openai import FORMS, read_words, with_unit_length
-from router.dialects.options import MAX_INPUTS, read_options, without_holes
+from router.dialects.options import read_options, read_texts
 from router.dialects.seam import Answered, Dialect, EncodeCall, Route, at_once
 from router.dialects.vectors import PLAIN, VectorForm, details_json, errors_json, list_json, rows_json, to_json
 
@@ -38,15 +38,11 @@ def parse_embed(fields: Fields, version: str) -> EncodeCall:
     for name in ("images", "inputs"):
         if fields.values.get(name):
             raise InvalidRequestError(f"'{name}' is not supported: send texts in 'texts'.", param=name)
-    value = fields.values.get("texts")
-    if options.partial and isinstance(value, list) and value:
-        texts, holes = without_holes(value, "texts")
-        echoed = tuple(one if isinstance(one, str) else None for one in value)
-    else:
-        texts, holes = fields.texts("texts", MAX_INPUTS), {}
-        echoed = texts
+    texts, holes = read_texts(fields, "texts", options)
+    value = fields.values["texts"]
+    echoed = tuple(one if isinstance(one, str) else None for one in value) if isinstance(value, list) else texts
     forms = _forms(fields, version)
-    request = options.request(fields.string("model") or "", texts=texts)
+    request = options.request(fields.string("model") or "", texts=texts, holes=holes)
     return EncodeCall(
         with_unit_length(request, [form for _, form in forms]),
         partial(build_embed, Embedding(version, echoed, forms, options.details)),

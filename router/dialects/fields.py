@@ -103,7 +103,7 @@ class Fields:
 def checked_texts(name: str, value: list[object], most: int) -> tuple[str, ...]:
     """Return a list's strings; raise unless there are 1 to ``most`` and none is empty."""
     if not value:
-        raise InvalidRequestError(f"'{name}' is empty: give at least one string.", param=name)
+        raise no_texts(name)
     check_count(name, value, most)
     for index, one in enumerate(value):
         if not isinstance(one, str):
@@ -119,6 +119,11 @@ def check_count(name: str, value: list[object], most: int) -> None:
         raise InvalidRequestError(
             f"'{name}' holds {len(value)} items; at most {most} are taken in one request.", param=name
         )
+
+
+def no_texts(name: str) -> InvalidRequestError:
+    """Return the error of a list without anything in it."""
+    return InvalidRequestError(f"'{name}' is empty: give at least one string.", param=name)
 
 
 def empty_text(name: str, where: str) -> InvalidRequestError:

@@ -22,8 +22,8 @@ def read_partial_input(
     value = fields.values["input"]
     assert isinstance(value, list)
     check_count("input", value, MAX_INPUTS)
-    if any(isinstance(one, str) for one in value):
-        texts, holes = without_holes(value, "input")
+    if any(isinstance(one, str | dict) for one in value):
+        texts, holes = without_holes([_text_in(one) for one in value], "input")
         return texts, (), holes
     texts, token_ids = yield from read_input(fields)
     return texts, token_ids, {}

@@ -15,11 +15,12 @@ from typing import Final
 import orjson
 
 from emb_model_provider.errors import InvalidRequestError, RequestError
-from router.dialects.fields import Fields, check_count, checked_texts, wrong
-from router.dialects.options import MAX_INPUTS, read_options
-from router.dialects.ranking import RANKS, best, pair_errors, pairs_request, plan_pairs, scores
+from router.dialects.fields import Fields, wrong
+from router.dialects.options import read_options
+from router.dialects.pairs import Listed, Pairs, read_pairs
+from router.dialects.ranking import RANKS, best, pair_details, pair_errors, plan_pairs, scores
 from router.dialects.seam import Answered, Dialect, EncodeCall, Route, at_once
-from router.dialects.vectors import details_json, list_json, to_json
+from router.dialects.vectors import list_json, to_json
 
 #: A hundred documents are what Cohere counts as one search.
 _DOCUMENTS_A_SEARCH: Final = 100
@@ -30,29 +31,27 @@ _RESULT_BYTES: Final = 64
 class Ranking:
     """What is ranked and how it is answered. ``documents`` are those to be sent back, empty where none are."""
 
-    query: str
-    count: int
+    pairs: Pairs
     top_n: int | None
     raw: bool
-    documents: tuple[str, ...] = ()
+    documents: tuple[str | None, ...] = ()
     details: bool = False
 
 
 def parse_rerank(fields: Fields, *, returns_documents: bool = True) -> EncodeCall:
     """Read a query and its documents; ``returns_documents`` is what the dialect does unless told."""
     options = read_options(fields)
-    query = fields.text("query")
-    documents = read_documents(fields)
+    query, documents = fields.text("query"), read_documents(fields)
+    pairs = read_pairs(Listed("query", [query]), Listed("documents", documents), partial=options.partial)
     asked = fields.flag(fields.first_of("return_documents", "return_text"))
     ranking = Ranking(
-        query=query,
-        count=len(documents),
+        pairs=pairs,
         top_n=fields.whole(fields.first_of("top_n", "top_k"), 0) or None,  # 0 is vLLM's word for all
         raw=read_raw(fields),
-        documents=documents if (returns_documents if asked is None else asked) else (),
+        documents=_strings(documents) if (returns_documents if asked is None else asked) else (),
         details=options.details,
     )
-    request = pairs_request(options, fields.string("model") or "", (query,), documents)
+    request = pairs.request(options, fields.string("model") or "")
     return EncodeCall(request, partial(build_rerank, ranking), tasks=RANKS, role=options.role, plan=plan_pairs)
 
 
@@ -63,30 +62,34 @@ def read_raw(fields: Fields) -> bool:
     return bool(fields.flag("raw_scores"))
 
 
-def read_documents(fields: Fields) -> tuple[str, ...]:
+def read_documents(fields: Fields) -> list[object]:
     """Return the documents: strings, or objects with a ``text``."""
     value = fields.values.get("documents")
     if value is None:
         raise InvalidRequestError("'documents' is required: a list of strings.", param="documents")
     if not isinstance(value, list):
         raise wrong("documents", "a list of strings", value)
-    check_count("documents", value, MAX_INPUTS)
     if any(isinstance(one, dict) for one in value):
-        value = [one.get("text") if isinstance(one, dict) else one for one in value]
-    return checked_texts("documents", value, MAX_INPUTS)
+        return [one.get("text") if isinstance(one, dict) else one for one in value]
+    return value
+
+
+def _strings(documents: list[object]) -> tuple[str | None, ...]:
+    return tuple(one if isinstance(one, str) else None for one in documents)
 
 
 def results_json(ranking: Ranking, answered: Answered) -> Iterator[bytes]:
     """Yield the results with commas between them: best first, equal ones as they were given."""
-    scored = yield from scores(answered, (ranking.query,), ranking.count, raw=ranking.raw)
+    scored = yield from scores(answered, ranking.pairs, raw=ranking.raw)
     results: list[dict[str, object]] = []
     sizes: list[int] = []
+    text = ""
     for place in best(scored, ranking.top_n):
         result: dict[str, object] = {"index": place.index, "relevance_score": place.score}
         if ranking.documents:
-            result["document"] = {"text": ranking.documents[place.index]}
+            result["document"] = {"text": (text := ranking.documents[place.index] or "")}
         results.append(result)
-        sizes.append(_RESULT_BYTES + (len(ranking.documents[place.index]) if ranking.documents else 0))
+        sizes.append(_RESULT_BYTES + len(text))
     yield from list_json(results, sizes)
 
 
@@ -98,17 +101,17 @@ def build_rerank(ranking: Ranking, answered: Answered) -> Iterator[bytes]:
     yield from results_json(ranking, answered)
     usage: dict[str, object] = {"prompt_tokens": result.prompt_tokens, "total_tokens": result.prompt_tokens}
     if ranking.details:
-        usage["details"] = details_json(result)
+        usage["details"] = pair_details(answered, ranking.pairs)
     yield b"]," + to_json({"usage": usage, **ranking_facts(ranking, answered, "1")})[1:]
 
 
 def ranking_facts(ranking: Ranking, answered: Answered, version: str) -> dict[str, object]:
     """Return what stands behind the results in the answers of all of them."""
     facts: dict[str, object] = {
-        "meta": {"api_version": {"version": version}, "billed_units": {"search_units": searches(ranking.count)}},
+        "meta": {"api_version": {"version": version}, "billed_units": {"search_units": searches(ranking.pairs.count)}},
     }
-    if errors := pair_errors(answered, (ranking.query,), ranking.count):
-        facts["errors"] = errors
+    if errors := pair_errors(answered, ranking.pairs):
+        facts["errors"] = [{"index": index, **error} for index, error in errors]
     if answered.result.fingerprint:
         facts["system_fingerprint"] = answered.result.fingerprint
     return facts

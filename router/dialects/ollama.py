@@ -17,7 +17,7 @@ from emb_model_provider.errors import InvalidRequestError, RequestError
 from emb_model_provider.messages import ShardStatus
 from router.dialects.fields import Fields
 from router.dialects.openai import parse_model
-from router.dialects.options import MAX_INPUTS, read_options, without_holes
+from router.dialects.options import read_options, read_texts
 from router.dialects.seam import Answered, DescribeCall, Dialect, EncodeCall, ListCall, Route, at_once
 from router.dialects.vectors import PLAIN, details_json, errors_json, rows_json, to_json
 from router.dialects.version import our_version
@@ -31,12 +31,8 @@ _NEVER: Final = "9999-12-31T23:59:59Z"
 def parse_embed(fields: Fields) -> EncodeCall:
     """Read the body of ``/api/embed``."""
     options = read_options(fields)
-    value = fields.values.get("input")
-    if options.partial and isinstance(value, list) and value:
-        texts, holes = without_holes(value, "input")
-    else:
-        texts, holes = fields.texts("input", MAX_INPUTS), {}
-    request = options.request(parse_model(fields), texts=texts)
+    texts, holes = read_texts(fields, "input", options)
+    request = options.request(parse_model(fields), texts=texts, holes=holes)
     return EncodeCall(request, partial(build_embed, options.details), role=options.role, holes=holes)
 
 
@@ -121,7 +117,7 @@ def parse_show(fields: Fields) -> DescribeCall:
     name = fields.string(fields.first_of("model", "name"))
     if not name:
         raise InvalidRequestError("'model' is required: the id of a served model, as a string.", param="model")
-    return DescribeCall(name, _show)
+    return DescribeCall(name, lambda status, _limits: _show(status))
 
 
 def _show(status: ShardStatus) -> bytes:

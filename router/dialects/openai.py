@@ -94,7 +94,7 @@ def parse_embeddings(fields: Fields) -> Steps:
     else:
         texts, token_ids = yield from read_input(fields)
         holes = {}
-    request = options.request(parse_model(fields), texts=texts, token_ids=token_ids, outputs=shape.outputs)
+    request = options.request(parse_model(fields), texts=texts, token_ids=token_ids, outputs=shape.outputs, holes=holes)
     if shape is not _FLOAT and shape is not _BASE64:
         request = with_unit_length(request, [form for _, form in shape.several] or [shape.form])
     return EncodeCall(
@@ -250,7 +250,7 @@ OPENAI: Final = Dialect(
         Route("/v1/models", at_once(lambda _fields: ListCall(render_models)), method="GET"),
         Route(
             "/v1/models/{model:.+}",
-            at_once(lambda fields: DescribeCall(parse_model(fields), render_model)),
+            at_once(lambda fields: DescribeCall(parse_model(fields), lambda status, _limits: render_model(status))),
             method="GET",
         ),
     ),

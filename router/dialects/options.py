@@ -5,13 +5,14 @@ One reader for all of them, so that a client of one server may send what it know
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from emb_model_provider.errors import InvalidRequestError, RequestError
 from emb_model_provider.messages import Output, Priority
 from emb_model_provider.modelmap import Overlong
-from router.dialects.fields import Fields, unsupported, wrong
+from router.dialects.fields import Fields, check_count, empty_text, unsupported, wrong
 from router.requests import EncodeRequest
 
 #: More than any server takes; its operator's own limit (EMB_PROVIDER_MAX_INPUTS) is ``service``'s to check.
@@ -37,6 +38,7 @@ _NAMES: Final = frozenset({
     "truncate", "truncation_direction", "truncation_side", "truncate_prompt_tokens", "max_tokens", "priority",
     "timeout_ms", "on_error", "usage_details", "late_chunking", "embd_normalize",
 })  # fmt: skip
+_NO_HOLES: Final[Mapping[int, RequestError]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +65,13 @@ class Options:
         token_ids: tuple[tuple[int, ...], ...] = (),
         seconds: tuple[str, ...] = (),
         outputs: tuple[Output, ...] = ("dense",),
+        holes: Mapping[int, RequestError] = _NO_HOLES,
     ) -> EncodeRequest:
-        """Return a request with these options for these inputs."""
+        """Return a request with these options for these inputs, which stand between those of ``holes``."""
+        sent = len(holes) + (len(texts) or len(token_ids))
         return EncodeRequest(
+            labels=tuple(f"input {index}" for index in range(sent) if index not in holes) if holes else (),
+            sent=sent if holes else 0,
             model=model,
             texts=texts,
             token_ids=token_ids,
@@ -160,15 +166,27 @@ def read_outputs(fields: Fields) -> tuple[Output, ...]:
 
 def without_holes(texts: list[object], name: str) -> tuple[tuple[str, ...], dict[int, RequestError]]:
     """Return the good texts of an ``on_error: "null"`` request and, by index, what is wrong with the others."""
-    good: list[str] = []
+    holes = find_holes(texts, name)
+    if len(holes) == len(texts):
+        raise holes[0]
+    return tuple(str(one) for index, one in enumerate(texts) if index not in holes), holes
+
+
+def find_holes(texts: list[object], name: str) -> dict[int, RequestError]:
+    """Return by index what is wrong with those that are no texts."""
     holes: dict[int, RequestError] = {}
     for index, one in enumerate(texts):
-        if isinstance(one, str) and one:
-            good.append(one)
-        elif isinstance(one, str):
-            holes[index] = InvalidRequestError(f"'{name}[{index}]' is an empty string.", param=name)
-        else:
+        if not isinstance(one, str):
             holes[index] = wrong(f"{name}[{index}]", "a string", one, param=name)
-    if not good:
-        raise holes[0]
-    return tuple(good), holes
+        elif not one:
+            holes[index] = empty_text(name, f"[{index}]")
+    return holes
+
+
+def read_texts(fields: Fields, name: str, options: Options) -> tuple[tuple[str, ...], dict[int, RequestError]]:
+    """Return one string or a list of them; of an ``on_error: "null"`` request the good ones, and the others' errors."""
+    value = fields.values.get(name)
+    if options.partial and isinstance(value, list) and value:
+        check_count(name, value, MAX_INPUTS)
+        return without_holes(value, name)
+    return fields.texts(name, MAX_INPUTS), {}

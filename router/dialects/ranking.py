@@ -7,7 +7,7 @@ token (MaxSim, as ColBERT has it: for each token of the query the best product w
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from emb_model_provider.errors import InvalidRequestError
 from emb_model_provider.messages import EncoderInfo, Task
-from router.dialects.options import Options
+from router.dialects.pairs import Pairs
 from router.dialects.seam import Answered
-from router.dialects.vectors import all_errors, all_rows, chunks, error_object
+from router.dialects.vectors import ReadInput, all_errors, all_rows, chunks, error_object, read_inputs, refusal_object
 from router.requests import EncodeRequest
 
 RANKS: Final[tuple[Task, ...]] = ("rerank", "multi_vector", "embed")
@@ -34,12 +34,6 @@ class Ranked:
     score: float
 
 
-def pairs_request(options: Options, model: str, firsts: Sequence[str], seconds: tuple[str, ...]) -> EncodeRequest:
-    """Return the request to score ``firsts[i]`` with ``seconds[i]``; one first goes with every second."""
-    texts = tuple(firsts) * len(seconds) if len(firsts) == 1 else tuple(firsts)
-    return options.request(model, texts=texts, seconds=seconds, outputs=("scores",))
-
-
 def plan_pairs(request: EncodeRequest, encoder: EncoderInfo) -> EncodeRequest:
     """Return what to ask this model for, so that ``scores`` can be had from its answer."""
     if "scores" in encoder.outputs:
@@ -53,10 +47,14 @@ def plan_pairs(request: EncodeRequest, encoder: EncoderInfo) -> EncodeRequest:
     late = encoder.task == "multi_vector" and "multi_vector" in encoder.outputs
     if not late and "dense" not in encoder.outputs:
         raise InvalidRequestError("This model makes nothing that texts can be ranked by.", param="model")
+    firsts = tuple(dict.fromkeys(request.texts))
+    names = ("the query",) if len(firsts) == 1 else (f"first text {place}" for place in range(len(firsts)))
     return dataclasses.replace(
         request,
-        texts=tuple(dict.fromkeys(request.texts)) + request.seconds,
+        texts=firsts + request.seconds,
+        labels=(*names, *(request.label(index) for index in range(len(request.seconds)))),
         seconds=(),
+        sent=request.sent or request.count,
         outputs=("multi_vector",) if late else ("dense",),
         normalize=None if late else True,
         # Both sides go through one request, and a prompt for queries does not suit documents: none, unless named.
@@ -65,53 +63,67 @@ def plan_pairs(request: EncodeRequest, encoder: EncoderInfo) -> EncodeRequest:
 
 
 def scores(
-    answered: Answered, firsts: Sequence[str], count: int, *, raw: bool = False, sigmoid: bool = False
+    answered: Answered, pairs: Pairs, *, raw: bool = False, sigmoid: bool = False
 ) -> Generator[bytes, None, NDArray[np.float32]]:
-    """Return the score of each of ``count`` pairs, NaN for one that has an error, with pauses.
+    """Return the score of each pair, NaN for one that has an error, with pauses.
 
     ``raw`` gives a reranker's logits as they are; ``sigmoid`` brings them between 0 and 1 whatever its own activation.
     """
     result, encoder = answered.result, answered.encoder
-    failed = [index for index, _ in all_errors(result)]
     if "scores" in encoder.outputs:
         rows = all_rows(result)[:, 0]
         made = rows if raw else _activate(rows, "sigmoid" if sigmoid else encoder.activation)
-        return _without(made, failed)
-    places = {text: place for place, text in enumerate(dict.fromkeys(firsts))}
-    of_first = [places[text] for text in firsts] if len(firsts) > 1 else [0] * count
-    if result.parts[0].token_vectors is not None:
-        matrices = [matrix for chunk in chunks(result) for matrix in chunk.token_vectors()]
-        made = yield from _late(matrices, of_first, len(places))
     else:
-        vectors = all_rows(result)
-        made = np.einsum("ij,ij->i", vectors[of_first], vectors[len(places) :])
-    lost = {index for index in failed if index < len(places)}
-    bad = [pair for pair in range(count) if of_first[pair] in lost or len(places) + pair in set(failed)]
-    return _without(made, bad)
-
-
-def pair_errors(answered: Answered, firsts: Sequence[str], count: int) -> list[dict[str, object]]:
-    """Return the errors of pairs, each with its pair's index; that of a shared text once for each pair."""
-    errors = all_errors(answered.result)
-    if not errors or "scores" in answered.encoder.outputs:
-        return [{"index": index, **error_object(error)} for index, error in errors]
-    distinct = list(dict.fromkeys(firsts))
-    named: list[dict[str, object]] = []
-    for place, error in errors:
-        if place >= len(distinct):
-            named.append({"index": place - len(distinct), **error_object(error)})
-            continue
-        shared = [pair for pair in range(count) if firsts[pair if len(firsts) > 1 else 0] == distinct[place]]
-        named += [{"index": pair, **error_object(error)} for pair in shared]
-    return named
-
-
-def _without(made: NDArray[np.float32], failed: Sequence[int]) -> NDArray[np.float32]:
-    if not failed:
+        of_first, firsts = pairs.first_places(), len(pairs.distinct)
+        if result.parts[0].token_vectors is not None:
+            matrices = [matrix for chunk in chunks(result) for matrix in chunk.token_vectors()]
+            made = yield from _late(matrices, of_first, firsts)
+        else:
+            vectors = all_rows(result)
+            made = np.einsum("ij,ij->i", vectors[of_first], vectors[firsts:])
+    errors = pair_errors(answered, pairs)
+    if not errors:
         return made
-    made = made.copy()
-    made[list(failed)] = np.nan
-    return made
+    scored = np.full(pairs.count, np.nan, dtype=np.float32)
+    scored[pairs.indexes()] = made
+    scored[[index for index, _ in errors]] = np.nan
+    return scored
+
+
+def pair_errors(answered: Answered, pairs: Pairs) -> list[tuple[int, dict[str, object]]]:
+    """Return the errors of pairs by their index, in order; that of a shared text once for each of its pairs."""
+    found: dict[int, dict[str, object]] = {}
+    for index, hole in pairs.holes.items():
+        found[index] = refusal_object(hole)
+    if errors := all_errors(answered.result):
+        indexes = pairs.indexes()
+        for place, error in errors:
+            for pair in _pairs_of(place, answered, pairs):
+                found.setdefault(indexes[pair], error_object(error))
+    return sorted(found.items(), key=lambda one: one[0])
+
+
+def _pairs_of(row: int, answered: Answered, pairs: Pairs) -> list[int]:
+    """Return which pairs need this row of the answer."""
+    if "scores" in answered.encoder.outputs:
+        return [row]
+    firsts = len(pairs.distinct)
+    if row >= firsts:
+        return [row - firsts]
+    return [pair for pair, place in enumerate(pairs.first_places()) if place == row]
+
+
+def pair_details(answered: Answered, pairs: Pairs) -> list[dict[str, object]]:
+    """Return what was read of each pair: where the model reads each text by itself, of the two together."""
+    rows = read_inputs(answered.result)
+    if "scores" not in answered.encoder.outputs:
+        firsts = len(pairs.distinct)
+        both = zip(pairs.first_places(), rows[firsts:], strict=True)
+        rows = [rows[place].with_second(second) for place, second in both]
+    if pairs.holes:
+        read = dict(zip(pairs.indexes(), rows, strict=True))
+        rows = [read.get(index, ReadInput(0, 0, truncated=False)) for index in range(pairs.count)]
+    return [row._asdict() for row in rows]
 
 
 def _late(

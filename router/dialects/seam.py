@@ -9,6 +9,7 @@ from typing import Literal
 from emb_model_provider.errors import RequestError
 from emb_model_provider.messages import Detokenize, EncoderInfo, ShardStatus, Task, Texts, Tokenize, Tokens
 from router.dialects.fields import Fields
+from router.limits import RequestLimits
 from router.requests import EncodeRequest, EncodeResult
 
 
@@ -72,10 +73,10 @@ class DetokenizeCall:
 
 @dataclass(frozen=True, slots=True)
 class DescribeCall:
-    """Ask what the router knows of one model."""
+    """Ask what the router knows of one model, and what one request may hold."""
 
     model: str
-    build: Callable[[ShardStatus], bytes]
+    build: Callable[[ShardStatus, RequestLimits], bytes]
 
 
 @dataclass(frozen=True, slots=True)

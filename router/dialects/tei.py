@@ -7,21 +7,23 @@ Where a body has no ``model``, the path names it (``/models/ID/embed``), or the 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from functools import partial
 from typing import Final
 
 import orjson
 
 from emb_model_provider.errors import InvalidRequestError, RequestError
-from emb_model_provider.messages import Detokenize, EncoderInfo, ShardStatus, Texts, Token, Tokenize, Tokens
-from router.dialects.fields import Fields, check_count, checked_texts, wrong
+from emb_model_provider.messages import Detokenize, EncoderInfo, Output, Task, Texts, Token, Tokenize, Tokens
+from router.dialects.fields import Fields, check_count, wrong
 from router.dialects.inputs import checked_id_lists, checked_ids
 from router.dialects.jina import read_raw
-from router.dialects.options import MAX_INPUTS, MAX_TOKENIZED, Options, read_options, without_holes
-from router.dialects.ranking import RANKS, best, pairs_request, plan_pairs, scores
+from router.dialects.options import MAX_INPUTS, MAX_TOKENIZED, Options, read_options, read_texts
+from router.dialects.pairs import Listed, Pairs, read_pairs
+from router.dialects.ranking import RANKS, best, plan_pairs, scores
 from router.dialects.seam import (
     Answered,
+    Build,
     DescribeCall,
     DetokenizeCall,
     Dialect,
@@ -31,10 +33,9 @@ from router.dialects.seam import (
     TokenizeCall,
     at_once,
 )
+from router.dialects.tei_info import render_info
 from router.dialects.tei_predict import parse_predict, parse_root
 from router.dialects.vectors import PLAIN, chunks, rows_json, to_json, token_vectors_json
-from router.dialects.version import our_version
-from router.limits import RequestLimits
 
 _ROWS_A_STEP: Final = 16
 _ERROR_TYPES: Final = {
@@ -47,15 +48,7 @@ _ERROR_TYPES: Final = {
 
 def parse_embed(fields: Fields) -> Steps:
     """Read the body of ``/embed``."""
-    options = read_options(fields)
-    value = fields.values.get("inputs")
-    if options.partial and isinstance(value, list) and any(isinstance(one, str) for one in value):
-        texts, holes = without_holes(value, "inputs")
-        request = options.request(fields.string("model") or "", texts=texts)
-        return EncodeCall(request, build_embed, role=options.role, holes=holes)
-    texts, token_ids = yield from _inputs(fields)
-    request = options.request(fields.string("model") or "", texts=texts, token_ids=token_ids)
-    return EncodeCall(request, build_embed, role=options.role)
+    return (yield from _encode_call(fields, "dense", build_embed, ("embed",)))
 
 
 def build_embed(answered: Answered) -> Iterator[bytes]:
@@ -67,20 +60,19 @@ def build_embed(answered: Answered) -> Iterator[bytes]:
 
 def parse_embed_sparse(fields: Fields) -> Steps:
     """Read the body of ``/embed_sparse``."""
-    options = read_options(fields)
-    texts, token_ids = yield from _inputs(fields)
-    request = options.request(fields.string("model") or "", texts=texts, token_ids=token_ids, outputs=("sparse",))
-    return EncodeCall(request, build_embed_sparse, tasks=("sparse", "embed"), role=options.role)
+    return (yield from _encode_call(fields, "sparse", build_embed_sparse, ("sparse", "embed")))
 
 
 def build_embed_sparse(answered: Answered) -> Iterator[bytes]:
     """Write a list of index and value for each input."""
     before = b"["
     for chunk in chunks(answered.result):
-        rows = [
+        rows: list[object] = [
             [{"index": index, "value": value} for index, value in zip(indices.tolist(), values.tolist(), strict=True)]
             for indices, values in chunk.sparse()
         ]
+        for row in chunk.errors():
+            rows[row] = None
         yield before + orjson.dumps(rows)[1:-1]
         before = b","
     yield b"]"
@@ -88,10 +80,7 @@ def build_embed_sparse(answered: Answered) -> Iterator[bytes]:
 
 def parse_embed_all(fields: Fields) -> Steps:
     """Read the body of ``/embed_all``."""
-    options = read_options(fields)
-    texts, token_ids = yield from _inputs(fields)
-    request = options.request(fields.string("model") or "", texts=texts, token_ids=token_ids, outputs=("multi_vector",))
-    return EncodeCall(request, build_embed_all, tasks=("multi_vector", "embed"), role=options.role)
+    return (yield from _encode_call(fields, "multi_vector", build_embed_all, ("multi_vector", "embed")))
 
 
 def build_embed_all(answered: Answered) -> Iterator[bytes]:
@@ -101,15 +90,27 @@ def build_embed_all(answered: Answered) -> Iterator[bytes]:
     yield b"]"
 
 
-def _inputs(fields: Fields) -> Generator[None, None, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]]:
+def _encode_call(fields: Fields, output: Output, build: Build, tasks: tuple[Task, ...]) -> Steps:
+    options = read_options(fields)
+    texts, token_ids, holes = yield from _inputs(fields, options)
+    request = options.request(
+        fields.string("model") or "", texts=texts, token_ids=token_ids, outputs=(output,), holes=holes
+    )
+    return EncodeCall(request, build, tasks=tasks, role=options.role, holes=holes)
+
+
+def _inputs(
+    fields: Fields, options: Options
+) -> Generator[None, None, tuple[tuple[str, ...], tuple[tuple[int, ...], ...], Mapping[int, RequestError]]]:
     value = fields.values.get("inputs")
-    if isinstance(value, list) and value:
+    if isinstance(value, list) and value and not (options.partial and any(isinstance(one, str) for one in value)):
         if type(value[0]) is int:
-            return (), (checked_ids("inputs", value, "inputs"),)
+            return (), (checked_ids("inputs", value, "inputs"),), {}
         if isinstance(value[0], list):
             check_count("inputs", value, MAX_INPUTS)
-            return (), (yield from checked_id_lists("inputs", value))
-    return fields.texts("inputs", MAX_INPUTS), ()
+            return (), (yield from checked_id_lists("inputs", value)), {}
+    texts, holes = read_texts(fields, "inputs", options)
+    return texts, (), holes
 
 
 # ------------------------------------------------------------------------------------------------- scores
@@ -118,24 +119,20 @@ def _inputs(fields: Fields) -> Generator[None, None, tuple[tuple[str, ...], tupl
 def parse_rerank(fields: Fields) -> EncodeCall:
     """Read the body of ``/rerank``: a query and texts."""
     options = read_options(fields)
-    query = fields.text("query")
-    value = fields.values.get("texts")
-    if not isinstance(value, list):
-        raise wrong("texts", "a list of strings", value)
-    texts = checked_texts("texts", value, MAX_INPUTS)
-    build = partial(build_rerank, query, texts, raw=read_raw(fields), returns=bool(fields.flag("return_text")))
-    request = pairs_request(options, fields.string("model") or "", (query,), texts)
+    texts = _list_of("texts", fields.values.get("texts"), "texts")
+    pairs = read_pairs(Listed("query", [fields.text("query")]), texts, partial=options.partial)
+    returned = texts.values if fields.flag("return_text") else ()
+    build = partial(build_rerank, pairs, tuple(returned), raw=read_raw(fields))
+    request = pairs.request(options, fields.string("model") or "")
     return EncodeCall(request, build, tasks=RANKS, role=options.role, plan=plan_pairs)
 
 
-def build_rerank(
-    query: str, texts: tuple[str, ...], answered: Answered, *, raw: bool, returns: bool
-) -> Iterator[bytes]:
-    """Write index and score, best first."""
-    scored = yield from scores(answered, (query,), len(texts), raw=raw, sigmoid=True)
+def build_rerank(pairs: Pairs, texts: tuple[object, ...], answered: Answered, *, raw: bool) -> Iterator[bytes]:
+    """Write index and score, best first; ``texts`` are those to be sent back."""
+    scored = yield from scores(answered, pairs, raw=raw, sigmoid=True)
     yield to_json(
         [
-            {"index": place.index, **({"text": texts[place.index]} if returns else {}), "score": place.score}
+            {"index": place.index, **({"text": texts[place.index]} if texts else {}), "score": place.score}
             for place in best(scored, None)
         ]
     )
@@ -147,19 +144,23 @@ def parse_similarity(fields: Fields) -> EncodeCall:
     source = inputs.string("source_sentence")
     if not source:
         raise InvalidRequestError("'inputs.source_sentence' is required: a string.", param="inputs")
-    value = inputs.values.get("sentences")
-    if not isinstance(value, list):
-        raise wrong("inputs.sentences", "a list of strings", value, param="inputs")
-    sentences = checked_texts("inputs.sentences", value, MAX_INPUTS)
+    sentences = _list_of("inputs.sentences", inputs.values.get("sentences"), "inputs")
     options = _parameters(fields)
-    request = pairs_request(options, fields.string("model") or "", (source,), sentences)
-    build = partial(build_similarity, source, len(sentences))
+    pairs = read_pairs(Listed("inputs.source_sentence", [source]), sentences, partial=options.partial)
+    request = pairs.request(options, fields.string("model") or "")
+    build = partial(build_similarity, pairs)
     return EncodeCall(request, build, tasks=("embed", "multi_vector"), role=options.role, plan=plan_pairs)
 
 
-def build_similarity(source: str, count: int, answered: Answered) -> Iterator[bytes]:
+def _list_of(name: str, value: object, param: str) -> Listed:
+    if not isinstance(value, list):
+        raise wrong(name, "a list of strings", value, param=param)
+    return Listed(name, value)
+
+
+def build_similarity(pairs: Pairs, answered: Answered) -> Iterator[bytes]:
     """Write one number for each sentence, in the order given."""
-    yield to_json((yield from scores(answered, (source,), count, sigmoid=True)))
+    yield to_json((yield from scores(answered, pairs, sigmoid=True)))
 
 
 def _parameters(fields: Fields) -> Options:
@@ -218,39 +219,7 @@ def _texts(texts: Texts) -> bytes:
     return orjson.dumps(texts.texts)
 
 
-# -------------------------------------------------------------------------------------------------- about
-
-
-def _info(status: ShardStatus) -> bytes:
-    encoder = status.info.encoder if status.info else None
-    return orjson.dumps(
-        {
-            "model_id": status.name,
-            "model_sha": status.info.revision if status.info else None,
-            "model_dtype": encoder.compute_dtype if encoder else None,
-            "model_type": _model_type(encoder) if encoder else None,
-            "served_model_name": status.model_id,
-            "max_concurrent_requests": None,
-            "max_input_length": encoder.max_tokens if encoder else None,
-            "max_batch_tokens": encoder.slice_tokens if encoder else None,
-            "max_batch_requests": None,
-            "max_client_batch_size": RequestLimits().max_inputs,
-            "auto_truncate": status.overlong != "error",
-            "tokenization_workers": 1,
-            "version": our_version(),
-            "sha": None,
-            "docker_label": None,
-        }
-    )
-
-
-def _model_type(encoder: EncoderInfo) -> dict[str, object]:
-    if encoder.task in ("rerank", "classify"):
-        id2label = {str(index): label for index, label in enumerate(encoder.labels)}
-        kind = "reranker" if encoder.task == "rerank" else "classifier"
-        return {kind: {"id2label": id2label, "label2id": {label: int(index) for index, label in id2label.items()}}}
-    pooling = {"sparse": "splade", "lasttoken": "last_token"}
-    return {"embedding": {"pooling": pooling.get(encoder.task) or pooling.get(encoder.pooling, encoder.pooling)}}
+# ------------------------------------------------------------------------------------------------- errors
 
 
 def _status_of(error: RequestError) -> int:
@@ -297,7 +266,7 @@ TEI: Final = Dialect(
         Route("/similarity", at_once(parse_similarity)),
         Route("/tokenize", at_once(parse_tokenize), takes=_is_ours),
         Route("/decode", parse_decode),
-        Route("/info", at_once(lambda fields: DescribeCall(fields.string("model") or "", _info)), method="GET"),
+        Route("/info", at_once(lambda fields: DescribeCall(fields.string("model") or "", render_info)), method="GET"),
         Route("/", lambda fields: parse_root(fields, parse_embed, parse_rerank, parse_similarity)),
     ),
     render_error=render_error,

@@ -14,17 +14,18 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from emb_model_provider.errors import InvalidRequestError
+from emb_model_provider.errors import InvalidRequestError, RequestError
 from emb_model_provider.messages import EncoderInfo
 from router.dialects.fields import Fields, check_count
 from router.dialects.jina import read_raw
 from router.dialects.options import MAX_INPUTS, read_options
 from router.dialects.ranking import label_of, probabilities
 from router.dialects.seam import Answered, EncodeCall, Steps
-from router.dialects.vectors import PLAIN, all_rows, rows_json
+from router.dialects.vectors import PLAIN, all_errors, all_rows, rows_json
 from router.requests import EncodeRequest
 
 _EXPECTED: Final = "a string, a pair of strings, or a list of lists of one or two strings"
+_EXPECTED_IN_BATCH: Final = "a list of one or two strings"
 _FUNCTIONS: Final[dict[str, Literal["identity", "sigmoid", "softmax"]]] = {
     "sigmoid": "sigmoid",
     "softmax": "softmax",
@@ -46,27 +47,40 @@ def parse_predict(fields: Fields) -> EncodeCall:
     """Read the body of ``/predict``: one input, or a list of lists of one or two texts each."""
     options = read_options(fields)
     value = fields.values.get("inputs")
-    is_batch = isinstance(value, list) and bool(value) and isinstance(value[0], list)
-    firsts, seconds = _sequences(value if is_batch else [value if isinstance(value, list) else [value]])
-    request = options.request(fields.string("model") or "", texts=firsts, seconds=seconds, outputs=("scores",))
-    prediction = Prediction(raw=read_raw(fields), nested=is_batch)
-    return EncodeCall(request, partial(build_predict, prediction), tasks=("classify", "rerank"), role=options.role)
+    is_batch = isinstance(value, list) and any(isinstance(one, list) for one in value)
+    whole: list[object] = value if isinstance(value, list) and is_batch else [value]
+    check_count("inputs", whole, MAX_INPUTS)
+    holes: dict[int, RequestError] = {}
+    read: list[tuple[str, str]] = []
+    for index, one in enumerate(whole):
+        try:
+            read.append(_sequence(one, f"inputs[{index}]" if is_batch else "inputs", is_batch=is_batch))
+        except InvalidRequestError as error:
+            if not options.partial or len(whole) == 1:
+                raise
+            holes[index] = error
+    if not read:
+        raise holes[0]
+    firsts, seconds = zip(*read, strict=True)
+    request = options.request(
+        fields.string("model") or "",
+        texts=firsts,
+        seconds=seconds if any(seconds) else (),
+        outputs=("scores",),
+        holes=holes,
+    )
+    build = partial(build_predict, Prediction(raw=read_raw(fields), nested=is_batch))
+    return EncodeCall(request, build, tasks=("classify", "rerank"), role=options.role, holes=holes)
 
 
-def _sequences(value: object) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    assert isinstance(value, list)
-    check_count("inputs", value, MAX_INPUTS)
-    lengths = set()
-    for index, one in enumerate(value):
-        if not isinstance(one, list) or not 1 <= len(one) <= 2 or not all(isinstance(text, str) for text in one):
-            where = "inputs" if len(value) == 1 else f"inputs[{index}]"
-            raise InvalidRequestError(f"'{where}' must be {_EXPECTED}.", param="inputs")
-        if not all(one):
-            raise InvalidRequestError(f"'inputs[{index}]' has an empty string: give it some text.", param="inputs")
-        lengths.add(len(one))
-    if len(lengths) > 1:
-        raise InvalidRequestError("'inputs' mixes single texts and pairs: send them in two requests.", param="inputs")
-    return tuple(one[0] for one in value), tuple(one[1] for one in value) if lengths == {2} else ()
+def _sequence(value: object, where: str, *, is_batch: bool) -> tuple[str, str]:
+    """Return one input's texts; that of a single one is followed by an empty one."""
+    texts = [value] if isinstance(value, str) and not is_batch else value
+    if not isinstance(texts, list) or not 1 <= len(texts) <= 2 or not all(isinstance(one, str) for one in texts):
+        raise InvalidRequestError(f"'{where}' must be {_EXPECTED_IN_BATCH if is_batch else _EXPECTED}.", param="inputs")
+    if not all(texts):
+        raise InvalidRequestError(f"'{where}' has an empty string: give it some text.", param="inputs")
+    return texts[0], texts[1] if len(texts) == 2 else ""
 
 
 def build_predict(prediction: Prediction, answered: Answered) -> Iterator[bytes]:
@@ -77,7 +91,9 @@ def build_predict(prediction: Prediction, answered: Answered) -> Iterator[bytes]
         scored = probabilities(logits, encoder, raw=False)
     else:
         scored = probabilities(logits, encoder, raw=prediction.raw, always=True)
-    rows = [_labelled(row, encoder)[: prediction.top_k] for row in scored]
+    rows: list[object] = [_labelled(row, encoder)[: prediction.top_k] for row in scored]
+    for index, _ in all_errors(answered.result):
+        rows[index] = None
     yield orjson.dumps(rows if prediction.nested else rows[0])
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 from binascii import b2a_base64
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from emb_model_provider.errors import RequestError
 from emb_model_provider.messages import Encoded, InputError
 from router.quantization import VectorType, quantize
 from router.requests import EncodeResult
@@ -125,10 +126,13 @@ def rows_json(result: EncodeResult, form: VectorForm) -> Iterator[bytes]:
 
 
 def token_vectors_json(result: EncodeResult) -> Iterator[bytes]:
-    """Yield each input's list of token vectors, with commas between them."""
+    """Yield each input's list of token vectors, with commas between them; an input without any is ``null``."""
     comma = b""
     for chunk in chunks(result):
-        yield comma + to_json(chunk.token_vectors())[1:-1]
+        rows: list[object] = list(chunk.token_vectors())
+        for row in chunk.errors():
+            rows[row] = None
+        yield comma + to_json(rows)[1:-1]
         comma = b","
 
 
@@ -175,17 +179,40 @@ def errors_json(result: EncodeResult) -> list[dict[str, object]]:
     return [{"index": index, **error_object(error)} for index, error in all_errors(result)]
 
 
-def details_json(result: EncodeResult) -> list[dict[str, object]]:
+def refusal_object(error: RequestError) -> dict[str, object]:
+    """Return the error of an input that was wrong already in the body."""
+    return error_object(InputError(0, error.status, error.kind, error.code, error.message))
+
+
+class ReadInput(NamedTuple):
+    """What a model read of one input."""
+
+    tokens: int
+    original_tokens: int
+    truncated: bool
+
+    def with_second(self, second: ReadInput) -> ReadInput:
+        """Return what it read of a pair."""
+        tokens, original = self.tokens + second.tokens, self.original_tokens + second.original_tokens
+        return ReadInput(tokens, original, self.truncated or second.truncated)
+
+
+def read_inputs(result: EncodeResult) -> list[ReadInput]:
     """Return what was read of each input."""
-    details: list[dict[str, object]] = []
+    read: list[ReadInput] = []
     for part in result.parts:
         cut = frozenset(part.truncated)
         originals = part.original_tokens or part.tokens
-        details.extend(
-            {"tokens": tokens, "original_tokens": original, "truncated": row in cut}
+        read.extend(
+            ReadInput(tokens, original, row in cut)
             for row, (tokens, original) in enumerate(zip(part.tokens, originals, strict=True))
         )
-    return details
+    return read
+
+
+def details_json(result: EncodeResult) -> list[dict[str, object]]:
+    """Return what was read of each input, as it stands in answers."""
+    return [one._asdict() for one in read_inputs(result)]
 
 
 def to_json(value: object) -> bytes:

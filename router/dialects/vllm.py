@@ -19,8 +19,9 @@ from router.dialects.fields import Fields
 from router.dialects.inputs import checked_ids
 from router.dialects.jina import read_raw
 from router.dialects.openai import render_error
-from router.dialects.options import MAX_INPUTS, read_options
-from router.dialects.ranking import RANKS, label_of, pair_errors, pairs_request, plan_pairs, probabilities, scores
+from router.dialects.options import read_options, read_texts
+from router.dialects.pairs import Listed, Pairs, read_pairs
+from router.dialects.ranking import RANKS, label_of, pair_details, pair_errors, plan_pairs, probabilities, scores
 from router.dialects.seam import Answered, DetokenizeCall, Dialect, EncodeCall, Route, TokenizeCall, at_once
 from router.dialects.vectors import all_rows, details_json, errors_json, to_json
 
@@ -31,41 +32,38 @@ _SECOND: Final = ("text_2", "documents", "items", "data_2")
 def parse_score(fields: Fields) -> EncodeCall:
     """Read the body of ``/score``: one text and several, or as many of each."""
     options = read_options(fields)
-    first, second = fields.first_of(*_FIRST), fields.first_of(*_SECOND)
-    firsts, seconds = fields.texts(first, MAX_INPUTS), fields.texts(second, MAX_INPUTS)
-    if len(firsts) not in (1, len(seconds)):
-        raise InvalidRequestError(
-            f"'{first}' has {len(firsts)} texts and '{second}' {len(seconds)}: give one '{first}', or as many of both.",
-            param=first,
-        )
-    request = pairs_request(options, fields.string("model") or "", firsts, seconds)
-    build = partial(build_score, firsts, len(seconds), raw=read_raw(fields), details=options.details)
+    pairs = read_pairs(_listed(fields, *_FIRST), _listed(fields, *_SECOND), partial=options.partial)
+    request = pairs.request(options, fields.string("model") or "")
+    build = partial(build_score, pairs, raw=read_raw(fields), details=options.details)
     return EncodeCall(request, build, tasks=RANKS, role=options.role, plan=plan_pairs)
 
 
-def build_score(
-    firsts: tuple[str, ...], count: int, answered: Answered, *, raw: bool, details: bool
-) -> Iterator[bytes]:
+def _listed(fields: Fields, *names: str) -> Listed:
+    name = fields.first_of(*names)
+    value = fields.values.get(name)
+    return Listed(name, value if isinstance(value, list) else list(fields.texts(name, 1)))
+
+
+def build_score(pairs: Pairs, answered: Answered, *, raw: bool, details: bool) -> Iterator[bytes]:
     """Write one score for each pair, in the order given."""
-    scored = yield from scores(answered, firsts, count, raw=raw)
+    scored = yield from scores(answered, pairs, raw=raw)
     data: list[dict[str, object]] = [
         {"index": index, "object": "score", "score": None if np.isnan(one) else float(one)}
         for index, one in enumerate(scored)
     ]
-    for error in pair_errors(answered, firsts, count):
-        index = error["index"]
-        assert isinstance(index, int)
+    for index, error in pair_errors(answered, pairs):
         data[index]["error"] = error
-    yield to_json(_body(answered, data, details=details))
+    read = pair_details(answered, pairs) if details else None
+    yield to_json(_body(answered, data, read))
 
 
 def parse_classify(fields: Fields) -> EncodeCall:
     """Read the body of ``/classify``."""
     options = read_options(fields)
-    texts = fields.texts("input", MAX_INPUTS)
-    request = options.request(fields.string("model") or "", texts=texts, outputs=("scores",))
+    texts, holes = read_texts(fields, "input", options)
+    request = options.request(fields.string("model") or "", texts=texts, outputs=("scores",), holes=holes)
     build = partial(build_classify, raw=read_raw(fields), details=options.details)
-    return EncodeCall(request, build, tasks=("classify", "rerank"), role=options.role)
+    return EncodeCall(request, build, tasks=("classify", "rerank"), role=options.role, holes=holes)
 
 
 def build_classify(answered: Answered, *, raw: bool, details: bool) -> Iterator[bytes]:
@@ -84,14 +82,14 @@ def build_classify(answered: Answered, *, raw: bool, details: bool) -> Iterator[
         index = error["index"]
         assert isinstance(index, int)
         data[index] |= {"label": None, "probs": [], "error": error}
-    yield to_json(_body(answered, data, details=details))
+    yield to_json(_body(answered, data, details_json(answered.result) if details else None))
 
 
-def _body(answered: Answered, data: object, *, details: bool) -> dict[str, object]:
+def _body(answered: Answered, data: object, details: object) -> dict[str, object]:
     result = answered.result
     usage: dict[str, object] = {"prompt_tokens": result.prompt_tokens, "total_tokens": result.prompt_tokens}
-    if details:
-        usage["details"] = details_json(result)
+    if details is not None:
+        usage["details"] = details
     return {
         "id": answered.request_id,
         "object": "list",

@@ -54,7 +54,7 @@ VECTORS: Final = listed(VECTOR)
 TOKEN_VECTORS: Final = listed(or_null(listed(NUMBERS)))
 SPARSE_VECTORS: Final = listed(or_null(listed(record({"index": WHOLE, "value": NUMBER}))))
 _LABELLED: Final = listed(record({"label": TEXT, "score": NUMBER}))
-PREDICTIONS: Final = either(_LABELLED, listed(_LABELLED))
+PREDICTIONS: Final = either(_LABELLED, listed(or_null(_LABELLED)))
 SIMILARITIES: Final = listed(or_null(NUMBER))
 TEI_TOKENS: Final = listed(
     listed(record({"id": WHOLE, "text": TEXT, "special": FLAG, "start": or_null(WHOLE), "stop": or_null(WHOLE)}))

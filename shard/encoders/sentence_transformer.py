@@ -72,9 +72,17 @@ class SentenceTransformerEncoder:
     def tokenize(self, texts: Sequence[str], reading: Reading = PLAIN, seconds: Sequence[str] = ()) -> list[Tokenized]:
         if seconds and "scores" not in self.info.outputs:
             raise InvalidRequestError("This model takes single texts, not pairs.", param="input")
-        if seconds:
+        if not seconds:
+            return self._tokenizer.tokenize(texts, reading)
+        if all(seconds):
             return self._tokenizer.tokenize_pairs(texts, seconds, reading)
-        return self._tokenizer.tokenize(texts, reading)
+        pairs = [index for index, second in enumerate(seconds) if second]
+        alone = [index for index, second in enumerate(seconds) if not second]
+        read = self._tokenizer.tokenize([texts[index] for index in alone], reading)
+        if pairs:
+            chosen = [texts[index] for index in pairs], [seconds[index] for index in pairs]
+            read += self._tokenizer.tokenize_pairs(*chosen, reading)
+        return [one for _, one in sorted(zip([*alone, *pairs], read, strict=True), key=lambda entry: entry[0])]
 
     def accept_ids(self, ids: Sequence[int], reading: Reading = PLAIN) -> Tokenized:
         return self._tokenizer.accept_ids(ids, reading)

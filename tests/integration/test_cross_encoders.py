@@ -230,6 +230,16 @@ def test_a_head_that_reads_more_than_one_token_is_served_by_its_own_code(tmp_pat
     np.testing.assert_allclose(found, predicted(reference(directory), PAIRS), atol=TOLERANCE)
 
 
+def test_single_texts_may_stand_among_pairs(tmp_path, opened):
+    encoder = opened(make_bert_classifier(tmp_path / "model"))
+    mixed = encoder.tokenize(["你好", "hello", "one"], seconds=["", "world", ""])
+    assert mixed == [
+        *encoder.tokenize(["你好"]),
+        *encoder.tokenize(["hello"], seconds=["world"]),
+        *encoder.tokenize(["one"]),
+    ]
+
+
 def test_what_a_model_lacks_is_refused(tmp_path, opened):
     embedder = opened(tiny_models.make_sentence_transformers(tmp_path / "model"))
     with pytest.raises(InvalidRequestError, match="single texts, not pairs"):

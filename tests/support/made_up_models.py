@@ -23,7 +23,7 @@ from router.app import build_app
 from router.auth import Authenticator
 from router.handlers import Handlers
 from router.registry import Registry
-from router.service import EmbeddingService
+from router.service import EmbeddingService, Policy
 from tests.support.statuses import make_info, make_status
 
 LIMIT = 1024 * 1024
@@ -68,7 +68,7 @@ class MadeUpBackend:
         errors = tuple(
             InputError(index, 422, "invalid_request_error", "bad_input", "no vector for this")
             for index, text in enumerate(texts)
-            if "BAD" in text and message.partial
+            if "BAD" in text + "".join(message.seconds[index : index + 1]) and message.partial
         )
         if "scores" in message.outputs:
             seconds = message.seconds or ("",) * len(texts)
@@ -126,7 +126,12 @@ def _token_vectors(texts: list[str]) -> TokenVectors:
     return TokenVectors(np.array(vectors, dtype="<f4").tobytes(), 3, tuple(map(len, texts)))
 
 
-def make_app(*kinds: str, backend: MadeUpBackend | None = None, keys: tuple[bytes, ...] = ()) -> web.Application:
+def make_app(
+    *kinds: str,
+    backend: MadeUpBackend | None = None,
+    keys: tuple[bytes, ...] = (),
+    policy: Policy | None = None,
+) -> web.Application:
     """Return an application that serves these kinds (by default all), each under its own name."""
     registry = Registry(ready_wait_s=0.05)
     registry.update(
@@ -136,5 +141,5 @@ def make_app(*kinds: str, backend: MadeUpBackend | None = None, keys: tuple[byte
             )
         )
     )
-    service = EmbeddingService(registry, backend or MadeUpBackend())
+    service = EmbeddingService(registry, backend or MadeUpBackend(), policy)
     return build_app(Handlers(service, registry, LIMIT), Authenticator(keys), LIMIT)

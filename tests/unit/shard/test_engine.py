@@ -127,6 +127,19 @@ def test_an_input_that_makes_the_model_raise_fails_its_own_request_only(make_eng
     assert (second.status, second.code, second.index) == (500, "encode_failed", 65)
 
 
+def test_what_fails_is_called_and_logged_by_the_clients_own_names(make_engine, caplog):
+    engine, heard = make_engine(FakeEncoder())
+    engine.submit(1, Encode(("a", "POISON"), labels=("the query", "input 9"), request_id="req-7"))
+    (failed,) = heard.wait_for(1)
+    assert failed.message.startswith("The model failed on input 9;")
+    (record,) = [one for one in caplog.records if one.getMessage() == "encode_failed"]
+    assert (record.values["request_id"], record.values["input"]) == ("req-7", "input 9")
+    engine.submit(2, Encode(("UNTOKENIZABLE",), request_id="req-8"))
+    heard.wait_for(2)
+    (record,) = [one for one in caplog.records if one.getMessage() == "tokenize_failed"]
+    assert record.values["request_id"] == "req-8"
+
+
 def test_a_vector_that_is_not_finite_is_made_once_more_in_fp32_and_else_never_delivered(make_engine):
     encoder = FakeEncoder(closed=True)
     engine, heard = make_engine(encoder)

@@ -66,7 +66,7 @@ async def test_bad_inputs_of_a_partial_request_carry_their_errors_at_their_place
     assert [one["embedding"] is None for one in answer["data"]] == [True, True, False, True, False]
     assert answer["data"][4]["embedding"] == pytest.approx(dense_of("c"))
     errors = [one.get("error", {}).get("message") for one in answer["data"]]
-    assert errors[0] == "'input[0]' is an empty string."
+    assert errors[0] == "'input[0]' is an empty string: leave it out or give it some text."
     assert errors[1] == "no vector for this"
     assert errors[3] == "'input[3]' must be a string, not the number 7."
     assert len(answer["usage"]["details"]) == 5

@@ -3,6 +3,8 @@ import math
 
 import pytest
 
+from router.limits import RequestLimits
+from router.service import Policy
 from tests.support.made_up_models import dense_of, make_app
 
 
@@ -92,6 +94,24 @@ async def test_predict_takes_one_input_a_pair_or_a_batch(ask, backend):
     batch = await ask("/predict", model="classify", inputs=[["a"], ["b"]])
     assert [[row["label"] for row in rows] for rows in batch] == [["yes", "maybe", "no"]] * 2
     assert sum(row["score"] for row in batch[0]) == pytest.approx(1.0)
+    mixed = await ask("/predict", model="classify", inputs=[["a", "b"], ["abcde"]])
+    assert (backend.seen[-1].texts, backend.seen[-1].seconds) == (("a", "abcde"), ("b", ""))
+    assert [rows[0]["label"] for rows in mixed] == ["yes", "no"]
+
+
+async def test_bad_inputs_of_a_partial_request_are_null_on_every_route(ask):
+    batch = await ask("/predict", model="classify", inputs=[["a"], [""], 1, ["BAD"], ["abcde"]], on_error="null")
+    assert [rows and rows[0]["label"] for rows in batch] == ["yes", None, None, None, "no"]
+    sparse = await ask("/embed_sparse", model="splade", inputs=["", "a", "BAD"], on_error="null")
+    assert sparse == [None, [{"index": 97, "value": 1.0}], None]
+    assert await ask("/embed_all", model="m3", inputs=["c", None, "BAD"], on_error="null") == [
+        [[0.0, 0.0, 1.0]],
+        None,
+        None,
+    ]
+    similar = {"source_sentence": "a", "sentences": ["a", "", "BAD"]}
+    scores = await ask("/similarity", model="embed", inputs=similar, parameters={"on_error": "null"})
+    assert scores == [pytest.approx(1.0), None, None]
 
 
 async def test_similarity_is_the_cosine_in_the_order_given(ask):
@@ -119,10 +139,29 @@ async def test_info_says_what_the_model_is(client, aiohttp_client):
     info = await (await client.get("/models/rerank/info")).json()
     assert info["model_type"] == {"reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}}
     assert (info["model_id"], info["max_input_length"]) == ("owner/rerank", 8)
+    assert info["max_client_batch_size"] == 2048
     assert (await client.get("/info")).status == 422
     assert (await client.head("/models/rerank/info")).status == 200
     alone = await aiohttp_client(make_app("embed"))
     assert (await (await alone.get("/info")).json())["model_type"] == {"embedding": {"pooling": "cls"}}
+
+
+async def test_info_has_the_limit_that_is_set(aiohttp_client):
+    client = await aiohttp_client(make_app("embed", policy=Policy(limits=RequestLimits(max_inputs=12))))
+    assert (await (await client.get("/info")).json())["max_client_batch_size"] == 12
+
+
+async def test_as_many_documents_as_inputs_are_taken_may_be_ranked_by_any_model(aiohttp_client):
+    client = await aiohttp_client(make_app(policy=Policy(limits=RequestLimits(max_inputs=12))))
+    for model in ("embed", "rerank", "colbert"):
+        for count, status in ((12, 200), (13, 422)):
+            body = {"query": "a", "texts": ["b"] * count}
+            response = await client.post(f"/models/{model}/rerank", json=body)
+            assert response.status == status, await response.text()
+    body = {"model": "embed", "input": ["a"] * 10 + [""] * 3, "on_error": "null"}
+    response = await client.post("/v1/embeddings", json=body)
+    assert response.status == 400
+    assert "has 13 inputs; at most 12" in await response.text()
 
 
 async def test_the_bare_address_does_what_the_model_is_for(ask):
@@ -142,7 +181,7 @@ async def test_the_bare_address_does_what_the_model_is_for(ask):
         ("/embed", {"model": "rerank", "inputs": "a"}, 422, "Validation"),
         ("/embed_all", {"model": "embed", "inputs": "a"}, 422, "Validation"),
         ("/rerank", {"model": "rerank", "query": "a", "texts": "a"}, 422, "Validation"),
-        ("/predict", {"model": "classify", "inputs": [["a"], ["b", "c"]]}, 422, "Validation"),
+        ("/predict", {"model": "classify", "inputs": [["a"], "b"]}, 422, "Validation"),
         ("/predict", {"model": "classify", "inputs": [["a", "b", "c"]]}, 422, "Validation"),
         ("/similarity", {"model": "embed", "inputs": {"source_sentence": "a"}}, 422, "Validation"),
     ],

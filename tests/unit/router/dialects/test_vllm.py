@@ -37,6 +37,12 @@ async def test_classes_with_their_probabilities(ask):
     assert raw["data"][0]["probs"] == [2.0, 0.0, -2.0]
 
 
+async def test_a_bad_text_of_a_partial_request_has_no_class_but_an_error(ask):
+    answer = await ask("/classify", model="classify", input=["", "abcde", "BAD"], on_error="null")
+    assert [one["label"] for one in answer["data"]] == [None, "no", None]
+    assert [one["error"]["code"] for one in answer["data"] if "error" in one] == [None, "bad_input"]
+
+
 async def test_a_text_becomes_tokens_and_back(ask):
     answer = await ask("/tokenize", model="embed", prompt="ab", return_token_strs=True)
     assert answer == {"count": 3, "max_model_len": 8, "tokens": [1, 97, 98], "token_strs": ["[CLS]", "a", "b"]}
