@@ -4,6 +4,7 @@ Every answer's vectors are compared with their true values by ``Asking`` itself.
 """
 
 import os
+import re
 import signal
 import time
 
@@ -108,9 +109,11 @@ def test_case_5_one_text_that_fails_leaves_its_neighbours_and_the_process_alone(
     block = Asking(server, [Asked("en", ["!sleep=0.5 first"])])
     wait_until(lambda: len(server.models["en"].encoded()) >= 1, 20, "the device is busy")
     requests = [Asked("en", ["!raise me" if n == 13 else f"text {n}"]) for n in range(32)]
+    requests[13].headers["x-request-id"] = "unlucky-13"
     asked = Asking(server, requests).finish()
     block.finish()
     assert [one.status for one in asked] == [500 if n == 13 else 200 for n in range(32)]
     assert asked[13].error["code"] == "encode_failed"
+    assert re.search(r"encode_failed request_id=unlucky-13 ", server.story())
     assert server.shard_pid("en") == pid
     assert deaths(server) == 0
