@@ -12,7 +12,8 @@ from typing import Final, TypeVar
 
 from emb_model_provider.errors import DeadlineError, InvalidRequestError, RequestError, UnavailableError
 from emb_model_provider.logs import EventLog
-from emb_model_provider.messages import Detokenize, Encoded, ShardStatus, Texts, Tokenize, Tokens
+from emb_model_provider.messages import Detokenize, Encoded, EncoderInfo, ShardStatus, Texts, Tokenize, Tokens
+from router.admission import estimate_tokens
 from router.backend import EmbeddingBackend
 from router.caller import CALLER
 from router.delivery import Call, Delivery, first_error
@@ -107,15 +108,30 @@ class EmbeddingService:
         gate.last_success = time.time()
         return result
 
+    async def facts(self, request: EncodeRequest) -> EncoderInfo:
+        """Return what is known of a model: of one that has never loaded, once it has.
+
+        What waits for that counts as any work does: it is refused when too much waits, and ends when its time is over.
+        """
+        status = self._registry.find(request.model)
+        if status.info is None:
+            tokens = measure(request, self._policy.limits, None)
+            is_small, client = _is_small(request, tokens), request.client or CALLER.get().client
+            status = await self._wait(status, client, tokens, is_small=is_small, timeout_s=request.timeout_s)
+        assert status.info is not None
+        return status.info.encoder
+
     async def tokenize(self, model: str, message: Tokenize) -> Tokens:
         """Return the tokens of texts as the model's tokenizer makes them."""
         message = dataclasses.replace(message, request_id=request_id())
-        return await self._ask(model, len(message.texts), lambda model_id: self._backend.tokenize(model_id, message))
+        tokens = [estimate_tokens(text) for text in message.texts]
+        return await self._ask(model, tokens, lambda model_id: self._backend.tokenize(model_id, message))
 
     async def detokenize(self, model: str, message: Detokenize) -> Texts:
         """Return the texts of token ids."""
-        message, count = dataclasses.replace(message, request_id=request_id()), len(message.token_ids)
-        return await self._ask(model, count, lambda model_id: self._backend.detokenize(model_id, message))
+        message = dataclasses.replace(message, request_id=request_id())
+        tokens = [len(ids) for ids in message.token_ids]
+        return await self._ask(model, tokens, lambda model_id: self._backend.detokenize(model_id, message))
 
     def gates(self) -> Collection[Gate]:
         """Return those of all models that have been asked for anything."""
@@ -131,8 +147,30 @@ class EmbeddingService:
     def _resent(self, model_id: str) -> None:
         self.on_resent(model_id)
 
-    async def _ask(self, model: str, count: int, ask: Callable[[str], Awaitable[Answer]]) -> Answer:
-        model_id = self._registry.find(model).model_id
+    async def _wait(
+        self, status: ShardStatus, client: str, tokens: list[int], *, is_small: bool, timeout_s: float | None
+    ) -> ShardStatus:
+        """Return a model once it is ready, what waits for it being counted."""
+        gate, total = self.gate(status.model_id), sum(tokens)
+        key = gate.let_in(client, total, is_small=is_small)
+        timeout_s = _shortest(self._policy.timeout_s, timeout_s, CALLER.get().timeout_s)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._registry.ready(status.model_id)
+        except TimeoutError:
+            gate.failed += 1
+            raise _too_late(timeout_s or 0.0, len(tokens)) from None
+        except RequestError as error:
+            gate.failed += error.status >= 500
+            raise
+        finally:
+            gate.let_out(key, client, total, is_small=is_small)
+
+    async def _ask(self, model: str, tokens: list[int], ask: Callable[[str], Awaitable[Answer]]) -> Answer:
+        status = self._registry.find(model)
+        model_id, count = status.model_id, len(tokens)
+        if not self._registry.is_ready(status):
+            await self._wait(status, CALLER.get().client, tokens, is_small=True, timeout_s=None)
         timeout_s = _shortest(self._policy.timeout_s, CALLER.get().timeout_s)
         try:
             async with asyncio.timeout(timeout_s) as limit:

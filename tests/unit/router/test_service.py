@@ -10,9 +10,10 @@ from emb_model_provider.errors import (
     EncodeError,
     InvalidRequestError,
     ModelNotFoundError,
+    OverloadedError,
     UnavailableError,
 )
-from emb_model_provider.messages import Encode, Encoded, ShardTable
+from emb_model_provider.messages import Encode, Encoded, ShardTable, Tokenize
 from router.link import ShardLostError
 from router.registry import Registry
 from router.requests import EncodeRequest
@@ -187,3 +188,44 @@ async def test_a_lost_generation_is_not_ready_until_the_next_one_is():
         await registry.ready("m")
     registry.update(ShardTable((make_status("m", info=make_info(), generation=4),)))
     assert (await registry.ready("m")).generation == 4
+
+
+def make_loading(max_queue_s: float, timeout_s: float = 0.0) -> tuple[EmbeddingService, Registry]:
+    registry = Registry(ready_wait_s=5)
+    registry.update(ShardTable((make_status("m", state="loading"),)))
+    return EmbeddingService(registry, LengthBackend(), Policy(timeout_s, max_queue_s)), registry
+
+
+async def test_what_waits_for_a_model_that_has_never_loaded_is_counted_and_bounded():
+    service, registry = make_loading(max_queue_s=1)
+    request = EncodeRequest("owner/name", ("word " * 500,), client="a")
+    waiting = [asyncio.create_task(service.facts(request)) for _ in range(40)]
+    await asyncio.sleep(0)
+    refused = [task for task in waiting if task.done()]
+    assert 0 < len(refused) < 40
+    assert all(isinstance(task.exception(), OverloadedError) for task in refused)
+    gate = service.gate("m")
+    assert gate.requests == 40 - len(refused)
+    assert gate.refused == len(refused)
+    registry.update(ShardTable((make_status("m", info=make_info()),)))
+    assert {task.result().dimension for task in waiting if await asyncio.wait([task]) and task not in refused} == {4}
+    assert (gate.requests, gate.tokens) == (0, 0)
+
+
+async def test_texts_for_the_tokenizer_of_a_loading_model_are_counted_as_they_wait():
+    service, _ = make_loading(max_queue_s=1)
+    message = Tokenize(("word " * 500,) * 20)
+    tasks = [asyncio.create_task(service.tokenize("m", message)) for _ in range(2)]
+    await asyncio.sleep(0)
+    assert [task.done() for task in tasks] == [False, True]
+    assert isinstance(tasks[1].exception(), OverloadedError)
+    tasks[0].cancel()
+    await asyncio.wait(tasks)
+    assert service.gate("m").tokens == 0
+
+
+async def test_who_waits_for_a_model_waits_no_longer_than_the_client_allows():
+    service, _ = make_loading(max_queue_s=0)
+    with pytest.raises(DeadlineError, match=r"within 0.02 s"):
+        await service.facts(EncodeRequest("m", ("a",), timeout_s=0.02))
+    assert service.gate("m").requests == 0
