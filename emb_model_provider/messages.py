@@ -335,6 +335,7 @@ class EncoderInfo:
     precision, length. ``labels`` name the scores of a classification head and ``activation`` is what the model's own
     library applies to them. ``token_dimension`` is that of multi-vector outputs. ``matryoshka`` lists the dimensions
     that the model is known to be trained for, where it says so. ``tokens_per_s`` was measured at the start.
+    ``takes_instruction``: a reranker whose prompts say what makes a document relevant.
     """
 
     dimension: int
@@ -364,6 +365,7 @@ class EncoderInfo:
     token_dimension: int = 0
     matryoshka: tuple[int, ...] = ()
     tokens_per_s: float = 0.0
+    takes_instruction: bool = False
 
 
 @dataclass(frozen=True, slots=True)

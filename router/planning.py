@@ -105,7 +105,8 @@ def fit(request: EncodeRequest, role: str | None, encoder: EncoderInfo) -> Encod
     if request.dimensions is not None and "dense" in request.outputs:
         _check_dimensions(request, request.dimensions, encoder)
     if request.seconds:
-        return dataclasses.replace(request, prompt=None, prompt_name=None)
+        # The rest of them would read it as a part of the query.
+        return request if encoder.takes_instruction else dataclasses.replace(request, prompt=None, prompt_name=None)
     return with_role(request, role, encoder)
 
 

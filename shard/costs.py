@@ -159,7 +159,7 @@ def _time_ms(encoder: Encoder, lengths: Sequence[int], clock: Callable[[], float
     try:
         ids = encoder.accept_ids([0]).ids
     except InvalidRequestError:  # a model may be set up to take no ids
-        ids = encoder.tokenize(["0"])[0].ids
+        ids = encoder.tokenize(["0"], seconds=["0"] if encoder.info.task == "rerank" else ())[0].ids
     batch = [
         Tokenized((ids * length)[:length], original_tokens=length, outputs=encoder.info.outputs) for length in lengths
     ]

@@ -9,6 +9,7 @@ from typing import Final, Literal
 
 from emb_model_provider.errors import LoadError, LoadReason
 from emb_model_provider.modelmap import ModelSpec, Task
+from shard.generative import is_generative_reranker
 
 Activation = Literal["identity", "sigmoid", "softmax"]
 Document = Mapping[str, object]
@@ -31,7 +32,6 @@ _ACTIVATIONS: Final[dict[str, Activation]] = {
 #: transformers' own number of labels where a configuration names none.
 _UNSTATED_LABELS: Final = 2
 _RANKING: Final = "text-ranking"
-_SCORING: Final = ("rerank", "classify")
 #: What sentence-transformers writes into a model card for a model trained with its ``MatryoshkaLoss``.
 _CARD_DIMENSIONS: Final = re.compile(r'"matryoshka_dims":\s*(\[[\d,\s]*\])')
 _MOST_CARD_BYTES: Final = 1024 * 1024
@@ -41,23 +41,9 @@ def find_task(spec: ModelSpec, config: Document, configuration: Document, option
     """Return what a model is for: as the operator says, else as its files do.
 
     ``config`` is ``config.json``, ``configuration`` ModelScope's ``configuration.json``, ``options`` is
-    ``config_sentence_transformers.json`` of a directory with ``modules.json``. Raises ``LoadError`` for a reranker
-    of a kind that is not supported.
+    ``config_sentence_transformers.json`` of a directory with ``modules.json``.
     """
-    is_generative = _has_architecture(config, "ForCausalLM")
     kind = None if options is None else options.get("model_type", "SentenceTransformer")
-    if is_generative and (
-        spec.task in _SCORING
-        or kind == "CrossEncoder"
-        or configuration.get("task") == _RANKING
-        or (spec.task is None and "rerank" in spec.name.lower())
-    ):
-        raise LoadError(
-            LoadReason.UNSUPPORTED_MODEL,
-            "this model cannot be served: it is a language model that is asked for a yes or no (a generative "
-            "reranker), which is not supported; serve a cross-encoder such as BAAI/bge-reranker-v2-m3, or a version of "
-            "this model with a classification head (…ForSequenceClassification)",
-        )
     if spec.task is not None:
         return spec.task
     # Stanford's ColBERT; and PyLate before it named its kind.
@@ -65,7 +51,7 @@ def find_task(spec: ModelSpec, config: Document, configuration: Document, option
         return "multi_vector"
     if kind is not None and kind != "CrossEncoder":
         return _KINDS.get(kind, "embed")
-    if configuration.get("task") == _RANKING:
+    if configuration.get("task") == _RANKING or is_generative_reranker(spec, config, kind):
         return "rerank"
     if kind == "CrossEncoder" or _has_architecture(config, "ForSequenceClassification"):
         return "rerank" if count_labels(config) == 1 else "classify"

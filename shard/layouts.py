@@ -13,6 +13,13 @@ from typing import Final, Literal
 
 from emb_model_provider.errors import LoadError, LoadReason
 from emb_model_provider.modelmap import ModelSpec, Pooling, Task
+from shard.generative import (
+    QWEN3_MAX_TOKENS,
+    GenerativeFiles,
+    is_language_model,
+    read_generative_modules,
+    read_plain_generative,
+)
 from shard.kinds import (
     Activation,
     check_labels,
@@ -58,7 +65,7 @@ class Recipe:
     sizes that it says it may be cut to. ``num_labels`` is set where the files that transformers reads do not say it;
     ``activation`` is what the model's library applies to scores. ``has_token_linears``: BGE-M3's layers for sparse and
     token vectors lie beside its weights. ``max_active`` is how many weights a sparse vector keeps. ``late`` is
-    what a multi-vector model has beside its modules.
+    what a multi-vector model has beside its modules, ``generative`` how a language model is asked for scores.
     """
 
     layout: Layout
@@ -77,10 +84,11 @@ class Recipe:
     has_token_linears: bool = False
     max_active: int | None = None
     late: LateFiles | None = None
+    generative: GenerativeFiles | None = None
 
     @property
     def scores(self) -> bool:
-        """Whether a classification head gives scores, in place of vectors."""
+        """Whether the model gives scores, in place of vectors."""
         return self.task in ("rerank", "classify")
 
 
@@ -129,6 +137,8 @@ def _read_classifier(
     directory: Path, task: Task, config: Mapping[str, object], configuration: Mapping[str, object], spec: ModelSpec
 ) -> Recipe:
     """Read a transformers model with a classification head; ModelScope's ranking pipeline has rules of its own."""
+    if task == "rerank" and is_language_model(config):
+        return _read_plain_generative(config, configuration, spec)
     is_modelscope = is_modelscope_ranking(configuration)
     # Neither ModelScope nor sentence-transformers leaves a ranking model the two labels that transformers assumes.
     num_labels = 1 if task == "rerank" and not states_labels(config) else None
@@ -146,6 +156,22 @@ def _read_classifier(
         task=task,
         num_labels=num_labels,
         activation="sigmoid" if is_modelscope else find_activation(config, None, labels),
+    )
+
+
+def _read_plain_generative(
+    config: Mapping[str, object], configuration: Mapping[str, object], spec: ModelSpec
+) -> Recipe:
+    """Read a language model that is asked for a yes or no, and has nothing of sentence-transformers' beside it."""
+    generative = read_plain_generative(config)
+    return Recipe(
+        "modelscope" if is_modelscope_ranking(configuration) else "transformers",
+        max_length=spec.max_length or (QWEN3_MAX_TOKENS if generative.is_qwen3 else None),
+        prompts=spec.prompts,
+        default_prompt_name=_known_default(spec.default_prompt_name, dict(spec.prompts)),
+        task="rerank",
+        activation="sigmoid",
+        generative=generative,
     )
 
 
@@ -177,8 +203,13 @@ def _read_sentence_transformers(directory: Path, spec: ModelSpec) -> Recipe:
     modules = _read_modules(directory / "modules.json")
     config = _read_object(directory / modules[0].path / "config.json")
     task = find_task(spec, config, _read_object(directory / "configuration.json"), options)
+    generative = None
+    if task == "rerank" and is_language_model(config):
+        named = [(entry.type.rpartition(".")[2], entry.path) for entry in modules]
+        generative = read_generative_modules(directory, named)
+    labels = 1 if generative else count_labels(config)
     if task == "rerank":
-        check_labels(task, count_labels(config))
+        check_labels(task, labels)
     if task == "multi_vector":
         return _read_late_interaction(modules, options, spec)
     _check_kind(kind, task, [entry.type.rpartition(".")[2] for entry in modules])
@@ -196,8 +227,9 @@ def _read_sentence_transformers(directory: Path, spec: ModelSpec) -> Recipe:
         default_prompt_name=_known_default(default_prompt, dict(prompts)),
         truncate_dimension=truncate if isinstance(truncate, int) else None,
         task=task,
-        activation=find_activation(config, options, count_labels(config)),
+        activation=find_activation(config, options, labels),
         matryoshka=find_matryoshka(directory, config, options),
+        generative=generative,
         has_token_linears=task == "embed" and _has_token_linears(directory),
         max_active=active if isinstance(active := options.get("max_active_dims"), int) else None,
     )

@@ -90,7 +90,9 @@ class _Build:
         parts = self._parts(_EXACT if self.plan.starts_from_fp32 else self.plan)
         length = max_tokens(parts.transformer, self.recipe)
         lengths = None if self.recipe.late is None else read_lengths(parts.transformer)
-        tokenizer = make_tokenizer(parts.transformer, length, make_decode(self.spec.token_ids), lengths)
+        tokenizer = make_tokenizer(
+            parts.transformer, length, make_decode(self.spec.token_ids), lengths, self.recipe.generative
+        )
         prompts = dict(self.recipe.prompts)
         default = self.recipe.default_prompt_name
         facts = parts.heads.facts
@@ -166,6 +168,7 @@ class _Build:
             activation=self.recipe.activation if self.recipe.scores else "identity",
             token_dimension=facts.token_dimension,
             matryoshka=self.recipe.matryoshka,
+            takes_instruction=self.recipe.generative is not None,
         )
 
     def _fingerprint(self, info: EncoderInfo, weights: str) -> str:
@@ -181,6 +184,7 @@ class _Build:
             "max_tokens": info.max_tokens,
             "max_active": self.recipe.max_active,
             "late": repr(self.recipe.late) if self.recipe.late else None,
+            "generative": repr(self.recipe.generative) if self.recipe.generative else None,
         }
         return name_fingerprint(weights, decisive)
 

@@ -20,15 +20,18 @@ from transformers import PreTrainedTokenizerFast
 from emb_model_provider.errors import LoadError, LoadReason
 from emb_model_provider.logs import EventLog
 from shard.device import ComputePlan
+from shard.encoders.asked_pairs import AskedTokenizer, Write, template_writer, write_qwen3
 from shard.encoders.bge_m3 import BgeM3Head, TokenLinears
 from shard.encoders.heads import Head, Heads, measure_dimension
 from shard.encoders.late_interaction import LateHead, LateTokenizer, Lengths, make_mask
 from shard.encoders.late_modules import skipped_ids
+from shard.encoders.logit_score import LogitScoreHead
 from shard.encoders.padded import PaddedPath
 from shard.encoders.score_head import ScoreHead
 from shard.encoders.splade import SpladeHead
 from shard.encoders.text_tokenizer import TextTokenizer, TokenizerFacts
 from shard.foreign_ids import Decode
+from shard.generative import GenerativeFiles
 from shard.layouts import Recipe
 from shard.storage16 import store_in_16_bit
 
@@ -68,6 +71,10 @@ def place(modules: Sequence[nn.Module], plan: ComputePlan, recipe: Recipe) -> Pa
 def _make_head(modules: Sequence[nn.Module], tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> Head:
     transformer: Any = modules[0]
     following = modules[1:]
+    if recipe.generative is not None:
+        rows = following[0]
+        assert isinstance(rows, nn.Linear)
+        return LogitScoreHead(rows)
     if recipe.scores:
         return ScoreHead(transformer.model, recipe.task)
     if following and isinstance(following[0], SpladePooling):
@@ -90,11 +97,16 @@ def narrow(parts: Parts, plan: ComputePlan) -> None:
 
 
 def make_tokenizer(
-    transformer: Module, max_tokens: int, decode: Decode | None, lengths: Lengths | None = None
+    transformer: Module,
+    max_tokens: int,
+    decode: Decode | None,
+    lengths: Lengths | None = None,
+    generative: GenerativeFiles | None = None,
 ) -> TextTokenizer:
     """Return the model's tokenizer, which cuts at ``max_tokens``; ``decode`` reads ids that are not its own.
 
-    ``lengths`` are those of queries and documents of a multi-vector model.
+    ``lengths`` are those of queries and documents of a multi-vector model, ``generative`` is how a language model is
+    asked for scores.
     """
     tokenizer = _fast_tokenizer(transformer)
     facts = TokenizerFacts(
@@ -105,7 +117,26 @@ def make_tokenizer(
     )
     if lengths is not None:
         return LateTokenizer(tokenizer.backend_tokenizer, facts, max_tokens, lengths, decode)
+    if generative is not None and generative.uses_template:
+        write = _make_writer(transformer, tokenizer, generative)
+        return AskedTokenizer(tokenizer.backend_tokenizer, facts, max_tokens, write, decode=decode)
     return TextTokenizer(tokenizer.backend_tokenizer, facts, max_tokens, decode=decode)
+
+
+def _make_writer(transformer: Module, tokenizer: PreTrainedTokenizerFast, generative: GenerativeFiles) -> Write:
+    options = dict(generative.template_options)
+    failure = transformer.input_formatter.pair_roles_failure(options)
+    if failure is None:
+        message_format = generative.message_format or transformer.input_formatter.message_format
+        return template_writer(tokenizer, options, structured=message_format == "structured")
+    if generative.is_qwen3:
+        return write_qwen3
+    raise LoadError(
+        LoadReason.UNSUPPORTED_MODEL,
+        f"this model cannot be served as a reranker: its chat template cannot carry a query and a document "
+        f"({failure}). Put a chat_template.jinja beside it that writes messages of the roles query and document, as "
+        "sentence-transformers' CrossEncoder reads it, or serve a cross-encoder such as BAAI/bge-reranker-v2-m3",
+    )
 
 
 def _fast_tokenizer(transformer: Module) -> PreTrainedTokenizerFast:

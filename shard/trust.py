@@ -31,6 +31,7 @@ _MODULE_NAMES: Final = (
     "MLMTransformer",
     "SpladePooling",
     "MultiVectorMask",
+    "LogitScore",
 )
 _MODULE_HOMES: Final = (
     "sentence_transformers.models",
@@ -49,6 +50,8 @@ _MODULE_HOMES: Final = (
     "sentence_transformers.sparse_encoder.modules",
     "sentence_transformers.sparse_encoder.modules.mlm_transformer",
     "sentence_transformers.sparse_encoder.modules.splade_pooling",
+    "sentence_transformers.cross_encoder.modules",
+    "sentence_transformers.cross_encoder.modules.logit_score",
     "sentence_transformers.multi_vector_encoder.modules",
     "sentence_transformers.multi_vector_encoder.modules.multi_vector_mask",
     # PyLate's, of which sentence-transformers has the same.

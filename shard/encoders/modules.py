@@ -28,8 +28,10 @@ from shard.device import ComputePlan
 from shard.encoders.bge_m3 import read_token_linears
 from shard.encoders.heads import measure_dimension
 from shard.encoders.late_modules import complete_modules
+from shard.encoders.logit_score import split_answers
 from shard.encoders.score_head import SCORES
 from shard.encoders.splade import LanguageHead, split_language_model
+from shard.generative import DEFAULT_ANSWERS, GenerativeFiles
 from shard.late_files import LateFiles
 from shard.layouts import ModuleEntry, Recipe
 from shard.trust import own_module_name
@@ -111,6 +113,8 @@ def build_modules(directory: Path, recipe: Recipe, options: LoadOptions) -> list
     """Return the transformer and what follows it, settings applied, everything still on the CPU or where bnb put it."""
     if recipe.late is not None:
         return _build_late_modules(directory, recipe.late, recipe, options)
+    if recipe.generative is not None:
+        return _build_asked_model(directory, recipe.generative, recipe, options)
     if recipe.layout == "sentence-transformers":
         modules: list[nn.Module] = [_load_module(directory, entry, recipe, options) for entry in recipe.modules]
         if not isinstance(modules[0], Transformer) and not options.trust_remote_code:
@@ -144,6 +148,34 @@ def _build_late_modules(directory: Path, late: LateFiles, recipe: Recipe, option
     folder = recipe.modules[0].path if recipe.modules else ""
     said = CheckedTransformer.load_config(str(directory), subfolder=folder, local_files_only=True)
     return complete_modules(modules, late, directory, set(said))
+
+
+def _build_asked_model(
+    directory: Path, generative: GenerativeFiles, recipe: Recipe, options: LoadOptions
+) -> list[nn.Module]:
+    """Return a language model's transformer, and of its head what the two answers need."""
+    folder = recipe.modules[0].path if recipe.modules else ""
+    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": options.trust_remote_code}
+    arguments: dict[str, Any] = {"model_kwargs": local, "processor_kwargs": dict(local), "config_kwargs": dict(local)}
+    if recipe.modules:
+        arguments = CheckedTransformer._load_init_kwargs(  # noqa: SLF001 - what `load` itself begins with
+            str(directory), subfolder=folder, **local
+        )
+    arguments["model_kwargs"] |= {"emb_options": options, "emb_needs_pooler": True}
+    arguments |= {
+        "transformer_task": "text-generation",
+        "modality_config": _TEXT_ONLY,
+        "module_output_name": "token_embeddings",
+    }
+    transformer: Transformer = CheckedTransformer(str(directory), **arguments)
+    true_id, false_id = generative.true_id, generative.false_id
+    if true_id is None:
+        known = transformer.tokenizer.get_vocab()
+        if any(word not in known for word in DEFAULT_ANSWERS):
+            raise _unsupported(f"its tokenizer has no tokens for {' and '.join(DEFAULT_ANSWERS)}")
+        true_id, false_id = (known[word] for word in DEFAULT_ANSWERS)
+    transformer.model, rows = split_answers(transformer.model, true_id, false_id)
+    return [transformer, rows]
 
 
 def _load_bare_transformer(directory: Path, options: LoadOptions) -> Transformer:

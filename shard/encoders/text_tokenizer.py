@@ -208,8 +208,11 @@ class TextTokenizer:
                 "An input is not valid Unicode: it holds half of a surrogate pair.", param="input"
             ) from error
 
+    def _text_limit(self, reading: Reading) -> int:
+        return min(self._max_tokens, reading.max_tokens or self._max_tokens)
+
     def _limit(self, reading: Reading, frame: _Frame) -> int:
-        limit = min(self._max_tokens, reading.max_tokens or self._max_tokens)
+        limit = self._text_limit(reading)
         if limit <= frame.size and limit < self._max_tokens:
             raise InvalidRequestError(
                 f"A limit of {limit} tokens leaves no room for text: {frame.size} are special tokens.",

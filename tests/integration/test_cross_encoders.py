@@ -177,13 +177,6 @@ def test_a_model_without_a_head_is_no_reranker(tmp_path, opened):
     assert "classifier" in str(caught.value)
 
 
-def test_a_generative_reranker_is_refused_with_what_to_serve_instead(tmp_path, opened):
-    directory = set_config(make_bert_classifier(tmp_path / "model"), architectures=["Qwen3ForCausalLM"])
-    with pytest.raises(LoadError, match=r"generative reranker.*bge-reranker-v2-m3") as caught:
-        opened(directory, name="Qwen/Qwen3-Reranker-0.6B")
-    assert caught.value.reason is LoadReason.UNSUPPORTED_MODEL
-
-
 def test_a_hostile_pickle_of_a_reranker_is_refused_unread(tmp_path, opened):
     directory = make_bert_classifier(tmp_path / "model")
     marker = tmp_path / "marker"

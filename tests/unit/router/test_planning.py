@@ -88,6 +88,13 @@ def test_a_model_that_cannot_is_said_to_and_where_it_answers():
     assert caught.value.param == "outputs"
 
 
+def test_a_prompt_is_for_rerankers_that_are_told_what_makes_a_document_relevant():
+    asked = {"seconds": ("b",), "outputs": ("scores",), "prompt": "Find papers"}
+    assert fit("rerank", **asked).prompt is None
+    told = make_info(**KINDS["rerank"], takes_instruction=True).encoder
+    assert planning.fit(EncodeRequest("m", ("a",), **asked), "query", told).prompt == "Find papers"
+
+
 def test_dimensions_are_those_that_the_model_was_trained_for_where_that_is_known():
     assert fit("m3", dimensions=2).dimensions == 2
     assert fit("m3", dimensions=4).dimensions == 4

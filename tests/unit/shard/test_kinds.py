@@ -44,9 +44,15 @@ def test_the_operator_knows_better():
         (ModelSpec(id="m", name="n"), {}, {"model_type": "CrossEncoder"}),
     ],
 )
-def test_a_language_model_that_is_asked_for_yes_or_no_is_refused(spec, configuration, options):
-    with pytest.raises(LoadError, match="generative reranker"):
-        find_task(spec, {"architectures": ["Qwen3ForCausalLM"]}, configuration, options)
+def test_a_language_model_ranks_where_its_files_its_name_or_the_operator_say_so(spec, configuration, options):
+    assert find_task(spec, {"architectures": ["Qwen3ForCausalLM"]}, configuration, options) == "rerank"
+
+
+def test_a_name_alone_makes_no_reranker_of_a_model_that_says_what_it_is():
+    config = {"architectures": ["Qwen3ForCausalLM"]}
+    named = ModelSpec(id="m", name="some/distilled-from-reranker")
+    assert find_task(named, config, {}, {"model_type": "SentenceTransformer"}) == "embed"
+    assert find_task(ModelSpec(id="m", name="x-rerank", task="embed"), config, {}, None) == "embed"
 
 
 @pytest.mark.parametrize(
