@@ -40,7 +40,7 @@ def write_qwen3(instruction: str | None, query: str, document: str) -> str:
 def template_writer(tokenizer: PreTrainedTokenizerBase, options: Mapping[str, Any], *, structured: bool) -> Write:
     """Return what the tokenizer's chat template writes of messages by ``query``, ``document`` and ``system``."""
 
-    def message(role: str, text: str) -> dict[str, object]:
+    def message(role: str, text: str) -> dict[str, Any]:
         return {"role": role, "content": [{"type": "text", "text": text}] if structured else text}
 
     def write(instruction: str | None, query: str, document: str) -> str:

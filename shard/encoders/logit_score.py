@@ -55,7 +55,8 @@ def split_answers(model: PreTrainedModel, true_id: int, false_id: int | None) ->
     Both together are compared with the model on a few tokens; raises ``LoadError`` UNSUPPORTED_MODEL for one that does
     more than run the one after the other, as one with soft-capped logits does.
     """
-    transformer, head = model.base_model, model.get_output_embeddings()
+    head: object = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    transformer = model.base_model
     ids = [true_id] if false_id is None else [true_id, false_id]
     if not isinstance(transformer, PreTrainedModel) or transformer is model or not isinstance(head, nn.Linear):
         raise _unsupported("its language model cannot be told from its transformer")

@@ -170,7 +170,7 @@ def _build_asked_model(
     transformer: Transformer = CheckedTransformer(str(directory), **arguments)
     true_id, false_id = generative.true_id, generative.false_id
     if true_id is None:
-        known = transformer.tokenizer.get_vocab()
+        known = transformer.tokenizer.get_vocab() if transformer.tokenizer is not None else {}
         if any(word not in known for word in DEFAULT_ANSWERS):
             raise _unsupported(f"its tokenizer has no tokens for {' and '.join(DEFAULT_ANSWERS)}")
         true_id, false_id = (known[word] for word in DEFAULT_ANSWERS)
