@@ -5,14 +5,12 @@
 #   TORCH_INDEX  an extra package index for PyTorch, for machines without a GPU: give the URL that the install
 #                selector on pytorch.org shows for "CPU", and no CUDA build is downloaded
 #   PIP_ARGS     anything else for pip, such as `--index-url` of your mirror
+#   CHAOS_SECONDS, SOAK_MINUTES, FUZZ_CASES   how long those verbs run, and how many cases each parser gets
 #   ARGS         arguments for the server or the benchmarks: make serve ARGS="--env-file my.env"
 
 PYTHON ?= python3
 TORCH_INDEX ?=
 PIP_ARGS ?=
-CHAOS_SECONDS ?= 300
-SOAK_MINUTES ?= 60
-FUZZ_CASES ?= 12500
 ARGS ?=
 CHAOS_SECONDS ?= 300
 SOAK_MINUTES ?= 60

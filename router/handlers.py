@@ -45,7 +45,10 @@ REQUEST_ID: Final = web.RequestKey("request_id", str)
 
 
 class Handlers:
-    """Holds what the endpoints need. ``more`` are routes that are not about models."""
+    """Holds what the endpoints need.
+
+    ``more`` are routes that are not about models; ``loop_lag_s`` tells how late this process's loop has been.
+    """
 
     def __init__(
         self,
@@ -53,16 +56,18 @@ class Handlers:
         registry: Registry,
         max_request_bytes: int,
         more: Sequence[web.RouteDef] = (),
+        loop_lag_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._service = service
         self._registry = registry
         self._max_request_bytes = max_request_bytes
         self._more = more
+        self._health = Health(service, registry, loop_lag_s)
         self._dialects: dict[object, Dialect] = {}
 
     def routes(self) -> list[web.RouteDef]:
         """Return the table of routes: each dialect's, and the same again behind a model's name."""
-        made = [*Health(self._service, self._registry).routes(), *self._more]
+        made = [*self._health.routes(), *self._more]
         behind_a_model: list[web.RouteDef] = []
         for (method, path), choices in by_path().items():
             handler = self._endpoint(choices)

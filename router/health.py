@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import orjson
@@ -22,11 +23,12 @@ _NOTHING_YET: Final = Progress(
 
 
 class Health:
-    """Answers ``/health`` and ``/ready``."""
+    """Answers ``/health`` and ``/ready``. ``loop_lag_s`` tells how late this process's event loop has been lately."""
 
-    def __init__(self, service: EmbeddingService, registry: Registry) -> None:
+    def __init__(self, service: EmbeddingService, registry: Registry, loop_lag_s: Callable[[], float]) -> None:
         self._service = service
         self._registry = registry
+        self._loop_lag_s = loop_lag_s
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes; ``app`` asks none of the first three for a key."""
@@ -38,8 +40,9 @@ class Health:
         ]
 
     async def live(self, _request: web.Request) -> web.Response:
-        """Say that this process lives; nothing about models."""
-        return web.Response(body=b'{"status":"ok"}', content_type=_JSON)
+        """Say that this process lives, and how promptly; nothing about models."""
+        body = {"status": "ok", "loop_lag_s": self._loop_lag_s()}
+        return web.Response(body=orjson.dumps(body), content_type=_JSON)
 
     async def ready(self, request: web.Request) -> web.Response:
         """Say whether every model can answer now, or the one of ``?model=``, and how each one fares."""

@@ -74,7 +74,7 @@ async def _serve(
     meter = Meter(Store(around.run_directory, around.index))
     service.on_resent, service.quarantine.on_added = meter.resent, _tell_of_quarantine(control)
     own = [web.get("/metrics", metrics_endpoint(meter, registry)), *describing_routes(around.url_prefix)]
-    handlers = Handlers(service, registry, config.max_request_bytes, own)
+    handlers = Handlers(service, registry, config.max_request_bytes, own, meter.loop_lag_s)
     authenticator = Authenticator(config.api_key_digests)
     tracer = make_tracer(f"router-{around.index}-{os.getpid()}")
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -55,6 +57,7 @@ class Meter:
         self._series: dict[str, _ModelSeries] = {}
         self._look: Callable[[], Gauges] = Gauges
         self._lags_s = [0.0] * _LAG_PERIODS
+        self._due_s = math.inf
 
     def watch(self, look: Callable[[], Gauges]) -> None:
         """Ask ``look`` for the state that others know; in-flight requests and the loop's lag are known here."""
@@ -111,18 +114,21 @@ class Meter:
 
     async def write_again_and_again(self) -> None:
         """Measure the loop's lag and keep this router's file up to date, until cancelled."""
-        loop = asyncio.get_running_loop()
-        written_s = loop.time()
+        written_s = time.monotonic()
         self.write()
         while True:
-            due_s = loop.time() + _LAG_EVERY_S
+            self._due_s = time.monotonic() + _LAG_EVERY_S
             await asyncio.sleep(_LAG_EVERY_S)
-            now_s = loop.time()
-            self._lags_s[-1] = max(self._lags_s[-1], now_s - due_s)
+            now_s = time.monotonic()
+            self._lags_s[-1] = max(self._lags_s[-1], now_s - self._due_s)
             if now_s - written_s >= _WRITE_EVERY_S:
                 written_s = now_s
                 self.write()
                 self._lags_s = [*self._lags_s[1:], 0.0]
+
+    def loop_lag_s(self) -> float:
+        """Return how late the loop was at worst in the last seconds, or is now: the first to ask may be ahead of it."""
+        return round(max(*self._lags_s, time.monotonic() - self._due_s), 4)
 
     def write(self) -> None:
         """Write this router's file."""
@@ -145,7 +151,7 @@ class Meter:
             in_flight=self.in_flight,
             connections=known.connections,
             quarantined=known.quarantined,
-            loop_lag_s=round(max(self._lags_s), 4),
+            loop_lag_s=self.loop_lag_s(),
             memory_bytes=rss_bytes(),
             by_model=known.by_model,
         )

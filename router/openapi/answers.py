@@ -80,7 +80,7 @@ OLLAMA_EMBEDDING: Final = record({"embedding": VECTOR})
 OLLAMA_SHOW: Final = record({"details": record({}), "model_info": record({}), "capabilities": STRINGS})
 OLLAMA_MODELS: Final = record({"models": listed(record({"name": TEXT, "model": TEXT, "size": WHOLE, "digest": TEXT}))})
 VERSION: Final = record({"version": TEXT})
-HEALTH: Final = record({"status": TEXT})
+HEALTH: Final = record({"status": TEXT, "loop_lag_s": NUMBER})
 READINESS: Final = record({"status": words("ready", "not_ready"), "models": {"type": "object"}})
 
 _OPENAI_ERROR: Final = record(

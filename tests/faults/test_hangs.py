@@ -169,6 +169,9 @@ def test_case_21_a_router_whose_loop_is_held_up_for_a_moment_is_busy_and_lives(m
     wait_until(lambda: "reports_again child=router" in server.stderr, 10, "it is called well again")
     assert router_pid(server) == router
     assert "router_busy lag_s=" in server.stderr
+    assert server.get("/health").json["loop_lag_s"] > 1
+    (lag_s,) = re.findall(r"^emb_router_loop_lag_seconds (\S+)$", server.get("/metrics").body.decode(), re.MULTILINE)
+    assert float(lag_s) > 1
 
 
 def test_case_21_a_router_that_is_silent_beyond_the_limit_is_replaced_and_its_port_serves_on(make_server):

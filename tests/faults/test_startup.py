@@ -96,7 +96,7 @@ def test_case_13_a_load_that_holds_the_gil_is_left_alone(tmp_path):
 def test_case_14_a_crash_loop_slows_down_and_stops_and_a_mended_model_is_found_by_a_probe(tmp_path):
     """Intervals stay below doubling bounds, the breaker opens at the 6th death, the supervisor idles, a probe heals."""
     broken = FaultyModel(tmp_path / "broken", crashes=-1)
-    env = {"EMB_PROVIDER_RESTART_DELAY_S": "0.1", "EMB_PROVIDER_RESTART_PROBE_S": "4"}
+    env = {"EMB_PROVIDER_RESTART_DELAY_S": "0.1", "EMB_PROVIDER_RESTART_PROBE_S": "5"}
     with server_with(tmp_path, env, broken=broken, good=FaultyModel(tmp_path / "good")) as server:
         server.wait_for_states(good="ready", broken="failed")
         starts = broken.start_pids()
@@ -106,9 +106,9 @@ def test_case_14_a_crash_loop_slows_down_and_stops_and_a_mended_model_is_found_b
         assert "exited with code 1; it keeps failing" in row["detail"]
         # Left alone: nothing is started and the supervisor has nothing to do.
         before_s, began_s = cpu_s(server.process.pid), time.monotonic()
-        time.sleep(1.5)
+        time.sleep(3.0)
         busy = (cpu_s(server.process.pid) - before_s) / (time.monotonic() - began_s)
-        assert busy < 0.05, f"{busy:.1%} of a core"
+        assert busy < 0.01, f"{busy:.2%} of a core"
         assert broken.start_pids() == starts
         answer = server.post("/v1/embeddings", {"model": "broken", "input": "hi"})
         assert (answer.status, answer.json["error"]["code"]) == (503, "model_failed")

@@ -5,7 +5,6 @@ Garbage comes from a stranger on a shard's socket, and from a shard that answers
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 import time
@@ -19,7 +18,7 @@ from emb_model_provider.messages import Cancel, Encode, Encoded, Hello, Started,
 from tests.support.asking import Asked, Asking
 from tests.support.faulty_server import FaultyModel, FaultyServer
 from tests.support.leaks import open_files, resident_bytes
-from tests.support.processes import command_line, wait_until
+from tests.support.processes import command_line, cpu_s, wait_until
 
 _MB = 1024 * 1024
 
@@ -41,11 +40,6 @@ def server(tmp_path_factory):
     with FaultyServer(root / "server", models, env=env) as it:
         it.wait_ready()
         yield it
-
-
-def cpu_s(pid):
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def shard_socket(server, model_id):

@@ -69,7 +69,8 @@ async def test_the_list_of_models_shows_every_state(aiohttp_client):
 
 async def test_health_is_about_the_process_and_ready_about_every_model(aiohttp_client):
     client = await aiohttp_client(make_app())
-    assert (await client.get("/health")).status == 200
+    health = await client.get("/health")
+    assert (health.status, await health.json()) == (200, {"status": "ok", "loop_lag_s": 0.0})
     response = await client.get("/ready")
     assert response.status == 503
     body = await response.json()

@@ -1,4 +1,6 @@
+import asyncio
 import os
+import time
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -136,6 +138,18 @@ def test_a_model_tells_its_state_its_deaths_its_queue_and_its_batches():
     assert get(found, "emb_batch_seconds_total", model="m") == 3
     assert get(found, "emb_batch_fill_ratio_bucket", model="m", le="0.5") == 1
     assert get(found, "emb_batch_time_ratio_sum", model="m") == 1.5
+
+
+async def test_a_loop_that_is_held_up_shows_at_once_and_for_some_seconds():
+    meter = Meter()
+    assert meter.loop_lag_s() == 0
+    measuring = asyncio.create_task(meter.write_again_and_again())
+    await asyncio.sleep(0.01)
+    time.sleep(0.75)  # noqa: ASYNC251 - the loop is held up
+    assert meter.loop_lag_s() > 0.4, "before the loop has found it out by itself"
+    await asyncio.sleep(0.3)
+    assert get(values(meter), "emb_router_loop_lag_seconds") > 0.4
+    measuring.cancel()
 
 
 def test_who_accepts_openmetrics_gets_it():
