@@ -25,7 +25,7 @@ MEASURABLE := $(VENV)/.installed-bench
 CLIENTS := $(VENV)-clients
 INPUTS := pyproject.toml constraints.txt
 
-.PHONY: help serve test test-clients chaos soak fuzz check bench docs format clean
+.PHONY: help serve test test-gpu test-clients chaos soak fuzz check bench docs format clean
 .DEFAULT_GOAL := help
 
 help: ## list the verbs
@@ -34,8 +34,11 @@ help: ## list the verbs
 serve: $(INSTALLED) ## serve the models of the environment or .env; with no settings, the embedded one
 	@exec $(BIN)/python -m supervisor $(ARGS)
 
-test: $(READY) ## the whole test suite
-	$(BIN)/python -m pytest
+test: $(READY) ## the whole test suite, two tests at a time: much of it is waiting
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test-gpu: $(READY) ## what a CUDA device must do; where there is none, the same tests on the CPU
+	$(BIN)/python -m pytest tests/gpu
 
 test-clients: $(CLIENTS)/.installed ## the real clients of other servers (OpenAI, Cohere, Ollama, LangChain, …) against this one
 	EMB_CLIENTS_SERVER_PYTHON="$(CURDIR)/$(BIN)/python" $(CLIENTS)/bin/python -m pytest -c tests/clients/pytest.ini tests/clients

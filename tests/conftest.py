@@ -1,3 +1,4 @@
+import itertools
 import os
 
 import pytest
@@ -8,6 +9,23 @@ from tests.support.alone import turn
 # A shared machine may stall for longer than hypothesis' default deadline; the time limit of each test still holds.
 settings.register_profile("project", deadline=None)
 settings.load_profile("project")
+
+
+#: Their tests mostly wait for processes; those of the others mostly compute.
+_WAITING = ("chaos", "faults")
+
+
+def pytest_collection_modifyitems(items):
+    """Let files that wait and files that compute take turns, so that two processes rarely do the same at a time."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
+    files = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    waiting = [group for path, group in files.items() if path.parent.name in _WAITING]
+    computing = [group for path, group in files.items() if path.parent.name not in _WAITING]
+    taking_turns = itertools.chain.from_iterable(itertools.zip_longest(waiting, computing, fillvalue=[]))
+    items[:] = itertools.chain.from_iterable(taking_turns)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # outside pytest-timeout's: a wait for a turn is not the test's own time

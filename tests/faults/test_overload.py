@@ -116,6 +116,7 @@ def capacity_per_s(url):
     return outcome.count(200, began_s + 0.5, began_s + 3.5) / 3
 
 
+@pytest.mark.alone
 def test_case_26_at_three_times_what_can_be_done_goodput_stays_and_who_is_let_in_is_answered_in_time(server):
     url = server.url + "/v1/embeddings"
     shares = []
@@ -140,6 +141,7 @@ def test_case_26_at_three_times_what_can_be_done_goodput_stays_and_who_is_let_in
     raise AssertionError(f"goodput as a share of capacity: {shares}")
 
 
+@pytest.mark.alone
 def test_a_clients_flood_does_not_keep_others_from_being_answered(server):
     url = server.url + "/v1/embeddings"
     capacity = capacity_per_s(url)
@@ -160,6 +162,7 @@ def test_a_clients_flood_does_not_keep_others_from_being_answered(server):
     assert statistics.median(other.took(200)) < 0.7
 
 
+@pytest.mark.alone
 def test_two_who_both_ask_for_too_much_get_the_same(server):
     url = server.url + "/v1/embeddings"
     flood, other = Outcome(), Outcome()

@@ -135,6 +135,7 @@ def latencies(server, count):
     return found
 
 
+@pytest.mark.alone
 def test_case_25_thousands_of_idle_connections_slow_nobody_and_those_over_the_limit_hear_503(make_server):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = min(10_000, (hard if hard != resource.RLIM_INFINITY else 20_000) // 2 - 200)

@@ -187,8 +187,8 @@ def test_several_servers_are_told_apart_by_their_directory(tmp_path, run_dir):
             assert f"process {pid}" in operator.command(first, "status", "--run-dir", path).stdout
 
 
-def test_serving_goes_on_when_nobody_can_take_the_log(tmp_path):
-    """Case 44: the terminal is closed, the disk is full."""
+def test_case_44_serving_goes_on_when_nobody_can_take_the_log(tmp_path):
+    """The terminal is closed, the disk is full."""
     server = FaultyServer(
         tmp_path / "server", {"en": FaultyModel(tmp_path / "en")}, env={"EMB_PROVIDER_LOG_FILE": "/dev/full"}
     )
@@ -206,7 +206,7 @@ def test_serving_goes_on_when_nobody_can_take_the_log(tmp_path):
         assert server.stop() == 0
 
 
-def test_serving_goes_on_when_the_reader_of_the_terminal_has_gone_and_a_full_disk_is_written_to_again(tmp_path):
+def test_case_44_serving_goes_on_when_the_reader_of_the_terminal_has_gone_and_a_full_disk_is_written_to_again(tmp_path):
     server = FaultyServer(tmp_path / "server", {"en": FaultyModel(tmp_path / "en")})
     server._env["EMB_PROVIDER_PORT"] = str(port := free_port())
     server.url = f"http://127.0.0.1:{port}"

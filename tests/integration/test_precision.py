@@ -94,6 +94,11 @@ def measured(tmp_path, directory, precision, *, prepack=False):
 
 
 @pytest.fixture(scope="module")
+def measured_fp32(tmp_path_factory):
+    return measured(tmp_path_factory.mktemp("fp32"), real_model_directory(), "fp32")
+
+
+@pytest.fixture(scope="module")
 def exact(tmp_path_factory):
     return vectors(opened(tmp_path_factory.mktemp("exact"), real_model_directory(), "fp32"))
 
@@ -160,21 +165,20 @@ def test_16_bit_on_a_cpu_without_it_is_said_once(tmp_path, caplog):
     assert caplog.messages.count("precision_widened") == 1
 
 
-def test_fp32_safetensors_stay_mapped(tmp_path):
-    memory = measured(tmp_path, real_model_directory(), "fp32")
-    assert memory["weights"] > 85 * MIB
-    assert memory["private"] < 30 * MIB
+def test_fp32_safetensors_stay_mapped(measured_fp32):
+    assert measured_fp32["weights"] > 85 * MIB
+    assert measured_fp32["private"] < 30 * MIB
 
 
-def test_prepacking_costs_the_matrices_once_more_and_no_embedding_table(tmp_path):
-    shared = measured(tmp_path, real_model_directory(), "fp32")["private"]
+def test_prepacking_costs_the_matrices_once_more_and_no_embedding_table(tmp_path, measured_fp32):
+    shared = measured_fp32["private"]
     prepacked = measured(tmp_path, real_model_directory(), "fp32", prepack=True)["private"]
     assert 35 * MIB < prepacked - shared < 60 * MIB
 
 
 def test_a_converted_pickle_stays_mapped(tmp_path):
     directory = pickled_minilm(tmp_path / "model")
-    measured(tmp_path, directory, "fp32")  # converts
+    opened(tmp_path, directory, "fp32")  # converts
     memory = measured(tmp_path, directory, "fp32")
     assert memory["weights"] > 85 * MIB
     assert memory["private"] < 30 * MIB

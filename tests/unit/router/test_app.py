@@ -277,6 +277,7 @@ TEXT, IDS = "中文字符测试一下" * 250, list(range(1000, 1256))
         ("/v1/rerank", "documents", TEXT, {"query": "a"}),
     ],
 )
+@pytest.mark.alone
 async def test_2000_inputs_at_once_never_hold_the_loop_for_long(aiohttp_client, path, name, one, fields):
     client = await aiohttp_client(make_app(WideBackend(), limit=64 * 2**20))
     data = orjson.dumps({"model": "m", **fields, name: [one] * 2000})
