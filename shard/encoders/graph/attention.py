@@ -64,10 +64,9 @@ def attend_joint(
     """Do what ``attend`` does where one layer has made query, key and value: shape (1, tokens, 3 * heads * size)."""
     _, tokens, width = joint.shape
     heads = width // (3 * size)
-    rows = joint.view(tokens, 3, heads, size)
 
     def attend_within(segment: Segment) -> torch.Tensor:
-        own = rows[segment.start : segment.end] if segment.padding is None else rows[segment.padding.gather]
+        own = _take(joint[0], segment)
         queries, keys, values = own.view(segment.count, segment.length, 3, heads, size).permute(2, 0, 3, 1, 4)
         return _attend(queries, keys, values, rule, segment.padding)
 
@@ -131,12 +130,20 @@ def _join(attend_within: Callable[[Segment], torch.Tensor], segments: Sequence[S
 def _flatten(attended: torch.Tensor, segment: Segment) -> torch.Tensor:
     """(count, heads, length, size) → (tokens, heads, size), without padding."""
     _, heads, _, size = attended.shape
-    rows = attended.transpose(1, 2).reshape(-1, heads, size)
-    return rows if segment.padding is None else rows[segment.padding.places]
+    rows = attended.transpose(1, 2).reshape(-1, heads * size)
+    own = rows if segment.padding is None else rows.index_select(0, segment.padding.places)
+    return own.view(-1, heads, size)
 
 
 def _split(tensor: torch.Tensor, segment: Segment) -> torch.Tensor:
     """(1, heads, tokens, size) → (count, heads, length, size) of one segment."""
     _, heads, _, size = tensor.shape
-    own = tensor[0, :, segment.start : segment.end] if segment.padding is None else tensor[0][:, segment.padding.gather]
-    return own.reshape(heads, segment.count, segment.length, size).transpose(0, 1)
+    own = _take(tensor[0].transpose(0, 1).flatten(1), segment)
+    return own.view(segment.count, segment.length, heads, size).transpose(1, 2)
+
+
+def _take(rows: torch.Tensor, segment: Segment) -> torch.Tensor:
+    """Return a segment's rows, shape (count · length, width). ``index_select`` copies whole rows, indexing does not."""
+    if segment.padding is None:
+        return rows[segment.start : segment.end]
+    return rows.index_select(0, segment.padding.gather)

@@ -80,13 +80,21 @@ def _merge(module: fx.GraphModule, group: list[fx.Node]) -> None:
 def fuse_activations(graph: fx.Graph) -> None:
     """Mark linear layers whose output goes into an activation and nowhere else, and remove the activation."""
     for node in linear_nodes(graph):
-        user = _only_user(node)
-        if user is None or user.target not in _ACTIVATIONS or len(user.args) != 1:
-            continue
-        algorithm = user.kwargs.get("approximate", "none") if user.target is _aten.gelu.default else ""
-        node.meta[ACTIVATION] = (_ACTIVATIONS[user.target], algorithm)
-        user.replace_all_uses_with(node)
-        graph.erase_node(user)
+        activation = activation_behind(node)
+        if activation is not None:
+            user = next(iter(node.users))
+            node.meta[ACTIVATION] = activation
+            user.replace_all_uses_with(node)
+            graph.erase_node(user)
+
+
+def activation_behind(node: fx.Node) -> tuple[str, str] | None:
+    """Return name and algorithm of the activation that a linear node's output goes into, if it goes nowhere else."""
+    user = _only_user(node)
+    if user is None or user.target not in _ACTIVATIONS or len(user.args) != 1:
+        return None
+    algorithm = user.kwargs.get("approximate", "none") if user.target is _aten.gelu.default else ""
+    return _ACTIVATIONS[user.target], str(algorithm)
 
 
 def is_activated(node: fx.Node) -> bool:
@@ -95,7 +103,7 @@ def is_activated(node: fx.Node) -> bool:
 
 
 def fuse_residuals(graph: fx.Graph) -> None:
-    """Mark linear layers whose output is added to something of equal shape and used nowhere else; remove the sum.
+    """Mark linear layers whose output is added to something of its own form and used nowhere else; remove the sum.
 
     The layer moves to where the sum was: by then both operands are there.
     """
@@ -105,7 +113,7 @@ def fuse_residuals(graph: fx.Graph) -> None:
             continue
         left, right = user.args
         other = right if left is node else left
-        if other is node or not isinstance(other, fx.Node) or _shape(other) != _shape(node):
+        if other is node or not isinstance(other, fx.Node) or _form(other) != _form(node):
             continue
         with graph.inserting_before(user):
             moved = graph.node_copy(node, lambda argument: argument)
@@ -174,6 +182,6 @@ def _node(argument: object) -> fx.Node:
     return argument
 
 
-def _shape(node: fx.Node) -> tuple[str, ...]:
+def _form(node: fx.Node) -> tuple[str, ...]:
     value = node.meta.get("val")
-    return tuple(map(str, value.shape)) if isinstance(value, torch.Tensor) else ()
+    return (str(value.dtype), *map(str, value.shape)) if isinstance(value, torch.Tensor) else ()

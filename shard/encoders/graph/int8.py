@@ -81,12 +81,12 @@ def dynamic_linear(
 
 
 def shift_bias(weight: NarrowWeight, bias: torch.Tensor | None) -> torch.Tensor:
-    """Return the bias of ``activated_linear``, shape (out,): what moving its input up by ``FLOOR`` has to be less."""
+    """Return the bias of ``activated_dynamic_linear``, shape (out,): what moving its input up by ``FLOOR`` has to be less."""
     moved = weight.values.sum(dim=1).float() * weight.scales * -FLOOR
     return moved if bias is None else moved + bias.detach()
 
 
-def activated_linear(
+def activated_dynamic_linear(
     x: torch.Tensor, packed: torch.Tensor, scales: torch.Tensor, zero_points: torch.Tensor, bias: torch.Tensor
 ) -> torch.Tensor:
     """Return ``x @ weight.T + bias``, shape (..., out), fp32, for an ``x`` that is nowhere below ``-FLOOR``.

@@ -18,7 +18,7 @@ from shard.encoders.graph import fusion
 from shard.encoders.graph.attention import Rule, attend, attend_joint
 from shard.encoders.graph.capture import ATTEND, LAYER_NORM, LINEAR
 from shard.encoders.graph.int8 import (
-    activated_linear,
+    activated_dynamic_linear,
     dynamic_linear,
     narrow,
     narrow_for_products,
@@ -26,6 +26,7 @@ from shard.encoders.graph.int8 import (
     shift_bias,
     widening_linear,
 )
+from shard.encoders.graph.stock import activated_linear, summed_linear
 
 _pointwise = torch.ops.mkldnn._linear_pointwise.default  # noqa: SLF001
 _pointwise_sum = torch.ops.mkldnn._linear_pointwise.binary  # noqa: SLF001
@@ -53,7 +54,7 @@ def lower(captured: fx.GraphModule, kernel: Kernel, plain_tokens: int = 0) -> fx
     if kernel in ("onednn-packed", "int8-dynamic"):
         fusion.merge_linears(module)
         fusion.join_heads(graph)
-    if kernel in ("onednn", "onednn-packed"):
+    if kernel in ("stock", "onednn", "onednn-packed"):
         fusion.fuse_activations(graph)
         fusion.fuse_residuals(graph)
     for node in fusion.linear_nodes(graph):
@@ -93,7 +94,14 @@ def _set_computed(node: fx.Node, kernel: Kernel) -> None:
 
 
 def _lower_stock(_module: fx.GraphModule, node: fx.Node) -> None:
-    node.target = functional.linear
+    residual = node.meta.get(fusion.RESIDUAL)
+    activation = node.meta.get(fusion.ACTIVATION)
+    if residual is not None:
+        node.target, node.args = summed_linear, (*node.args, residual)
+    elif activation is not None:
+        node.target, node.args = activated_linear, (*node.args, *activation)
+    else:
+        node.target = functional.linear
 
 
 def _lower_onednn(_module: fx.GraphModule, node: fx.Node) -> None:
@@ -128,7 +136,7 @@ def _lower_dynamic(module: fx.GraphModule, node: fx.Node) -> None:
     with module.graph.inserting_before(node):
         bias = fusion.add_constant(module, shift_bias(narrowed, fusion.bias_of(node)))
     node.args = (*node.args[:2], bias)
-    _set_constants(module, node, activated_linear, *pack(narrowed))
+    _set_constants(module, node, activated_dynamic_linear, *pack(narrowed))
 
 
 def _lower_widening(module: fx.GraphModule, node: fx.Node) -> None:
