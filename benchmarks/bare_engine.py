@@ -21,11 +21,14 @@ if TYPE_CHECKING:
 #: What a shard takes at once on a CPU.
 BATCH_TOKENS: Final = 2048
 _GEMM_SIZE: Final = 2048
+#: Of one large square product.
+GEMM_FLOPS: Final = 2.0 * _GEMM_SIZE**3
 
 
 def worker_environment(threads: int) -> dict[str, str]:
-    """Return what a shard's environment says of threads, and no progress bars."""
+    """Return what a shard's environment says of threads and memory, and no progress bars."""
     return {
+        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
         "RAYON_NUM_THREADS": str(threads),
@@ -73,13 +76,28 @@ class BareEngine:
             self._encoder.encode(batch)
         return time.perf_counter() - began_s
 
-    def encode_seconds(self, texts: Sequence[str]) -> float:
-        """Return the seconds that encoding alone takes, without tokenising."""
-        ready = list(batches(self._encoder.tokenize(texts)))
+    def seconds_beside_products(self, texts: Sequence[str]) -> tuple[float, float, float]:
+        """Encode all texts, with a large product of ``torch.mm`` after every batch.
+
+        Returns the seconds of tokenising, those of encoding, and the mean of one product: a rate that both sides were
+        held to by the machine at the same time, not the best that one of them ever reached.
+        """
+        import torch  # noqa: PLC0415
+
+        a, b = torch.rand(_GEMM_SIZE, _GEMM_SIZE), torch.rand(_GEMM_SIZE, _GEMM_SIZE)
+        out = torch.empty(_GEMM_SIZE, _GEMM_SIZE)
+        torch.mm(a, b, out=out)
         began_s = time.perf_counter()
+        ready = list(batches(self._encoder.tokenize(texts)))
+        tokenize_s, encode_s, products_s = time.perf_counter() - began_s, 0.0, 0.0
         for batch in ready:
+            began_s = time.perf_counter()
             self._encoder.encode(batch)
-        return time.perf_counter() - began_s
+            encoded_s = time.perf_counter()
+            torch.mm(a, b, out=out)
+            encode_s += encoded_s - began_s
+            products_s += time.perf_counter() - encoded_s
+        return tokenize_s, encode_s, products_s / len(ready)
 
     def slice_seconds(self, texts: Sequence[str]) -> list[float]:
         """Return the seconds of each full batch of ``BATCH_TOKENS``."""
@@ -99,20 +117,8 @@ class BareEngine:
         """Return how many tokens the model reads of these texts."""
         return sum(len(one.ids) for one in self._encoder.tokenize(texts))
 
-    def mm_flops_per_s(self, repeats: int) -> float:
-        """Return the best rate of ``torch.mm`` on large square fp32 matrices."""
-        import torch  # noqa: PLC0415
-
-        a, b = torch.rand(_GEMM_SIZE, _GEMM_SIZE), torch.rand(_GEMM_SIZE, _GEMM_SIZE)
-        out = torch.empty(_GEMM_SIZE, _GEMM_SIZE)
-
-        def multiply() -> None:
-            torch.mm(a, b, out=out)
-
-        return _best_rate(multiply, repeats)
-
     def onednn_flops_per_s(self, repeats: int) -> float:
-        """Return the best rate of oneDNN's linear layer on the same, its weights put in order beforehand."""
+        """Return the best rate of oneDNN's linear layer on a large product, its weights put in order beforehand."""
         import torch  # noqa: PLC0415
 
         a, weights = torch.rand(_GEMM_SIZE, _GEMM_SIZE), torch.rand(_GEMM_SIZE, _GEMM_SIZE)
@@ -156,4 +162,4 @@ def _best_rate(multiply: object, repeats: int) -> float:
         began_s = time.perf_counter()
         multiply()
         times.append(time.perf_counter() - began_s)
-    return float(2.0 * _GEMM_SIZE**3 / min(times))
+    return GEMM_FLOPS / min(times)

@@ -10,7 +10,8 @@ import importlib
 import multiprocessing
 import os
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, Final
@@ -26,7 +27,7 @@ class WorkerError(RuntimeError):
 class Worker:
     """Makes ``factory(*arguments)`` in a new interpreter; ``factory`` is ``module:name``. A context manager.
 
-    ``environment`` is set before anything is imported there. Entering waits until the object is made: loading
+    ``environment`` is set before it starts. Entering waits until the object is made: loading
     chooses by measuring, and two that load at once would mislead each other.
     """
 
@@ -34,10 +35,9 @@ class Worker:
         self._name = factory
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_serve, args=(theirs, factory, arguments, dict(environment or {})), daemon=True
-        )
-        self._process.start()
+        self._process = context.Process(target=_serve, args=(theirs, factory, arguments), daemon=True)
+        with _environment(environment or {}):
+            self._process.start()
         theirs.close()
 
     @property
@@ -91,8 +91,19 @@ class Worker:
         return value
 
 
-def _serve(connection: Connection, factory: str, arguments: tuple[object, ...], environment: dict[str, str]) -> None:
-    os.environ.update(environment)
+@contextmanager
+def _environment(added: Mapping[str, str]) -> Iterator[None]:
+    """Have these in the environment that a new process gets: the C library reads some before Python begins."""
+    before = dict(os.environ)
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _serve(connection: Connection, factory: str, arguments: tuple[object, ...]) -> None:
     module, _, name = factory.partition(":")
     try:
         target = getattr(importlib.import_module(module), name)(*arguments)

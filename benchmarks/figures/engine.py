@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 
 from benchmarks import texts
-from benchmarks.bare_engine import worker_environment
+from benchmarks.bare_engine import GEMM_FLOPS, worker_environment
 from benchmarks.figure import Figure, interleaved, median_ratio, rounded
 from benchmarks.setting import Setting
 from benchmarks.worker import Worker
@@ -14,23 +14,21 @@ _GEMM_REPEATS = 5
 
 
 def engine_against_gemm(setting: Setting) -> list[Figure]:
-    """FLOP/s on mixed lengths, tokenising included, as a share of what one large fp32 product reaches beside it."""
+    """FLOP/s on mixed lengths, tokenising included, as a share of what large fp32 products between them reach."""
     selection = texts.mixed()
     with setting.engine() as engine:
         engine.call("seconds", selection[:100])
         flops: float = engine.call("flops", selection)
         tokens: int = engine.call("tokens", selection)
-        runs, limits = interleaved(
+        runs, onednn = interleaved(
             setting.rounds(5),
-            lambda: (flops / engine.call("seconds", selection), flops / engine.call("encode_seconds", selection)),
-            lambda: (
-                engine.call("mm_flops_per_s", _GEMM_REPEATS),
-                engine.call("onednn_flops_per_s", _GEMM_REPEATS),
-            ),
+            lambda: engine.call("seconds_beside_products", selection),
+            lambda: engine.call("onednn_flops_per_s", _GEMM_REPEATS),
         )
         described = engine.call("describe")
-    whole, encode = ([run[index] for run in runs] for index in (0, 1))
-    torch_mm, onednn = ([limit[index] for limit in limits] for index in (0, 1))
+    whole = [flops / (tokenize_s + encode_s) for tokenize_s, encode_s, _ in runs]
+    encode = [flops / encode_s for _, encode_s, _ in runs]
+    torch_mm = [GEMM_FLOPS / product_s for _, _, product_s in runs]
     share = median_ratio(whole, torch_mm)
     of_onednn = median_ratio(whole, onednn)
     return [

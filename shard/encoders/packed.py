@@ -57,6 +57,15 @@ def round_up(tokens: int) -> int:
     return -(-tokens // step) * step
 
 
+def by_tokens(few: PackedGraph, many: PackedGraph, max_few: int) -> PackedGraph:
+    """Return what runs ``few`` on passes of up to ``max_few`` tokens and ``many`` on longer ones."""
+
+    def run(ids: torch.Tensor, *others: object) -> torch.Tensor:
+        return (few if ids.shape[1] <= max_few else many)(ids, *others)
+
+    return run
+
+
 class PackedPath:
     """Implements ``sentence_transformer.ForwardPath`` on the CPU.
 

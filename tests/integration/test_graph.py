@@ -5,12 +5,13 @@ import torch
 import transformers
 from torch.nn.functional import cosine_similarity
 
-from shard.encoders.graph.capture import ATTEND, CaptureError, capture
-from shard.encoders.graph.kernels import choose_float_kernel, choose_plain_tokens
+from shard.encoders.graph.capture import ATTEND, LINEAR, CaptureError, capture
+from shard.encoders.graph.fusion import fuse_residuals
+from shard.encoders.graph.kernels import choose_float_kernels, choose_plain_tokens
 from shard.encoders.graph.lowering import lower
 from shard.encoders.graph.program import compile_graph
 from shard.encoders.graph.segments import find_segments
-from shard.encoders.packed import find_first_position
+from shard.encoders.packed import by_tokens, find_first_position
 
 SIZES = {
     "vocab_size": 300,
@@ -120,6 +121,30 @@ def test_three_layers_on_one_input_become_one_and_activation_and_sum_are_part_of
     assert "attend_joint" in lowered
 
 
+def test_what_torch_multiplies_itself_is_activated_and_summed_in_place():
+    lowered = str(lower(capture(make("Bert"), type_ids=False), "stock").graph)
+    assert lowered.count("activated_linear") == 2
+    assert lowered.count("summed_linear") == 2 * 2
+    assert "gelu.default" not in lowered
+
+
+@pytest.mark.parametrize(("other", "left"), [(torch.float32, 1), (torch.bfloat16, 0)])
+def test_a_sum_of_two_precisions_stays_a_step_of_its_own(other, left):
+    graph = torch.fx.Graph()
+    x, wide = graph.placeholder("x"), graph.placeholder("wide")
+    linear = graph.call_function(LINEAR, (x, graph.get_attr("weight"), None))
+    graph.output(graph.call_function(torch.ops.aten.add.Tensor, (linear, wide)))
+    linear.meta["val"], wide.meta["val"] = torch.ones(2, 4, dtype=torch.bfloat16), torch.ones(2, 4, dtype=other)
+    torch.fx.GraphModule({"weight": torch.ones(4, 4, dtype=torch.bfloat16)}, graph)
+    fuse_residuals(graph)
+    assert [node.target for node in graph.nodes].count(torch.ops.aten.add.Tensor) == left
+
+
+def test_few_tokens_go_one_way_and_many_another():
+    run = by_tokens(lambda ids, more: ("few", more), lambda ids, more: ("many", more), 3)
+    assert [run(torch.zeros(1, tokens), tokens) for tokens in (1, 3, 4)] == [("few", 1), ("few", 3), ("many", 4)]
+
+
 def test_a_model_with_attention_of_its_own_is_not_captured():
     config = transformers.MPNetConfig(**{**SIZES, "pad_token_id": 1})
     model = transformers.MPNetModel(config).eval()
@@ -135,7 +160,11 @@ def test_a_score_that_attend_does_not_know_keeps_a_model_from_being_captured():
 
 def test_the_processor_is_asked_and_the_answer_is_a_kernel_that_runs():
     graph = capture(make("Bert"), type_ids=False)
-    assert choose_float_kernel(graph, prepack=True) in ("stock", "onednn-packed")
-    assert choose_float_kernel(graph, prepack=False) in ("stock", "onednn")
+    packed, unpacked = (choose_float_kernels(graph, prepack=prepack) for prepack in (True, False))
+    assert packed.kernel == "onednn-packed"  # as wished, for few tokens at least
+    assert unpacked.kernel in ("stock", "onednn")
+    for kernels in (packed, unpacked):
+        assert kernels.max_tokens in (None, 128, 64, 32, 16, 8)
+        assert str(kernels) == "+".join(kernels.all)
     assert choose_plain_tokens(graph) in (0, 16, 64, 128, 192)
     assert sum(node.target is ATTEND for node in graph.graph.nodes) == 2

@@ -18,7 +18,10 @@ _aten = torch.ops.aten
 _HEAD_DIMENSIONS: Final = 4
 _ACTIVATIONS: Final = {_aten.gelu.default: "gelu", _aten.relu.default: "relu"}
 
-#: What ``lowering`` finds on a linear node: the name of the activation and its algorithm; the node to be added.
+#: An activation's name and algorithm, as oneDNN and torch have them.
+Activation = tuple[str, str]
+
+#: What ``lowering`` finds on a linear node: an ``Activation``; the node to be added.
 ACTIVATION: Final = "emb_activation"
 RESIDUAL: Final = "emb_residual"
 
@@ -88,8 +91,8 @@ def fuse_activations(graph: fx.Graph) -> None:
             graph.erase_node(user)
 
 
-def activation_behind(node: fx.Node) -> tuple[str, str] | None:
-    """Return name and algorithm of the activation that a linear node's output goes into, if it goes nowhere else."""
+def activation_behind(node: fx.Node) -> Activation | None:
+    """Return the activation that a linear node's output goes into and nowhere else."""
     user = _only_user(node)
     if user is None or user.target not in _ACTIVATIONS or len(user.args) != 1:
         return None

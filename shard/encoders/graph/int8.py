@@ -81,7 +81,7 @@ def dynamic_linear(
 
 
 def shift_bias(weight: NarrowWeight, bias: torch.Tensor | None) -> torch.Tensor:
-    """Return the bias of ``activated_dynamic_linear``, shape (out,): what moving its input up by ``FLOOR`` has to be less."""
+    """Return the bias of ``activated_dynamic_linear``, shape (out,): moving its input up by ``FLOOR`` made it more."""
     moved = weight.values.sum(dim=1).float() * weight.scales * -FLOOR
     return moved if bias is None else moved + bias.detach()
 

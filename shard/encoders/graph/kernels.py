@@ -16,41 +16,56 @@ from torch.nn import functional
 
 from shard.encoders.graph.attention import attend_plainly
 from shard.encoders.graph.capture import ATTEND, LINEAR
-from shard.encoders.graph.fusion import linear_nodes, weight_of
-from shard.encoders.graph.lowering import Kernel, onednn_linear
+from shard.encoders.graph.fusion import Activation, activation_behind, linear_nodes, weight_of
+from shard.encoders.graph.lowering import Kernel, Kernels, onednn_linear
+from shard.encoders.graph.stock import activated_linear
 
 #: Above it a private copy of the weights costs more memory than it saves time.
 _MAX_PREPACKED_BYTES: Final = 64 * 1024 * 1024
-#: Enough rows for the product and not the call to be measured.
-_ROWS: Final = 256
+#: Rows of the products that are tried, in this order. In the first it is the product that counts and not the call.
+_ROWS: Final = (256, 128, 64, 32, 16, 8)
 _ROUNDS: Final = 7
 #: Tried in this order. Beyond the last, the scores of all pairs of tokens would take too much memory.
 _LENGTHS: Final = (16, 64, 128, 192)
+#: Tokens of the texts that attention is tried on, all of one length.
+_ATTENDED_TOKENS: Final = 384
 
 
-def choose_float_kernel(graph: fx.GraphModule, *, prepack: bool | None) -> Kernel:
-    """Return the quicker of torch's own product and oneDNN's for the largest matrix of ``graph``.
+def choose_float_kernels(graph: fx.GraphModule, *, prepack: bool | None) -> Kernels:
+    """Return which of torch's own products and oneDNN's are the quicker, by the largest matrix of ``graph``.
 
-    ``prepack`` says whether oneDNN keeps the matrices in its own order too; ``None`` is: if they are small. Who asks
-    for it gets oneDNN's, which then is the quicker one for short texts.
+    Which it is may depend on how many rows there are. ``prepack`` says whether oneDNN keeps the matrices in its own
+    order too; ``None`` is: if they are small. Who asks for it gets it for few rows at least.
     """
-    used = [node.args[1].meta["val"] for node in graph.graph.nodes if node.target is LINEAR]
+    used = [node for node in graph.graph.nodes if node.target is LINEAR]
     if not torch.backends.mkldnn.is_available() or not used:  # type: ignore[no-untyped-call]
-        return "stock"
-    largest = max(used, key=lambda weight: int(weight.numel()))
-    is_wished = prepack is True and largest.dtype == torch.float32
-    if not is_wished and not _is_onednn_quicker(int(largest.shape[0]), int(largest.shape[1]), largest.dtype):
-        return "stock"
+        return Kernels("stock")
+    largest = max(used, key=lambda node: int(node.args[1].meta["val"].numel()))
+    weight = largest.args[1].meta["val"]
     held = sum(weight.nbytes for node in linear_nodes(graph.graph) if (weight := weight_of(node)) is not None)
     packs = held > 0 and (held <= _MAX_PREPACKED_BYTES if prepack is None else prepack)
-    return "onednn-packed" if packs and largest.dtype == torch.float32 else "onednn"
+    onednn: Kernel = "onednn-packed" if packs and weight.dtype == torch.float32 else "onednn"
+    shape = int(weight.shape[0]), int(weight.shape[1])
+    rows = _find_most_rows(onednn, torch.ones(shape, dtype=weight.dtype), activation_behind(largest))
+    if rows == _ROWS[0]:
+        return Kernels(onednn)
+    if rows == 0 and not (prepack and onednn == "onednn-packed"):
+        return Kernels("stock")
+    return Kernels(onednn, rows or _ROWS[-1])
 
 
-def _is_onednn_quicker(outputs: int, inputs: int, dtype: torch.dtype) -> bool:
-    rows, weight = torch.ones((_ROWS, inputs), dtype=dtype), torch.ones((outputs, inputs), dtype=dtype)
+def _find_most_rows(onednn: Kernel, weight: torch.Tensor, activation: Activation | None) -> int:
+    """Return the first of ``_ROWS`` with which oneDNN is quicker, else 0."""
+    name, algorithm = activation or ("none", "")
     with torch.inference_mode():
-        stock_s, onednn_s = _race(lambda: functional.linear(rows, weight), lambda: onednn_linear(rows, weight))
-    return onednn_s < stock_s
+        held = torch.ops.mkldnn._reorder_linear_weight(weight) if onednn == "onednn-packed" else weight  # noqa: SLF001
+        for count in _ROWS:
+            rows = torch.ones((count, weight.shape[1]), dtype=weight.dtype)
+            stock = partial(activated_linear, rows, weight, None, name, algorithm)
+            onednn_s, stock_s = _race(partial(onednn_linear, rows, held, name, algorithm), stock)
+            if onednn_s < stock_s:
+                return count
+    return 0
 
 
 def choose_plain_tokens(graph: fx.GraphModule) -> int:
@@ -60,10 +75,11 @@ def choose_plain_tokens(graph: fx.GraphModule) -> int:
     found = 0
     with torch.inference_mode():
         for length in _LENGTHS:
-            text = torch.ones((1, int(heads), length, int(size)), dtype=queries[0].dtype)
+            shape = (_ATTENDED_TOKENS // length, int(heads), length, int(size))
+            texts = torch.ones(shape, dtype=queries[0].dtype)
             plain_s, fused_s = _race(
-                partial(attend_plainly, text, text, text, None),
-                partial(functional.scaled_dot_product_attention, text, text, text),
+                partial(attend_plainly, texts, texts, texts, None),
+                partial(functional.scaled_dot_product_attention, texts, texts, texts),
             )
             if plain_s > fused_s:
                 break

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import torch
@@ -37,9 +38,25 @@ _pointwise_sum = torch.ops.mkldnn._linear_pointwise.binary  # noqa: SLF001
 Kernel = Literal["stock", "onednn", "onednn-packed", "int8-dynamic", "int8-weight-only"]
 
 
-def onednn_linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Return ``x @ weight.T`` by oneDNN, shape (..., out)."""
-    product: torch.Tensor = _pointwise(x, weight, None, "none", [], "")
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """``kernel`` for passes of up to ``max_tokens``, ``stock`` for longer ones; ``None``: for all."""
+
+    kernel: Kernel
+    max_tokens: int | None = None
+
+    @property
+    def all(self) -> tuple[Kernel, ...]:
+        """The one or two kernels, that for few tokens first."""
+        return (self.kernel,) if self.max_tokens is None else (self.kernel, "stock")
+
+    def __str__(self) -> str:
+        return self.kernel if self.max_tokens is None else f"{self.kernel}+stock"
+
+
+def onednn_linear(x: torch.Tensor, weight: torch.Tensor, activation: str, algorithm: str) -> torch.Tensor:
+    """Return ``activation(x @ weight.T)`` by oneDNN, shape (..., out); names are those of ``fusion.Activation``."""
+    product: torch.Tensor = _pointwise(x, weight, None, activation, [], algorithm)
     return product
 
 

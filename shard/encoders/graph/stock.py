@@ -16,6 +16,8 @@ def activated_linear(
 ) -> torch.Tensor:
     """Return ``activation(x @ weight.T + bias)``, shape (..., out); names are those of ``fusion.ACTIVATION``."""
     product = functional.linear(x, weight, bias)
+    if activation == "none":
+        return product
     if activation == "relu":
         return product.relu_()
     activated: torch.Tensor = _gelu_(product, approximate=algorithm)
