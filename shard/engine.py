@@ -193,7 +193,7 @@ class Engine:
                 batch, expired = self._next_batch(device)
                 if batch is not None:
                     device.is_busy = True
-                    threads = self._choose_threads(batch)
+                    threads = self._threads if batch.is_wide else self._lane_threads
                     newly_started = self._jobs.mark_started(batch, self._clock())
                 self._wake_idle()
             self._answer([(job.key, _too_late()) for job in expired])
@@ -219,13 +219,6 @@ class Engine:
         if not self._stopping:
             device.wake.wait(due_in_s if is_first else None)
         return None, []
-
-    def _choose_threads(self, batch: Batch[Input]) -> int:
-        """Return on how many cores a batch runs: on all, unless another lane needs its own now or in a moment."""
-        is_shared = sum(one.is_busy for one in self._devices) > 1
-        if is_shared or (batch.is_bulk and self._jobs.scheduler.waiting_texts):
-            return self._lane_threads
-        return self._threads
 
     def _wake_idle(self) -> None:
         if self._jobs.scheduler.due_in_s(self._clock()) is None:

@@ -4,8 +4,10 @@ A request is *interactive* when it is small enough to be done in half a slice, e
 first, but while both wait, bulk gets a guaranteed share of the device's time, which grows with its age. No batch is
 planned to take longer than one slice, so that is how long a short query waits for the batch before it.
 
-Bulk runs in several lanes side by side. Interactive batches follow one another: what comes while one runs makes one
-larger batch, which is quicker than two small ones beside each other.
+Bulk runs in several lanes side by side. Small interactive batches follow one another, each *wide*, on all cores: what
+comes while one runs makes one larger batch, which is quicker than two small ones beside each other. When that becomes
+too large for a wide one, the lanes share what waits: a batch on two cores stands still whenever one of them is needed
+elsewhere for a moment, and with many requests a second it is.
 
 What may kill the process runs *alone*: one text, nothing in any other lane, so that no other text can be taken for
 guilty. It goes first, for it has been on the device before and its client has waited longest; after it, every lane
@@ -25,6 +27,8 @@ from shard.costs import Pace, SlicePlan
 
 _INTERACTIVE_TEXTS: Final = 8
 _INTERACTIVE_SHARE_OF_SLICE: Final = 0.5
+#: What waits of interactive work is one wide batch up to so long, on the cores of one lane.
+_WIDE_SHARE_OF_SLICE: Final = 0.5
 _BULK_SHARE: Final = 0.25
 #: The share grows by so much for each second that the oldest bulk request has waited.
 _AGEING_PER_S: Final = 0.05
@@ -49,6 +53,8 @@ class Batch(Generic[ItemT]):
     items: list[ItemT]
     is_bulk: bool
     is_alone: bool = False
+    #: Whether it gets the cores of all lanes.
+    is_wide: bool = False
 
 
 @dataclass(slots=True)
@@ -135,7 +141,7 @@ class Scheduler(Generic[ItemT]):
         _discard_done(self._bulk)
         if self._is_alones_turn():
             return None if self._running else 0.0
-        if not self._waiting_texts or self._runs_alone or (self._runs_interactive and not self._bulk):
+        if not self._waiting_texts or self._runs_alone or (self._runs_wide_interactive and not self._bulk):
             return None
         if not self._limits.dynamic or self._waiting_texts >= self._limits.min_batch_size:
             return 0.0
@@ -159,7 +165,7 @@ class Scheduler(Generic[ItemT]):
         item = self._alone.popleft()
         self.drop(item)
         self._shared_turns = self._lanes
-        return Batch([item], is_bulk=False, is_alone=True)
+        return Batch([item], is_bulk=False, is_alone=True, is_wide=True)
 
     def _take_shared(self, now_s: float) -> Batch[ItemT]:
         self._shared_turns = max(0, self._shared_turns - 1)
@@ -167,18 +173,21 @@ class Scheduler(Generic[ItemT]):
         has_turn = self._runs_interactive or self._owed_ms >= self._plan.slice_ms
         is_bulk = not self._interactive or (both_wait and has_turn)
         share = self._bulk_share(now_s)
+        queue = self._bulk if is_bulk else self._interactive
+        is_shared = is_bulk or self._is_beyond_wide()
         max_texts = self._limits.max_batch_size
-        if is_bulk:
+        if is_shared:
             running_texts = sum(len(batch.items) for batch in self._running)
             max_texts = min(max_texts, -(-(self._waiting_texts + running_texts) // self._lanes))
-        items = self._fill(self._bulk if is_bulk else self._interactive, max_texts)
+        items = self._fill(queue, max_texts)
         if is_bulk:
             self._owed_ms = max(0.0, self._owed_ms - self._paced_ms(items))
         elif both_wait:
             self._owed_ms += self._paced_ms(items) * share / (1 - share)
         else:
             self._owed_ms = 0.0
-        return Batch(items, is_bulk)
+        is_wide = not self._running and not (is_shared and self._waiting_texts)
+        return Batch(items, is_bulk, is_wide=is_wide)
 
     def finished(self, batch: Batch[ItemT]) -> None:
         """Hear that a batch of ``take`` is done."""
@@ -199,6 +208,21 @@ class Scheduler(Generic[ItemT]):
     @property
     def _runs_interactive(self) -> bool:
         return any(not batch.is_bulk for batch in self._running)
+
+    @property
+    def _runs_wide_interactive(self) -> bool:
+        return any(batch.is_wide and not batch.is_bulk for batch in self._running)
+
+    def _is_beyond_wide(self) -> bool:
+        """Tell whether what waits of interactive work is more than one wide batch should take."""
+        limit_ms = self._plan.slice_ms * _WIDE_SHARE_OF_SLICE
+        tokens = pairs = 0
+        for item in (item for request in self._interactive for item in request.items if item.is_waiting):
+            tokens += item.length
+            pairs += item.length**2
+            if self._pace.factor * self._plan.costs.ms(tokens, pairs) > limit_ms:
+                return True
+        return False
 
     def _is_interactive(self, items: Sequence[ItemT]) -> bool:
         longest_ms = self._plan.slice_ms * _INTERACTIVE_SHARE_OF_SLICE

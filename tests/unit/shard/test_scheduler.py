@@ -195,6 +195,35 @@ def test_interactive_batches_follow_one_another_and_bulk_runs_beside_them():
     assert scheduler.take(0.0).items == later
 
 
+def test_many_small_requests_are_shared_by_the_lanes_and_few_are_one_batch_on_all_cores():
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(), make_plan(slice_ms=50, ms_per_token=1), lanes=2)
+    for _ in range(25):
+        add(scheduler, [1])
+    few = scheduler.take(0.0)
+    assert (len(few.items), few.is_wide) == (25, True)
+    for _ in range(26):
+        add(scheduler, [1])
+    assert scheduler.due_in_s(0.0) is None
+    scheduler.finished(few)
+    for _ in range(2):
+        assert scheduler.due_in_s(0.0) == 0.0
+        many = scheduler.take(0.0)
+        assert (len(many.items), many.is_wide) == (13, False)
+    add(scheduler, [1])
+    scheduler.finished(many)
+    beside = scheduler.take(0.0)
+    assert (len(beside.items), beside.is_wide) == (1, False)
+
+
+def test_a_batch_that_nothing_waits_behind_is_on_all_cores():
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(), make_plan(), lanes=2)
+    add(scheduler, [5] * 9)
+    assert [scheduler.take(0.0).is_wide for _ in range(2)] == [False, False]
+    single: Scheduler[Item] = Scheduler(BatchLimits(), make_plan(), lanes=1)
+    add(single, [5] * 9)
+    assert single.take(0.0).is_wide
+
+
 def test_what_may_kill_the_process_waits_for_every_lane_and_then_has_the_device_to_itself():
     scheduler: Scheduler[Item] = Scheduler(BatchLimits(max_batch_size=1), make_plan(), lanes=4)
     add(scheduler, [5] * 20)
