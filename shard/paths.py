@@ -98,7 +98,7 @@ def choose_path(parts: Parts, plan: ComputePlan, trial: Trial, spec: ModelSpec) 
             seen = {"kernel": str(kernels), "cosine": nearness.cosine, "deviation": nearness.deviation}
             if all(is_near(nearness) for _, nearness in trials):
                 log.info("packed", **seen)
-                run = by_tokens(*runs, kernels.max_tokens) if kernels.max_tokens is not None else runs[0]
+                run = runs[0] if kernels.max_tokens is None else by_tokens(runs[0], runs[-1], kernels.max_tokens)
                 weights_bytes = count_bytes([lowered[-1], parts.heads.modules])
                 path = _packed(run, parts, trial.max_tokens)
                 return Chosen(path, "packed", str(kernels), trials[-1][0], weights_bytes)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-_gelu_ = torch._C._nn.gelu_  # noqa: SLF001 - torch gives it no public name
+_gelu_ = torch.ops.aten.gelu_.default
 
 
 def activated_linear(
