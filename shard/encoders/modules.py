@@ -223,7 +223,7 @@ def _load_module(directory: Path, entry: ModuleEntry, recipe: Recipe, options: L
         own = {"emb_options": options, "emb_needs_pooler": needs_pooler}
         transformer: Module = CheckedTransformer.load(str(directory), **common, model_kwargs=own)
         return transformer
-    if name is not None:
+    if name is not None and name in _HEADS:
         return _HEADS[name].load(str(directory), **common)
     if entry.type.startswith("sentence_transformers."):
         raise _unsupported(f"it has a module of type {entry.type}, which is not supported")

@@ -197,6 +197,28 @@ def test_a_language_model_of_another_family_without_a_template_for_pairs_is_refu
     assert caught.value.reason is LoadReason.UNSUPPORTED_MODEL
 
 
+@pytest.mark.parametrize(
+    ("second", "kind", "words"),
+    [
+        ("sentence_transformers.sentence_transformer.modules.pooling.Pooling", "CrossEncoder", "those with LogitScore"),
+        (
+            "sentence_transformers.cross_encoder.modules.logit_score.LogitScore",
+            "SentenceTransformer",
+            "module of type sentence_transformers.cross_encoder.modules.logit_score.LogitScore, which is not supported",
+        ),
+    ],
+)
+def test_other_modules_behind_a_language_model_are_refused(tmp_path, opened, second, kind, words):
+    directory = make_cross_encoder(tmp_path / "saved")
+    modules = read_json(directory / "modules.json")
+    write_json(directory / "modules.json", [modules[0], modules[1] | {"type": second}])
+    options = read_json(directory / "config_sentence_transformers.json")
+    write_json(directory / "config_sentence_transformers.json", options | {"model_type": kind})
+    with pytest.raises(LoadError, match=words) as caught:
+        opened(directory, name="some/model")
+    assert caught.value.reason is LoadReason.UNSUPPORTED_MODEL
+
+
 def test_a_language_model_that_nobody_calls_a_reranker_embeds(tmp_path, opened):
     encoder = opened(make_qwen3(tmp_path / "model"), name="Qwen/Qwen3-Embedding-0.6B", pooling="lasttoken")
     assert (encoder.info.task, encoder.info.takes_instruction) == ("embed", False)
