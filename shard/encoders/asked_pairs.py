@@ -100,7 +100,8 @@ class AskedTokenizer(TextTokenizer):
             ids = tuple(encoding.ids)
             length = len(ids)
             if length > limit:
-                ids = (*ids[: limit - len(end)], *end)
+                # A tokenizer that prefers the start cuts the prompt's, as it does for sentence-transformers.
+                ids = ids[-limit:] if self._facts.cut_side == "start" else (*ids[: limit - len(end)], *end)
             tokenized.append(Tokenized(ids, length, outputs=reading.outputs, counted=part is second))
         return tokenized
 

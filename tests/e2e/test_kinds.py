@@ -10,6 +10,7 @@ from sentence_transformers import CrossEncoder
 from tests.support import tiny_models
 from tests.support.server import Server
 from tests.support.tiny_classifiers import make_bert_classifier, make_xlm_roberta_classifier
+from tests.support.tiny_language_models import card_scores, make_qwen3
 
 QUERY = "吃完海鲜可以喝牛奶吗?"
 DOCUMENTS = ["不可以，早晨喝牛奶不科学", "The weather is lovely today.", "海鲜 seafood 牛奶 milk", "好", "word " * 300]
@@ -20,13 +21,16 @@ def test_each_kind_answers_on_its_routes_and_says_what_it_is_on_others(tmp_path)
     rank = make_xlm_roberta_classifier(tmp_path / "rank")
     feel = make_bert_classifier(tmp_path / "feel", labels=("消极", "积极"))
     embed = tiny_models.make_sentence_transformers(tmp_path / "embed")
-    mapping = {"rank": {"name": str(rank)}, "feel": {"name": str(feel)}, "embed": {"name": str(embed)}}
+    asked = make_qwen3(tmp_path / "qwen3-reranker", length=512)
+    folders = {"rank": rank, "feel": feel, "embed": embed, "asked": asked}
+    mapping = {name: {"name": str(folder)} for name, folder in folders.items()}
     settings = {"EMB_PROVIDER_MODEL_MAPPING": json.dumps(mapping), "EMB_PROVIDER_DEVICE": "cpu"}
     with Server(tmp_path, env=settings) as server:
         server.wait_ready(240)
         models = {model["id"]: model for model in server.get("/v1/models").json["data"]}
-        asked = {"model": "rank", "query": QUERY, "documents": DOCUMENTS}
-        ranking = server.post("/v1/rerank", asked).json
+        body = {"model": "rank", "query": QUERY, "documents": DOCUMENTS}
+        ranking = server.post("/v1/rerank", body).json
+        told = server.post("/v1/rerank", body | {"model": "asked", "prompt": "Find what is healthy"}).json
         refused = server.post("/v1/embeddings", {"model": "rank", "input": "a"})
         tokens = server.post("/models/rank/tokenize", {"inputs": QUERY}).json
         predicted = server.post("/models/feel/predict", {"inputs": DOCUMENTS[0]}).json
@@ -39,12 +43,16 @@ def test_each_kind_answers_on_its_routes_and_says_what_it_is_on_others(tmp_path)
         "rank": "rerank",
         "feel": "classify",
         "embed": "embed",
+        "asked": "rerank",
     }
     reference = CrossEncoder(str(rank), device="cpu", local_files_only=True, model_kwargs={"dtype": torch.float32})
     expected = [float(reference.predict([(QUERY, one)], show_progress_bar=False)[0]) for one in DOCUMENTS]
     found = {item["index"]: item["relevance_score"] for item in ranking["results"]}
     assert [found[index] for index in range(len(DOCUMENTS))] == pytest.approx(expected, abs=1e-4)
     assert [item["index"] for item in ranking["results"]] == sorted(found, key=found.get, reverse=True)
+    wanted = card_scores(asked, [(QUERY, one) for one in DOCUMENTS], "Find what is healthy", max_length=512)
+    found = {item["index"]: item["relevance_score"] for item in told["results"]}
+    assert [found[index] for index in range(len(DOCUMENTS))] == pytest.approx(wanted, abs=1e-4)
     assert refused.status == 400
     assert "rerank" in refused.json["error"]["message"]
     assert tokens[0][0]["special"]

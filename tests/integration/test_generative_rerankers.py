@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import CrossEncoder
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from emb_model_provider.errors import InvalidRequestError, LoadError, LoadReason
 from emb_model_provider.modelmap import ModelSpec
@@ -12,7 +11,7 @@ from shard.encoder import Reading
 from shard.first_answer import refuse_bad_answers
 from shard.loader import load
 from tests.support.tiny_classifiers import read_json
-from tests.support.tiny_language_models import PAIR_TEMPLATE, make_qwen2, make_qwen3
+from tests.support.tiny_language_models import PAIR_TEMPLATE, card_scores, make_qwen2, make_qwen3
 from tests.support.tiny_tokenizers import write_json
 
 TOLERANCE = 1e-5
@@ -72,38 +71,6 @@ def predicted(model, pairs, **options):
     return np.array([model.predict([pair], show_progress_bar=False, **options)[0] for pair in pairs])
 
 
-def model_card(directory, pairs, instruction=None, max_length=256):
-    """The code of Qwen3-Reranker's model card, for one pair at a time."""
-    tokenizer = AutoTokenizer.from_pretrained(directory, padding_side="left")
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
-    yes, no = tokenizer.convert_tokens_to_ids("yes"), tokenizer.convert_tokens_to_ids("no")
-    prefix = (
-        "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
-        'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
-    )
-    suffix = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
-    before = tokenizer.encode(prefix, add_special_tokens=False)
-    after = tokenizer.encode(suffix, add_special_tokens=False)
-    if instruction is None:
-        instruction = "Given a web search query, retrieve relevant passages that answer the query"
-    found = []
-    for query, document in pairs:
-        text = f"<Instruct>: {instruction}\n<Query>: {query}\n<Document>: {document}"
-        inputs = tokenizer(
-            [text],
-            padding=False,
-            truncation="longest_first",
-            return_attention_mask=False,
-            max_length=max_length - len(before) - len(after),
-        )
-        ids = torch.tensor([before + inputs["input_ids"][0] + after])
-        with torch.no_grad():
-            logits = model(input_ids=ids).logits[:, -1, :]
-        both = torch.nn.functional.log_softmax(torch.stack([logits[:, no], logits[:, yes]], dim=1), dim=1)
-        found.append(both[0, 1].exp().item())
-    return np.array(found)
-
-
 def test_a_plain_qwen3_reranker_scores_as_its_model_card_does(tmp_path, opened):
     directory = make_qwen3(tmp_path / "model", length=512)
     encoder = opened(directory)
@@ -111,7 +78,7 @@ def test_a_plain_qwen3_reranker_scores_as_its_model_card_does(tmp_path, opened):
     assert (info.task, info.outputs, info.labels, info.activation) == ("rerank", ("scores",), ("LABEL_0",), "sigmoid")
     assert (info.max_tokens, info.batching, info.takes_instruction) == (512, "packed", True)
     found = sigmoid(scores(encoder, PAIRS + LONG))
-    expected = model_card(directory, PAIRS + LONG, max_length=512)
+    expected = card_scores(directory, PAIRS + LONG, max_length=512)
     np.testing.assert_allclose(found, expected, atol=TOLERANCE)
     assert np.ptp(expected) > 0.05
     refuse_bad_answers(encoder)
@@ -122,7 +89,7 @@ def test_the_instruction_may_be_another_one(tmp_path, opened):
     encoder = opened(directory, prompts=(("papers", "Find papers"),), task="rerank", name="some/model")
     asked = Reading(outputs=("scores",), prompt=encoder.resolve_prompt("papers"))
     found = sigmoid(scores(encoder, PAIRS, asked))
-    np.testing.assert_allclose(found, model_card(directory, PAIRS, "Find papers", 512), atol=TOLERANCE)
+    np.testing.assert_allclose(found, card_scores(directory, PAIRS, "Find papers", 512), atol=TOLERANCE)
     assert np.abs(found - sigmoid(scores(encoder, PAIRS))).max() > 1e-3
 
 
@@ -145,6 +112,18 @@ def test_the_tokens_of_pairs_are_those_of_sentence_transformers(tmp_path, opened
         (one,) = encoder.tokenize([pair[0]], SCORES, [pair[1]])
         assert list(one.ids) == model.preprocess([pair])["input_ids"][0].tolist()
         assert one.truncated == (pair in LONG)
+
+
+def test_a_tokenizer_that_cuts_the_start_cuts_it_here_too(tmp_path, opened):
+    directory = make_cross_encoder(tmp_path / "saved")
+    write_json(
+        directory / "tokenizer_config.json",
+        read_json(directory / "tokenizer_config.json") | {"truncation_side": "left"},
+    )
+    encoder, model = opened(directory, name="some/model"), reference(directory)
+    for pair in LONG:
+        (one,) = encoder.tokenize([pair[0]], SCORES, [pair[1]])
+        assert list(one.ids) == model.preprocess([pair])["input_ids"][0].tolist()
 
 
 def test_its_own_prompt_and_activation_and_a_single_answer_are_kept(tmp_path, opened):

@@ -5,12 +5,21 @@ As in ``tiny_models``: random weights from a seed, into ``directory``, which is 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 #: As Qwen's: words with the space before them, digits one by one, line ends by themselves.
 _WORDS = (
@@ -88,3 +97,37 @@ def _make_tokenizer(template: str | None, length: int) -> PreTrainedTokenizerFas
     if template is not None:
         made.chat_template = template
     return made
+
+
+def card_scores(
+    directory: Path, pairs: Sequence[tuple[str, str]], instruction: str | None = None, max_length: int = 256
+) -> list[float]:
+    """The code of Qwen3-Reranker's model card, for one pair at a time."""
+    tokenizer = AutoTokenizer.from_pretrained(directory, padding_side="left")
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    yes, no = tokenizer.convert_tokens_to_ids("yes"), tokenizer.convert_tokens_to_ids("no")
+    prefix = (
+        "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
+        'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
+    )
+    suffix = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    before = tokenizer.encode(prefix, add_special_tokens=False)
+    after = tokenizer.encode(suffix, add_special_tokens=False)
+    if instruction is None:
+        instruction = "Given a web search query, retrieve relevant passages that answer the query"
+    found = []
+    for query, document in pairs:
+        text = f"<Instruct>: {instruction}\n<Query>: {query}\n<Document>: {document}"
+        inputs = tokenizer(
+            [text],
+            padding=False,
+            truncation="longest_first",
+            return_attention_mask=False,
+            max_length=max_length - len(before) - len(after),
+        )
+        ids = torch.tensor([before + inputs["input_ids"][0] + after])
+        with torch.no_grad():
+            logits = model(input_ids=ids).logits[:, -1, :]
+        both = torch.nn.functional.log_softmax(torch.stack([logits[:, no], logits[:, yes]], dim=1), dim=1)
+        found.append(both[0, 1].exp().item())
+    return found
