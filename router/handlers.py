@@ -133,15 +133,16 @@ class Handlers:
     async def _encode(self, request: web.Request, dialect: Dialect, call: EncodeCall, path: str) -> web.Response:
         began_s = time.monotonic()
         status, role = self._find(call.request.model, call.tasks, path)
+        visit = VISIT.get()
+        if visit is not None:  # already now: what is refused is refused of this model
+            visit.model = status.model_id
         asked = call.request
         if asked.model != status.model_id:
             asked = dataclasses.replace(asked, model=status.model_id)
         encoder = status.info.encoder if status.info is not None else await self._service.facts(asked)
         planned = planning.fit(call.plan(asked, encoder), call.role or role, encoder)
         characters = sum(map(len, planned.texts)) + sum(map(len, planned.seconds))
-        visit = VISIT.get()
         if visit is not None:
-            visit.model = status.model_id
             visit.shares = script_shares(planned.seconds or planned.texts)
         result = await self._service.embed(planned)
         if visit is not None:

@@ -7,6 +7,7 @@ import time
 import numpy as np
 import orjson
 import pytest
+from aiohttp import web
 
 from emb_model_provider.messages import Encoded, ShardTable
 from router.app import build_app
@@ -15,13 +16,16 @@ from router.connection import Runner
 from router.handlers import Handlers
 from router.registry import Registry
 from router.service import EmbeddingService, Policy
+from router.visit import VISIT, Visit
 from tests.support.statuses import make_info, make_status
 from tests.unit.router.test_service import LengthBackend, SlowBackend
 
 LIMIT = 4096
 
 
-def make_app(backend=None, keys: tuple[str, ...] = (), timeout_s: float = 0.0, limit: int = LIMIT, held: int = 0):
+def make_app(
+    backend=None, keys: tuple[str, ...] = (), timeout_s: float = 0.0, limit: int = LIMIT, held: int = 0, outer=()
+):
     registry = Registry(ready_wait_s=0.05)
     registry.update(
         ShardTable(
@@ -33,7 +37,7 @@ def make_app(backend=None, keys: tuple[str, ...] = (), timeout_s: float = 0.0, l
     )
     handlers = Handlers(EmbeddingService(registry, backend or LengthBackend(), Policy(timeout_s)), registry, limit)
     digests = tuple(hashlib.sha256(key.encode()).digest() for key in keys)
-    return build_app(handlers, Authenticator(digests), limit, held)
+    return build_app(handlers, Authenticator(digests), limit, held, outer)
 
 
 async def test_an_embedding_is_answered_with_id_usage_and_the_count_of_truncated_inputs(aiohttp_client):
@@ -51,6 +55,24 @@ async def test_a_given_request_id_comes_back_and_an_unsafe_one_is_replaced(aioht
     client = await aiohttp_client(make_app())
     assert (await client.get("/health", headers={"x-request-id": "abc-1"})).headers["x-request-id"] == "abc-1"
     assert (await client.get("/health", headers={"x-request-id": 'a"b'})).headers["x-request-id"].startswith("req-")
+
+
+async def test_what_is_sent_to_a_model_has_the_requests_id_and_what_is_refused_its_model(aiohttp_client):
+    visits, backend = [], LengthBackend()
+
+    @web.middleware
+    async def remember(request, handler):
+        visits.append(Visit())
+        VISIT.set(visits[-1])
+        return await handler(request)
+
+    client = await aiohttp_client(make_app(backend, outer=[remember]))
+    headers = {"x-request-id": "mine-1"}
+    await client.post("/v1/embeddings", json={"model": "m", "input": "abc"}, headers=headers)
+    assert backend.seen[0].request_id == "mine-1"
+    response = await client.post("/v1/embeddings", json={"model": "BAAI/bge-m3", "input": "abc"})
+    assert response.status == 503
+    assert (visits[1].model, visits[1].error) == ("BAAI/bge-m3", "model_failed")
 
 
 @pytest.mark.parametrize("path", ["/v1/models/BAAI/bge-m3", "/v1/models/BAAI%2Fbge-m3", "/v1/models/owner/name"])
