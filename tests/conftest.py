@@ -1,5 +1,7 @@
 import itertools
 import os
+import tempfile
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -34,3 +36,10 @@ def pytest_runtest_protocol(item):
         return (yield)
     with turn(item.config.cache.mkdir("turns"), alone=item.get_closest_marker("alone") is not None):
         return (yield)
+
+
+@pytest.fixture
+def short_path():
+    """A directory with room for sockets in it: ``tmp_path`` may be too deep for the 107 bytes that Unix allows."""
+    with tempfile.TemporaryDirectory(prefix="emb-") as path:
+        yield Path(path)

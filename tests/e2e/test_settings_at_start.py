@@ -88,19 +88,19 @@ def test_an_env_file_that_does_not_exist_is_an_error_when_it_was_named(tmp_path)
     assert "nowhere.env" in done.stderr
 
 
-def test_a_port_that_is_taken_is_a_sentence_that_says_what_to_do(tmp_path):
+def test_a_port_that_is_taken_is_a_sentence_that_says_what_to_do(short_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        done = run(tmp_path, PORT=str(taken.getsockname()[1]))
+        done = run(short_path, PORT=str(taken.getsockname()[1]))
     assert done.returncode == 1
     assert "EMB_PROVIDER_PORT" in done.stderr
-    assert list(tmp_path.iterdir()) == []
+    assert list(short_path.iterdir()) == []
 
 
-def test_json_logs_are_one_object_a_line_and_nothing_else(tmp_path):
+def test_json_logs_are_one_object_a_line_and_nothing_else(short_path):
     env = {name: value for name, value in os.environ.items() if not name.startswith("EMB_PROVIDER_")}
     env |= {
-        "XDG_RUNTIME_DIR": str(tmp_path),
-        "HF_HOME": str(tmp_path / "hf"),
+        "XDG_RUNTIME_DIR": str(short_path),
+        "HF_HOME": str(short_path / "hf"),
         "EMB_PROVIDER_PORT": "0",
         "EMB_PROVIDER_OFFLINE": "true",
         "EMB_PROVIDER_MODEL_NAME": "nobody/nothing",
@@ -109,7 +109,7 @@ def test_json_logs_are_one_object_a_line_and_nothing_else(tmp_path):
     }
     process = subprocess.Popen(
         COMMANDS["python -m supervisor"],
-        cwd=tmp_path,
+        cwd=short_path,
         env=env,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -127,4 +127,4 @@ def test_json_logs_are_one_object_a_line_and_nothing_else(tmp_path):
     assert stdout == ""
     assert {"time", "level", "process", "event"} <= set.intersection(*(set(event) for event in events))
     assert "EMB_PROVIDER_OFFLINE is on" in next(event["detail"] for event in events if event.get("state") == "failed")
-    assert not (tmp_path / "logs").exists()
+    assert not (short_path / "logs").exists()

@@ -206,6 +206,7 @@ def test_sigterm_while_models_load_is_a_clean_stop_and_a_second_signal_a_fast_on
         wait_until(lambda: len(server.family()) == 3, 10, "router and shard are started")
 
 
+@pytest.mark.alone
 def test_the_port_answers_within_a_second_of_the_command_long_before_the_model(models, tmp_path):
     server = Server(tmp_path, env={"EMB_PROVIDER_MODEL_NAME": f"{models}/en", "EMB_PROVIDER_READY_WAIT_S": "0.1"})
     began_s = time.monotonic()

@@ -18,32 +18,32 @@ def leave_socket(directory: RunDirectory, name: str = "s0-1.sock") -> None:
     bind_private(directory.path / name).close()
 
 
-def test_the_directory_is_private_and_goes_with_its_owner(tmp_path):
-    directory = RunDirectory.fresh(tmp_path)
+def test_the_directory_is_private_and_goes_with_its_owner(short_path):
+    directory = RunDirectory.fresh(short_path)
     assert stat.S_IMODE(directory.path.stat().st_mode) == 0o700
     assert directory.socket_path(0, 1) != directory.socket_path(0, 2)
     leave_socket(directory)
     directory.remove()
-    assert list(tmp_path.iterdir()) == []
+    assert list(short_path.iterdir()) == []
 
 
-def test_what_a_killed_supervisor_left_is_swept_and_nothing_else(tmp_path):
-    living = RunDirectory.fresh(tmp_path)
-    dead = RunDirectory.fresh(tmp_path)
+def test_what_a_killed_supervisor_left_is_swept_and_nothing_else(short_path):
+    living = RunDirectory.fresh(short_path)
+    dead = RunDirectory.fresh(short_path)
     leave_socket(dead)
     die(dead)
-    foreign = tmp_path / "emb-provider-notes"
+    foreign = short_path / "emb-provider-notes"
     foreign.mkdir()
     (foreign / "keep.txt").touch()
-    fresh = RunDirectory.fresh(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {living.path.name, fresh.path.name, "emb-provider-notes"}
+    fresh = RunDirectory.fresh(short_path)
+    assert {path.name for path in short_path.iterdir()} == {living.path.name, fresh.path.name, "emb-provider-notes"}
     assert (foreign / "keep.txt").exists()
     living.remove()
     fresh.remove()
 
 
-def test_a_path_too_long_for_a_unix_socket_is_refused_at_start(tmp_path):
-    deep = tmp_path / ("x" * 100)
+def test_a_path_too_long_for_a_unix_socket_is_refused_at_start(short_path):
+    deep = short_path / ("x" * 100)
     deep.mkdir()
     with pytest.raises(ConfigurationError, match=r"too deep for Unix sockets.*XDG_RUNTIME_DIR"):
         RunDirectory.fresh(deep)
@@ -51,99 +51,99 @@ def test_a_path_too_long_for_a_unix_socket_is_refused_at_start(tmp_path):
         RunDirectory.fixed(deep)
 
 
-def test_a_fixed_directory_is_made_private_and_removed_again(tmp_path):
-    directory = RunDirectory.fixed(tmp_path / "run")
-    assert stat.S_IMODE((tmp_path / "run").stat().st_mode) == 0o700
+def test_a_fixed_directory_is_made_private_and_removed_again(short_path):
+    directory = RunDirectory.fixed(short_path / "run")
+    assert stat.S_IMODE((short_path / "run").stat().st_mode) == 0o700
     leave_socket(directory)
     directory.remove()
-    assert list(tmp_path.iterdir()) == []
+    assert list(short_path.iterdir()) == []
 
 
-def test_a_fixed_directory_that_was_there_stays_with_what_others_put_into_it(tmp_path):
-    (tmp_path / "s0-1.sock").write_text("a file of this name is no socket of ours")
-    (tmp_path / "notes.txt").touch()
-    directory = RunDirectory.fixed(tmp_path)
+def test_a_fixed_directory_that_was_there_stays_with_what_others_put_into_it(short_path):
+    (short_path / "s0-1.sock").write_text("a file of this name is no socket of ours")
+    (short_path / "notes.txt").touch()
+    directory = RunDirectory.fixed(short_path)
     leave_socket(directory, "s1-1.sock")
     directory.remove()
-    assert {path.name for path in tmp_path.iterdir()} == {"s0-1.sock", "notes.txt"}
+    assert {path.name for path in short_path.iterdir()} == {"s0-1.sock", "notes.txt"}
 
 
-def test_a_second_server_is_refused_with_the_holders_pid_and_touches_nothing(tmp_path):
-    first = RunDirectory.fixed(tmp_path)
+def test_a_second_server_is_refused_with_the_holders_pid_and_touches_nothing(short_path):
+    first = RunDirectory.fixed(short_path)
     leave_socket(first, "control.sock")
     with pytest.raises(DirectoryInUseError, match=rf"process {os.getpid()}\b") as refusal:
-        RunDirectory.fixed(tmp_path)
+        RunDirectory.fixed(short_path)
     assert refusal.value.pid == os.getpid()
-    assert {path.name for path in tmp_path.iterdir()} == {"pid", "control.sock"}
-    assert running_in(tmp_path).pid == os.getpid()
+    assert {path.name for path in short_path.iterdir()} == {"pid", "control.sock"}
+    assert running_in(short_path).pid == os.getpid()
     first.remove()
-    assert running_in(tmp_path) is None
+    assert running_in(short_path) is None
 
 
-def test_a_dead_servers_sockets_are_swept_from_a_fixed_directory_and_foreign_files_are_not(tmp_path):
-    dead = RunDirectory.fixed(tmp_path)
+def test_a_dead_servers_sockets_are_swept_from_a_fixed_directory_and_foreign_files_are_not(short_path):
+    dead = RunDirectory.fixed(short_path)
     leave_socket(dead)
     leave_socket(dead, "s12-345.tmp")
-    (tmp_path / "notes.txt").touch()
+    (short_path / "notes.txt").touch()
     foreign = socket.socket(socket.AF_UNIX)
-    foreign.bind(str(tmp_path / "other.sock"))
+    foreign.bind(str(short_path / "other.sock"))
     foreign.close()
     die(dead)
-    fresh = RunDirectory.fixed(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"pid", "notes.txt", "other.sock"}
+    fresh = RunDirectory.fixed(short_path)
+    assert {path.name for path in short_path.iterdir()} == {"pid", "notes.txt", "other.sock"}
     fresh.remove()
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o770, 0o1777, 0o722])
-def test_a_directory_that_others_may_write_to_is_refused_with_a_sentence(tmp_path, mode):
-    tmp_path.chmod(mode)
+def test_a_directory_that_others_may_write_to_is_refused_with_a_sentence(short_path, mode):
+    short_path.chmod(mode)
     with pytest.raises(ConfigurationError, match=r"writable by other users \(mode .*chmod 700"):
-        RunDirectory.fixed(tmp_path)
-    tmp_path.chmod(0o700)
-    RunDirectory.fixed(tmp_path).remove()  # the refusal has left no lock
+        RunDirectory.fixed(short_path)
+    short_path.chmod(0o700)
+    RunDirectory.fixed(short_path).remove()  # the refusal has left no lock
 
 
-def test_a_directory_of_another_user_is_refused_with_a_sentence(tmp_path, monkeypatch):
+def test_a_directory_of_another_user_is_refused_with_a_sentence(short_path, monkeypatch):
     me = os.getuid()
     monkeypatch.setattr(os, "getuid", lambda: me + 1)
     with pytest.raises(ConfigurationError, match=rf"belongs to another user \(uid {me};"):
-        RunDirectory.fixed(tmp_path)
+        RunDirectory.fixed(short_path)
 
 
-def test_a_link_a_file_and_a_place_that_does_not_exist_are_refused_with_a_sentence(tmp_path):
-    (tmp_path / "file").touch()
-    (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
+def test_a_link_a_file_and_a_place_that_does_not_exist_are_refused_with_a_sentence(short_path):
+    (short_path / "file").touch()
+    (short_path / "link").symlink_to(short_path, target_is_directory=True)
     for name in ("file", "link", "missing/run"):
         with pytest.raises(ConfigurationError, match="cannot be used"):
-            RunDirectory.fixed(tmp_path / name)
+            RunDirectory.fixed(short_path / name)
 
 
-def test_a_directory_that_somebody_removed_is_made_again_and_is_held_again(tmp_path):
-    directory = RunDirectory.fixed(tmp_path / "run")
+def test_a_directory_that_somebody_removed_is_made_again_and_is_held_again(short_path):
+    directory = RunDirectory.fixed(short_path / "run")
     assert not directory.restore()
     (directory.path / "pid").unlink()
     directory.path.rmdir()
     assert directory.restore()
     with pytest.raises(DirectoryInUseError):
-        RunDirectory.fixed(tmp_path / "run")
+        RunDirectory.fixed(short_path / "run")
     directory.remove()
-    assert list(tmp_path.iterdir()) == []
+    assert list(short_path.iterdir()) == []
 
 
-def test_living_servers_are_found_and_dead_ones_are_not(tmp_path):
-    living, dead = RunDirectory.fresh(tmp_path), RunDirectory.fresh(tmp_path)
+def test_living_servers_are_found_and_dead_ones_are_not(short_path):
+    living, dead = RunDirectory.fresh(short_path), RunDirectory.fresh(short_path)
     die(dead)
-    assert [server.path for server in find_running(tmp_path)] == [living.path]
+    assert [server.path for server in find_running(short_path)] == [living.path]
     living.remove()
 
 
-def test_what_ended_shards_left_is_tidied_away_and_living_ones_and_strangers_stay(tmp_path):
-    directory = RunDirectory.fixed(tmp_path)
+def test_what_ended_shards_left_is_tidied_away_and_living_ones_and_strangers_stay(short_path):
+    directory = RunDirectory.fixed(short_path)
     for name in ("s0-1.sock", "s0-2.sock", "s1-1.sock"):
         leave_socket(directory, name)
     for name in ("s0-1.box", "s0-2.box", "s1-1.txt"):
-        (tmp_path / name).touch()
+        (short_path / name).touch()
     directory.tidy([directory.socket_path(0, 2)])
-    assert {path.name for path in tmp_path.iterdir()} == {"pid", "s0-2.sock", "s0-2.box", "s1-1.txt"}
+    assert {path.name for path in short_path.iterdir()} == {"pid", "s0-2.sock", "s0-2.box", "s1-1.txt"}
     directory.remove()
-    assert {path.name for path in tmp_path.iterdir()} == {"s1-1.txt"}
+    assert {path.name for path in short_path.iterdir()} == {"s1-1.txt"}
