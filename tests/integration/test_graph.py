@@ -158,8 +158,9 @@ def test_a_score_that_attend_does_not_know_keeps_a_model_from_being_captured():
         capture(transformers.Gemma2Model(config).eval(), type_ids=False)
 
 
-def test_the_processor_is_asked_and_the_answer_is_a_kernel_that_runs():
-    graph = capture(make("Bert"), type_ids=False)
+@pytest.mark.parametrize("family", ["Bert", "Qwen3"])  # a layer with an activation right behind it, and without
+def test_the_processor_is_asked_and_the_answer_is_a_kernel_that_runs(family):
+    graph = capture(make(family), type_ids=False)
     packed, unpacked = (choose_float_kernels(graph, prepack=prepack) for prepack in (True, False))
     assert packed.kernel == "onednn-packed"  # as wished, for few tokens at least
     assert unpacked.kernel in ("stock", "onednn")
