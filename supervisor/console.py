@@ -9,7 +9,7 @@ import json
 import math
 import shutil
 
-from emb_model_provider.messages import ModelInfo, ShardStatus
+from emb_model_provider.messages import EncoderInfo, ModelInfo, ShardStatus
 from emb_model_provider.modelmap import ModelSpec
 from supervisor.output import Output
 from supervisor.plan import Placement, format_cpus
@@ -56,7 +56,7 @@ class Console:
         """Print, once, a command that works now."""
         if not self._tried:
             self._tried = True
-            self._say("\nTry it:\n" + curl_command(address, status.model_id, needs_key=needs_key) + "\n")
+            self._say("\nTry it:\n" + curl_command(address, status, needs_key=needs_key) + "\n")
 
     def say(self, text: str) -> None:
         """Print one sentence."""
@@ -109,9 +109,17 @@ def describe_info(info: ModelInfo) -> str:
     encoder = info.encoder
     computed = "" if encoder.storage_dtype == encoder.compute_dtype else f" (computed in {encoder.compute_dtype})"
     return (
-        f"{encoder.dimension} dimensions, {encoder.max_tokens} tokens, {encoder.precision}{computed} "
+        f"{_describe_results(encoder)}, {encoder.max_tokens} tokens, {encoder.precision}{computed} "
         f"on {encoder.device}, from {info.source}"
     )
+
+
+def _describe_results(encoder: EncoderInfo) -> str:
+    if encoder.dimension:
+        return f"{encoder.dimension} dimensions"
+    if encoder.task == "classify":
+        return f"{len(encoder.labels)} classes"
+    return {"rerank": "scores", "sparse": "sparse vectors"}.get(encoder.task, "token vectors")
 
 
 def describe_download(status: ShardStatus) -> str:
@@ -140,8 +148,21 @@ def format_bytes(count: int) -> str:
     return f"{count} B" if power == 0 else f"{count / 2 ** (10 * power):.1f} {_UNITS[power]}"
 
 
-def curl_command(address: str, model_id: str, *, needs_key: bool) -> str:
-    """Return a command for a shell that embeds one Chinese and one English text."""
-    body = json.dumps({"model": model_id, "input": ["你好，世界", "Hello, world"]}, ensure_ascii=False)
+def curl_command(address: str, status: ShardStatus, *, needs_key: bool) -> str:
+    """Return a command for a shell that asks a model what it is for, in Chinese and English.
+
+    ``address`` is that of the API, with the path that stands before all of it.
+    """
+    path, asked = _example(status.info.encoder if status.info else None)
+    body = json.dumps({"model": status.model_id, **asked}, ensure_ascii=False)
     key = " -H 'Authorization: Bearer YOUR_KEY'" if needs_key else ""
-    return f"  curl {address}/v1/embeddings -H 'Content-Type: application/json'{key} -d '{body}'"
+    return f"  curl {address}{path} -H 'Content-Type: application/json'{key} -d '{body}'"
+
+
+def _example(encoder: EncoderInfo | None) -> tuple[str, dict[str, object]]:
+    if encoder is not None and encoder.task == "rerank":
+        return "/v1/rerank", {"query": "天气 weather", "documents": ["今天天气很好", "He drove to the stadium."]}
+    if encoder is not None and encoder.task == "classify":
+        return "/classify", {"input": ["你好，世界", "Hello, world"]}
+    outputs = {} if encoder is None or "dense" in encoder.outputs else {"outputs": list(encoder.outputs)}
+    return "/v1/embeddings", {"input": ["你好，世界", "Hello, world"], **outputs}

@@ -251,7 +251,9 @@ class Tree:
             self._ground.console.show(status, shard.age_s)
         if status.state == "ready":
             self._lookout.note_ready(shard)
-            self._ground.console.invite(self.address, status, needs_key=bool(self._use.settings.server.api_keys))
+            server = self._use.settings.server
+            address = self.address + server.around.url_prefix
+            self._ground.console.invite(address, status, needs_key=bool(server.api_keys))
         self._ground.notifier.status(self._readiness())
         self._front.push()
 

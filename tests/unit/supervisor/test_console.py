@@ -32,8 +32,34 @@ def test_ready_says_what_was_measured_and_where_storage_and_computing_differ():
     )
 
 
-def test_the_curl_line_survives_a_shell_and_is_valid_json():
-    words = shlex.split(curl_command("http://127.0.0.1:9000", "a/b", needs_key=True))
-    assert words[:2] == ["curl", "http://127.0.0.1:9000/v1/embeddings"]
+@pytest.mark.parametrize(
+    ("facts", "shown"),
+    [
+        ({"task": "rerank", "outputs": ("scores",), "labels": ("LABEL_0",)}, "scores"),
+        ({"task": "classify", "outputs": ("scores",), "labels": ("no", "yes")}, "2 classes"),
+        ({"task": "sparse", "outputs": ("sparse",)}, "sparse vectors"),
+        ({"task": "multi_vector", "outputs": ("multi_vector",)}, "token vectors"),
+    ],
+)
+def test_a_model_without_dense_vectors_says_what_it_gives(facts, shown):
+    status = make_status("a", info=make_info(**facts, dimension=0))
+    assert describe_state(status, 1.0).startswith(f"ready after 1.0 s: {shown}, 8 tokens")
+
+
+@pytest.mark.parametrize(
+    ("facts", "path", "more"),
+    [
+        ({}, "/v1/embeddings", {"input"}),
+        ({"task": "rerank", "outputs": ("scores",)}, "/v1/rerank", {"query", "documents"}),
+        ({"task": "classify", "outputs": ("scores",)}, "/classify", {"input"}),
+        ({"task": "sparse", "outputs": ("sparse",)}, "/v1/embeddings", {"input", "outputs"}),
+    ],
+)
+def test_the_curl_line_survives_a_shell_and_asks_a_model_what_it_is_for(facts, path, more):
+    status = make_status("a/b", info=make_info(**facts))
+    words = shlex.split(curl_command("http://127.0.0.1:9000/emb", status, needs_key=True))
+    assert words[:2] == ["curl", f"http://127.0.0.1:9000/emb{path}"]
     assert "Authorization: Bearer YOUR_KEY" in words
-    assert json.loads(words[-1])["model"] == "a/b"
+    body = json.loads(words[-1])
+    assert body["model"] == "a/b"
+    assert set(body) - {"model"} == more
