@@ -24,7 +24,7 @@ _RESPONDER: Final = "benchmarks.load:Responder"
 _HEAD_END: Final = b"\r\n\r\n"
 _LENGTH: Final = b"content-length:"
 _CHUNK: Final = 1 << 18
-_ANSWER_TIMEOUT_S: Final = 60.0
+_ANSWER_TIMEOUT_S: Final = 120.0
 
 
 class LoadError(RuntimeError):
