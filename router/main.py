@@ -33,7 +33,7 @@ from router.limits import RequestLimits
 from router.metrics.endpoint import metrics_endpoint
 from router.metrics.meter import Meter
 from router.metrics.store import Gauges, Store
-from router.openapi.endpoints import OPEN_PATHS, describing_routes
+from router.openapi.endpoints import describing_routes
 from router.registry import Registry
 from router.service import EmbeddingService, Policy
 from router.tracing import trace_requests
@@ -97,7 +97,7 @@ async def _serve(
                     trace_requests(tracer) if tracer is not None else None,
                 )
             ],
-            open_paths=(*OPEN_PATHS, *(() if around.metrics_need_key else ("/metrics",))),
+            open_paths=() if around.metrics_need_key else ("/metrics",),
         ),
         around.url_prefix,
         access_log=None,

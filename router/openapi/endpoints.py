@@ -1,4 +1,4 @@
-"""``GET /openapi.json`` and ``GET /docs``: the same whoever asks, and without a key. Used by ``main``."""
+"""``GET /openapi.json`` and ``GET /docs``: the same whoever asks. Used by ``main``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ _POLICY: Final = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
-OPEN_PATHS: Final = ("/openapi.json", "/docs")
 Endpoint = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 

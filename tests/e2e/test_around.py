@@ -243,6 +243,14 @@ class TestTlsAndPrefix:
             assert status == 404
             assert b"EMB_PROVIDER_URL_PREFIX" in content
 
+    @pytest.mark.parametrize("path", ["/docs", "/openapi.json", "/ready", "/nothing"])
+    def test_whatever_is_not_health_asks_for_the_key(self, secured, path):
+        assert ask(secured, f"/embed/er{path}")[0] == 401
+        assert ask(secured, f"/embed/er{path}", {"Authorization": "Bearer k3y"})[0] == (
+            404 if path == "/nothing" else 200
+        )
+        assert ask(secured, "/embed/er/health")[0] == 200
+
     def test_metrics_ask_for_no_key_where_the_operator_says_so(self, secured):
         status, content = ask(secured, "/embed/er/metrics")
         assert status == 200
