@@ -80,7 +80,10 @@ def scores(
             made = yield from _late(matrices, of_first, firsts)
         else:
             vectors = all_rows(result)
-            made = np.einsum("ij,ij->i", vectors[of_first], vectors[firsts:])
+            seconds = vectors[firsts:]
+            # One query is not copied once for each document.
+            queries = np.broadcast_to(vectors[0], seconds.shape) if firsts == 1 else vectors[of_first]
+            made = np.einsum("ij,ij->i", queries, seconds)
     errors = pair_errors(answered, pairs)
     if not errors:
         return made

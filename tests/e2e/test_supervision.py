@@ -222,7 +222,10 @@ def test_the_port_answers_within_a_second_of_the_command_long_before_the_model(m
         server.wait_ready()
         assert server.embed("en", ["hi"])
     assert listening_s < 1.0
-    assert answering_s < 2.5
+    # Two interpreters start, one after the other: on a machine where that alone takes longer, it may.
+    began_s = time.monotonic()
+    subprocess.run([sys.executable, "-c", "import aiohttp, uvloop, msgpack, orjson"], check=True)
+    assert answering_s < max(1.5, 3 * (time.monotonic() - began_s))
 
 
 def test_a_model_that_cannot_load_is_failed_with_a_reason_and_stops_nobody_else(models, tmp_path):
