@@ -9,7 +9,7 @@ import time
 import pytest
 
 from tests.support.asking import Asked, Asking
-from tests.support.faulty_server import FAULTY, FaultyModel, FaultyServer
+from tests.support.faulty_server import FAULTY, PYTHON_PATH, FaultyModel, FaultyServer
 from tests.support.leaks import zombies_under
 from tests.support.processes import alive, command_line, wait_until
 
@@ -200,7 +200,7 @@ def test_case_22_a_clock_that_jumps_by_hours_changes_nothing(tmp_path):
     site.mkdir()
     (site / "sitecustomize.py").write_text(_JUMPING_CLOCK.format(faulty=str(FAULTY / "sitecustomize.py")))
     models = {"en": FaultyModel(tmp_path / "en", crashes=3), "zh": FaultyModel(tmp_path / "zh")}
-    env = QUICK | {"PYTHONPATH": f"{site}{os.pathsep}{FAULTY}", "EMB_PROVIDER_RESTART_DELAY_S": "0.5"}
+    env = QUICK | {"PYTHONPATH": f"{site}{os.pathsep}{PYTHON_PATH}", "EMB_PROVIDER_RESTART_DELAY_S": "0.5"}
     with FaultyServer(tmp_path / "server", models, env=env) as server:
         began_s = time.monotonic()
         server.wait_ready(30)

@@ -10,6 +10,7 @@ A shard is ready in well under a second. Supervisor, router and all of a shard b
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from tests.support.faulty.loader import ENCODED, FILE, STARTS, Manner, expected_
 from tests.support.leaks import processes_in
 from tests.support.server import Server
 
-#: What goes on PYTHONPATH.
 FAULTY = Path(__file__).parent / "faulty"
+#: With the checkout that these tests are of: the one that is installed may be another.
+PYTHON_PATH = f"{FAULTY}{os.pathsep}{Path(__file__).parents[2]}"
 
 
 class FaultyModel:
@@ -78,7 +80,7 @@ class FaultyServer(Server):
         directory.mkdir(parents=True, exist_ok=True)
         self.models = dict(models)
         self._more_dotenv = dotenv
-        super().__init__(directory, env={"PYTHONPATH": str(FAULTY)} | dict(env or {}))
+        super().__init__(directory, env={"PYTHONPATH": PYTHON_PATH} | dict(env or {}))
         self.write_mapping()
 
     def write_mapping(self) -> None:
