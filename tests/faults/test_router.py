@@ -1,19 +1,22 @@
 """Cases 23, 24, 25 and 43 of the list of faults: the router dies, clients leave, room runs out."""
 
 import contextlib
+import itertools
 import json
 import os
 import re
 import resource
 import signal
 import socket
-import statistics
+import threading
 import time
+from collections import Counter
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
+from benchmarks.figure import percentile
 from tests.support.asking import Asked, Asking
 from tests.support.faulty_server import FaultyModel, FaultyServer
 from tests.support.processes import command_line, wait_until
@@ -23,9 +26,9 @@ from tests.support.processes import command_line, wait_until
 def make_server(tmp_path):
     with contextlib.ExitStack() as stack:
 
-        def make(**env):
-            server = FaultyServer(tmp_path / "server", {"en": FaultyModel(tmp_path / "en")}, env=env)
-            stack.enter_context(server)
+        def make(name="server", **env):
+            model = FaultyModel(tmp_path / f"{name}-en")
+            server = stack.enter_context(FaultyServer(tmp_path / name, {"en": model}, env=env))
             server.wait_ready()
             return server
 
@@ -60,11 +63,57 @@ def read_answer(connection):
     return head.split()[1].decode(), body
 
 
-def test_case_23_a_killed_router_is_back_on_the_same_port_while_connections_wait(make_server):
+class Load:
+    """Clients that ask again and again, each request on a connection of its own, and try none a second time.
+
+    ``statuses`` is what became of each text, "" where the connection was cut before an answer.
+    """
+
+    def __init__(self, server, clients):
+        self.statuses = {}
+        self._server = server
+        self._stopping = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(n,), daemon=True) for n in range(clients)]
+        for thread in self._threads:
+            thread.start()
+
+    def answered(self):
+        return list(self.statuses.values()).count("200")
+
+    def finish(self):
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join(20)
+        assert not any(thread.is_alive() for thread in self._threads), self._server.story()
+
+    def _run(self, client):
+        for number in itertools.count():
+            if self._stopping.is_set():
+                return
+            text = f"!sleep=0.02 client {client} asks {number}"
+            try:
+                with connect(self._server) as connection:
+                    self.statuses[text] = self._ask(connection, text)
+            except ConnectionRefusedError:
+                self.statuses[text] = "refused"
+
+    def _ask(self, connection, text):
+        try:
+            connection.sendall(wire(text, "close"))
+            status, body = read_answer(connection)
+        except (ConnectionResetError, BrokenPipeError):
+            return ""
+        if status == "200":
+            assert self._server.models["en"].is_right(text, json.loads(body)["data"][0]["embedding"])
+        return status
+
+
+@pytest.mark.alone
+def test_case_23_a_router_killed_under_load_is_back_on_the_same_port_in_two_seconds_and_nobody_is_refused(make_server):
     server = make_server()
     model, shard, router = server.models["en"], server.shard_pid("en"), router_pid(server)
-    lost = Asking(server, [Asked("en", [f"!sleep=0.5 lost {n}"]) for n in range(4)])
-    wait_until(lambda: len(model.encoded()) > 0, 20, "work has begun")
+    load = Load(server, 8)
+    wait_until(lambda: load.answered() > 50, 20, "the load is steady")
     os.kill(router, signal.SIGKILL)
     began_s = time.monotonic()
     waiting = []
@@ -76,15 +125,20 @@ def test_case_23_a_killed_router_is_back_on_the_same_port_while_connections_wait
     took_s = time.monotonic() - began_s
     for connection in waiting:
         connection.close()
+    before = load.answered()
+    wait_until(lambda: load.answered() > before + 50, 20, "the load goes on")
+    load.finish()
     assert [status for status, _ in answers] == ["200"] * 20
     for number, (_, body) in enumerate(answers):
         assert model.is_right(f"in the gap {number}", json.loads(body)["data"][0]["embedding"])
-    assert took_s < 6, "on an idle machine this takes less than 2 s"
+    assert took_s < 2
     assert router_pid(server) != router
     assert server.shard_pid("en") == shard
-    lost.finish()
-    texts = model.encoded()
-    assert all(texts.count(f"in the gap {number}") == 1 for number in range(20))
+    assert set(load.statuses.values()) == {"200", ""}, "refused, or not under load"
+    assert list(load.statuses.values()).count("") <= 8, "only what the router had in hand is cut"
+    times = Counter(model.encoded())
+    assert all(times[f"in the gap {number}"] == 1 for number in range(20))
+    assert all(times[text] == 1 if status else times[text] <= 1 for text, status in load.statuses.items())
 
 
 def test_case_24_what_a_client_that_leaves_had_queued_is_never_encoded(make_server):
@@ -124,31 +178,38 @@ def is_welcome(server):
     return False
 
 
-def latencies(server, count):
-    connection, found = connect(server), []
-    for number in range(count):
-        began_s = time.monotonic()
-        connection.sendall(wire(f"real client {number} {count}"))
-        assert read_answer(connection)[0] == "200"
-        found.append(time.monotonic() - began_s)
-    connection.close()
+def ask_in_turns(servers, count, at_a_time):
+    """Return, for each of ``servers``, how long ``count`` requests of one client took that asks them in turns."""
+    with contextlib.ExitStack() as stack:
+        connections = [stack.enter_context(connect(server)) for server in servers]
+        found = [[] for _ in servers]
+        for first in range(0, count, at_a_time):
+            for connection, took_s in zip(connections, found, strict=True):
+                for number in range(first, first + at_a_time):
+                    began_s = time.monotonic()
+                    connection.sendall(wire(f"real client {number}"))
+                    assert read_answer(connection)[0] == "200"
+                    took_s.append(time.monotonic() - began_s)
     return found
 
 
 @pytest.mark.alone
-def test_case_25_thousands_of_idle_connections_slow_nobody_and_those_over_the_limit_hear_503(make_server):
+def test_case_25_ten_thousand_idle_connections_slow_nobody_and_those_over_the_limit_hear_503(make_server):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = min(10_000, (hard if hard != resource.RLIM_INFINITY else 20_000) // 2 - 200)
+    # Client and router are two processes, each with a limit of its own.
+    wanted = min(10_000, hard - 500 if hard != resource.RLIM_INFINITY else 10_000)
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted + 500, hard))
     idle = []
     try:
-        server = make_server(EMB_PROVIDER_MAX_CONNECTIONS=str(wanted + 20))
-        alone = statistics.median(latencies(server, 100))
-        connect_many(server, idle, wanted)
-        among = statistics.median(latencies(server, 100))
-        # The median and not the 99th percentile: that one belongs to the neighbours on this machine.
-        assert among < 2 * alone + 0.002, (wanted, alone, among)
-        idle += [connect(server) for _ in range(30)]
+        # Two servers, asked in turns: what neighbours on this machine take, they take from both.
+        limit = str(wanted + 20)
+        quiet, crowded = (make_server(name, EMB_PROVIDER_MAX_CONNECTIONS=limit) for name in ("quiet", "crowded"))
+        connect_many(crowded, idle, wanted)
+        ask_in_turns([quiet, crowded], 200, 20)
+        alone, among = (percentile(took_s, 99) for took_s in ask_in_turns([quiet, crowded], 3000, 20))
+        assert among < 2 * alone, (wanted, alone, among)
+        assert open_connections(crowded) >= wanted, "they were there all the time"
+        idle += [connect(crowded) for _ in range(30)]
         over = idle[-1]
         over.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
         status, body = read_answer(over)
@@ -158,7 +219,7 @@ def test_case_25_thousands_of_idle_connections_slow_nobody_and_those_over_the_li
         for connection in idle:
             connection.close()
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    wait_until(lambda: is_welcome(server), 20, "there is room again")
+    wait_until(lambda: is_welcome(crowded), 20, "there is room again")
 
 
 def test_case_43_without_descriptors_nobody_is_accepted_for_a_while_and_nobody_is_turned_away(make_server):
