@@ -7,16 +7,14 @@ prompt. A plain repository of the Qwen3-Reranker family has neither: its prompt 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from emb_model_provider.errors import LoadError, LoadReason
 from emb_model_provider.modelmap import ModelSpec
-
-Document = Mapping[str, object]
+from shard.json_files import Document, as_object, read_json, read_object
 
 #: Read as a number by neither sentence-transformers nor us; the tokenizer knows their ids.
 DEFAULT_ANSWERS: Final = ("yes", "no")
@@ -67,27 +65,18 @@ def read_generative_modules(directory: Path, modules: Sequence[tuple[str, str]])
             f"it is a reranker of a language model and {', '.join(names[1:]) or 'nothing else'}; those with LogitScore "
             "are served"
         )
-    folder = directory / modules[0][1]
-    file = folder / "sentence_bert_config.json"
-    said = _read(file) if file.exists() else {}
-    modalities = said.get("modality_config")
-    modalities = modalities if isinstance(modalities, Mapping) else {}
-    processing = said.get("processing_kwargs")
-    options = processing.get("chat_template") if isinstance(processing, Mapping) else None
-    message = modalities.get("message")
-    answers = _read(directory / modules[1][1] / "config.json")
+    said = read_object(directory / modules[0][1] / "sentence_bert_config.json")
+    modalities = as_object(said.get("modality_config"))
+    options = as_object(as_object(said.get("processing_kwargs")).get("chat_template"))
+    answers = as_object(read_json(directory / modules[1][1] / "config.json"))
     true_id, false_id = answers.get("true_token_id"), answers.get("false_token_id")
     if type(true_id) is not int or (false_id is not None and type(false_id) is not int):
         raise _unsupported("its LogitScore names no token for a relevant document")
-    named = message.get("format") if isinstance(message, Mapping) else None
+    named = as_object(modalities.get("message")).get("format")
     return GenerativeFiles(
         true_id=true_id,
         false_id=false_id if isinstance(false_id, int) else None,
-        template_options=tuple(
-            (str(name), value)
-            for name, value in (options if isinstance(options, Mapping) else {}).items()
-            if name not in _OUR_OPTIONS
-        ),
+        template_options=tuple((name, value) for name, value in options.items() if name not in _OUR_OPTIONS),
         message_format=named if named in ("flat", "structured") else None,
         uses_template="message" in modalities,
     )
@@ -99,17 +88,6 @@ def read_plain_generative(config: Document) -> GenerativeFiles:
     Whether a template does is seen when the tokenizer is there.
     """
     return GenerativeFiles(is_qwen3=config.get("model_type") == "qwen3")
-
-
-def _read(path: Path) -> Document:
-    try:
-        document: object = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise LoadError(
-            LoadReason.INCOMPLETE_DOWNLOAD,
-            f"{path} cannot be read ({error}): delete it and start again to download it once more",
-        ) from error
-    return document if isinstance(document, dict) else {}
 
 
 def _unsupported(reason: str) -> LoadError:

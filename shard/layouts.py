@@ -5,7 +5,6 @@ Pure reading of ``modules.json``, ``configuration.json`` and their companions; `
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -20,6 +19,7 @@ from shard.generative import (
     read_generative_modules,
     read_plain_generative,
 )
+from shard.json_files import as_object, read_json, read_object
 from shard.kinds import (
     Activation,
     check_labels,
@@ -103,8 +103,8 @@ def read_recipe(directory: Path, spec: ModelSpec) -> Recipe:
             LoadReason.INCOMPLETE_DOWNLOAD,
             f"{directory} has neither modules.json nor config.json: it is not a complete model directory",
         )
-    config = _read_object(directory / "config.json")
-    configuration = _read_object(directory / "configuration.json")
+    config = read_object(directory / "config.json")
+    configuration = read_object(directory / "configuration.json")
     task = find_task(spec, config, configuration, None)
     if task in ("rerank", "classify"):
         return _read_classifier(directory, task, config, configuration, spec)
@@ -198,11 +198,11 @@ def _has_token_linears(directory: Path) -> bool:
 
 
 def _read_sentence_transformers(directory: Path, spec: ModelSpec) -> Recipe:
-    options = _read_object(directory / "config_sentence_transformers.json")
+    options = read_object(directory / "config_sentence_transformers.json")
     kind = options.get("model_type", "SentenceTransformer")
     modules = _read_modules(directory / "modules.json")
-    config = _read_object(directory / modules[0].path / "config.json")
-    task = find_task(spec, config, _read_object(directory / "configuration.json"), options)
+    config = read_object(directory / modules[0].path / "config.json")
+    task = find_task(spec, config, read_object(directory / "configuration.json"), options)
     generative = None
     if task == "rerank" and is_language_model(config):
         named = [(entry.type.rpartition(".")[2], entry.path) for entry in modules]
@@ -213,7 +213,7 @@ def _read_sentence_transformers(directory: Path, spec: ModelSpec) -> Recipe:
     if task == "multi_vector":
         return _read_late_interaction(modules, options, spec)
     _check_kind(kind, task, [entry.type.rpartition(".")[2] for entry in modules])
-    own = {name: str(text or "") for name, text in _mapping(options.get("prompts")).items()}
+    own = {name: str(text or "") for name, text in as_object(options.get("prompts")).items()}
     prompts = _prompts(directory, spec, own)
     default_prompt = spec.default_prompt_name or options.get("default_prompt_name")
     truncate = options.get("truncate_dim")
@@ -251,7 +251,7 @@ def _read_stanford(directory: Path, config: Mapping[str, object], spec: ModelSpe
             'nothing in its files makes it a model for "multi_vector": it has no projection of its tokens, and a '
             "random one would give random vectors"
         )
-    return _late_recipe(read_stanford(_read_object(directory / "artifact.metadata")), (), spec)
+    return _late_recipe(read_stanford(read_object(directory / "artifact.metadata")), (), spec)
 
 
 def _late_recipe(late: LateFiles, modules: tuple[ModuleEntry, ...], spec: ModelSpec) -> Recipe:
@@ -287,7 +287,7 @@ def _check_kind(kind: object, task: Task, names: Sequence[str]) -> None:
 
 
 def _read_modules(path: Path) -> tuple[ModuleEntry, ...]:
-    document = _parse(path)
+    document = read_json(path)
     entries = document if isinstance(document, list) else []
     modules = []
     for entry in entries:
@@ -301,8 +301,8 @@ def _read_modules(path: Path) -> tuple[ModuleEntry, ...]:
 
 
 def _read_modelscope(directory: Path, configuration: Mapping[str, object], spec: ModelSpec) -> Recipe:
-    model = _mapping(configuration.get("model"))
-    model_type = _read_object(directory / "config.json").get("model_type", model.get("model_type", "bert"))
+    model = as_object(configuration.get("model"))
+    model_type = read_object(directory / "config.json").get("model_type", model.get("model_type", "bert"))
     if model_type not in _MODELSCOPE_MODEL_TYPES and spec.pooling is None:
         raise _unsupported(
             f"ModelScope's sentence-embedding pipeline treats model type {model_type!r} in a way of its own "
@@ -329,14 +329,14 @@ def _read_modelscope(directory: Path, configuration: Mapping[str, object], spec:
 
 
 def _modelscope_length(configuration: Mapping[str, object]) -> int | None:
-    preprocessor = _mapping(configuration.get("preprocessor"))
+    preprocessor = as_object(configuration.get("preprocessor"))
     # The inference half of a preprocessor that has a half for training too.
-    length = preprocessor.get("max_length", _mapping(preprocessor.get("val")).get("max_length"))
+    length = preprocessor.get("max_length", as_object(preprocessor.get("val")).get("max_length"))
     return length if isinstance(length, int) and length > 0 else None
 
 
 def _prompts(directory: Path, spec: ModelSpec, own: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    origin = _read_object(directory / "config.json").get("_name_or_path")
+    origin = read_object(directory / "config.json").get("_name_or_path")
     return complete_prompts(dict(spec.prompts), own, (spec.name, origin if isinstance(origin, str) else ""))
 
 
@@ -352,25 +352,6 @@ def _known_default(name: object, prompts: Mapping[str, object]) -> str | None:
 def _stays_inside(folder: str) -> bool:
     path = PurePosixPath(folder)
     return not path.is_absolute() and ".." not in path.parts
-
-
-def _mapping(value: object) -> Mapping[str, object]:
-    return value if isinstance(value, dict) else {}
-
-
-def _read_object(path: Path) -> Mapping[str, object]:
-    return _mapping(_parse(path)) if path.exists() else {}
-
-
-def _parse(path: Path) -> object:
-    try:
-        document: object = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise LoadError(
-            LoadReason.INCOMPLETE_DOWNLOAD,
-            f"{path} cannot be read ({error}): delete it and start again to download it once more",
-        ) from error
-    return document
 
 
 def _unsupported(reason: str) -> LoadError:
