@@ -9,10 +9,9 @@ from sentence_transformers import CrossEncoder
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from emb_model_provider.errors import InvalidRequestError, LoadError, LoadReason
-from emb_model_provider.modelmap import ModelSpec
 from shard.encoder import Reading
-from shard.loader import load
 from tests.support import tiny_models
+from tests.support.opening import opener
 from tests.support.tiny_classifiers import (
     make_bert_classifier,
     make_modelscope_ranker,
@@ -36,17 +35,7 @@ PAIRS = [
 
 @pytest.fixture
 def opened(tmp_path):
-    def open_model(directory, *, name="some/model", **settings):
-        return load(
-            directory,
-            ModelSpec(id="m", name=name, device="cpu", precision=settings.pop("precision", "fp32"), **settings),
-            source="local",
-            trust_remote_code=False,
-            threads=2,
-            cache_directory=tmp_path / "cache",
-        )
-
-    return open_model
+    return opener(tmp_path / "cache")
 
 
 def scores(encoder, pairs, reading=SCORES):

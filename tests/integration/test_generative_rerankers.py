@@ -6,10 +6,9 @@ import torch
 from sentence_transformers import CrossEncoder
 
 from emb_model_provider.errors import InvalidRequestError, LoadError, LoadReason
-from emb_model_provider.modelmap import ModelSpec
 from shard.encoder import Reading
 from shard.first_answer import refuse_bad_answers
-from shard.loader import load
+from tests.support.opening import opener
 from tests.support.tiny_classifiers import read_json
 from tests.support.tiny_language_models import PAIR_TEMPLATE, card_scores, make_qwen2, make_qwen3
 from tests.support.tiny_tokenizers import write_json
@@ -29,17 +28,7 @@ LONG = [("weather", "the weather " * 300), ("天气", "北京是中国的首都�
 
 @pytest.fixture
 def opened(tmp_path):
-    def open_model(directory, *, name=NAME, **settings):
-        return load(
-            directory,
-            ModelSpec(id="m", name=name, device="cpu", precision=settings.pop("precision", "fp32"), **settings),
-            source="local",
-            trust_remote_code=False,
-            threads=2,
-            cache_directory=tmp_path / "cache",
-        )
-
-    return open_model
+    return opener(tmp_path / "cache", name=NAME)
 
 
 def scores(encoder, pairs, reading=SCORES):

@@ -18,6 +18,7 @@ from emb_model_provider.modelmap import ModelSpec
 from shard.encoder import Reading
 from shard.loader import load
 from tests.support import tiny_models
+from tests.support.opening import opener
 from tests.support.tiny_tokenizers import SAMPLE_TEXTS, write_json
 
 RECORDED = json.loads((Path(tiny_models.__file__).parent / "recorded" / "modelscope_vectors.json").read_text("utf-8"))
@@ -32,17 +33,7 @@ def real_model_directory():
 
 @pytest.fixture
 def opened(tmp_path):
-    def open_model(directory, *, trust=False, **settings):
-        return load(
-            directory,
-            ModelSpec(id="m", name="some/model", device="cpu", precision="fp32", **settings),
-            source="local",
-            trust_remote_code=trust,
-            threads=2,
-            cache_directory=tmp_path / "cache",
-        )
-
-    return open_model
+    return opener(tmp_path / "cache")
 
 
 def reference(directory):

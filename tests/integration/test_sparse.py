@@ -16,6 +16,7 @@ from shard.encoders import splade
 from shard.isolate import encode_isolated
 from shard.loader import load
 from tests.support import tiny_models
+from tests.support.opening import opener
 from tests.support.tiny_heads import make_masked_language_model, make_splade, write_modules
 from tests.support.tiny_tokenizers import SAMPLE_TEXTS
 
@@ -26,17 +27,7 @@ TOLERANCE = 1e-5
 
 @pytest.fixture
 def opened(tmp_path):
-    def open_model(directory, **settings):
-        return load(
-            directory,
-            ModelSpec(id="m", name="some/splade", device="cpu", **({"precision": "fp32"} | settings)),
-            source="local",
-            trust_remote_code=False,
-            threads=2,
-            cache_directory=tmp_path / "cache",
-        )
-
-    return open_model
+    return opener(tmp_path / "cache", name="some/splade")
 
 
 def reference(directory, texts, **options):
