@@ -113,8 +113,9 @@ async def _serve(
         is_tcp = listener.family != socket.AF_UNIX
         await Accepting(runner, listener, limit, _tls(config) if is_tcp else None).start()
     # What stands now lives as long as the process: looking through it again and again would cost requests 4 ms each
-    # time.
+    # time. ``__main__`` has put collecting off until now for the same reason.
     gc.freeze()
+    gc.enable()
     control.send(RouterReady(os.getpid()))
     beating = asyncio.create_task(beat(control.send, backend.in_flight, config.report_every_s), name="heartbeat")
     writing = asyncio.create_task(meter.write_again_and_again(), name="metrics")

@@ -32,6 +32,7 @@ from supervisor.tree import OBEYED, Ground, Tree
 log = EventLog("supervisor")
 
 DISTRIBUTION = "emb-model-provider"
+_STRANGER = "supervisor"
 _EXIT_FAILURE = 1
 
 
@@ -162,15 +163,19 @@ def _exposure(settings: Settings) -> str:
 
 
 def _check_package_owner() -> None:
-    """Refuse to run from a ``supervisor`` folder that pip has merged with another distribution's files."""
-    owners = set(importlib.metadata.packages_distributions().get("supervisor", []))
-    strangers = sorted(owners - {DISTRIBUTION})
-    if strangers:
-        raise ConfigurationError(
-            f"The package {strangers[0]!r} is installed in this environment and also owns the folder 'supervisor', "
-            f"which pip has mixed with ours. Run 'pip uninstall {strangers[0]}' and 'pip install --force-reinstall "
-            f"{DISTRIBUTION}', or use an environment of its own."
-        )
+    """Refuse to run from a ``supervisor`` folder that pip has merged with supervisord's, whose name is the same.
+
+    Asked by name: to look which distributions own the folder would read the lists of all, a tenth of a second.
+    """
+    try:
+        importlib.metadata.version(_STRANGER)
+    except importlib.metadata.PackageNotFoundError:
+        return
+    raise ConfigurationError(
+        f"The package {_STRANGER!r} (supervisord) is installed in this environment and also owns the folder "
+        f"'supervisor', which pip has mixed with ours. Run 'pip uninstall {_STRANGER}' and 'pip install "
+        f"--force-reinstall {DISTRIBUTION}', or use an environment of its own."
+    )
 
 
 def _version() -> str:

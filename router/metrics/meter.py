@@ -13,7 +13,6 @@ from typing import Final
 from emb_model_provider.messages import ShardStatus
 from emb_model_provider.rss import rss_bytes, rss_bytes_of
 from router.metrics import catalogue as c
-from router.metrics.exposition import render
 from router.metrics.scripts import Shares
 from router.metrics.store import Gauges, RouterCounts, Store
 from router.metrics.tallies import Histogram, Tallies
@@ -136,6 +135,8 @@ class Meter:
 
     def render(self, models: Sequence[ShardStatus], accept: str) -> tuple[bytes, str]:
         """Return the text of all routers together, and its content type."""
+        from router.metrics.exposition import render  # noqa: PLC0415 - 30 ms of every start for what is asked later
+
         gauges = self._gauges()
         self._store.write(self.tallies, gauges)
         others = self._store.others()

@@ -10,7 +10,6 @@ from typing import Final
 import orjson
 from aiohttp import web
 
-from router.openapi.document import make_document
 
 _PAGE: Final = Path(__file__).parent / "page.html"
 #: The page needs nothing but itself and the description.
@@ -27,6 +26,8 @@ def describing_routes(url_prefix: str, own_paths: Sequence[str] = ()) -> list[we
 
     @cache
     def document() -> bytes:
+        from router.openapi.document import make_document  # noqa: PLC0415 - few ask, and every start would wait for it
+
         return orjson.dumps(make_document(url_prefix, own_paths))
 
     @cache

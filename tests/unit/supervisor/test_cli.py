@@ -1,0 +1,16 @@
+"""What the command refuses before it starts anything."""
+
+import sys
+
+from supervisor import cli
+
+
+def test_an_environment_in_which_supervisord_shares_our_folder_is_refused_with_what_to_do(
+    tmp_path, monkeypatch, capsys
+):
+    stranger = tmp_path / "supervisor-4.2.5.dist-info"
+    stranger.mkdir()
+    (stranger / "METADATA").write_text("Metadata-Version: 2.1\nName: supervisor\nVersion: 4.2.5\n")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    assert cli.main(["--check"]) == 78
+    assert "pip uninstall supervisor" in capsys.readouterr().err
