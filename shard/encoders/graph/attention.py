@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 import torch
@@ -15,7 +16,10 @@ from torch.nn import functional
 
 from shard.encoders.graph.segments import Padding, Segment
 
-_NOTHING_TO_ADD: Final = torch.empty(1)
+#: Numbers in one vector of the processor, as torch has been built for it.
+_VECTOR: Final = 16 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 8
+#: Below it a call more costs as much as it saves.
+_FEW_SCORES: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,10 @@ class Rule:
     causal: bool
     window: int | None
     plain_tokens: int
+
+    def is_plain(self, length: int) -> bool:
+        """Tell whether texts of this length take the three plain steps."""
+        return length <= self.plain_tokens and not self.causal and not self.cuts(length)
 
     def cuts(self, length: int) -> bool:
         """Tell whether some of a text's tokens do not see all of it."""
@@ -63,12 +71,17 @@ def attend_joint(
 ) -> torch.Tensor:
     """Do what ``attend`` does where one layer has made query, key and value: shape (1, tokens, 3 * heads * size)."""
     _, tokens, width = joint.shape
-    heads = width // (3 * size)
+    rows, heads = joint.view(tokens, width), width // (3 * size)
 
     def attend_within(segment: Segment) -> torch.Tensor:
-        own = _take(joint[0], segment)
-        queries, keys, values = own.view(segment.count, segment.length, 3, heads, size).permute(2, 0, 3, 1, 4)
-        return _attend(queries, keys, values, rule, segment.padding)
+        count, length = segment.count, segment.length
+        own = _take(rows, segment).view(count, length, 3, heads, size).permute(2, 0, 3, 1, 4)
+        if not rule.is_plain(length):
+            return _attend(*own.unbind(0), rule, segment.padding)
+        # Of short texts every call counts: one copy for all three, and none for a text by itself.
+        queries, keys, values = own.reshape(3, count * heads, length, size).unbind(0)
+        bias = None if segment.padding is None else _of_each_head(segment.padding.bias, heads)
+        return attend_plainly(queries, keys, values, rule.scale, bias).view(count, heads, length, size)
 
     return _join(attend_within, segments, tokens)
 
@@ -76,11 +89,14 @@ def attend_joint(
 def _attend(
     queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, rule: Rule, padding: Padding | None
 ) -> torch.Tensor:
-    length, grouped = queries.shape[2], keys.shape[1] != queries.shape[1]
+    count, heads, length, _ = queries.shape
+    grouped = keys.shape[1] != heads
     # In causal models no text's own token sees the padding behind it.
     mask = None if padding is None or rule.causal else padding.bias.to(queries.dtype)
-    if length <= rule.plain_tokens and not rule.causal and not grouped and not rule.cuts(length):
-        return attend_plainly(queries, keys, values, rule.scale, mask)
+    if rule.is_plain(length) and not grouped:
+        query, key, value = (tensor.reshape(-1, length, tensor.shape[-1]) for tensor in (queries, keys, values))
+        bias = None if mask is None else _of_each_head(mask, heads)
+        return attend_plainly(query, key, value, rule.scale, bias).view(count, heads, length, -1)
     causal = rule.causal
     if rule.cuts(length):
         window = _window_mask(length, rule.window or 0, causal=rule.causal)
@@ -104,19 +120,39 @@ def attend_plainly(
     scale: float | None,
     bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Attend to all keys, shapes (count, heads, length, size); ``scale`` ``None`` is ``size ** -0.5``.
+    """Attend to all keys, shapes (texts · heads, length, size); ``scale`` ``None`` is ``size ** -0.5``.
 
-    ``bias`` of shape (count, 1, 1, length) is added to the scores.
+    ``bias`` of shape (texts · heads, 1, length) is added to the scores.
     """
-    count, heads, length, size = queries.shape
-    query, key, value = (tensor.reshape(-1, length, tensor.shape[-1]) for tensor in (queries, keys, values))
-    factor = size**-0.5 if scale is None else scale
+    factor = queries.shape[2] ** -0.5 if scale is None else scale
+    keys = keys.transpose(1, 2)
     if bias is None:
-        added, weight = _NOTHING_TO_ADD.to(query.dtype), 0
+        scores = torch.baddbmm(_nothing(queries.dtype), queries, keys, beta=0, alpha=factor)
     else:
-        added, weight = bias.expand(-1, heads, -1, -1).reshape(-1, 1, length), 1
-    scores = torch.baddbmm(added, query, key.transpose(1, 2), beta=weight, alpha=factor)
-    return torch.bmm(torch.softmax(scores, -1), value).view(count, heads, length, -1)
+        scores = torch.baddbmm(bias, queries, keys, alpha=factor)
+    return torch.bmm(_softmax(scores), values)
+
+
+def _softmax(scores: torch.Tensor) -> torch.Tensor:
+    """Return the softmax of each row.
+
+    torch takes rows shorter than one vector of the processor a number at a time, which is eight times slower. They are
+    made as long as one, with scores that count for nothing.
+    """
+    missing = _VECTOR - scores.shape[-1]
+    if missing <= 0 or scores.numel() < _FEW_SCORES:
+        return torch.softmax(scores, -1)
+    return torch.softmax(functional.pad(scores, (0, missing), value=-torch.inf), -1)[..., :-missing]
+
+
+@cache
+def _nothing(dtype: torch.dtype) -> torch.Tensor:
+    return torch.empty(1, dtype=dtype)
+
+
+def _of_each_head(bias: torch.Tensor, heads: int) -> torch.Tensor:
+    """(texts, 1, 1, length) → (texts · heads, 1, length)."""
+    return bias.expand(-1, heads, -1, -1).reshape(-1, 1, bias.shape[-1])
 
 
 def _join(attend_within: Callable[[Segment], torch.Tensor], segments: Sequence[Segment], tokens: int) -> torch.Tensor:

@@ -75,10 +75,11 @@ def choose_plain_tokens(graph: fx.GraphModule) -> int:
     found = 0
     with torch.inference_mode():
         for length in _LENGTHS:
-            shape = (_ATTENDED_TOKENS // length, int(heads), length, int(size))
-            texts = torch.ones(shape, dtype=queries[0].dtype)
+            count = _ATTENDED_TOKENS // length
+            texts = torch.ones((count, int(heads), length, int(size)), dtype=queries[0].dtype)
+            flat = texts.view(-1, length, int(size))
             plain_s, fused_s = _race(
-                partial(attend_plainly, texts, texts, texts, None),
+                partial(attend_plainly, flat, flat, flat, None),
                 partial(functional.scaled_dot_product_attention, texts, texts, texts),
             )
             if plain_s > fused_s:
