@@ -10,7 +10,6 @@ from typing import Final
 import orjson
 from aiohttp import web
 
-
 _PAGE: Final = Path(__file__).parent / "page.html"
 #: The page needs nothing but itself and the description.
 _POLICY: Final = (

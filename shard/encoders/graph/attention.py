@@ -77,7 +77,7 @@ def attend_joint(
         count, length = segment.count, segment.length
         own = _take(rows, segment).view(count, length, 3, heads, size).permute(2, 0, 3, 1, 4)
         if not rule.is_plain(length):
-            return _attend(*own.unbind(0), rule, segment.padding)
+            return _attend(own[0], own[1], own[2], rule, segment.padding)
         # Of short texts every call counts: one copy for all three, and none for a text by itself.
         queries, keys, values = own.reshape(3, count * heads, length, size).unbind(0)
         bias = None if segment.padding is None else _of_each_head(segment.padding.bias, heads)
