@@ -86,19 +86,35 @@ def _dataclass_reader(kind: type[Any]) -> Reader:
     hints = get_type_hints(kind)
     names = [field.name for field in dataclasses.fields(kind)]
     readers = [_reader(hints[name]) for name in names]
+    is_plain = [_is_plain(hints[name]) for name in names]
+    #: Types of the fields as they were right before → the fields whose types do not say all.
+    known: dict[tuple[type, ...], list[tuple[int, Reader]]] = {}
 
     def read(value: object) -> object:
         if not isinstance(value, list) or len(value) != len(readers):
             raise ProtocolError(f"{kind.__name__}: expected an array of {len(readers)} fields")
-        items: list[object] = []  # how far it came names the field that is wrong
+        kinds = tuple(map(type, value))
+        rest = known.get(kinds)
+        index = 0
         try:
-            for reader, item in zip(readers, value, strict=True):
-                items.append(reader(item))
+            for index, reader in enumerate(readers) if rest is None else rest:
+                value[index] = reader(value[index])
         except ProtocolError as error:
-            raise ProtocolError(f"{kind.__name__}.{names[len(items)]}: {error}") from None
-        return kind(*items)
+            raise ProtocolError(f"{kind.__name__}.{names[index]}: {error}") from None
+        if rest is None:
+            # Of as many as a field has types; an int where a float is due is rare and stays with the readers.
+            changed = [not is_plain[number] or type(one) is not kinds[number] for number, one in enumerate(value)]
+            known[kinds] = [(number, readers[number]) for number in range(len(readers)) if changed[number]]
+        return kind(*value)
 
     return read
+
+
+def _is_plain(hint: Any) -> bool:  # noqa: ANN401
+    """Tell whether a value of one of the right types is right."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return all(map(_is_plain, get_args(hint)))
+    return hint in (str, bytes, bool, int, float, types.NoneType)
 
 
 def _literal_reader(allowed: tuple[object, ...]) -> Reader:
@@ -144,6 +160,8 @@ def _sequence_reader(item_hint: Any) -> Reader:  # noqa: ANN401
     def read(value: object) -> object:
         if not isinstance(value, list):
             raise ProtocolError("expected an array")
+        if not value:
+            return ()
         # Token ids come by the ten thousand: one pass in C instead of a call for each.
         if exact is not None and set(map(type, value)) <= {exact}:
             return tuple(value)

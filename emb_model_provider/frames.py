@@ -21,6 +21,7 @@ VERSION: Final = 1
 HEADER: Final = struct.Struct("!2sBBIQ")
 #: 2,048 vectors of 4,096 float32 numbers are 32 MiB; nothing we send comes near twice that.
 MAX_PAYLOAD_BYTES: Final = 64 * 1024 * 1024
+_AT_ONCE: Final = 8
 
 
 class Frame(NamedTuple):
@@ -41,8 +42,9 @@ def pack_frame(kind: int, request_id: int, payload: bytes) -> bytes:
 class Outbox:
     """Frames that leave together: what is added before ``flush`` runs goes out in one write, in the order added.
 
-    A write to a socket costs more than packing the frame, and wakes the peer. ``call_soon`` runs a function after
-    those that are due already (an event loop's), ``write`` takes the bytes.
+    A write to a socket costs more than packing the frame, and wakes the peer; but a peer that waits until all of a
+    crowd's frames are made has nothing to do meanwhile, so every ``_AT_ONCE`` leave by themselves. ``call_soon`` runs a
+    function after those that are due already (an event loop's), ``write`` takes the bytes.
     """
 
     __slots__ = ("_call_soon", "_frames", "_write")
@@ -57,6 +59,8 @@ class Outbox:
         self._frames.append(frame)
         if len(self._frames) == 1:
             self._call_soon(self.flush)
+        elif len(self._frames) == _AT_ONCE:
+            self.flush()
 
     def flush(self) -> None:
         """Write what is queued, if anything is."""
