@@ -93,19 +93,20 @@ class PackedPath:
         tokens = sum(lengths)
         spare = round_up(tokens) - tokens
         ids = torch.tensor([[*chain.from_iterable(row.ids for row in rows), *[rows[0].ids[0]] * spare]])
-        positions = torch.cat([self._positions[:length] for length in (*lengths, *[1] * spare)])[None]
-        types = [self._type_ids(rows, spare)] if self._wants_type_ids else []
-        hidden = self._graph(ids, positions, *types, find_segments(lengths, [row.expanded for row in rows]))
+        positions = [self._positions[:length] for length in (*lengths, *[1] * spare)]
+        at = (positions[0] if len(positions) == 1 else torch.cat(positions))[None]
+        types = [self._type_ids(rows, tokens + spare)] if self._wants_type_ids else []
+        hidden = self._graph(ids, at, *types, find_segments(lengths, [row.expanded for row in rows]))
         features: Features = {"token_embeddings": hidden[:, :tokens]}
         if len(rows) > 1:
             features["cu_seq_lens_q"] = torch.tensor([0, *accumulate(lengths)])
         return self._heads.run(features, rows)
 
-    def _type_ids(self, rows: Sequence[Tokenized], spare: int) -> torch.Tensor:
+    def _type_ids(self, rows: Sequence[Tokenized], tokens: int) -> torch.Tensor:
         if all(row.type_ids is None for row in rows):
-            return torch.zeros((1, sum(len(row.ids) for row in rows) + spare), dtype=torch.long)
-        own = chain.from_iterable(row.type_ids or [0] * len(row.ids) for row in rows)
-        return torch.tensor([[*own, *[0] * spare]])
+            return torch.zeros((1, tokens), dtype=torch.long)
+        own = [*chain.from_iterable(row.type_ids or [0] * len(row.ids) for row in rows)]
+        return torch.tensor([own + [0] * (tokens - len(own))])
 
 
 def find_first_position(model: nn.Module) -> int:
