@@ -9,6 +9,7 @@ several times as quickly as floats; what is lost is lost in rounding the two ope
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 import torch
@@ -24,7 +25,7 @@ _ALL_VALUES: Final = 255.0
 _ZERO_POINT: Final = 128
 #: GELU's least value is -0.16997, its tanh form's -0.17004, ReLU's 0.
 FLOOR: Final = 0.1701
-_HALF_A_STEP_UP: Final = torch.tensor(_ZERO_POINT + 0.5)
+_HALF_A_STEP: Final = 0.5
 #: Keeps a row of zeros from being divided by zero.
 _SMALLEST_SCALE: Final = 1e-12
 
@@ -72,12 +73,24 @@ def dynamic_linear(
     rows = x.reshape(-1, x.shape[-1])
     row_scales = rows.abs().amax(dim=1, keepdim=True).div_(_LARGEST).clamp_min_(_SMALLEST_SCALE)
     # Cutting off the fraction of a positive number half a step up is rounding it, in one pass less.
-    bytes_ = torch.addcmul(_HALF_A_STEP_UP, rows, row_scales.reciprocal()).to(torch.uint8)
+    bytes_ = torch.addcmul(_half_a_step_up(rows.shape[1]), rows, row_scales.reciprocal()).to(torch.uint8)
     product = _onednn.qlinear_pointwise(
         bytes_, 1.0, _ZERO_POINT, packed, scales, zero_points, None, 1.0, 0, torch.float32, "none", [], ""
     )
-    result = product.mul_(row_scales) if bias is None else torch.addcmul(bias, product, row_scales)
-    return result.reshape(*x.shape[:-1], -1)
+    return _scaled(product, row_scales, bias).reshape(*x.shape[:-1], -1)
+
+
+@cache
+def _half_a_step_up(width: int) -> torch.Tensor:
+    """Return the zero point and half a step, ``width`` times: torch reads one number for all a number at a time."""
+    return torch.full((width,), _ZERO_POINT + _HALF_A_STEP)
+
+
+def _scaled(product: torch.Tensor, row_scales: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """Return ``product * row_scales + bias``, written over ``product``: half the time of fresh memory."""
+    if bias is None:
+        return product.mul_(row_scales)
+    return torch.addcmul(bias, product, row_scales, out=product)
 
 
 def shift_bias(weight: NarrowWeight, bias: torch.Tensor | None) -> torch.Tensor:
@@ -97,11 +110,11 @@ def activated_dynamic_linear(
     rows = x.reshape(-1, x.shape[-1])
     row_scales = rows.amax(dim=1, keepdim=True).add_(FLOOR).div_(_ALL_VALUES).clamp_min_(_SMALLEST_SCALE)
     factors = row_scales.reciprocal()
-    bytes_ = torch.addcmul(factors * FLOOR + 0.5, rows, factors).to(torch.uint8)
+    bytes_ = rows.mul(factors).add_(factors * FLOOR + _HALF_A_STEP).to(torch.uint8)
     product = _onednn.qlinear_pointwise(
         bytes_, 1.0, 0, packed, scales, zero_points, None, 1.0, 0, torch.float32, "none", [], ""
     )
-    return torch.addcmul(bias, product, row_scales).reshape(*x.shape[:-1], -1)
+    return _scaled(product, row_scales, bias).reshape(*x.shape[:-1], -1)
 
 
 def widening_linear(
