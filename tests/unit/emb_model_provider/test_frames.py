@@ -80,15 +80,26 @@ class FakeLoop:
             self.due.pop(0)()
 
 
-@given(st.lists(st.lists(st.binary(min_size=1, max_size=9), max_size=5), max_size=5))
-def test_what_is_added_in_one_turn_of_the_loop_leaves_in_one_write_and_in_order(turns):
+@given(st.lists(st.lists(st.binary(min_size=1, max_size=9), max_size=20), max_size=5))
+def test_what_is_added_in_one_turn_of_the_loop_leaves_by_eights_and_in_order(turns):
     loop = FakeLoop()
     outbox = loop.outbox()
     for turn in turns:
         for frame in turn:
             outbox.add(frame)
         loop.run()
-    assert loop.written == [b"".join(turn) for turn in turns if turn]
+    eights = [turn[begin : begin + 8] for turn in turns for begin in range(0, len(turn), 8)]
+    assert loop.written == [b"".join(eight) for eight in eights]
+
+
+def test_eight_frames_do_not_wait_for_the_turn_to_end():
+    loop = FakeLoop()
+    outbox = loop.outbox()
+    for frame in b"abcdefghi":
+        outbox.add(bytes([frame]))
+    assert loop.written == [b"abcdefgh"]
+    loop.run()
+    assert loop.written == [b"abcdefgh", b"i"]
 
 
 def test_a_flush_by_hand_leaves_nothing_for_the_turn_that_was_planned():

@@ -20,6 +20,7 @@ from emb_model_provider.messages import (
     RouterConfig,
     ShardConfig,
     ShardTable,
+    Timing,
     pack,
     unpack,
 )
@@ -96,6 +97,19 @@ def test_values_outside_a_closed_set_are_refused():
     payload = codec.encode(RouterConfig(LogConfig("INFO", "xml"), (), 1.0, 1, 1.0))
     with pytest.raises(ProtocolError, match=r"RouterConfig\.log: LogConfig\.format"):
         codec.decode(RouterConfig, payload)
+
+
+def test_values_are_checked_although_a_message_of_the_same_types_was_right_before():
+    right, wrong = LogConfig("INFO", "plain"), LogConfig("INFO", "xml")
+    assert codec.decode(LogConfig, codec.encode(right)) == right
+    with pytest.raises(ProtocolError, match=r"LogConfig\.format: expected one of"):
+        codec.decode(LogConfig, codec.encode(wrong))
+
+
+def test_a_whole_number_where_a_fraction_is_due_arrives_as_a_fraction_every_time():
+    for _ in range(2):
+        arrived = codec.decode(Timing, msgpack.packb([1, 2.0, 3]))
+        assert [type(value) for value in (arrived.tokenize_ms, arrived.queue_ms, arrived.encode_ms)] == [float] * 3
 
 
 def test_extension_types_and_deep_nesting_are_refused():

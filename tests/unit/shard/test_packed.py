@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
-from shard.encoders.graph.attention import Rule, attend
+from shard.encoders.graph.attention import Rule, attend, attend_joint
 from shard.encoders.graph.segments import Segment, find_segments
 from shard.encoders.packed import packed_batches, round_up
 
@@ -58,6 +58,26 @@ def test_attention_within_each_text_equals_that_of_the_text_alone(lengths, is_ca
     for length in lengths:
         alone = [tensor[:, :, start : start + length] for tensor in (query, key, value)]
         expected = scaled_dot_product_attention(*alone, scale=0.5, is_causal=is_causal).transpose(1, 2)
+        torch.testing.assert_close(packed[:, start : start + length], expected, atol=1e-6, rtol=0)
+        start += length
+
+
+@given(
+    st.lists(st.integers(1, 20), min_size=1, max_size=24),
+    st.booleans(),
+    st.sampled_from([0, 12, 64]),
+    st.integers(0, 2**31),
+)
+def test_attention_over_joint_heads_equals_that_of_each_text_alone_at_any_length(
+    lengths, is_causal, plain_tokens, seed
+):
+    torch.manual_seed(seed)
+    joint = torch.randn(1, sum(lengths), 3 * 2 * 4)
+    packed = attend_joint(joint, 4, Rule(None, is_causal, None, plain_tokens), find_segments(lengths))
+    start = 0
+    for length in lengths:
+        alone = joint[0, start : start + length].view(length, 3, 2, 4).permute(1, 2, 0, 3)[:, None]
+        expected = scaled_dot_product_attention(*alone, is_causal=is_causal).transpose(1, 2)
         torch.testing.assert_close(packed[:, start : start + length], expected, atol=1e-6, rtol=0)
         start += length
 
