@@ -219,7 +219,8 @@ class FaultyEncoder:
             return
         if order == "wire":
             if _count(self._mark(text), "x") == 1:
-                _lie_next(int(number or 0))
+                row = np.array(expected_vector(text, self._manner.seed, self._manner.dimension), dtype="<f4")
+                _lie_about(row.tobytes(), int(number or 0))
         elif order == "eat":
             self._eaten.append(_take_memory(number or 1))
         elif order == "say":
@@ -254,15 +255,15 @@ def _hold_gil(seconds: float) -> None:
         _HOLDING.poll(None, 0, int(seconds * 1000))
 
 
-def _lie_next(number: int) -> None:
-    """Let the next answer leave this process as ``_LIES[number]`` makes it."""
+def _lie_about(row: bytes, number: int) -> None:
+    """Let the next answer that holds this vector leave this process as ``_LIES[number]`` makes it."""
     import shard.channel
 
     honest = shard.channel.pack
 
     def pack(message, request_id=0):
         data = honest(message, request_id)
-        if not isinstance(message, Encoded):
+        if not isinstance(message, Encoded) or row not in message.vectors:
             return data
         shard.channel.pack = honest
         return _LIES[number](message, request_id, data)
