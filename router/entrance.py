@@ -14,7 +14,7 @@ from aiohttp.typedefs import Middleware
 
 from router.access_log import Answered
 from router.cors import Cors
-from router.handlers import REQUEST_ID, Handlers
+from router.handlers import Handlers
 from router.metrics.meter import Meter
 from router.visit import VISIT, Visit
 
@@ -72,7 +72,6 @@ def make_entrance(
             meter.in_flight -= 1
             took_s = time.perf_counter() - began_s
             visit.route, visit.dialect = label(request)
-            visit.request_id = request.get(REQUEST_ID, "")
             meter.answered(visit, status, took_s)
             if write is not None:
                 write(_tell(request, response, visit, status, took_s))

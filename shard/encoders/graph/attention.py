@@ -80,7 +80,7 @@ def attend_joint(
             return _attend(own[0], own[1], own[2], rule, segment.padding)
         # Of short texts every call counts: one copy for all three, and none for a text by itself.
         queries, keys, values = own.reshape(3, count * heads, length, size).unbind(0)
-        bias = None if segment.padding is None else _of_each_head(segment.padding.bias, heads)
+        bias = None if segment.padding is None else _of_each_head(segment.padding.bias.to(own.dtype), heads)
         return attend_plainly(queries, keys, values, rule.scale, bias).view(count, heads, length, size)
 
     return _join(attend_within, segments, tokens)
