@@ -102,7 +102,7 @@ def _dataclass_reader(kind: type[Any]) -> Reader:
         except ProtocolError as error:
             raise ProtocolError(f"{kind.__name__}.{names[index]}: {error}") from None
         if rest is None:
-            # Of as many as a field has types; an int where a float is due is rare and stays with the readers.
+            # Only what was right is kept, so there are few. An int where a float is due stays with its reader.
             changed = [not is_plain[number] or type(one) is not kinds[number] for number, one in enumerate(value)]
             known[kinds] = [(number, readers[number]) for number in range(len(readers)) if changed[number]]
         return kind(*value)

@@ -25,8 +25,6 @@ _LONG_CHARS: Final = 16_384
 _LONG_CHARS_PER_TOKEN: Final = 32
 #: How much of it is tried first.
 _TRIED_CHARS_PER_TOKEN: Final = 8
-#: A batch goes through a pool of threads, and to wake them takes longer than a few texts do.
-_FEW_TEXTS: Final = 8
 #: Prompts whose length is remembered; clients may send any number of their own.
 _KNOWN_PROMPTS: Final = 256
 
@@ -204,8 +202,6 @@ class TextTokenizer:
             # The Rust tokenizer would read a list or tuple of two as a pair of texts.
             raise InvalidRequestError("Every input must be a string.", param="input")
         try:
-            if len(texts) <= _FEW_TEXTS:
-                return [self._tokenizer.encode(text, add_special_tokens=add_special_tokens) for text in texts]
             return list(self._tokenizer.encode_batch(texts, add_special_tokens=add_special_tokens))
         except (TypeError, UnicodeEncodeError) as error:
             raise InvalidRequestError(
