@@ -84,7 +84,7 @@ class Engine:
     ) -> None:
         self._encoder = encoder
         self._threads = threads
-        self._lane_threads = threads // len(lanes)
+        self._lane_threads = max(1, threads // len(lanes))
         self._listener = listener
         self._clock = time.monotonic
         self._jobs = Jobs(limits, plan, len(lanes), row_dimension(encoder.info))

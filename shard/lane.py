@@ -19,6 +19,7 @@ from emb_model_provider.messages import EncoderInfo
 Result = TypeVar("Result")
 
 _MOST_LANES: Final = 4
+_CUDA_LANES: Final = 2
 
 
 def count_lanes(info: EncoderInfo, threads: int) -> int:
@@ -26,9 +27,12 @@ def count_lanes(info: EncoderInfo, threads: int) -> int:
 
     Two on a core each are as fast as one after the other on two, but a core that somebody else needs for a moment
     delays one of them and not both: with a tenth of the machine busy elsewhere, two lanes lose a tenth, one loses a
-    third. Only the packed path is known to change nothing while it runs.
+    third. On a CUDA device one lane forms its batch while the device is at that of the other. Only the packed path is
+    known to change nothing while it runs.
     """
-    return min(threads, _MOST_LANES) if info.device == "cpu" and info.batching == "packed" else 1
+    if info.batching != "packed":
+        return 1
+    return min(threads, _MOST_LANES) if info.device == "cpu" else _CUDA_LANES
 
 
 class Lane:

@@ -71,6 +71,8 @@ def load(
     with reasons(directory), quiet_libraries():
         encoder = build.run()
     return_freed_memory()
+    if not plan.on_cpu:
+        torch.cuda.empty_cache()  # for the other models on this card
     return encoder
 
 

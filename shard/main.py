@@ -39,7 +39,7 @@ log = EventLog("shard")
 
 #: Larger batches are slower on a CPU, where they fall out of the cache, and faster on a GPU.
 _MAX_TOKENS_CPU = 2048
-_MAX_TOKENS_CUDA = 32768
+_MAX_TOKENS_CUDA = 32760
 #: A lane takes back the interpreter some sixty times a batch; by default another thread may keep it for 5 ms each time.
 _SWITCH_S = 0.0005
 #: When nothing has come for so long while a router could send, nothing will.
@@ -93,7 +93,7 @@ def _prepare(config: ShardConfig, control: ControlChannel) -> _Loaded:
     control.send(LoadProgress("warming", source=snapshot.source))
     loaded_s = time.monotonic()
     lanes = count_lanes(encoder.info, config.threads)
-    encoder.use_threads(config.threads // lanes)
+    encoder.use_threads(max(1, config.threads // lanes))
     refuse_bad_answers(encoder)
     plan = measure(encoder, _MAX_TOKENS_CUDA if encoder.info.device.startswith("cuda") else _MAX_TOKENS_CPU)
     info = replace(
@@ -102,7 +102,8 @@ def _prepare(config: ShardConfig, control: ControlChannel) -> _Loaded:
         slice_ms=round(plan.slice_ms, 1),
         slice_tokens=plan.slice_tokens,
         private_bytes=private_bytes(),
-        tokens_per_s=round(lanes * plan.tokens_per_s),
+        # Lanes have a core each, but one card.
+        tokens_per_s=round((lanes if encoder.info.device == "cpu" else 1) * plan.tokens_per_s),
     )
     log.info(
         "model_loaded",

@@ -24,6 +24,7 @@ from shard.encoders.graph.kernels import choose_float_kernels, choose_plain_toke
 from shard.encoders.graph.lowering import Kernel, Kernels, lower
 from shard.encoders.graph.program import compile_graph
 from shard.encoders.packed import PackedGraph, PackedPath, by_tokens, find_first_position
+from shard.encoders.packed_cuda import CudaPackedPath
 from shard.encoders.score_head import ScoreHead
 from shard.encoders.sentence_transformer import ForwardPath, run_path
 from shard.fidelity import Nearness, compare_results
@@ -86,7 +87,9 @@ def choose_path(parts: Parts, plan: ComputePlan, trial: Trial, spec: ModelSpec) 
 
     In int8 on the CPU ``parts`` are in fp32 and the way taken holds narrow copies of their matrices.
     """
-    graph = _capture(parts) if plan.on_cpu else None
+    graph = _capture(parts)
+    if graph is not None and not plan.on_cpu:
+        return _on_card(graph, parts, plan, trial) or _padded(parts, plan, trial)
     if graph is not None:
         plain_tokens = choose_plain_tokens(graph)
         for kernels, is_near in _candidates(graph, parts, plan, trial, spec):
@@ -106,6 +109,27 @@ def choose_path(parts: Parts, plan: ComputePlan, trial: Trial, spec: ModelSpec) 
     return _padded(parts, plan, trial)
 
 
+def _on_card(graph: fx.GraphModule, parts: Parts, plan: ComputePlan, trial: Trial) -> Chosen | None:
+    lowered = lower(graph, "varlen")
+    path = CudaPackedPath(
+        compile_graph(lowered),
+        parts.heads,
+        plan.device,
+        first_position=find_first_position(parts.transformer),
+        wants_type_ids=parts.wants_type_ids,
+    )
+    for records in (False, True):  # a pass that fails by itself cannot be recorded
+        if records:
+            path.record_passes(trial.probes[0], trial.max_tokens)
+        results, nearness = trial.run(path)
+        seen = {"kernel": "varlen", "recorded": records, "cosine": nearness.cosine, "deviation": nearness.deviation}
+        if not _judge(plan)(nearness):
+            log.warning("not_near", **seen)
+            return None
+        log.info("packed", **seen)
+    return Chosen(path, "packed", "varlen", results, count_bytes([lowered, parts.heads.modules]))
+
+
 Judge = Callable[[Nearness], bool]
 
 
@@ -121,11 +145,15 @@ def _candidates(
         for kernel in kinds[kinds.index(f"int8-{spec.int8_method}") :]:
             yield Kernels(kernel), _is_within(_MIN_COSINE_INT8[kernel])
         return
-    judge = _is_equal if plan.compute == "float32" else _is_within(_MIN_COSINE_16_BIT)
+    judge = _judge(plan)
     kernels = choose_float_kernels(graph, prepack=spec.prepack_weights)
     yield kernels, judge
     if kernels != Kernels("stock"):
         yield Kernels("stock"), judge
+
+
+def _judge(plan: ComputePlan) -> Judge:
+    return _is_equal if plan.compute == "float32" else _is_within(_MIN_COSINE_16_BIT)
 
 
 def _is_equal(nearness: Nearness) -> bool:

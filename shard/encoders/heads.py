@@ -99,17 +99,24 @@ class Heads:
     def group(self, one: Tokenized) -> int:
         return 2 * (0 if self.pools_prompt else one.prompt_tokens) + one.raw
 
+    @property
+    def pools_without_asking(self) -> bool:
+        """Whether pooling of texts end to end never asks the device for a number, which would have to be waited for."""
+        pooling = next((module for module in self.modules if isinstance(module, Pooling)), None)
+        return pooling is not None and "weightedmean" not in pooling.pooling_mode
+
     def run(self, features: Features, rows: Sequence[Tokenized]) -> Results:
-        if not self.pools_prompt and rows[0].prompt_tokens:
-            features = {**features, "prompt_length": rows[0].prompt_tokens}
-        return Results(self.pool(features, raw=rows[0].raw).numpy())
+        return Results(self.pool(features, rows).cpu().numpy())
 
-    def pool(self, features: Features, *, raw: bool = False) -> torch.Tensor:
-        """Return the sentence embeddings, shape (texts, dimension), fp32, on the CPU.
+    def pool(self, features: Features, rows: Sequence[Tokenized] = ()) -> torch.Tensor:
+        """Return the sentence embeddings, shape (texts, dimension), fp32, on their device.
 
-        ``raw`` leaves out a last step that normalises.
+        ``rows`` are all of one group. Without them, texts are of group 0.
         """
+        raw = bool(rows) and rows[0].raw
         features = {name: _widened(value) for name, value in features.items()}
+        if rows and not self.pools_prompt and rows[0].prompt_tokens:
+            features["prompt_length"] = rows[0].prompt_tokens
         last = len(self.modules) - 1
         for number, module in enumerate(self.modules):
             if not (raw and number == last and isinstance(module, Normalize)):
@@ -117,7 +124,7 @@ class Heads:
         embedding = features["sentence_embedding"]
         if not isinstance(embedding, torch.Tensor):
             raise TypeError("the model's modules made no sentence_embedding")
-        return embedding.float().cpu()
+        return embedding.float()
 
 
 def measure_dimension(module: nn.Module) -> int | None:

@@ -1,4 +1,7 @@
-"""Every test here takes a ``device``: the CPU, so that the tests are known to work, and a card where there is one."""
+"""Tests here take a ``device``: the CPU, so that they are known to work, and a card where there is one.
+
+Those of what only a card has are skipped without one.
+"""
 
 import pytest
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -21,6 +22,12 @@ def pids_on_cards() -> dict[int, str]:
     return {int(pid): bus.strip() for pid, _, bus in (row.partition(",") for row in rows if row.strip())}
 
 
+def opened_cards(pid: int) -> set[str]:
+    """Return the device files of cards that a process has open; loading CUDA's library alone opens none."""
+    links = (str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir() if entry.is_symlink())
+    return {link for link in links if re.fullmatch(r"/dev/nvidia\d+", link)}
+
+
 @pytest.mark.timeout(240)
 def test_a_model_is_where_its_entry_says_and_sees_no_other_card(device, tmp_path):
     cards = torch.cuda.device_count()
@@ -37,7 +44,7 @@ def test_a_model_is_where_its_entry_says_and_sees_no_other_card(device, tmp_path
         if device == "cpu":
             assert visible == ""
             assert server.get("/v1/models/m").json["device"] == "cpu"
-            assert "libcuda.so" not in Path(f"/proc/{pid}/maps").read_text()
+            assert not opened_cards(pid)
             return
         chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
         assert visible == (chosen.split(",")[number] if chosen else str(number))
@@ -46,3 +53,4 @@ def test_a_model_is_where_its_entry_says_and_sees_no_other_card(device, tmp_path
             ask = ["nvidia-smi", "--format=csv,noheader", "--query-gpu=gpu_bus_id", f"--id={visible}"]
             bus = subprocess.run(ask, check=True, capture_output=True, text=True).stdout.strip()
             assert found.get(pid, bus) == bus
+        assert opened_cards(pid)

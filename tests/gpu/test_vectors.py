@@ -4,6 +4,7 @@ On the CPU what ``tests/integration/test_precision.py`` has not, and what is qui
 """
 
 import importlib.util
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -89,3 +90,38 @@ def test_narrow_weights_are_near_fp32_and_smaller(opened, device, precision, lea
     found, expected = vectors(narrow), vectors(exact)
     assert cosines(found, expected).min() > least
     assert np.abs(found - expected).max() > 1e-6, "this is fp32 under another name"
+
+
+@FLOATS
+def test_passes_of_every_size_give_the_same_vectors(opened, device, precision):
+    """On a card short ones are recorded, and filled up with tokens that belong to no text."""
+    encoder = opened(device, precision)
+    assert encoder.info.batching == "packed"
+    texts = encoder.tokenize([f"{number} " + "word " * (number % 40) for number in range(150)])
+    alone = np.concatenate([encoder.encode([one]).rows for one in texts])
+    for size in (2, 3, 7, 20, 60, 150):
+        batches = [texts[start : start + size] for start in range(0, len(texts), size)]
+        found = np.concatenate([encoder.encode(batch).rows for batch in batches])
+        assert cosines(found, alone).min() > NEAR[precision]
+
+
+@FLOATS
+def test_threads_at_one_device_get_their_own_vectors(opened, device, precision):
+    encoder = opened(device, precision)
+    batches = [encoder.tokenize([f"{number}.{own} " + "word " * own for own in range(12)]) for number in range(24)]
+    expected = [encoder.encode(batch).rows for batch in batches]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda batch: encoder.encode(batch).rows, batches * 4))
+    for rows, other in zip(found, expected * 4, strict=True):
+        assert cosines(rows, other).min() > NEAR[precision]
+
+
+@pytest.mark.parametrize(("device", "precision"), [on_card("fp16")])
+def test_vectors_that_are_kept_are_not_those_of_a_later_pass(opened, device, precision):
+    encoder = opened(device, precision)
+    first, second = (encoder.tokenize([text]) for text in ("the first text", "北京是中国的首都。"))
+    kept = encoder.encode(first).rows
+    copied = kept.copy()
+    for _ in range(20):
+        encoder.encode(second)
+    np.testing.assert_array_equal(kept, copied)

@@ -69,8 +69,9 @@ def capture(model: PreTrainedModel, *, type_ids: bool) -> fx.GraphModule:
         hidden: torch.Tensor = output.last_hidden_state
         return hidden
 
-    ids = torch.ones((1, _TRACED_TOKENS), dtype=torch.long)
-    inputs = [ids, torch.arange(_TRACED_TOKENS)[None], *([torch.zeros_like(ids)] if type_ids else [])]
+    ids = torch.ones((1, _TRACED_TOKENS), dtype=torch.long, device=model.device)
+    inputs = [ids, torch.arange(_TRACED_TOKENS, device=model.device)[None]]
+    inputs += [torch.zeros_like(ids)] if type_ids else []
     try:
         with torch.inference_mode(), _marked_attention(model), _KeepWhole():
             graph = make_fx(forward, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*inputs)

@@ -28,6 +28,7 @@ from shard.encoders.graph.int8 import (
     widening_linear,
 )
 from shard.encoders.graph.stock import activated_linear, summed_linear
+from shard.encoders.graph.varlen import attend_varlen
 
 _pointwise = torch.ops.mkldnn._linear_pointwise.default  # noqa: SLF001
 _pointwise_sum = torch.ops.mkldnn._linear_pointwise.binary  # noqa: SLF001
@@ -35,7 +36,8 @@ _pointwise_sum = torch.ops.mkldnn._linear_pointwise.binary  # noqa: SLF001
 #: How linear layers are computed. ``stock`` is torch's own choice. ``onednn`` names its library, which multiplies at
 #: more than twice the speed of the default one on processors that are not Intel's; ``onednn-packed`` also keeps a copy
 #: of each weight in the order the processor wants, which pays most for short texts. ``int8`` has the other two.
-Kernel = Literal["stock", "onednn", "onednn-packed", "int8-dynamic", "int8-weight-only"]
+#: ``varlen`` is for CUDA devices: torch's own products, and attention that takes texts of all lengths in one call.
+Kernel = Literal["stock", "onednn", "onednn-packed", "int8-dynamic", "int8-weight-only", "varlen"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +63,19 @@ def onednn_linear(x: torch.Tensor, weight: torch.Tensor, activation: str, algori
 
 
 def lower(captured: fx.GraphModule, kernel: Kernel, plain_tokens: int = 0) -> fx.GraphModule:
-    """Return ``captured`` with every mark replaced; it takes the segments of ``attend`` as one more argument.
+    """Return ``captured`` with every mark replaced.
 
-    ``plain_tokens`` is that of its ``Rule``.
+    It takes one more argument, the segments of ``attend`` or the bounds of ``attend_varlen``. ``plain_tokens`` is that
+    of the former's ``Rule``.
     The captured graph stays as it is, and the weights it holds are shared where the kernel takes them as they are.
     """
     module = fx.GraphModule(captured, copy.deepcopy(captured.graph))
     graph = module.graph
-    if kernel in ("onednn-packed", "int8-dynamic"):
+    if kernel in ("onednn-packed", "int8-dynamic", "varlen"):
         fusion.merge_linears(module)
+    if kernel in ("onednn-packed", "int8-dynamic"):
         fusion.join_heads(graph)
-    if kernel in ("stock", "onednn", "onednn-packed"):
+    if kernel in ("stock", "onednn", "onednn-packed", "varlen"):
         fusion.fuse_activations(graph)
         fusion.fuse_residuals(graph)
     for node in fusion.linear_nodes(graph):
@@ -92,8 +96,8 @@ def _lower_others(graph: fx.Graph, kernel: Kernel, plain_tokens: int) -> None:
         segments = graph.placeholder("segments")
     for node in graph.nodes:
         if node.target is ATTEND:
-            node.target = attend
-        if node.target in (attend, attend_joint):
+            node.target = attend_varlen if kernel == "varlen" else attend
+        if node.target in (attend, attend_joint, attend_varlen):
             *inputs, scale, causal, window = node.args
             rule: Any = Rule(scale, causal, window, plain_tokens)
             node.args = (*inputs, rule, segments)
@@ -177,6 +181,7 @@ _LINEARS: Final = {
     "onednn-packed": _lower_onednn_packed,
     "int8-dynamic": _lower_dynamic,
     "int8-weight-only": _lower_widening,
+    "varlen": _lower_stock,
 }
 
 

@@ -17,6 +17,11 @@ def test_a_target_is_met_from_the_right_side(bound, value, met):
     assert Figure("x", value, 0.9, "x", bound).met is met
 
 
+@pytest.mark.parametrize("bound", ["at least", "at most"])
+def test_without_a_target_nothing_is_missed(bound):
+    assert Figure("x", 0.1, None, "x", bound).met
+
+
 def test_both_sides_are_measured_in_turns():
     order = []
     first, second = interleaved(3, lambda: order.append("a") or 1, lambda: order.append("b") or 2)

@@ -1,8 +1,10 @@
 import json
+from pathlib import Path
 
 from benchmarks.disturbance import Usage, busy_seconds, others_share
 from benchmarks.figure import Figure
-from benchmarks.report import Row, document, lines
+from benchmarks.report import Row, document, lines, machine
+from benchmarks.setting import Setting
 
 MISSED = Figure("speed", 0.5, 0.9, "x", "at least", {"ours": [1.0, 2.0]}, "a note")
 
@@ -12,6 +14,11 @@ def test_a_missed_target_is_shown_with_its_parts():
     assert text.startswith("MISSED  speed")
     assert "a note" in text
     assert "ours: [1.0, 2.0]" in text
+
+
+def test_a_figure_without_a_target_is_shown_without_a_verdict():
+    (line, *_) = lines(Row("row", 1.0, [Figure("speed", 0.5, None, "x", "at least")]))
+    assert line.split() == ["speed", "0.500", "x"]
 
 
 def test_a_figure_that_failed_is_shown_with_its_reason():
@@ -24,10 +31,14 @@ def test_a_row_that_was_disturbed_says_so():
 
 
 def test_the_file_holds_machine_versions_and_every_part():
-    content = json.loads(document([Row("row", 1.26, [MISSED]), Row("bad", 0.1, error="why")], cpus=(0, 1), quick=True))
+    rows = [Row("row", 1.26, [MISSED]), Row("bad", 0.1, error="why")]
+    setting = Setting(Path("/some/model"), (0, 1), quick=True, device="cuda:0", precision="fp16")
+    content = json.loads(document(rows, setting, machine()))
     assert content["machine"]["processor"]
     assert content["versions"]["python"]
     assert content["quick"] is True
+    assert content["cpus"] == [0, 1]
+    assert (content["device"], content["precision"], content["model"]) == ("cuda:0", "fp16", "/some/model")
     good, bad = content["rows"]
     assert good["figures"][0] | {"parts": 0} == {
         "name": "speed", "value": 0.5, "target": 0.9, "unit": "x", "bound": "at least",

@@ -57,6 +57,12 @@ def test_balanced_requests_hold_the_same_texts_in_equal_shares_of_work(per_reque
     assert max(map(len, dealt)) < 1.3 * per_request
 
 
+def test_texts_used_many_times_over_are_distinct_and_keep_what_they_say():
+    often = texts.repeated(texts.mixed(), 16)
+    assert len(set(often)) == len(often) == 16 * len(texts.mixed())
+    assert all(long.endswith(f" {text}") for long, text in zip(often, texts.mixed() * 16, strict=True))
+
+
 def test_sized_texts_are_distinct_and_spread_evenly_over_the_lengths():
     sized = texts.sized(2048, 10, 2000)
     lengths = [len(text) for text in sized]
