@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.bare_engine import torch_dtype
+
 _MAX_TOKENS: Final = 256
 
 #: Run as it stands in a fresh interpreter: what anybody writes who wants one vector.
@@ -32,18 +34,31 @@ sys.stdin.readline()
 class SentenceTransformers:
     """``SentenceTransformer.encode`` as its documentation shows it."""
 
-    def __init__(self, directory: str, threads: int) -> None:
+    def __init__(self, directory: str, threads: int, device: str = "cpu", precision: str = "fp32") -> None:
         import torch  # noqa: PLC0415 - only in the worker
         from sentence_transformers import SentenceTransformer  # noqa: PLC0415
 
         torch.set_num_threads(threads)
-        self._model = SentenceTransformer(directory, device="cpu")
+        self._model = SentenceTransformer(directory, device=device, model_kwargs={"dtype": torch_dtype(precision)})
 
-    def seconds(self, texts: Sequence[str]) -> float:
-        """Encode all texts with ``batch_size=32``; return the seconds."""
+    def seconds(self, texts: Sequence[str], batch_size: int = 32) -> float:
+        """Encode all texts, ``batch_size`` at a time; return the seconds until the vectors are in main memory."""
         began_s = time.perf_counter()
-        self._model.encode(list(texts), batch_size=32, show_progress_bar=False)
+        self._model.encode(list(texts), batch_size=batch_size, show_progress_bar=False)
         return time.perf_counter() - began_s
+
+    def vector(self, text: str) -> list[float]:
+        """Return the vector of one text."""
+        return [float(value) for value in self._model.encode(text, show_progress_bar=False)]
+
+    def latencies_s(self, text: str, count: int) -> list[float]:
+        """Return the seconds of ``count`` runs of one text."""
+        times = []
+        for _ in range(count):
+            began_s = time.perf_counter()
+            self._model.encode(text, show_progress_bar=False)
+            times.append(time.perf_counter() - began_s)
+        return times
 
 
 class OnnxPipeline:

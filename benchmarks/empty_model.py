@@ -147,7 +147,7 @@ def _router(shard_path: str, shard_pid: int) -> Iterator[int]:
     passed = (theirs.fileno(), listener.fileno())
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "router", str(os.getpid()), *map(str, passed)],
-        env=os.environ | {"PYTHONPATH": str(_ROOT)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))},
         pass_fds=passed,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

@@ -16,11 +16,14 @@ B = TypeVar("B")
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """``value`` in ``unit`` against ``target``; ``parts`` are the raw measurements, units in their names."""
+    """``value`` in ``unit`` against ``target``; ``parts`` are the raw measurements, units in their names.
+
+    Without a target, a figure is only shown.
+    """
 
     name: str
     value: float
-    target: float
+    target: float | None
     unit: str
     bound: Bound
     parts: Mapping[str, Part] = field(default_factory=dict)
@@ -28,7 +31,9 @@ class Figure:
 
     @property
     def met(self) -> bool:
-        """Whether the value keeps to its bound."""
+        """Whether the value keeps to its bound, if it has one."""
+        if self.target is None:
+            return True
         return self.value >= self.target if self.bound == "at least" else self.value <= self.target
 
 

@@ -7,13 +7,15 @@ import json
 import os
 import platform
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from benchmarks.card import describe_card
 from benchmarks.figure import Figure
+from benchmarks.setting import Setting
 
 _PACKAGES: Final = (
     "emb-model-provider",
@@ -49,9 +51,11 @@ def lines(row: Row) -> Iterator[str]:
     if row.error:
         yield f"FAILED  {row.name}: {row.error}"
     for figure in row.figures:
-        sign = "≥" if figure.bound == "at least" else "≤"
-        verdict = "met   " if figure.met else "MISSED"
-        yield f"{verdict}  {figure.name:<72} {_number(figure.value):>9} {sign} {_number(figure.target)} {figure.unit}"
+        verdict, limit = "      ", ""
+        if figure.target is not None:
+            verdict = "met   " if figure.met else "MISSED"
+            limit = f"{'≥' if figure.bound == 'at least' else '≤'} {_number(figure.target)} "
+        yield f"{verdict}  {figure.name:<72} {_number(figure.value):>9} {limit}{figure.unit}"
         if figure.note:
             yield f"          {figure.note}"
         for name, value in figure.parts.items():
@@ -61,14 +65,20 @@ def lines(row: Row) -> Iterator[str]:
     yield f"          [{row.seconds:.0f} s{others}]"
 
 
-def document(rows: Sequence[Row], *, cpus: Sequence[int], quick: bool) -> str:
-    """Return everything as JSON: machine, versions, date, each figure with its parts, each failure with its reason."""
+def document(rows: Sequence[Row], setting: Setting, facts: Mapping[str, object]) -> str:
+    """Return everything as JSON: machine, versions, date, each figure with its parts, each failure with its reason.
+
+    ``facts`` are those of ``machine``.
+    """
     content = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": machine(),
-        "cpus": list(cpus),
+        "machine": facts,
+        "cpus": list(setting.cpus),
+        "device": setting.device,
+        "precision": setting.precision,
+        "model": str(setting.model_directory),
         "load_average": list(os.getloadavg()),
-        "quick": quick,
+        "quick": setting.quick,
         "versions": versions(),
         "rows": [
             {
@@ -84,18 +94,22 @@ def document(rows: Sequence[Row], *, cpus: Sequence[int], quick: bool) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
-def machine() -> dict[str, object]:
-    """Return the processor's name, the cores of the machine and the widest instructions that matter here."""
+def machine(device: str = "cpu") -> dict[str, object]:
+    """Return the processor's name, the cores of the machine and the widest instructions that matter here.
+
+    With a CUDA device, what ``card`` knows of it, too; raises ``WorkerError`` where there is none.
+    """
     text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     name = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     flags = re.search(r"^flags\s*:\s*(.+)$", text, re.MULTILINE)
     known = set(flags.group(1).split()) if flags else set()
-    return {
+    facts: dict[str, object] = {
         "processor": name.group(1) if name else platform.machine(),
         "cores": os.cpu_count(),
         "instructions": [flag for flag in ("avx2", "avx512f", "avx512_vnni", "amx_int8") if flag in known],
         "kernel": platform.release(),
     }
+    return facts if device == "cpu" else facts | {"card": describe_card(device)}
 
 
 def versions() -> dict[str, str]:

@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.processes import children_of, command_line
+from benchmarks.setting import Setting
 
 HOST: Final = "127.0.0.1"
 MODEL: Final = "minilm"
-_READY_TIMEOUT_S: Final = 90.0
+#: A cold CUDA build of torch is gigabytes to read.
+_READY_TIMEOUT_S: Final = 180.0
 _STOP_S: Final = 20.0
 
 
@@ -103,22 +105,22 @@ class Server:
 
 @contextlib.contextmanager
 def serving(
-    model_directory: Path, *, mapping: Mapping[str, Mapping[str, object]] | None = None, wait: bool = True
+    setting: Setting, *, mapping: Mapping[str, Mapping[str, object]] | None = None, wait: bool = True
 ) -> Iterator[Server]:
-    """Run ``python -m supervisor`` with this model under the name ``MODEL``, or with a mapping of several.
+    """Run ``python -m supervisor`` with the setting's model under the name ``MODEL``, or with a mapping of several.
 
     A mapping's entries need no ``name``: each is this model.
     """
-    entries = mapping or {MODEL: {"precision": "fp32"}}
+    entries = mapping or {MODEL: {"precision": setting.precision}}
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="embbench-") as name:
         directory = Path(name)
         environment = {key: value for key, value in os.environ.items() if not key.startswith("EMB_PROVIDER_")} | {
             "EMB_PROVIDER_PORT": str(port),
             "EMB_PROVIDER_OFFLINE": "true",
-            "EMB_PROVIDER_DEVICE": "cpu",
+            "EMB_PROVIDER_DEVICE": setting.device,
             "EMB_PROVIDER_MODEL_MAPPING": json.dumps(
-                {alias: {"name": str(model_directory), **entry} for alias, entry in entries.items()}
+                {alias: {"name": str(setting.model_directory), **entry} for alias, entry in entries.items()}
             ),
             "XDG_RUNTIME_DIR": name,
         }

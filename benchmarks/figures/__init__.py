@@ -28,3 +28,13 @@ ALL: Final[Mapping[str, Callable[[Setting], list[Figure]]]] = {
     "start": start,
     "private-memory": private_memory,
 }
+#: Those that say something of a card. The others are about a CPU's cores, kernels or memory, or run on the CPU.
+ON_CARD: Final = (
+    "gemm",
+    "sentence-transformers",
+    "bulk",
+    "singles",
+    "one-text",
+    "short-under-bulk",
+    "router",
+)

@@ -28,7 +28,7 @@ def peak_memory(setting: Setting) -> list[Figure]:
     together.
     """
     count = 256 if setting.quick else _LARGEST_REQUEST
-    with serving(setting.model_directory) as server, load.generator() as worker:
+    with serving(setting) as server, load.generator() as worker:
         server.embed(MODEL, ["hello"])
         time.sleep(_SETTLE_S)
         pids = {name: pid for name, pid in server.pids().items() if name != "supervisor"}
@@ -59,7 +59,7 @@ def private_memory(setting: Setting) -> list[Figure]:
     selection = texts.mixed(200 if setting.quick else None)
     # One after the other: while both had the weights mapped, the kernel would count them as shared in both.
     peer = _sentence_transformers(setting, selection)
-    with serving(setting.model_directory) as server:
+    with serving(setting) as server:
         server.embed(MODEL, ["hello"])
         first = _private(server)
         for request in texts.requests(selection, 64):

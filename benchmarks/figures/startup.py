@@ -50,7 +50,7 @@ def start(setting: Setting) -> list[Figure]:
 
 
 def _server(setting: Setting) -> tuple[float, float]:
-    with serving(setting.model_directory, wait=False) as server:
+    with serving(setting, wait=False) as server:
         port_s = server.wait_for_port()
         # The request waits at the router for its model, as a client's would.
         server.embed(MODEL, ["hello"])

@@ -18,7 +18,7 @@ from benchmarks.peers.peers import PEERS, running
 from benchmarks.peers.workload import Result, Vectors, measure, vectors
 from benchmarks.report import machine
 from benchmarks.serving import serving
-from benchmarks.setting import find_model, take_cpus
+from benchmarks.setting import Setting, find_model, take_cpus
 
 _SAME = 0.999
 _COLUMNS = {
@@ -34,8 +34,8 @@ _COLUMNS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure ours, then each peer; return the exit code."""
     options = _parser().parse_args(arguments)
-    model, threads = find_model(), len(take_cpus(options.cores))
-    with serving(model) as server:
+    setting = Setting(find_model(), take_cpus(options.cores))
+    with serving(setting) as server:
         expected = vectors(server.port)
         ours = measure(server.port, quick=options.quick)
     print(_head())
@@ -45,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="peers-") as temporary:
         for name in options.only or PEERS:
             try:
-                with running(PEERS[name], options.environments or Path(temporary), model, threads) as port:
+                environments = options.environments or Path(temporary)
+                with running(PEERS[name], environments, setting.model_directory, setting.threads) as port:
                     _compare(vectors(port), expected)
                     theirs[name] = measure(port, quick=options.quick)
             except Exception as error:  # noqa: BLE001 - one peer that fails must not hide the others
