@@ -1,4 +1,4 @@
-"""The batching loop: one thread that tokenises ahead, and the lanes that compute.
+"""The batching loop: threads that tokenise ahead, and the lanes that compute.
 
 Knows neither asyncio nor sockets: requests come in through ``submit`` from any thread and leave through the
 listener, called on the engine's own threads or within ``submit``. ``channel`` is its host.
@@ -25,16 +25,16 @@ from shard.encoder import Encoder, Result, Tokenized, row_dimension
 from shard.intake import as_failed, as_input_error, spell, tokenize
 from shard.isolate import encode_isolated
 from shard.jobs import NEVER_S, Input, Job, Jobs, Times
-from shard.lane import Lane
+from shard.lane import Lane, count_tokenizers
 from shard.memory import ran_out
 from shard.scheduler import Batch
 
 log = EventLog("shard.engine")
 
-#: Where a request may be when the process dies (``Listener.begins``): in either tokenizing thread, or in a lane.
+#: Where a request may be when the process dies (``Listener.begins``): in a tokenizing thread, or in a lane.
 HOST_THREAD: Final = 0
-TOKENIZER_THREAD: Final = 1
-FIRST_LANE: Final = 2
+TOKENIZER_THREADS: Final = (1, 2)
+FIRST_LANE: Final = 3
 
 _SMALL_INPUTS: Final = 8
 #: Characters or token ids; some 0.1 ms.
@@ -100,11 +100,15 @@ class Engine:
         self._in_hand = WorkInHand()
         self._batches_done = 0
         self._totals = Totals(limits, plan, is_padded=encoder.info.batching == "padded")
-        self._tokenizer = threading.Thread(target=self._tokenize_loop, name="tokenizer", daemon=True)
+        self._tokenizers = [
+            threading.Thread(target=self._tokenize_loop, args=(where,), name="tokenizer", daemon=True)
+            for where in TOKENIZER_THREADS[: count_tokenizers(encoder.info, threads)]
+        ]
 
     def start(self) -> None:
         """Let all threads work from now on."""
-        self._tokenizer.start()
+        for tokenizer in self._tokenizers:
+            tokenizer.start()
         for device in self._devices:
             device.lane.begin(partial(self._device_loop, device))
 
@@ -141,20 +145,22 @@ class Engine:
 
     def stop(self) -> None:
         """End all threads after the batches in hand."""
-        self._incoming.put(None)
+        for _ in self._tokenizers:
+            self._incoming.put(None)
         with self._lock:
             self._stopping = True
             for device in self._devices:
                 device.wake.notify()
-        self._tokenizer.join()
+        for tokenizer in self._tokenizers:
+            tokenizer.join()
         for device in self._devices:
             device.lane.join()
 
-    # ------------------------------------------------------------------------------------- the tokenizer thread
+    # ------------------------------------------------------------------------------------ the tokenizer threads
 
-    def _tokenize_loop(self) -> None:
+    def _tokenize_loop(self, where: int) -> None:
         while (item := self._incoming.get()) is not None:
-            self._take_in(*item, TOKENIZER_THREAD)
+            self._take_in(*item, where)
 
     def _take_in(self, key: int, request: Request, arrived_s: float, where: int) -> None:
         deadline_s = self._accepted.get(key)

@@ -20,6 +20,7 @@ Result = TypeVar("Result")
 
 _MOST_LANES: Final = 4
 _CUDA_LANES: Final = 2
+_MANY_THREADS: Final = 4
 
 
 def count_lanes(info: EncoderInfo, threads: int) -> int:
@@ -33,6 +34,14 @@ def count_lanes(info: EncoderInfo, threads: int) -> int:
     if info.batching != "packed":
         return 1
     return min(threads, _MOST_LANES) if info.device == "cpu" else _CUDA_LANES
+
+
+def count_tokenizers(info: EncoderInfo, threads: int) -> int:
+    """Return how many requests are to be tokenised at once, each of them on several of the ``threads``.
+
+    A second one does in Python what one alone would let the other cores wait for. On the CPU they are the lanes' cores.
+    """
+    return 1 if info.device == "cpu" or threads < _MANY_THREADS else 2
 
 
 class Lane:

@@ -10,8 +10,8 @@ from emb_model_provider.errors import ConfigurationError
 from emb_model_provider.modelmap import ModelSpec
 from supervisor.machine import Machine
 
-#: A GPU shard's CPU threads only tokenise and launch kernels.
-_GPU_SHARD_THREADS = 4
+#: A GPU shard's CPU threads only tokenise and launch kernels; a quick card reads as fast as all of these can write.
+_MOST_GPU_SHARD_THREADS = 16
 _SECRET_PREFIX = "EMB_PROVIDER_"  # noqa: S105 - the prefix of our settings, among them tokens and keys
 
 
@@ -39,6 +39,8 @@ def place(models: tuple[ModelSpec, ...], machine: Machine) -> dict[str, Placemen
     sharing = [spec for spec in models if spec.cpus is None and devices[spec.id][0] == "cpu"]
     threads = _divide(free_threads, [spec.threads for spec in sharing])
     shares = {spec.id: share for spec, share in zip(sharing, threads, strict=True)}
+    on_cards = sum(spec.cpus is None and devices[spec.id][0] != "cpu" for spec in models)
+    gpu_shard_threads = min(_MOST_GPU_SHARD_THREADS, max(1, free_threads // max(1, on_cards)))
     placements: dict[str, Placement] = {}
     for spec in models:
         device, visible = devices[spec.id]
@@ -46,7 +48,7 @@ def place(models: tuple[ModelSpec, ...], machine: Machine) -> dict[str, Placemen
             cpus, count = spec.cpus, spec.threads or len(spec.cpus)
         else:
             cpus = free if claimed else ()
-            count = shares.get(spec.id) or spec.threads or min(_GPU_SHARD_THREADS, free_threads)
+            count = shares.get(spec.id) or spec.threads or gpu_shard_threads
         placements[spec.id] = Placement(device, visible, cpus, count)
     return placements
 

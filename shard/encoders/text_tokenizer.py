@@ -175,7 +175,9 @@ class TextTokenizer:
     def spell(self, texts: Sequence[str], prompt: str | None, *, add_special_tokens: bool) -> list[tuple[Token, ...]]:
         """Return the tokens of ``prompt + text`` each, uncut."""
         encodings = self._encode(
-            [f"{prompt}{text}" if prompt else text for text in texts], add_special_tokens=add_special_tokens
+            [f"{prompt}{text}" if prompt else text for text in texts],
+            add_special_tokens=add_special_tokens,
+            offsets=True,
         )
         return [
             tuple(
@@ -197,12 +199,14 @@ class TextTokenizer:
     def _pair_frame(self) -> _Frame:
         return _find_frame(self._tokenizer.encode("a", "b"), texts=2)
 
-    def _encode(self, texts: list[str], *, add_special_tokens: bool = True) -> list[Encoding]:
+    def _encode(self, texts: list[str], *, add_special_tokens: bool = True, offsets: bool = False) -> list[Encoding]:
+        # Not counting characters saves a tenth of the time.
+        encode = self._tokenizer.encode_batch if offsets else self._tokenizer.encode_batch_fast
         if not all(isinstance(text, str) for text in texts):
             # The Rust tokenizer would read a list or tuple of two as a pair of texts.
             raise InvalidRequestError("Every input must be a string.", param="input")
         try:
-            return list(self._tokenizer.encode_batch(texts, add_special_tokens=add_special_tokens))
+            return list(encode(texts, add_special_tokens=add_special_tokens))
         except (TypeError, UnicodeEncodeError) as error:
             raise InvalidRequestError(
                 "An input is not valid Unicode: it holds half of a surrogate pair.", param="input"

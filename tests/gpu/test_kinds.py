@@ -8,6 +8,7 @@ from shard.encoder import Reading
 from shard.encoders.graph import lowering
 from shard.encoders.graph.attention import Rule
 from shard.encoders.graph.capture import capture
+from shard.encoders.graph.normed_sum import find_normed_sum
 from shard.encoders.graph.program import compile_graph
 from shard.encoders.graph.varlen import Bounds, attend_varlen
 from shard.encoders.packed import find_first_position
@@ -67,6 +68,20 @@ def test_attention_on_a_card_leaves_out_what_is_not_seen():
     rule, bounds = Rule(None, False, None, 0), Bounds(starts, 32, seen)
     found = attend_varlen(query, key, value, rule, bounds)
     torch.testing.assert_close(found, attend_one_by_one(query, key, value, rule, bounds), atol=5e-3, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize(("rows", "size"), [(1, 8), (7, 384), (33, 1000), (5, 4096)])
+@NO_CARD
+def test_a_kernel_of_triton_norms_sums_as_torch_does(dtype, rows, size):
+    normed_sum = find_normed_sum()
+    assert normed_sum is not None, "Triton does not work on this machine: see without_triton in the log"
+    torch.manual_seed(0)
+    left, right = (torch.randn(1, rows, size, device="cuda", dtype=dtype) for _ in range(2))
+    weight, bias = (torch.randn(size, device="cuda", dtype=dtype) for _ in range(2))
+    expected = torch.layer_norm(left + right, [size], weight, bias, 1e-12)
+    found = normed_sum(left, right, [size], weight, bias, 1e-12)
+    torch.testing.assert_close(found, expected, atol=1e-5 if dtype == torch.float32 else 8e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

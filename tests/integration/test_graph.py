@@ -5,13 +5,16 @@ import torch
 import transformers
 from torch.nn.functional import cosine_similarity
 
+from shard.encoders.graph import lowering
 from shard.encoders.graph.capture import ATTEND, LINEAR, CaptureError, capture
 from shard.encoders.graph.fusion import fuse_residuals
 from shard.encoders.graph.kernels import choose_float_kernels, choose_plain_tokens
 from shard.encoders.graph.lowering import lower
 from shard.encoders.graph.program import compile_graph
 from shard.encoders.graph.segments import find_segments
+from shard.encoders.graph.varlen import Bounds
 from shard.encoders.packed import by_tokens, find_first_position
+from tests.support.attending import attend_one_by_one
 
 SIZES = {
     "vocab_size": 300,
@@ -169,3 +172,20 @@ def test_the_processor_is_asked_and_the_answer_is_a_kernel_that_runs(family):
         assert str(kernels) == "+".join(kernels.all)
     assert choose_plain_tokens(graph) in (0, 16, 64, 128, 192)
     assert sum(node.target is ATTEND for node in graph.graph.nodes) == 2
+
+
+def test_a_norm_of_a_sum_is_one_operation_and_computes_the_same(monkeypatch):
+    def normed_sum(left, right, shape, weight, bias, eps):
+        return torch.layer_norm(left + right, shape, weight, bias, eps)
+
+    monkeypatch.setattr(lowering, "find_normed_sum", lambda: normed_sum)
+    monkeypatch.setattr(lowering, "attend_varlen", attend_one_by_one)
+    model = make("Bert")
+    module = lower(capture(model, type_ids=False), "varlen")
+    assert [node.target for node in module.graph.nodes].count(normed_sum) == 5  # of the embeddings, and two a layer
+    assert torch.layer_norm not in [node.target for node in module.graph.nodes]
+    ids = torch.randint(3, 300, (1, 9))
+    bounds = Bounds(torch.tensor([0, 9], dtype=torch.int32), 9)
+    with torch.inference_mode():
+        found = compile_graph(module)(ids, torch.arange(9)[None], bounds)
+        torch.testing.assert_close(found, model(input_ids=ids).last_hidden_state, atol=1e-5, rtol=0)

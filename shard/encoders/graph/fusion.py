@@ -11,7 +11,8 @@ import torch
 from torch import fx
 
 from shard.encoders.graph.attention import attend_joint
-from shard.encoders.graph.capture import ATTEND, LINEAR
+from shard.encoders.graph.capture import ATTEND, LAYER_NORM, LINEAR
+from shard.encoders.graph.normed_sum import NormedSum
 
 _aten = torch.ops.aten
 #: (batch, tokens, heads, size).
@@ -124,6 +125,26 @@ def fuse_residuals(graph: fx.Graph) -> None:
         user.replace_all_uses_with(moved)
         graph.erase_node(user)
         graph.erase_node(node)
+
+
+def fuse_norms(graph: fx.Graph, normed_sum: NormedSum) -> None:
+    """Let ``normed_sum`` be what a layer norm makes of a sum that is used nowhere else."""
+    for node in [node for node in graph.nodes if node.target is LAYER_NORM]:
+        total, shape, *affine, eps = node.args
+        if len(total.users) > 1 or total.target is not _aten.add.Tensor or total.kwargs:
+            continue
+        operands = total.args
+        if len(shape) != 1 or not all(isinstance(one, fx.Node) for one in (*operands, *affine)):
+            continue
+        forms = [_form(one) for one in (*operands, *affine)]
+        if forms[0] != forms[1] or len({form[:1] for form in forms}) > 1:
+            continue
+        with graph.inserting_before(node):
+            joined = graph.call_function(normed_sum, (*operands, shape, *affine, eps))
+        joined.meta["val"] = node.meta["val"]
+        node.replace_all_uses_with(joined)
+        graph.erase_node(node)
+        graph.erase_node(total)
 
 
 def join_heads(graph: fx.Graph) -> None:

@@ -27,6 +27,7 @@ from shard.encoders.graph.int8 import (
     shift_bias,
     widening_linear,
 )
+from shard.encoders.graph.normed_sum import find_normed_sum
 from shard.encoders.graph.stock import activated_linear, summed_linear
 from shard.encoders.graph.varlen import attend_varlen
 
@@ -75,6 +76,8 @@ def lower(captured: fx.GraphModule, kernel: Kernel, plain_tokens: int = 0) -> fx
         fusion.merge_linears(module)
     if kernel in ("onednn-packed", "int8-dynamic"):
         fusion.join_heads(graph)
+    if kernel == "varlen" and (normed_sum := find_normed_sum()) is not None:
+        fusion.fuse_norms(graph, normed_sum)
     if kernel in ("stock", "onednn", "onednn-packed", "varlen"):
         fusion.fuse_activations(graph)
         fusion.fuse_residuals(graph)

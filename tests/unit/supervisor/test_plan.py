@@ -37,6 +37,13 @@ def test_a_model_with_a_cpu_set_keeps_it_and_the_others_stay_off_it():
     assert places["c"].threads == 2
 
 
+@given(st.integers(1, 6), st.integers(1, 64))
+def test_models_on_cards_divide_the_cpus_that_tokenise_for_them(models, cpus):
+    places = place(tuple(spec(f"m{index}", device="cuda") for index in range(models)), machine(cpus))
+    threads = [one.threads for one in places.values()]
+    assert set(threads) == {max(1, min(16, cpus // models))}
+
+
 def test_a_container_limit_bounds_the_threads():
     (only,) = place((spec("a"),), machine(64, cpu_count=2)).values()
     assert only.threads == 2
