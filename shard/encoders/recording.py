@@ -23,10 +23,12 @@ log = EventLog("shard.recording")
 _TOKENS: Final = tuple(step * 2**power for power in range(4, 15) for step in (2, 3))[:-1]
 #: The first pass that is not so many times as quick as its calls is the last that is recorded.
 _PAYING: Final = 1.25
-#: A pass has room for a text of every so many tokens.
-_TOKENS_PER_TEXT: Final = 4
-#: Attention asks the device for every stretch of the longest text that there could be, in every text.
-_SHORT_TOKENS: Final = 128
+#: Attention starts a block of the device for every stretch of 128 tokens that any text could have, which takes a
+#: nanosecond even if there is none. So a pass has room for many short texts or for few long ones: one in every so many
+#: tokens, none longer than that.
+_ROOM: Final = ((4, 128), (32, 1024), (256, None))
+_LEAST_TEXTS: Final = 4
+_REPEATS: Final = 3
 #: No further pass is recorded after this.
 _ENOUGH_S: Final = 3.0
 
@@ -38,10 +40,11 @@ Compute = Callable[[FlatTexts], Outputs]
 def layouts(longest: int, *, typed: bool) -> Iterator[Layout]:
     """Yield the layouts that passes are recorded for, smallest first; no text has more than ``longest`` tokens."""
     for tokens in _TOKENS:
-        texts = max(2, tokens // _TOKENS_PER_TEXT)
-        if tokens > _SHORT_TOKENS < longest:
-            yield Layout(tokens, texts, _SHORT_TOKENS, typed)
-        yield Layout(tokens, texts, min(tokens, longest), typed)
+        most = min(tokens, longest)
+        for tokens_per_text, length in _ROOM:
+            yield Layout(tokens, max(_LEAST_TEXTS, tokens // tokens_per_text), min(most, length or most), typed)
+            if length is not None and length >= most:
+                break
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,8 @@ def record(compute: Compute, device: torch.device, example: Tokenized, longest: 
             break
         try:
             recordings.append(recorder.record(layout))
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:  # no memory, or an operation that cannot be recorded; it can still be called
+            log.info("not_recorded", tokens=layout.tokens, error=f"{type(error).__name__}: {str(error)[:200]}")
             break
         if not recorder.pays(recordings[-1]):
             break
@@ -114,8 +118,11 @@ class _Recorder:
         return called_s > _PAYING * self._time_s(recording.graph.replay)
 
     def _time_s(self, run: Callable[[], object]) -> float:
-        torch.cuda.synchronize(self._device)
-        began_s = time.perf_counter()
-        run()
-        torch.cuda.synchronize(self._device)
-        return time.perf_counter() - began_s
+        best_s = float("inf")
+        for _ in range(_REPEATS):
+            torch.cuda.synchronize(self._device)
+            began_s = time.perf_counter()
+            run()
+            torch.cuda.synchronize(self._device)
+            best_s = min(best_s, time.perf_counter() - began_s)
+        return best_s

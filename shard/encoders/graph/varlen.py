@@ -1,12 +1,13 @@
 """Attention within each text of a packed sequence on a CUDA device: one call for all texts. Called by captured graphs.
 
-In 16 bit by flash attention, in fp32 by torch's memory-efficient kernel. Both take the texts' bounds as a tensor, so
-that a recorded pass (``recording``) serves any texts that fit into it.
+In 16 bit by flash attention, in fp32 and on cards before Ampere by torch's memory-efficient kernel. Both take the
+texts' bounds as a tensor, so that a recorded pass (``recording``) serves any texts that fit into it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 import torch
@@ -20,6 +21,8 @@ _efficient = torch.ops.aten._efficient_attention_forward.default  # noqa: SLF001
 _NO_MASK: Final = 0
 _CAUSAL: Final = 1
 _NO_WINDOW: Final = -1
+#: The first compute capability that flash attention is written for.
+_AMPERE: Final = (8, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,7 @@ def attend_varlen(
     kernel of this number format cannot do.
     """
     queries, keys, values = (tensor.transpose(1, 2) for tensor in (query, key, value))
-    if query.dtype == torch.float32:
+    if query.dtype == torch.float32 or not _takes_flash(query.device):
         return _attend_widely(queries, keys, values, rule, bounds)
     reach = _NO_WINDOW if rule.window is None else rule.window - 1
     attended: torch.Tensor = _flash(
@@ -71,7 +74,7 @@ def _attend_widely(
     queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, rule: Rule, bounds: Bounds
 ) -> torch.Tensor:
     if bounds.seen is not None or rule.window is not None:
-        raise NotImplementedError("attention in fp32 on a CUDA device sees all of a text")
+        raise NotImplementedError("memory-efficient attention sees all of a text")
     repeated = queries.shape[2] // keys.shape[2]
     if repeated > 1:
         keys, values = (tensor.repeat_interleave(repeated, dim=2) for tensor in (keys, values))
@@ -89,3 +92,8 @@ def _attend_widely(
         scale=rule.scale,
     )[0]
     return attended
+
+
+@cache
+def _takes_flash(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device) >= _AMPERE

@@ -5,7 +5,6 @@ from hypothesis import strategies as st
 
 from shard.encoder import Tokenized
 from shard.encoders.flat_texts import Layout, exact_layout
-from shard.encoders.recording import layouts
 
 texts_of = st.lists(st.lists(st.integers(0, 30_000), min_size=1, max_size=12), min_size=1, max_size=10)
 
@@ -61,13 +60,3 @@ def test_features_of_the_first_texts_are_those_of_an_exact_block(texts):
     expected = read_back(used, rows).features(hidden[:, : used.tokens])
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor)
-
-
-@given(st.integers(8, 9000), st.booleans())
-def test_layouts_of_recordings_grow_and_end_with_one_for_the_longest_text(longest, typed):
-    found = list(layouts(longest, typed=typed))
-    assert [layout.tokens for layout in found] == sorted(layout.tokens for layout in found)
-    for layout in found:
-        assert layout.longest <= min(layout.tokens, longest)
-        assert layout.texts >= 2
-    assert any(layout.has_room_for(Layout(longest, 1, longest, typed)) for layout in found)
