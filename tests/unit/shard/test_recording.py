@@ -23,7 +23,7 @@ def test_layouts_grow_and_one_has_room_for_the_longest_text(longest, typed):
 def test_no_layout_lets_attention_start_many_more_blocks_than_it_has_tokens(longest):
     for layout in layouts(longest, typed=False):
         blocks = layout.texts * -(-layout.longest // 128)
-        assert blocks <= max(layout.tokens / 4 + layout.texts, 32)
+        assert blocks <= max(layout.tokens / 3, 32)
 
 
 class FakeRecorder:
