@@ -18,13 +18,13 @@ from emb_model_provider.logs import EventLog
 from emb_model_provider.modelmap import ModelSpec
 from shard.device import ComputePlan
 from shard.encoder import Results, Tokenized, in_order
+from shard.encoders.cuda.packed import CudaPackedPath
 from shard.encoders.graph.capture import CaptureError, capture
 from shard.encoders.graph.int8 import narrow_linears
 from shard.encoders.graph.kernels import choose_float_kernels, choose_plain_tokens
 from shard.encoders.graph.lowering import Kernel, Kernels, lower
 from shard.encoders.graph.program import compile_graph
 from shard.encoders.packed import PackedGraph, PackedPath, by_tokens, find_first_position
-from shard.encoders.packed_cuda import CudaPackedPath
 from shard.encoders.score_head import ScoreHead
 from shard.encoders.sentence_transformer import ForwardPath, run_path
 from shard.fidelity import Nearness, compare_results

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shard.encoder import Tokenized
-from shard.encoders.flat_texts import Layout, exact_layout
+from shard.encoders.cuda.flat_texts import Layout, exact_layout
 
 texts_of = st.lists(st.lists(st.integers(0, 30_000), min_size=1, max_size=12), min_size=1, max_size=10)
 

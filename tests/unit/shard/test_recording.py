@@ -3,9 +3,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shard.encoder import Tokenized
-from shard.encoders import recording
-from shard.encoders.flat_texts import Layout
-from shard.encoders.recording import Recording, layouts, record
+from shard.encoders.cuda import recording
+from shard.encoders.cuda.flat_texts import Layout
+from shard.encoders.cuda.recording import Recording, layouts, record
 
 
 @given(st.integers(8, 9000), st.booleans())

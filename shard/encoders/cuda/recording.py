@@ -1,7 +1,7 @@
 """Passes over few tokens as CUDA graphs: one call of the driver in place of one for every operation.
 
 A small model on a large card computes some ten thousand tokens faster than Python asks for it. A recorded pass asks
-once, and serves all texts that fit into its ``Layout``. Made by ``packed_cuda`` when the model is loaded.
+once, and serves all texts that fit into its ``Layout``. Made by ``packed`` when the model is loaded.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 
 from emb_model_provider.logs import EventLog
 from shard.encoder import Tokenized
-from shard.encoders.flat_texts import FlatTexts, Layout
+from shard.encoders.cuda.flat_texts import FlatTexts, Layout
 
 log = EventLog("shard.recording")
 

@@ -13,10 +13,10 @@ from typing import Final
 import torch
 
 from shard.encoder import Results, Tokenized
-from shard.encoders.flat_texts import FlatTexts, exact_layout
+from shard.encoders.cuda.flat_texts import FlatTexts, exact_layout
+from shard.encoders.cuda.recording import Outputs, Recordings, record
 from shard.encoders.heads import Head, Heads
 from shard.encoders.packed import PackedGraph, packed_batches
-from shard.encoders.recording import Outputs, Recordings, record
 
 #: Tokens of one pass, a little less than the largest recorded one. A card is fully used by a part of it.
 _MAX_TOKENS: Final = 32760

@@ -1,4 +1,4 @@
-"""Texts end to end as one block of numbers, which crosses to a CUDA device in one copy. Called by ``packed_cuda``."""
+"""Texts end to end as one block of numbers, which crosses to a CUDA device in one copy. Called by ``packed``."""
 
 from __future__ import annotations
 
