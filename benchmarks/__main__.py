@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from benchmarks.bare_engine import PRECISIONS
 from benchmarks.disturbance import others_share, usage
 from benchmarks.figure import Figure
 from benchmarks.figures import ALL, ON_CARD
+from benchmarks.processes import end_what_was_started
 from benchmarks.report import Row, document, lines, machine
 from benchmarks.setting import Setting, find_model, take_cpus
 from benchmarks.worker import WorkerError
@@ -30,8 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in _rows(options.device):
             print(f"{name:<24}{(ALL[name].__doc__ or '').splitlines()[0]}")
         return 0
-    # Whoever ends a run ends what it started, too: as an exception this passes through every ``with``.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    end_what_was_started()
     try:
         model = find_model() if options.model is None else options.model.resolve(strict=True)
         cpus = take_cpus(options.cores)

@@ -25,7 +25,7 @@ from shard.encoder import Encoder, Result, Tokenized, row_dimension
 from shard.intake import as_failed, as_input_error, spell, tokenize
 from shard.isolate import encode_isolated
 from shard.jobs import NEVER_S, Input, Job, Jobs, Times
-from shard.lane import Lane, count_tokenizers
+from shard.lane import Lane, count_tokenizers, threads_of_lane
 from shard.memory import ran_out
 from shard.scheduler import Batch
 
@@ -84,7 +84,7 @@ class Engine:
     ) -> None:
         self._encoder = encoder
         self._threads = threads
-        self._lane_threads = max(1, threads // len(lanes))
+        self._lane_threads = threads_of_lane(threads, len(lanes))
         self._listener = listener
         self._clock = time.monotonic
         self._jobs = Jobs(limits, plan, len(lanes), row_dimension(encoder.info))

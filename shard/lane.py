@@ -36,6 +36,11 @@ def count_lanes(info: EncoderInfo, threads: int) -> int:
     return min(threads, _MOST_LANES) if info.device == "cpu" else _CUDA_LANES
 
 
+def threads_of_lane(threads: int, lanes: int) -> int:
+    """Return on how many of the ``threads`` one lane computes while the others do, too."""
+    return max(1, threads // lanes)
+
+
 def count_tokenizers(info: EncoderInfo, threads: int) -> int:
     """Return how many requests are to be tokenised at once, each of them on several of the ``threads``.
 

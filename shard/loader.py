@@ -65,7 +65,8 @@ def load(
     plan = plan_compute(spec.device, spec.precision, machine or this_machine())
     _report_choices(spec, recipe, plan)
     _set_threads(threads)
-    os.environ.setdefault("TRITON_CACHE_DIR", str(cache_directory / "triton"))  # by default it writes into the home
+    if not plan.on_cpu:
+        os.environ.setdefault("TRITON_CACHE_DIR", str(cache_directory / "triton"))  # by default it writes into the home
     keep_freed_memory()
     limit_kernel_caches()
     build = _Build(directory, spec, recipe, plan, trust_remote_code, cache_directory)

@@ -26,7 +26,7 @@ from shard.costs import SlicePlan, measure
 from shard.encoder import Encoder
 from shard.first_answer import refuse_bad_answers
 from shard.hubs import Progress, Snapshot
-from shard.lane import Lane, count_lanes
+from shard.lane import Lane, count_lanes, threads_of_lane
 from shard.light_imports import leave_out_evaluation
 from shard.memory import private_bytes
 from shard.tracing import trace_outcomes
@@ -37,7 +37,8 @@ if TYPE_CHECKING:  # both are imported when they are needed: see _fetch
 
 log = EventLog("shard")
 
-#: Larger batches are slower on a CPU, where they fall out of the cache, and faster on a GPU.
+#: Larger batches are slower on a CPU, where they fall out of the cache, and faster on a GPU. There it is a little less
+#: than what ``encoders.cuda.recording`` has room for.
 _MAX_TOKENS_CPU = 2048
 _MAX_TOKENS_CUDA = 32760
 #: A lane takes back the interpreter some sixty times a batch; by default another thread may keep it for 5 ms each time.
@@ -93,7 +94,7 @@ def _prepare(config: ShardConfig, control: ControlChannel) -> _Loaded:
     control.send(LoadProgress("warming", source=snapshot.source))
     loaded_s = time.monotonic()
     lanes = count_lanes(encoder.info, config.threads)
-    encoder.use_threads(max(1, config.threads // lanes))
+    encoder.use_threads(threads_of_lane(config.threads, lanes))
     refuse_bad_answers(encoder)
     plan = measure(encoder, _MAX_TOKENS_CUDA if encoder.info.device.startswith("cuda") else _MAX_TOKENS_CPU)
     info = replace(

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from benchmarks.peers.peers import PEERS, running
 from benchmarks.peers.workload import Result, Vectors, measure, vectors
+from benchmarks.processes import end_what_was_started
 from benchmarks.report import machine
 from benchmarks.serving import serving
 from benchmarks.setting import Setting, find_model, take_cpus
@@ -34,6 +35,7 @@ _COLUMNS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure ours, then each peer; return the exit code."""
     options = _parser().parse_args(arguments)
+    end_what_was_started()
     setting = Setting(find_model(), take_cpus(options.cores))
     with serving(setting) as server:
         expected = vectors(server.port)

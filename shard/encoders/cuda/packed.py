@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import Final
 
 import torch
 
 from shard.encoder import Results, Tokenized
 from shard.encoders.cuda.flat_texts import FlatTexts, exact_layout
-from shard.encoders.cuda.recording import Outputs, Recordings, record
+from shard.encoders.cuda.recording import MOST_TOKENS, Outputs, Recordings, record
 from shard.encoders.heads import Head, Heads
 from shard.encoders.packed import PackedGraph, packed_batches
-
-#: Tokens of one pass, a little less than the largest recorded one. A card is fully used by a part of it.
-_MAX_TOKENS: Final = 32760
 
 
 class CudaPackedPath:
@@ -48,21 +44,21 @@ class CudaPackedPath:
 
     def split(self, batch: Sequence[Tokenized]) -> list[list[int]]:
         return packed_batches(
-            [len(one.ids) for one in batch], [self._heads.group(one) for one in batch], max_tokens=_MAX_TOKENS
+            [len(one.ids) for one in batch], [self._heads.group(one) for one in batch], max_tokens=MOST_TOKENS
         )
 
     def run(self, rows: Sequence[Tokenized]) -> Results:
         """Return the results of ``rows``, which ``split`` has put together."""
         used = exact_layout(rows, typed=self._wants_type_ids)
-        is_whole = not any(row.expanded for row in rows)
-        recording = self._recordings.find(used) if is_whole else None
+        seen = self._seen(rows)
+        recording = self._recordings.find(used) if seen is None else None
         layout = used if recording is None else recording.layout
         block = torch.empty(layout.size, dtype=torch.long, pin_memory=True)
         layout.fill(block.numpy(), rows, self._first_position)
         with self._asking:
             if recording is None:
                 texts = layout.read(block.to(self._device, non_blocking=True))
-                hidden, pooled = self._graph(*texts.inputs, texts.bounds(self._seen(rows))), None
+                hidden, pooled = self._graph(*texts.inputs, texts.bounds(seen)), None
             else:
                 recording.block.copy_(block, non_blocking=True)
                 recording.graph.replay()

@@ -21,6 +21,8 @@ log = EventLog("shard.recording")
 
 #: Tokens that passes are recorded for: half as many again as needed are computed at worst.
 _TOKENS: Final = tuple(step * 2**power for power in range(4, 15) for step in (2, 3))[:-1]
+#: Tokens of the longest pass that could be recorded; a card is fully used by a part of it.
+MOST_TOKENS: Final = _TOKENS[-1] - 1
 #: The first pass that is not so many times as quick as its calls is the last that is recorded.
 _PAYING: Final = 1.25
 #: Attention starts a block of the device for every stretch of 128 tokens that any text could have, which takes a
