@@ -53,7 +53,7 @@ def measured(monkeypatch, tmp_path):
 
         card = {"name": "A card", "cuda": "13.0", "driver": "580"}
         monkeypatch.setattr(command, "ALL", dict.fromkeys(ALL, measure))
-        monkeypatch.setattr(command.signal, "signal", lambda *_: None)
+        monkeypatch.setattr(command, "end_what_was_started", lambda: None)
         monkeypatch.setattr(command, "take_cpus", lambda count: tuple(range(count)))
         monkeypatch.setattr(report, "describe_card", lambda device: {**card, "device": device})
         out = tmp_path / "out.json"
@@ -86,7 +86,7 @@ def test_a_missing_card_is_told_before_anything_is_measured(monkeypatch, capsys,
         raise WorkerError("no such card")
 
     monkeypatch.setattr(command, "take_cpus", lambda count: (0,))
-    monkeypatch.setattr(command.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(command, "end_what_was_started", lambda: None)
     monkeypatch.setattr(command, "machine", missing)
     assert command.main(["--device", "cuda:7", "--model", str(tmp_path)]) == 2
     assert "no such card" in capsys.readouterr().err
