@@ -47,7 +47,7 @@ def is_model_id(text: str) -> bool:
 class BatchLimits:
     """How one shard forms batches. ``max_batch_size`` and ``min_batch_size`` count texts."""
 
-    max_batch_size: int = 32
+    max_batch_size: int = 512
     min_batch_size: int = 1
     max_wait_time_ms: float = 10.0
     dynamic: bool = True

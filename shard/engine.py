@@ -25,7 +25,7 @@ from shard.encoder import Encoder, Result, Tokenized, row_dimension
 from shard.intake import as_failed, as_input_error, spell, tokenize
 from shard.isolate import encode_isolated
 from shard.jobs import NEVER_S, Input, Job, Jobs, Times
-from shard.lane import Lane, count_tokenizers, threads_of_lane
+from shard.lane import MOST_TOKENIZERS, Lane, count_tokenizers, threads_of_lane
 from shard.memory import ran_out
 from shard.scheduler import Batch
 
@@ -33,8 +33,8 @@ log = EventLog("shard.engine")
 
 #: Where a request may be when the process dies (``Listener.begins``): in a tokenizing thread, or in a lane.
 HOST_THREAD: Final = 0
-TOKENIZER_THREADS: Final = (1, 2)
-FIRST_LANE: Final = 3
+TOKENIZER_THREADS: Final = range(1, 1 + MOST_TOKENIZERS)
+FIRST_LANE: Final = TOKENIZER_THREADS.stop
 
 _SMALL_INPUTS: Final = 8
 #: Characters or token ids; some 0.1 ms.

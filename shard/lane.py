@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 
 _MOST_LANES: Final = 4
 _CUDA_LANES: Final = 2
-_MANY_THREADS: Final = 4
+MOST_TOKENIZERS: Final = 4
 
 
 def count_lanes(info: EncoderInfo, threads: int) -> int:
@@ -42,11 +42,11 @@ def threads_of_lane(threads: int, lanes: int) -> int:
 
 
 def count_tokenizers(info: EncoderInfo, threads: int) -> int:
-    """Return how many requests are to be tokenised at once, each of them on several of the ``threads``.
+    """Return how many requests are to be tokenised at once, each in parts on several of the ``threads``.
 
-    A second one does in Python what one alone would let the other cores wait for. On the CPU they are the lanes' cores.
+    The others do in Python what one alone would let the cores wait for. On the CPU these are the lanes' cores.
     """
-    return 1 if info.device == "cpu" or threads < _MANY_THREADS else 2
+    return 1 if info.device == "cpu" else max(1, min(MOST_TOKENIZERS, threads // 4))
 
 
 class Lane:

@@ -21,6 +21,7 @@ from emb_model_provider.modelmap import ModelSpec
 from shard.device import ComputePlan, Machine, plan_compute, this_machine
 from shard.encoder import Encoder, Reading, Results, Tokenized
 from shard.encoders.heads import HeadFacts
+from shard.encoders.in_parts import MOST_THREADS, Helpers
 from shard.encoders.late_modules import read_lengths
 from shard.encoders.modules import LoadOptions, build_modules
 from shard.encoders.sentence_transformer import ForwardPath, SentenceTransformerEncoder
@@ -64,12 +65,13 @@ def load(
         refuse_code(directory, source, spec.name)
     plan = plan_compute(spec.device, spec.precision, machine or this_machine())
     _report_choices(spec, recipe, plan)
+    threads = max(1, threads)
     _set_threads(threads)
     if not plan.on_cpu:
         os.environ.setdefault("TRITON_CACHE_DIR", str(cache_directory / "triton"))  # by default it writes into the home
     keep_freed_memory()
     limit_kernel_caches()
-    build = _Build(directory, spec, recipe, plan, trust_remote_code, cache_directory)
+    build = _Build(directory, spec, recipe, plan, trust_remote_code, cache_directory, threads)
     with reasons(directory), quiet_libraries():
         encoder = build.run()
     return_freed_memory()
@@ -88,6 +90,7 @@ class _Build:
     plan: ComputePlan
     trust_remote_code: bool
     cache_directory: Path
+    threads: int
 
     def run(self) -> SentenceTransformerEncoder:
         hashing = start_hashing(self.directory, self._folders())
@@ -95,7 +98,12 @@ class _Build:
         length = max_tokens(parts.transformer, self.recipe)
         lengths = None if self.recipe.late is None else read_lengths(parts.transformer)
         tokenizer = make_tokenizer(
-            parts.transformer, length, make_decode(self.spec.token_ids), lengths, self.recipe.generative
+            parts.transformer,
+            length,
+            make_decode(self.spec.token_ids),
+            lengths,
+            self.recipe.generative,
+            Helpers(min(self.threads, MOST_THREADS) - 1),
         )
         prompts = dict(self.recipe.prompts)
         default = self.recipe.default_prompt_name
@@ -217,10 +225,9 @@ def _report_choices(spec: ModelSpec, recipe: Recipe, plan: ComputePlan) -> None:
 
 
 def _set_threads(threads: int) -> None:
-    threads = max(1, threads)
     torch.set_num_threads(threads)
-    # Read by the Rust tokenizer's thread pool when it is first used.
-    os.environ.setdefault("RAYON_NUM_THREADS", str(threads))
+    # The Rust tokenizer reads it at every call; ``Helpers`` are in place of its thread pool.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
 def _check(results: Results, *, normalized: bool, precision: str) -> None:

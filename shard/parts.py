@@ -23,6 +23,7 @@ from shard.device import ComputePlan
 from shard.encoders.asked_pairs import AskedTokenizer, Write, template_writer, write_qwen3
 from shard.encoders.bge_m3 import BgeM3Head, TokenLinears
 from shard.encoders.heads import Head, Heads, measure_dimension
+from shard.encoders.in_parts import ALONE, Helpers
 from shard.encoders.late_interaction import LateHead, LateTokenizer, Lengths, make_mask
 from shard.encoders.late_modules import skipped_ids
 from shard.encoders.logit_score import LogitScoreHead
@@ -102,6 +103,7 @@ def make_tokenizer(
     decode: Decode | None,
     lengths: Lengths | None = None,
     generative: GenerativeFiles | None = None,
+    helpers: Helpers = ALONE,
 ) -> TextTokenizer:
     """Return the model's tokenizer, which cuts at ``max_tokens``; ``decode`` reads ids that are not its own.
 
@@ -116,11 +118,11 @@ def make_tokenizer(
         split_special_tokens=bool(tokenizer.split_special_tokens),
     )
     if lengths is not None:
-        return LateTokenizer(tokenizer.backend_tokenizer, facts, max_tokens, lengths, decode)
+        return LateTokenizer(tokenizer.backend_tokenizer, facts, max_tokens, lengths, decode=decode, helpers=helpers)
     if generative is not None and generative.uses_template:
         write = _make_writer(transformer, tokenizer, generative)
-        return AskedTokenizer(tokenizer.backend_tokenizer, facts, max_tokens, write, decode=decode)
-    return TextTokenizer(tokenizer.backend_tokenizer, facts, max_tokens, decode=decode)
+        return AskedTokenizer(tokenizer.backend_tokenizer, facts, max_tokens, write, decode=decode, helpers=helpers)
+    return TextTokenizer(tokenizer.backend_tokenizer, facts, max_tokens, decode=decode, helpers=helpers)
 
 
 def _make_writer(transformer: Module, tokenizer: PreTrainedTokenizerFast, generative: GenerativeFiles) -> Write:

@@ -106,10 +106,8 @@ def shard_environment(placement: Placement, env: Mapping[str, str]) -> dict[str,
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
         "OPENBLAS_NUM_THREADS": threads,
-        "RAYON_NUM_THREADS": threads,
         # A shard's stderr is a log; downloads are reported as messages.
         "TQDM_DISABLE": "1",
-        "TOKENIZERS_PARALLELISM": "true" if placement.threads > 1 else "false",
     }
 
 

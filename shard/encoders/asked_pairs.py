@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from emb_model_provider.errors import InvalidRequestError
 from shard.encoder import PLAIN, Reading, Tokenized
+from shard.encoders.in_parts import ALONE, Helpers
 from shard.encoders.text_tokenizer import TextTokenizer, TokenizerFacts
 from shard.foreign_ids import Decode
 
@@ -63,8 +64,9 @@ class AskedTokenizer(TextTokenizer):
         write: Write,
         *,
         decode: Decode | None = None,
+        helpers: Helpers = ALONE,
     ) -> None:
-        super().__init__(tokenizer, facts, max_tokens, decode=decode)
+        super().__init__(tokenizer, facts, max_tokens, decode=decode, helpers=helpers)
         self._write = write
         self._ends: dict[str | None, tuple[int, ...]] = {}
 

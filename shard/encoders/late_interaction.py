@@ -22,6 +22,7 @@ from torch import nn
 
 from shard.encoder import PLAIN, Reading, Results, Tokenized
 from shard.encoders.heads import Features, HeadFacts, hidden_states, measure_dimension
+from shard.encoders.in_parts import ALONE, Helpers
 from shard.encoders.text_tokenizer import TextTokenizer, TokenizerFacts
 from shard.foreign_ids import Decode
 
@@ -69,9 +70,16 @@ class LateTokenizer(TextTokenizer):
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, facts: TokenizerFacts, max_tokens: int, lengths: Lengths, decode: Decode | None
+        self,
+        tokenizer: Tokenizer,
+        facts: TokenizerFacts,
+        max_tokens: int,
+        lengths: Lengths,
+        *,
+        decode: Decode | None = None,
+        helpers: Helpers = ALONE,
     ) -> None:
-        super().__init__(tokenizer, facts, max_tokens, decode=decode)
+        super().__init__(tokenizer, facts, max_tokens, decode=decode, helpers=helpers)
         self._lengths = lengths
 
     def tokenize(self, texts: Sequence[str], reading: Reading = PLAIN) -> list[Tokenized]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Final
 
 from tokenizers import Encoding, Tokenizer
@@ -17,6 +17,7 @@ from tokenizers import Encoding, Tokenizer
 from emb_model_provider.errors import InvalidRequestError
 from emb_model_provider.messages import Token
 from shard.encoder import PLAIN, CutSide, Reading, Tokenized
+from shard.encoders.in_parts import ALONE, Helpers
 from shard.encoders.safe_places import SafePlaces, find_safe_places
 from shard.foreign_ids import Decode
 
@@ -79,9 +80,16 @@ class TextTokenizer:
     """Tokenises with special tokens, cut to ``max_tokens``."""
 
     def __init__(
-        self, tokenizer: Tokenizer, facts: TokenizerFacts, max_tokens: int, *, decode: Decode | None = None
+        self,
+        tokenizer: Tokenizer,
+        facts: TokenizerFacts,
+        max_tokens: int,
+        *,
+        decode: Decode | None = None,
+        helpers: Helpers = ALONE,
     ) -> None:
         self._facts = facts
+        self._helpers = helpers
         self._max_tokens = max_tokens
         self._decode = decode
         self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
@@ -206,7 +214,7 @@ class TextTokenizer:
             # The Rust tokenizer would read a list or tuple of two as a pair of texts.
             raise InvalidRequestError("Every input must be a string.", param="input")
         try:
-            return list(encode(texts, add_special_tokens=add_special_tokens))
+            return self._helpers.run(partial(encode, add_special_tokens=add_special_tokens), texts)
         except (TypeError, UnicodeEncodeError) as error:
             raise InvalidRequestError(
                 "An input is not valid Unicode: it holds half of a surrogate pair.", param="input"

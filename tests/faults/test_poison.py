@@ -17,7 +17,7 @@ from tests.support.processes import wait_until
 
 @pytest.fixture
 def server(tmp_path):
-    models = {name: FaultyModel(tmp_path / name) for name in ("en", "zh")}
+    models = {name: FaultyModel(tmp_path / name, entry={"max_batch_size": 32}) for name in ("en", "zh")}
     with FaultyServer(tmp_path / "server", models) as it:
         it.wait_ready()
         yield it

@@ -256,6 +256,6 @@ def test_false_quantization_beside_a_global_int8_names_both_lines_and_what_to_wr
 
 
 def test_a_minimal_batch_above_the_maximal_one_names_both() -> None:
-    assert problems("EMB_PROVIDER_MIN_BATCH_SIZE=33\n") == (
-        "EMB_PROVIDER_MIN_BATCH_SIZE=33 (.env:1) must not exceed EMB_PROVIDER_MAX_BATCH_SIZE=32 (the default).",
+    assert problems("EMB_PROVIDER_MIN_BATCH_SIZE=513\n") == (
+        "EMB_PROVIDER_MIN_BATCH_SIZE=513 (.env:1) must not exceed EMB_PROVIDER_MAX_BATCH_SIZE=512 (the default).",
     )
