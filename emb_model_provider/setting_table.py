@@ -255,7 +255,10 @@ MAX_BATCH_SIZE: Final = Setting(
     Section.BATCHING,
     Integer(1, 4096),
     _BATCH.max_batch_size,
-    Bilingual("The most texts encoded together.", "一批最多合并编码的文本数。"),
+    Bilingual(
+        "The most texts encoded together; time and tokens bound a batch, too.",
+        "一批最多合并编码的文本数；时间与 token 数同样限制一批。",
+    ),
     "64",
 )
 ENABLE_DYNAMIC_BATCHING: Final = Setting(

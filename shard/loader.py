@@ -21,7 +21,7 @@ from emb_model_provider.modelmap import ModelSpec
 from shard.device import ComputePlan, Machine, plan_compute, this_machine
 from shard.encoder import Encoder, Reading, Results, Tokenized
 from shard.encoders.heads import HeadFacts
-from shard.encoders.in_parts import MOST_THREADS, Helpers
+from shard.encoders.in_parts import Helpers, count_helpers
 from shard.encoders.late_modules import read_lengths
 from shard.encoders.modules import LoadOptions, build_modules
 from shard.encoders.sentence_transformer import ForwardPath, SentenceTransformerEncoder
@@ -103,7 +103,7 @@ class _Build:
             make_decode(self.spec.token_ids),
             lengths,
             self.recipe.generative,
-            Helpers(min(self.threads, MOST_THREADS) - 1),
+            Helpers(count_helpers(self.threads, on_cpu=self.plan.on_cpu)),
         )
         prompts = dict(self.recipe.prompts)
         default = self.recipe.default_prompt_name

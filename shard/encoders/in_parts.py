@@ -14,7 +14,8 @@ from typing import Final, TypeVar
 Encoded = TypeVar("Encoded")
 
 #: More threads than this wait for the interpreter: it takes a tenth of the time to read what a tokenizer returns.
-MOST_THREADS: Final = 8
+_MOST_THREADS: Final = 8
+_THREADS_PER_HELPER_ON_CPU: Final = 4
 #: Handing over a part costs some 50 µs; so many characters take a slow core a millisecond or two.
 _LEAST_CHARS: Final = 1024
 
@@ -40,6 +41,14 @@ class Helpers:
 
 #: No help.
 ALONE: Final = Helpers(0)
+
+
+def count_helpers(threads: int, *, on_cpu: bool) -> int:
+    """Return how many threads help beside the caller, where a model has so many ``threads``.
+
+    On the CPU they are the lanes', and a text takes many times as long to encode as to tokenise.
+    """
+    return min(threads // _THREADS_PER_HELPER_ON_CPU if on_cpu else max(1, threads) - 1, _MOST_THREADS - 1)
 
 
 def cut_evenly(sizes: Sequence[int], most: int, least_size: int) -> list[slice]:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shard.encoders.in_parts import ALONE, Helpers, cut_evenly
+from shard.encoders.in_parts import ALONE, Helpers, count_helpers, cut_evenly
 
 SIZES = st.lists(st.integers(0, 3000), max_size=80)
 
@@ -28,6 +28,11 @@ def test_no_part_is_above_its_share_by_more_than_one_item(sizes, most, least_siz
     wanted = max(1, min(most, sum(sizes) // least_size))
     for part in cut_evenly(sizes, most, least_size):
         assert sum(sizes[part]) <= sum(sizes) / wanted + max(sizes)
+
+
+def test_beside_a_card_all_threads_tokenise_and_on_the_cpu_a_few():
+    assert [count_helpers(threads, on_cpu=False) for threads in (0, 1, 2, 8, 64)] == [0, 0, 1, 7, 7]
+    assert [count_helpers(threads, on_cpu=True) for threads in (1, 2, 4, 16, 64)] == [0, 0, 1, 4, 7]
 
 
 def test_texts_of_one_length_are_shared_out_equally():

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 
 from emb_model_provider.errors import InvalidRequestError
 from shard.encoder import Reading
+from shard.encoders.in_parts import Helpers
 from shard.encoders.safe_places import find_safe_places
 from shard.encoders.text_tokenizer import TextTokenizer, TokenizerFacts, share_room
 from tests.support.tiny_tokenizers import (
@@ -36,6 +37,11 @@ def raw(tmp_path_factory):
 def ours(tokenizer, max_tokens=12, cut_side="end", **options):
     facts = TokenizerFacts(tokenizer.get_vocab_size(), cut_side, frozenset())
     return TextTokenizer(tokenizer, facts, max_tokens, **options)
+
+
+def test_tokens_are_the_same_with_helpers(raw):
+    texts = [" ".join(WORDS[: 1 + number % len(WORDS)] * 9) for number in range(64)]
+    assert ours(raw["bert"], helpers=Helpers(3)).tokenize(texts) == ours(raw["bert"]).tokenize(texts)
 
 
 @cache
