@@ -32,7 +32,10 @@ PRECISIONS: Final = tuple(_DTYPES)
 
 
 def worker_environment(threads: int) -> dict[str, str]:
-    """Return what a shard's environment says of threads, memory and the order of cards, and no progress bars."""
+    """Return what a shard's environment says of threads, memory and the order of cards, and no progress bars.
+
+    What is said to the Rust tokenizer's own pool is for the libraries beside us: a shard does not use it.
+    """
     return {
         "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",

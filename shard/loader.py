@@ -57,7 +57,8 @@ def load(
 ) -> Encoder:
     """Load the model in ``directory`` as ``spec`` wants it and prove that it answers; raise ``LoadError`` otherwise.
 
-    ``threads`` is set for torch and the tokenizer, process-wide. ``cache_directory`` receives converted weights.
+    ``threads`` is set for torch, process-wide; so many tokenise, too, as far as they are of use. ``cache_directory``
+    receives converted weights.
     ``spec.revision`` is the one that was fetched, for the fingerprint.
     """
     recipe = read_recipe(directory, spec)
@@ -101,9 +102,9 @@ class _Build:
             parts.transformer,
             length,
             make_decode(self.spec.token_ids),
+            Helpers(count_helpers(self.threads)),
             lengths,
             self.recipe.generative,
-            Helpers(count_helpers(self.threads, on_cpu=self.plan.on_cpu)),
         )
         prompts = dict(self.recipe.prompts)
         default = self.recipe.default_prompt_name

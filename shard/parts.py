@@ -23,7 +23,7 @@ from shard.device import ComputePlan
 from shard.encoders.asked_pairs import AskedTokenizer, Write, template_writer, write_qwen3
 from shard.encoders.bge_m3 import BgeM3Head, TokenLinears
 from shard.encoders.heads import Head, Heads, measure_dimension
-from shard.encoders.in_parts import ALONE, Helpers
+from shard.encoders.in_parts import Helpers
 from shard.encoders.late_interaction import LateHead, LateTokenizer, Lengths, make_mask
 from shard.encoders.late_modules import skipped_ids
 from shard.encoders.logit_score import LogitScoreHead
@@ -101,9 +101,9 @@ def make_tokenizer(
     transformer: Module,
     max_tokens: int,
     decode: Decode | None,
+    helpers: Helpers,
     lengths: Lengths | None = None,
     generative: GenerativeFiles | None = None,
-    helpers: Helpers = ALONE,
 ) -> TextTokenizer:
     """Return the model's tokenizer, which cuts at ``max_tokens``; ``decode`` reads ids that are not its own.
 

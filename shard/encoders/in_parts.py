@@ -15,7 +15,6 @@ Encoded = TypeVar("Encoded")
 
 #: More threads than this wait for the interpreter: it takes a tenth of the time to read what a tokenizer returns.
 _MOST_THREADS: Final = 8
-_THREADS_PER_HELPER_ON_CPU: Final = 4
 #: Handing over a part costs some 50 µs; so many characters take a slow core a millisecond or two.
 _LEAST_CHARS: Final = 1024
 
@@ -25,15 +24,14 @@ class Helpers:
 
     def __init__(self, count: int) -> None:
         self._count = count
-        self._threads = ThreadPoolExecutor(count, thread_name_prefix="tokenizer-helper") if count else None
+        # It makes no thread before it has work for one.
+        self._threads = ThreadPoolExecutor(max(1, count), thread_name_prefix="tokenizer-helper")
 
     def run(self, encode: Callable[[list[str]], Sequence[Encoded]], texts: list[str]) -> list[Encoded]:
         """Return what ``encode``, which releases the interpreter, makes of each text; raise what it raises."""
-        slices = cut_evenly([len(text) for text in texts], self._count + 1, _LEAST_CHARS)
-        if self._threads is None or len(slices) < 2:
-            return list(encode(texts))
-        others = [self._threads.submit(encode, texts[one]) for one in slices[1:]]
-        encoded = list(encode(texts[slices[0]]))
+        own, *parts = cut_evenly([len(text) for text in texts], self._count + 1, _LEAST_CHARS)
+        others = [self._threads.submit(encode, texts[part]) for part in parts]
+        encoded = list(encode(texts[own]))
         for other in others:
             encoded += other.result()
         return encoded
@@ -43,12 +41,9 @@ class Helpers:
 ALONE: Final = Helpers(0)
 
 
-def count_helpers(threads: int, *, on_cpu: bool) -> int:
-    """Return how many threads help beside the caller, where a model has so many ``threads``.
-
-    On the CPU they are the lanes', and a text takes many times as long to encode as to tokenise.
-    """
-    return min(threads // _THREADS_PER_HELPER_ON_CPU if on_cpu else max(1, threads) - 1, _MOST_THREADS - 1)
+def count_helpers(threads: int) -> int:
+    """Return how many threads help beside the caller, where a model computes on so many (1 or more)."""
+    return min(threads, _MOST_THREADS) - 1
 
 
 def cut_evenly(sizes: Sequence[int], most: int, least_size: int) -> list[slice]:
