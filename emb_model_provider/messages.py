@@ -90,13 +90,6 @@ class Encode:
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
-    """Shard to router: the device begins with these requests now."""
-
-    request_ids: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class InputError:
     """Why one input of a ``partial`` request has no result; ``index`` counts within the message."""
 
@@ -511,7 +504,6 @@ class RestartShard:
 Message = (
     Hello
     | Encode
-    | Started
     | Encoded
     | Failed
     | Cancel
@@ -533,7 +525,7 @@ Message = (
 )
 
 _CLASSES: Final[dict[int, type[Message]]] = {
-    1: Hello, 2: Encode, 3: Started, 4: Encoded, 5: Failed, 6: Cancel,
+    1: Hello, 2: Encode, 4: Encoded, 5: Failed, 6: Cancel,
     7: Tokenize, 8: Tokens, 9: Detokenize, 10: Texts,
     32: ShardConfig, 33: RouterConfig, 34: LoadProgress, 35: Ready, 36: LoadFailed,
     37: ShardTable, 38: RouterReady, 39: RestartShard,

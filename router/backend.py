@@ -7,6 +7,7 @@ import errno
 from collections.abc import Callable
 from typing import Protocol
 
+from emb_model_provider.black_box import BlackBoxReader, box_path
 from emb_model_provider.logs import EventLog
 from emb_model_provider.messages import (
     Detokenize,
@@ -94,7 +95,6 @@ class LocalBackend:
             self._give_up(status.model_id, status.generation, f"its socket does not answer: {error}")
             await asyncio.sleep(_RECONNECT_PAUSE_S)
             raise ShardLostError(started=False) from error
-        link.open_box(status.socket_path)
         link.lost.add_done_callback(lambda _lost: self._link_lost(link))
         self._links[status.model_id] = link
         return link
@@ -103,8 +103,9 @@ class LocalBackend:
         loop = asyncio.get_running_loop()
         while True:
             try:
+                box = BlackBoxReader(box_path(status.socket_path))
                 _, link = await loop.create_unix_connection(
-                    lambda: Link(status.model_id, status.generation), status.socket_path
+                    lambda box=box: Link(status.model_id, status.generation, box), status.socket_path  # type: ignore[misc]
                 )
             except OSError as error:
                 if error.errno not in _OWN_SHORTAGES:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from pathlib import Path
+from collections.abc import Collection
 from typing import Final, TypeVar, cast
 
-from emb_model_provider.black_box import BlackBoxReader, box_path
+from emb_model_provider.black_box import BlackBoxReader
 from emb_model_provider.errors import ProtocolError, ProviderError, RequestError
 from emb_model_provider.frames import FrameDecoder, Outbox
 from emb_model_provider.logs import EventLog
@@ -19,7 +19,6 @@ from emb_model_provider.messages import (
     Encoded,
     Failed,
     Hello,
-    Started,
     Texts,
     Tokenize,
     Tokens,
@@ -59,7 +58,7 @@ class Link(asyncio.Protocol):
     It never stops reading, whatever it cannot write: two peers that each wait for the other to read wait for ever.
     """
 
-    def __init__(self, model_id: str, generation: int) -> None:
+    def __init__(self, model_id: str, generation: int, box: BlackBoxReader) -> None:
         self.model_id = model_id
         self.generation = generation
         #: What the shard sent that it may not send; empty while it keeps to the protocol.
@@ -70,17 +69,9 @@ class Link(asyncio.Protocol):
         self._decoder = FrameDecoder()
         self._ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Encoded | Tokens | Texts]] = {}
-        self._started: set[int] = set()
-        self._box: BlackBoxReader | None = None
+        self._box = box
         #: Done when the shard takes more again; ``None`` while it does.
         self._writable: asyncio.Future[None] | None = None
-
-    def open_box(self, socket_path: str) -> None:
-        """Map what the shard notes of itself; without it, ``Started`` messages have to do."""
-        try:
-            self._box = BlackBoxReader(box_path(Path(socket_path)))
-        except (OSError, ValueError) as error:
-            log.warning("no_black_box", model=self.model_id, generation=self.generation, error=error)
 
     async def request(self, message: Encode | Tokenize | Detokenize, kind: type[Answer]) -> Answer:
         """Return the shard's answer, which must be of ``kind``; raise its error, or ``ShardLostError``.
@@ -103,7 +94,6 @@ class Link(asyncio.Protocol):
             raise
         finally:
             self._waiting.pop(request_id, None)
-            self._started.discard(request_id)
         if not isinstance(answer, kind):
             self._complain(ProtocolError(f"{type(answer).__name__} is no answer to {type(message).__name__}"))
             raise ShardLostError(started=False)
@@ -153,13 +143,11 @@ class Link(asyncio.Protocol):
             if not future.done():
                 future.set_exception(ShardLostError(started=request_id in begun))
 
-    def _begun(self) -> frozenset[int]:
-        """Return the requests that the shard was at when it went."""
-        noted = None
-        if self._box is not None:
-            noted = self._box.requests_of(os.getpid())
-            self._box.close()
-        return frozenset(self._started) if noted is None else noted
+    def _begun(self) -> Collection[int]:
+        """Return the requests that the shard was at when it went; all, if they were more than it could note."""
+        noted = self._box.requests_of(os.getpid())
+        self._box.close()
+        return frozenset(self._waiting) if noted is None else noted
 
     def _complain(self, error: ProtocolError) -> None:
         log.error("link_broken", model=self.model_id, generation=self.generation, error=error)
@@ -167,9 +155,7 @@ class Link(asyncio.Protocol):
         self.close()
 
     def _receive(self, request_id: int, message: object) -> None:
-        if isinstance(message, Started):
-            self._started.update(message.request_ids)
-        elif isinstance(message, (Encoded, Tokens, Texts)):
+        if isinstance(message, (Encoded, Tokens, Texts)):
             self._answer(request_id, message)
         elif isinstance(message, Failed):
             if (future := self._waiting.get(request_id)) is not None and not future.done():

@@ -21,7 +21,6 @@ from emb_model_provider.messages import (
     Failed,
     Hello,
     Message,
-    Started,
     Tokenize,
     pack,
     unpack,
@@ -44,7 +43,7 @@ class Channel:
         self,
         hello: Hello,
         loop: asyncio.AbstractEventLoop,
-        box: BlackBox | None = None,
+        box: BlackBox,
         trace: Tell | None = None,
     ) -> None:
         self._hello = hello
@@ -57,8 +56,8 @@ class Channel:
         #: The ``traceparent`` of those requests that are traced.
         self._traced: dict[int, str] = {}
         self._links: set[_Link] = set()
-        #: What the engine has said and the loop has not yet passed on: jobs that start, and outcomes.
-        self._heard: collections.deque[list[int] | tuple[int, Outcome]] = collections.deque()
+        #: What the engine has said and the loop has not yet passed on.
+        self._heard: collections.deque[tuple[int, Outcome]] = collections.deque()
         self._is_woken = False
         self._server: asyncio.Server | None = None
         self.requests_taken = 0
@@ -85,23 +84,15 @@ class Channel:
 
     # ---------------------------------------------------------------- called by the engine, on its own threads
 
-    def started(self, keys: list[int]) -> None:
-        self._hear(keys)
-
     def begins(self, where: int, keys: Sequence[int]) -> None:
-        if self._box is not None:
-            askers = [asker for key in keys if (asker := self._askers.get(key)) is not None]
-            self._box.enter(where, [(link.router, request_id) for link, request_id in askers])
+        askers = [asker for key in keys if (asker := self._askers.get(key)) is not None]
+        self._box.enter(where, [(link.router, request_id) for link, request_id in askers])
 
     def ends(self, where: int) -> None:
-        if self._box is not None:
-            self._box.leave(where)
+        self._box.leave(where)
 
     def finished(self, key: int, outcome: Outcome) -> None:
-        self._hear((key, outcome))
-
-    def _hear(self, event: list[int] | tuple[int, Outcome]) -> None:
-        self._heard.append(event)
+        self._heard.append((key, outcome))
         # Waking the loop is a system call and a switch of threads: once for all that is said until it runs. Two
         # threads at this line wake it twice, which is harmless.
         if not self._is_woken:
@@ -111,19 +102,7 @@ class Channel:
     def _pass_on(self) -> None:
         self._is_woken = False  # before reading: what is said from now on wakes the loop again
         while self._heard:
-            event = self._heard.popleft()
-            if isinstance(event, list):
-                self._send_started(event)
-            else:
-                self._send_outcome(*event)
-
-    def _send_started(self, keys: list[int]) -> None:
-        by_link: dict[_Link, list[int]] = {}
-        for key in keys:
-            if (asker := self._askers.get(key)) is not None:
-                by_link.setdefault(asker[0], []).append(asker[1])
-        for link, request_ids in by_link.items():
-            link.send(Started(tuple(request_ids)))
+            self._send_outcome(*self._heard.popleft())
 
     def _send_outcome(self, key: int, outcome: Outcome) -> None:
         if (asker := self._askers.pop(key, None)) is not None:

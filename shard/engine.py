@@ -47,9 +47,6 @@ Outcome = Encoded | Tokens | Texts | Failed
 class Listener(Protocol):
     """Hears what becomes of the work; called on any thread, so it must be quick and thread-safe."""
 
-    def started(self, keys: list[int]) -> None:
-        """Hear that the device begins with the first inputs of these jobs."""
-
     def begins(self, where: int, keys: Sequence[int]) -> None:
         """Hear that a thread is at these jobs from now on: if the process dies now, one of them may be to blame."""
 
@@ -188,8 +185,6 @@ class Engine:
             self._wake_idle()
         if not job.missing:
             self._answer([(key, job.encoded())])
-        elif job.started_s is not None:
-            self._listener.started([key])
 
     # ----------------------------------------------------------------------------------------------- the lanes
 
@@ -200,12 +195,10 @@ class Engine:
                 if batch is not None:
                     device.is_busy = True
                     threads = self._threads if batch.is_wide else self._lane_threads
-                    newly_started = self._jobs.mark_started(batch, self._clock())
+                    self._jobs.mark_started(batch, self._clock())
                 self._wake_idle()
             self._answer([(job.key, _too_late()) for job in expired])
             if batch is not None:
-                if newly_started:
-                    self._listener.started(newly_started)
                 self._listener.begins(device.number, _keys(batch))
                 self._in_hand.begin(device.number)
                 began_s = self._clock()

@@ -142,15 +142,12 @@ class Jobs:
             batch.items = [one for one in batch.items if one.waiters]
         return batch, list(expired)
 
-    def mark_started(self, batch: Batch[Input], now_s: float) -> list[int]:
-        """Return the keys of the jobs of which these are the first texts to be encoded."""
-        started = []
+    def mark_started(self, batch: Batch[Input], now_s: float) -> None:
+        """Note for the jobs of which these are the first texts to be encoded that they have waited until now."""
         for one in batch.items:
             for job, _ in one.waiters:
                 if job.started_s is None:
                     job.started_s = now_s
-                    started.append(job.key)
-        return started
 
     def charge(self, batch: Batch[Input], took_ms: float) -> None:
         """Count the time of a batch for every job that it worked for."""

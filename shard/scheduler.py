@@ -7,7 +7,8 @@ planned to take longer than one slice, so that is how long a short query waits f
 Bulk runs in several lanes side by side. Small interactive batches follow one another, each *wide*, on all cores: what
 comes while one runs makes one larger batch, which is quicker than two small ones beside each other. When that becomes
 too large for a wide one, the lanes share what waits: a batch on two cores stands still whenever one of them is needed
-elsewhere for a moment, and with many requests a second it is.
+elsewhere for a moment, and with many requests a second it is. A lane that becomes free then leaves its core to those
+that bring the next requests until half as much waits as runs: every pass reads all weights, for one text as for ten.
 
 What may kill the process runs *alone*: one text, nothing in any other lane, so that no other text can be taken for
 guilty. It goes first, for it has been on the device before and its client has waited longest; after it, every lane
@@ -29,6 +30,8 @@ _INTERACTIVE_TEXTS: Final = 8
 _INTERACTIVE_SHARE_OF_SLICE: Final = 0.5
 #: What waits of interactive work is one wide batch up to so long, on the cores of one lane.
 _WIDE_SHARE_OF_SLICE: Final = 0.5
+#: A lane beside others at interactive work begins once so much of their tokens waits.
+_COMPANY: Final = 0.5
 _BULK_SHARE: Final = 0.25
 #: The share grows by so much for each second that the oldest bulk request has waited.
 _AGEING_PER_S: Final = 0.05
@@ -141,7 +144,7 @@ class Scheduler(Generic[ItemT]):
         _discard_done(self._bulk)
         if self._is_alones_turn():
             return None if self._running else 0.0
-        if not self._waiting_texts or self._runs_alone or (self._runs_wide_interactive and not self._bulk):
+        if not self._waiting_texts or self._runs_alone or (self._waits_for_company and not self._bulk):
             return None
         if not self._limits.dynamic or self._waiting_texts >= self._limits.min_batch_size:
             return 0.0
@@ -210,8 +213,14 @@ class Scheduler(Generic[ItemT]):
         return any(not batch.is_bulk for batch in self._running)
 
     @property
-    def _runs_wide_interactive(self) -> bool:
-        return any(batch.is_wide and not batch.is_bulk for batch in self._running)
+    def _waits_for_company(self) -> bool:
+        """Tell whether interactive work is better left until more waits, or until what runs is done."""
+        if any(batch.is_wide and not batch.is_bulk for batch in self._running):
+            return True
+        if any(batch.is_bulk for batch in self._running):
+            return False
+        running = sum(item.length for batch in self._running for item in batch.items)
+        return self._waiting_tokens < _COMPANY * running
 
     def _is_beyond_wide(self) -> bool:
         """Tell whether what waits of interactive work is more than one wide batch should take."""

@@ -14,6 +14,7 @@ from torch import nn
 
 from emb_model_provider.messages import Output, Task
 from shard.encoder import Results, Tokenized
+from shard.encoders.flat_pooling import find_flat_pooling
 
 Features = dict[str, object]
 
@@ -71,6 +72,7 @@ class Heads:
     def __init__(self, modules: Sequence[nn.Module], dimension: int) -> None:
         self._hidden_size = dimension
         self.modules = nn.ModuleList(modules).eval().requires_grad_(requires_grad=False)
+        self._flat = find_flat_pooling(modules)
 
     @property
     def facts(self) -> HeadFacts:
@@ -106,6 +108,11 @@ class Heads:
         return pooling is not None and "weightedmean" not in pooling.pooling_mode
 
     def run(self, features: Features, rows: Sequence[Tokenized]) -> Results:
+        hidden = features["token_embeddings"]
+        is_flat = "attention_mask" not in features and isinstance(hidden, torch.Tensor) and hidden.is_cpu
+        if self._flat is not None and is_flat and (self.pools_prompt or not rows[0].prompt_tokens):
+            flat = hidden[0].float().numpy()
+            return Results(self._flat.run(flat, [len(row.ids) for row in rows], raw=rows[0].raw))
         return Results(self.pool(features, rows).cpu().numpy())
 
     def pool(self, features: Features, rows: Sequence[Tokenized] = ()) -> torch.Tensor:

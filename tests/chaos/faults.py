@@ -19,7 +19,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from emb_model_provider.frames import HEADER, MAGIC, VERSION
-from emb_model_provider.messages import Encode, Started, pack
+from emb_model_provider.messages import Encode, Hello, pack
 from tests.chaos.clients import KILLERS, Client
 from tests.support.faulty_server import FaultyServer
 from tests.support.leaks import open_files
@@ -132,7 +132,7 @@ async def garbage_frames(target: Target) -> list[str]:
         HEADER.pack(MAGIC, VERSION, 2, 100, 1) + b"\x81",
         HEADER.pack(MAGIC, VERSION + 1, 2, 0, 1),
         HEADER.pack(MAGIC, VERSION, 251, 0, 1),
-        pack(Started((1, 2, 3))),
+        pack(Hello("a stranger", 1)),
         pack(Encode(("a stranger's text",)), 7) * 2,
         pack(Encode(("a stranger's text",)), 7)[:-3],
     ]

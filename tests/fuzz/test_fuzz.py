@@ -24,7 +24,7 @@ from emb_model_provider.dotenv_file import parse_dotenv
 from emb_model_provider.errors import ConfigurationError, ProtocolError, RequestError
 from emb_model_provider.frames import HEADER, MAGIC, VERSION, Frame, FrameDecoder
 from emb_model_provider.mapping import ENTRY_KEYS, parse_mapping
-from emb_model_provider.messages import Cancel, Encode, Encoded, Failed, Hello, InputError, Started, pack, unpack
+from emb_model_provider.messages import Cancel, Encode, Encoded, Failed, Hello, InputError, pack, unpack
 from emb_model_provider.modelmap import ModelSpec
 from emb_model_provider.positioned_json import document_of_variable
 from emb_model_provider.settings import load_settings
@@ -82,7 +82,6 @@ WIRE = [
     pack(Encode(("hello", "你好"), dimensions=3, prompt_name="query", timeout_ms=5), 7),
     pack(Encode((), token_ids=((1, 2), (3,))), 2**64 - 1),
     pack(Encoded(b"\0" * 16, 2, (3, 4), truncated=(1,), errors=(InputError(0, 500, "x", None, "y"),)), 7),
-    pack(Started((1, 2, 3))),
     pack(Failed(500, "server_error", "encode_failed", "no", "input", 1), 9),
     pack(Cancel((5,))),
 ]

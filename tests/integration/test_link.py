@@ -7,6 +7,7 @@ import stat
 import numpy as np
 import pytest
 
+from emb_model_provider.black_box import BlackBox, BlackBoxReader, box_path
 from emb_model_provider.errors import RequestError
 from emb_model_provider.frames import FrameDecoder, pack_frame
 from emb_model_provider.messages import (
@@ -24,7 +25,7 @@ from emb_model_provider.modelmap import BatchLimits
 from emb_model_provider.private_socket import bind_private
 from router.link import Link, ShardLostError
 from shard.channel import Channel
-from shard.engine import Engine
+from shard.engine import FIRST_LANE, Engine
 from shard.lane import Lane
 from tests.support.fake_encoder import FakeEncoder, expected_vector
 from tests.support.plans import make_plan
@@ -32,7 +33,8 @@ from tests.support.plans import make_plan
 
 @contextlib.asynccontextmanager
 async def served(encoder: FakeEncoder, path):
-    channel = Channel(Hello("m", 1), asyncio.get_running_loop())
+    box = BlackBox(box_path(path), FIRST_LANE + 1)
+    channel = Channel(Hello("m", 1), asyncio.get_running_loop(), box)
     engine = Engine(encoder, [Lane()], 1, BatchLimits(max_batch_size=4), make_plan(), channel)
     engine.start()
     await channel.serve(engine, bind_private(path))
@@ -47,7 +49,9 @@ async def served(encoder: FakeEncoder, path):
 @contextlib.asynccontextmanager
 async def linked(path, generation: int = 1):
     loop = asyncio.get_running_loop()
-    _, link = await loop.create_unix_connection(lambda: Link("m", generation), str(path))
+    _, link = await loop.create_unix_connection(
+        lambda: Link("m", generation, BlackBoxReader(box_path(path))), str(path)
+    )
     try:
         yield link
     finally:
@@ -92,6 +96,7 @@ async def test_requests_of_one_moment_reach_the_shard_by_eights_and_in_order(tmp
             if len(FrameDecoder().feed(b"".join(pieces))) == 20:
                 all_there.set()
 
+    BlackBox(tmp_path / "s.box", 1)
     server = await asyncio.get_running_loop().create_unix_server(Peer, str(tmp_path / "s.sock"))
     try:
         async with linked(tmp_path / "s.sock") as link:
@@ -106,7 +111,7 @@ async def test_requests_of_one_moment_reach_the_shard_by_eights_and_in_order(tmp
         await server.wait_closed()
 
 
-async def test_whatever_the_engine_says_before_the_loop_runs_wakes_it_once():
+async def test_whatever_the_engine_says_before_the_loop_runs_wakes_it_once(tmp_path):
     class CountingLoop:
         def __init__(self) -> None:
             self.woken = []
@@ -115,13 +120,12 @@ async def test_whatever_the_engine_says_before_the_loop_runs_wakes_it_once():
             self.woken.append(function)
 
     loop = CountingLoop()
-    channel = Channel(Hello("m", 1), loop)
+    channel = Channel(Hello("m", 1), loop, BlackBox(tmp_path / "b", 1))
     for key in range(50):
-        channel.started([key])
         channel.finished(key, Encoded(b"", 4, ()))
     assert len(loop.woken) == 1
     loop.woken.pop()()
-    channel.started([50])
+    channel.finished(50, Encoded(b"", 4, ()))
     assert len(loop.woken) == 1
 
 
@@ -218,10 +222,10 @@ async def test_a_link_to_the_wrong_generation_is_dropped(tmp_path):
         await asyncio.wait_for(link.lost, timeout=5)
 
 
-async def test_the_socket_is_private_and_no_half_made_one_is_left(tmp_path):
+async def test_the_socket_and_its_box_are_private_and_no_half_made_one_is_left(tmp_path):
     async with served(FakeEncoder(), tmp_path / "s.sock"):
-        assert [path.name for path in tmp_path.iterdir()] == ["s.sock"]
-        assert stat.S_IMODE((tmp_path / "s.sock").stat().st_mode) == 0o600
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["s.box", "s.sock"]
+        assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o600}
 
 
 async def test_a_router_that_does_not_read_its_answers_is_given_no_more_work_until_it_does(tmp_path, monkeypatch):

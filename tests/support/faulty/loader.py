@@ -52,7 +52,7 @@ import numpy as np
 
 from emb_model_provider.errors import InvalidRequestError, LoadError, LoadReason
 from emb_model_provider.frames import HEADER, MAGIC, VERSION
-from emb_model_provider.messages import Encode, Encoded, EncoderInfo, Started, Token, pack
+from emb_model_provider.messages import Encode, Encoded, EncoderInfo, Token, pack
 from shard.encoder import PLAIN, FatalDeviceError, Reading, Results, Tokenized
 
 DIMENSION = 32
@@ -314,7 +314,6 @@ _LIES: Final[list[Callable[[Encoded, int, bytes], bytes]]] = [
     lambda m, i, _d: pack(Encode(("a request from the wrong side",)), i),
     lambda _m, _i, data: data + data,
     lambda m, i, data: pack(m, i + 1_000_000) + data,
-    lambda _m, _i, data: pack(Started((1, 2**63, 5))) + data,
 ]
 _ORDERS: Final[dict[str, Callable[[float | None], object]]] = {
     "raise": lambda _: _raise(RuntimeError("this text is told to raise")),

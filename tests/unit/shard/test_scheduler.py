@@ -209,10 +209,54 @@ def test_many_small_requests_are_shared_by_the_lanes_and_few_are_one_batch_on_al
         assert scheduler.due_in_s(0.0) == 0.0
         many = scheduler.take(0.0)
         assert (len(many.items), many.is_wide) == (13, False)
+
+
+def test_beside_interactive_work_a_lane_waits_for_half_as_much_and_never_for_nobody():
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(), make_plan(slice_ms=50, ms_per_token=1), lanes=2)
+    for _ in range(52):
+        add(scheduler, [1])
+    first, second = scheduler.take(0.0), scheduler.take(0.0)
+    assert (len(first.items), len(second.items)) == (26, 26)
+    scheduler.finished(second)
+    for _ in range(12):
+        add(scheduler, [1])
+    assert scheduler.due_in_s(0.0) is None
     add(scheduler, [1])
-    scheduler.finished(many)
+    assert scheduler.due_in_s(0.0) == 0.0
     beside = scheduler.take(0.0)
-    assert (len(beside.items), beside.is_wide) == (1, False)
+    assert (len(beside.items), beside.is_wide) == (13, False)
+    add(scheduler, [1])
+    scheduler.finished(beside)
+    assert scheduler.due_in_s(0.0) is None
+    scheduler.finished(first)
+    assert scheduler.due_in_s(0.0) == 0.0
+
+
+def test_beside_bulk_a_lane_waits_for_nothing():
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(), make_plan(slice_ms=50, ms_per_token=1), lanes=2)
+    add(scheduler, [5] * 9)
+    assert scheduler.take(0.0).is_bulk
+    scheduler.finished(scheduler.take(0.0))
+    add(scheduler, [1])
+    assert scheduler.due_in_s(0.0) == 0.0
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=60), st.integers(2, 4), st.data())
+def test_whatever_the_lanes_do_small_requests_are_all_served(lengths, lanes, data):
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(), make_plan(slice_ms=50, ms_per_token=1), lanes=lanes)
+    coming, running, served = list(lengths), [], 0
+    while served < len(lengths):
+        choices = [name for name, open_ in (("comes", coming), ("ends", running)) if open_]
+        if scheduler.due_in_s(0.0) == 0.0 and len(running) < lanes:
+            running.append(scheduler.take(0.0))
+            continue
+        assert choices, "something waits, nothing runs, and nothing is due"
+        if data.draw(st.sampled_from(choices)) == "comes":
+            add(scheduler, [coming.pop()])
+        else:
+            batch = running.pop(data.draw(st.integers(0, len(running) - 1)))
+            scheduler.finished(batch)
+            served += len(batch.items)
 
 
 def test_a_batch_that_nothing_waits_behind_is_on_all_cores():
