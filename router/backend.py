@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from emb_model_provider.black_box import BlackBoxReader, box_path
@@ -104,9 +105,8 @@ class LocalBackend:
         while True:
             try:
                 box = BlackBoxReader(box_path(status.socket_path))
-                _, link = await loop.create_unix_connection(
-                    lambda box=box: Link(status.model_id, status.generation, box), status.socket_path  # type: ignore[misc]
-                )
+                make = partial(Link, status.model_id, status.generation, box)
+                _, link = await loop.create_unix_connection(make, status.socket_path)
             except OSError as error:
                 if error.errno not in _OWN_SHORTAGES:
                     raise

@@ -20,6 +20,7 @@ from emb_model_provider.messages import EncoderInfo
 from emb_model_provider.modelmap import ModelSpec
 from shard.device import ComputePlan, Machine, plan_compute, this_machine
 from shard.encoder import Encoder, Reading, Results, Tokenized
+from shard.encoders.graph.lowering import Kernel
 from shard.encoders.heads import HeadFacts
 from shard.encoders.in_parts import Helpers, count_helpers
 from shard.encoders.late_modules import read_lengths
@@ -31,7 +32,7 @@ from shard.fingerprint import name_fingerprint, start_hashing
 from shard.foreign_ids import make_decode
 from shard.layouts import Recipe, read_recipe
 from shard.load_errors import quiet_libraries, reasons
-from shard.memory import keep_freed_memory, limit_kernel_caches, return_freed_memory
+from shard.memory import keep_freed_memory, limit_kernel_caches, return_freed_memory, return_read_weights
 from shard.parts import Parts, make_tokenizer, max_tokens, narrow, place
 from shard.paths import Chosen, Trial, choose_path, run_alone
 from shard.trust import ModelOrigin, refuse_code
@@ -41,6 +42,8 @@ log = EventLog("shard.loader")
 
 _NORM_TOLERANCE: Final = 1e-3
 _EXACT: Final = ComputePlan("cpu", "fp32", "float32", "float32")
+#: They have copies of the matrices, and read of a checkpoint no more than the embeddings of tokens that come.
+_COPYING_KERNELS: Final[tuple[Kernel, ...]] = ("onednn-packed", "int8-dynamic", "int8-weight-only")
 #: Above it, loading a model once more in fp32 on the CPU is too high a price for knowing its cosine.
 _MAX_COMPARED_BYTES: Final = 4 * 1024**3
 
@@ -76,6 +79,8 @@ def load(
     with reasons(directory), quiet_libraries():
         encoder = build.run()
     return_freed_memory()
+    if encoder.info.kernel in _COPYING_KERNELS:
+        return_read_weights()
     if not plan.on_cpu:
         torch.cuda.empty_cache()  # for the other models on this card
     return encoder

@@ -20,6 +20,11 @@ _LARGEST_HEAP_BLOCK: Final = 32 * _MIB
 _KEPT: Final = 64 * _MIB
 #: Above the number of sizes that ``packed.round_up`` leaves for one matrix.
 _KEPT_KERNELS: Final = 64
+#: A mapped file of weights of which no page was written to: such a page is this process's own, and only here (proc(5)).
+_CHECKPOINT_ONLY_READ: Final = re.compile(
+    r"^([0-9a-f]+)-([0-9a-f]+) .*\.safetensors\n(?:[A-Z]\w+:.*\n)*?Anonymous: +0 kB$", re.MULTILINE
+)
+_MADV_DONTNEED: Final = 4
 #: From CUDA, and from the CPU's allocator.
 _TOO_LITTLE: Final = ("out of memory", "can't allocate memory", "not enough memory")
 
@@ -50,6 +55,18 @@ def return_freed_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+def return_read_weights() -> None:
+    """Give the kernel back the pages of checkpoints that were only read: they come again from its cache when needed."""
+    advise = ctypes.CDLL(None).madvise
+    try:
+        maps = Path("/proc/self/smaps").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return
+    for start, end in _CHECKPOINT_ONLY_READ.findall(maps):
+        begin = int(start, 16)
+        advise(ctypes.c_void_p(begin), ctypes.c_size_t(int(end, 16) - begin), _MADV_DONTNEED)
 
 
 def ran_out(error: Exception) -> bool:

@@ -43,7 +43,7 @@ class FlatPooling:
 def find_flat_pooling(modules: Sequence[nn.Module]) -> FlatPooling | None:
     """Return what these modules compute of whole texts; ``None`` where this file does not know it."""
     pooling, *rest = modules or (None,)
-    if not isinstance(pooling, Pooling) or not isinstance(pooling.pooling_mode, str):
+    if not isinstance(pooling, Pooling) or not isinstance(pooling.pooling_mode, str) or not pooling.include_prompt:
         return None
     pool = _POOLS.get(pooling.pooling_mode)
     if pool is None or len(rest) > 1 or not all(type(module) is Normalize for module in rest):

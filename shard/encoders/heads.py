@@ -109,11 +109,11 @@ class Heads:
 
     def run(self, features: Features, rows: Sequence[Tokenized]) -> Results:
         hidden = features["token_embeddings"]
-        is_flat = "attention_mask" not in features and isinstance(hidden, torch.Tensor) and hidden.is_cpu
-        if self._flat is not None and is_flat and (self.pools_prompt or not rows[0].prompt_tokens):
-            flat = hidden[0].float().numpy()
-            return Results(self._flat.run(flat, [len(row.ids) for row in rows], raw=rows[0].raw))
-        return Results(self.pool(features, rows).cpu().numpy())
+        is_padded = "attention_mask" in features
+        if self._flat is None or is_padded or not isinstance(hidden, torch.Tensor) or not hidden.is_cpu:
+            return Results(self.pool(features, rows).cpu().numpy())
+        states, lengths = hidden[0].float().numpy(), [len(row.ids) for row in rows]
+        return Results(self._flat.run(states, lengths, raw=rows[0].raw))
 
     def pool(self, features: Features, rows: Sequence[Tokenized] = ()) -> torch.Tensor:
         """Return the sentence embeddings, shape (texts, dimension), fp32, on their device.

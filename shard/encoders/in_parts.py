@@ -29,6 +29,8 @@ class Helpers:
 
     def run(self, encode: Callable[[list[str]], Sequence[Encoded]], texts: list[str]) -> list[Encoded]:
         """Return what ``encode``, which releases the interpreter, makes of each text; raise what it raises."""
+        if len(texts) == 1 or not self._count:
+            return list(encode(texts))
         own, *parts = cut_evenly([len(text) for text in texts], self._count + 1, _LEAST_CHARS)
         others = [self._threads.submit(encode, texts[part]) for part in parts]
         encoded = list(encode(texts[own]))

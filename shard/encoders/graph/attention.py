@@ -166,9 +166,10 @@ def _join(attend_within: Callable[[Segment], torch.Tensor], segments: Sequence[S
 def _flatten(attended: torch.Tensor, segment: Segment) -> torch.Tensor:
     """(count, heads, length, size) → (tokens, heads, size), without padding."""
     _, heads, _, size = attended.shape
+    if segment.padding is None:
+        return attended.transpose(1, 2).reshape(-1, heads, size)
     rows = attended.transpose(1, 2).reshape(-1, heads * size)
-    own = rows if segment.padding is None else rows.index_select(0, segment.padding.places)
-    return own.view(-1, heads, size)
+    return rows.index_select(0, segment.padding.places).view(-1, heads, size)
 
 
 def _split(tensor: torch.Tensor, segment: Segment) -> torch.Tensor:
@@ -181,5 +182,5 @@ def _split(tensor: torch.Tensor, segment: Segment) -> torch.Tensor:
 def _take(rows: torch.Tensor, segment: Segment) -> torch.Tensor:
     """Return a segment's rows, shape (count · length, width). ``index_select`` copies whole rows, indexing does not."""
     if segment.padding is None:
-        return rows[segment.start : segment.end]
+        return rows if segment.end - segment.start == len(rows) else rows[segment.start : segment.end]
     return rows.index_select(0, segment.padding.gather)

@@ -5,6 +5,7 @@ import errno
 
 import pytest
 
+from emb_model_provider.black_box import BlackBox
 from emb_model_provider.messages import Encode, ShardTable
 from router import backend as backend_module
 from router.backend import LocalBackend
@@ -30,23 +31,24 @@ def failing(monkeypatch):
     return fail_with
 
 
-def make_backend():
+def make_backend(directory):
+    BlackBox(directory / "s.box", 1)
     registry = Registry(ready_wait_s=0.0)
-    registry.update(ShardTable((make_status("en", info=make_info(), socket_path="/nowhere"),)))
+    registry.update(ShardTable((make_status("en", info=make_info(), socket_path=str(directory / "s.sock")),)))
     demands = []
     return LocalBackend(registry, demands.append), demands
 
 
-async def test_a_shard_that_refuses_connections_is_reported_to_the_supervisor(failing):
-    backend, demands = make_backend()
+async def test_a_shard_that_refuses_connections_is_reported_to_the_supervisor(failing, tmp_path):
+    backend, demands = make_backend(tmp_path)
     failing(errno.ECONNREFUSED)
     with pytest.raises(ShardLostError):
         await backend.encode("en", Encode(("x",)))
     assert [demand.model_id for demand in demands] == ["en"]
 
 
-async def test_a_shortage_of_our_own_descriptors_is_waited_out_and_not_blamed_on_the_shard(failing):
-    backend, demands = make_backend()
+async def test_a_shortage_of_our_own_descriptors_is_waited_out_and_not_blamed_on_the_shard(failing, tmp_path):
+    backend, demands = make_backend(tmp_path)
     left = failing(errno.EMFILE, errno.ENOBUFS, errno.ECONNREFUSED)
     with pytest.raises(ShardLostError):
         await backend.encode("en", Encode(("x",)))

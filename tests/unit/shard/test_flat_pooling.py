@@ -23,7 +23,9 @@ def of_modules(heads, hidden, lengths, rows):
     """What sentence-transformers' own modules make of each text alone, as the plain path runs them."""
     parts = torch.split(hidden[0], lengths)
     masks = [torch.ones(1, length, dtype=torch.int64) for length in lengths]
-    features = [{"token_embeddings": part[None], "attention_mask": mask} for part, mask in zip(parts, masks, strict=True)]
+    features = [
+        {"token_embeddings": part[None], "attention_mask": mask} for part, mask in zip(parts, masks, strict=True)
+    ]
     return np.concatenate([heads.run(one, [row]).rows for one, row in zip(features, rows, strict=True)])
 
 

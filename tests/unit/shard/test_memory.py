@@ -1,6 +1,11 @@
-import pytest
+import re
+from pathlib import Path
 
-from shard.memory import private_bytes, ran_out
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from shard.memory import private_bytes, ran_out, return_read_weights
 
 
 @pytest.mark.parametrize(
@@ -20,6 +25,30 @@ def test_what_says_that_memory_ran_out_is_told_from_other_errors(error):
 @pytest.mark.parametrize("error", [RuntimeError("device-side assert"), ValueError("out of memory"), KeyError("x")])
 def test_other_errors_are_not_about_memory(error):
     assert not ran_out(error)
+
+
+def resident_bytes(path: Path) -> int:
+    maps = Path("/proc/self/smaps").read_text(encoding="utf-8")
+    return 1024 * sum(map(int, re.findall(rf"{re.escape(str(path))}\n(?:\w+:.*\n)*?Rss: +(\d+) kB", maps)))
+
+
+def test_weights_that_were_read_leave_the_process_and_come_again_when_needed(tmp_path):
+    weights = torch.arange(1_000_000, dtype=torch.float32)
+    save_file({"w": weights}, tmp_path / "a.safetensors")
+    mapped = load_file(tmp_path / "a.safetensors")["w"]
+    assert torch.equal(mapped, weights)
+    assert resident_bytes(tmp_path / "a.safetensors") >= weights.nbytes
+    return_read_weights()
+    assert resident_bytes(tmp_path / "a.safetensors") == 0
+    assert torch.equal(mapped, weights)
+
+
+def test_weights_that_were_changed_stay_as_they_are(tmp_path):
+    save_file({"w": torch.zeros(1_000_000)}, tmp_path / "b.safetensors")
+    mapped = load_file(tmp_path / "b.safetensors")["w"]
+    mapped[500_000] = 7
+    return_read_weights()
+    assert mapped[500_000] == 7
 
 
 def test_a_process_has_memory_of_its_own():
