@@ -8,7 +8,7 @@ Bulk runs in several lanes side by side. Small interactive batches follow one an
 comes while one runs makes one larger batch, which is quicker than two small ones beside each other. When that becomes
 too large for a wide one, the lanes share what waits: a batch on two cores stands still whenever one of them is needed
 elsewhere for a moment, and with many requests a second it is. A lane that becomes free then leaves its core to those
-that bring the next requests until half as much waits as runs: every pass reads all weights, for one text as for ten.
+that bring the next requests until a quarter of what runs waits: every pass reads all weights, for one text as for ten.
 
 What may kill the process runs *alone*: one text, nothing in any other lane, so that no other text can be taken for
 guilty. It goes first, for it has been on the device before and its client has waited longest; after it, every lane
@@ -31,7 +31,7 @@ _INTERACTIVE_SHARE_OF_SLICE: Final = 0.5
 #: What waits of interactive work is one wide batch up to so long, on the cores of one lane.
 _WIDE_SHARE_OF_SLICE: Final = 0.5
 #: A lane beside others at interactive work begins once so much of their tokens waits.
-_COMPANY: Final = 0.5
+_COMPANY: Final = 0.25
 _BULK_SHARE: Final = 0.25
 #: The share grows by so much for each second that the oldest bulk request has waited.
 _AGEING_PER_S: Final = 0.05

@@ -211,20 +211,20 @@ def test_many_small_requests_are_shared_by_the_lanes_and_few_are_one_batch_on_al
         assert (len(many.items), many.is_wide) == (13, False)
 
 
-def test_beside_interactive_work_a_lane_waits_for_half_as_much_and_never_for_nobody():
+def test_beside_interactive_work_a_lane_waits_for_a_quarter_of_it_and_never_for_nobody():
     scheduler: Scheduler[Item] = Scheduler(BatchLimits(), make_plan(slice_ms=50, ms_per_token=1), lanes=2)
     for _ in range(52):
         add(scheduler, [1])
     first, second = scheduler.take(0.0), scheduler.take(0.0)
     assert (len(first.items), len(second.items)) == (26, 26)
     scheduler.finished(second)
-    for _ in range(12):
+    for _ in range(6):
         add(scheduler, [1])
     assert scheduler.due_in_s(0.0) is None
     add(scheduler, [1])
     assert scheduler.due_in_s(0.0) == 0.0
     beside = scheduler.take(0.0)
-    assert (len(beside.items), beside.is_wide) == (13, False)
+    assert (len(beside.items), beside.is_wide) == (7, False)
     add(scheduler, [1])
     scheduler.finished(beside)
     assert scheduler.due_in_s(0.0) is None
