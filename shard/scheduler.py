@@ -219,8 +219,9 @@ class Scheduler(Generic[ItemT]):
             return True
         if any(batch.is_bulk for batch in self._running):
             return False
+        grows = self._limits.dynamic and self._waiting_texts < self._limits.max_batch_size
         running = sum(item.length for batch in self._running for item in batch.items)
-        return self._waiting_tokens < _COMPANY * running
+        return grows and self._waiting_tokens < _COMPANY * running
 
     def _is_beyond_wide(self) -> bool:
         """Tell whether what waits of interactive work is more than one wide batch should take."""

@@ -7,7 +7,7 @@ import stat
 import numpy as np
 import pytest
 
-from emb_model_provider.black_box import BlackBox, BlackBoxReader, box_path
+from emb_model_provider.black_box import MAX_ENTRIES, BlackBox, BlackBoxReader, box_path
 from emb_model_provider.errors import RequestError
 from emb_model_provider.frames import FrameDecoder, pack_frame
 from emb_model_provider.messages import (
@@ -179,6 +179,17 @@ async def test_a_shard_that_goes_away_tells_who_was_on_the_device(tmp_path):
         assert [outcome.started for outcome in outcomes] == [True, False]
         with pytest.raises(ShardLostError):
             await link.request(Encode(("c",)), Encoded)
+
+
+async def test_when_a_shard_was_at_more_than_it_could_note_all_that_wait_are_suspects(tmp_path):
+    encoder = FakeEncoder(closed=True)
+    async with served(encoder, tmp_path / "s.sock") as channel, linked(tmp_path / "s.sock") as link:
+        asked = [asyncio.create_task(link.request(Encode((text,)), Encoded)) for text in "ab"]
+        await asyncio.to_thread(encoder.entered.wait, 5)
+        channel.begins(FIRST_LANE, [1] * (MAX_ENTRIES + 1))
+        await channel.close()
+        outcomes = await asyncio.gather(*asked, return_exceptions=True)
+        assert [outcome.started for outcome in outcomes] == [True, True]
 
 
 @pytest.mark.parametrize(

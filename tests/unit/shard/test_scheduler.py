@@ -232,6 +232,18 @@ def test_beside_interactive_work_a_lane_waits_for_a_quarter_of_it_and_never_for_
     assert scheduler.due_in_s(0.0) == 0.0
 
 
+@pytest.mark.parametrize(
+    "limits", [BatchLimits(dynamic=False), BatchLimits(max_batch_size=1)], ids=["not shared", "full"]
+)
+def test_a_lane_does_not_wait_for_company_that_its_batch_could_not_take(limits):
+    scheduler: Scheduler[Item] = Scheduler(limits, make_plan(slice_ms=50, ms_per_token=1), lanes=2)
+    for length in (24, 24, 1):
+        add(scheduler, [length])
+    assert not scheduler.take(0.0).is_wide
+    scheduler.finished(scheduler.take(0.0))
+    assert scheduler.due_in_s(0.0) == 0.0
+
+
 def test_beside_bulk_a_lane_waits_for_nothing():
     scheduler: Scheduler[Item] = Scheduler(BatchLimits(), make_plan(slice_ms=50, ms_per_token=1), lanes=2)
     add(scheduler, [5] * 9)
