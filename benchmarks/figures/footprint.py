@@ -55,7 +55,7 @@ def peak_memory(setting: Setting) -> list[Figure]:
 
 
 def private_memory(setting: Setting) -> list[Figure]:
-    """Private memory (clean and dirty) of each process, after one text and after all; the larger one counts."""
+    """Private memory (clean and dirty) of each process, after one text and after all texts."""
     selection = texts.mixed(200 if setting.quick else None)
     # One after the other: while both had the weights mapped, the kernel would count them as shared in both.
     peer = _sentence_transformers(setting, selection)
@@ -65,17 +65,23 @@ def private_memory(setting: Setting) -> list[Figure]:
         for request in texts.requests(selection, 64):
             server.embed(MODEL, request)
         last = _private(server)
-    limits = {"supervisor": 25.0, "router": 70.0, "shard": 1.1 * _largest_mb(peer)}
     figures = []
-    for name, limit in limits.items():
+    for name, limit in {"supervisor": 25.0, "router": 70.0}.items():
         steps = (first[name], last[name])
-        parts = _split(steps) | (_split(peer, "sentence_transformers_") if name == "shard" else {})
-        figures.append(Figure(f"private memory: {name}", _largest_mb(steps), limit, "MB", "at most", parts))
+        largest_mb = max(step.whole for step in steps) / _MB
+        figures.append(Figure(f"private memory: {name}", largest_mb, limit, "MB", "at most", _split(steps)))
+    for when, ours, theirs in (("one text", first["shard"], peer[0]), ("all texts", last["shard"], peer[1])):
+        figures.append(
+            Figure(
+                f"private memory after {when}, shard: sentence-transformers",
+                ours.whole / theirs.whole,
+                1.1,
+                "x",
+                "at most",
+                _split((first["shard"], last["shard"])) | _split(peer, "sentence_transformers_"),
+            )
+        )
     return figures
-
-
-def _largest_mb(steps: tuple[Private, Private]) -> float:
-    return max(step.whole for step in steps) / _MB
 
 
 def _split(steps: tuple[Private, Private], prefix: str = "") -> dict[str, Part]:
