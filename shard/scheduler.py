@@ -5,9 +5,9 @@ first, but while both wait, bulk gets a guaranteed share of the device's time, w
 planned to take longer than one slice, so that is how long a short query waits for the batch before it.
 
 Bulk runs in several lanes side by side. Small interactive batches follow one another, each *wide*, on all cores: what
-comes while one runs makes one larger batch, which is quicker than two small ones beside each other. When that becomes
-too large for a wide one, the lanes share what waits: a batch on two cores stands still whenever one of them is needed
-elsewhere for a moment, and with many requests a second it is. A lane that becomes free then leaves its core to those
+comes while one runs makes one larger batch, which is quicker than two small ones beside each other. Nothing runs beside a
+wide batch: on two cores it stands still whenever one of them is needed elsewhere. So while bulk waits none is wide, and
+when that many small requests wait that the router needs a core all the time, the lanes share them. A lane that becomes free then leaves its core to those
 that bring the next requests until a quarter of what runs waits: every pass reads all weights, for one text as for ten.
 
 What may kill the process runs *alone*: one text, nothing in any other lane, so that no other text can be taken for
@@ -144,7 +144,7 @@ class Scheduler(Generic[ItemT]):
         _discard_done(self._bulk)
         if self._is_alones_turn():
             return None if self._running else 0.0
-        if not self._waiting_texts or self._runs_alone or (self._waits_for_company and not self._bulk):
+        if not self._waiting_texts or self._runs_alone or self._is_held:
             return None
         if not self._limits.dynamic or self._waiting_texts >= self._limits.min_batch_size:
             return 0.0
@@ -189,7 +189,7 @@ class Scheduler(Generic[ItemT]):
             self._owed_ms += self._paced_ms(items) * share / (1 - share)
         else:
             self._owed_ms = 0.0
-        is_wide = not self._running and not (is_shared and self._waiting_texts)
+        is_wide = not self._running and not (is_shared and self._waiting_texts) and not (both_wait and not is_bulk)
         return Batch(items, is_bulk, is_wide=is_wide)
 
     def finished(self, batch: Batch[ItemT]) -> None:
@@ -213,11 +213,11 @@ class Scheduler(Generic[ItemT]):
         return any(not batch.is_bulk for batch in self._running)
 
     @property
-    def _waits_for_company(self) -> bool:
-        """Tell whether interactive work is better left until more waits, or until what runs is done."""
+    def _is_held(self) -> bool:
+        """Tell whether what waits is better left until more waits, or until what runs is done."""
         if any(batch.is_wide and not batch.is_bulk for batch in self._running):
             return True
-        if any(batch.is_bulk for batch in self._running):
+        if self._bulk or any(batch.is_bulk for batch in self._running):
             return False
         grows = self._limits.dynamic and self._waiting_texts < self._limits.max_batch_size
         running = sum(item.length for batch in self._running for item in batch.items)

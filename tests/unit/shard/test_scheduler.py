@@ -181,18 +181,19 @@ def test_no_lane_takes_more_bulk_than_its_part_of_what_runs_and_waits():
     assert len(scheduler.take(0.0).items) == 9
 
 
-def test_interactive_batches_follow_one_another_and_bulk_runs_beside_them():
+def test_interactive_batches_follow_one_another_and_nothing_runs_beside_a_wide_one():
     scheduler: Scheduler[Item] = Scheduler(BatchLimits(), make_plan(), lanes=2)
     small = add(scheduler, [5])
     running = scheduler.take(0.0)
-    assert running.items == small
+    assert (running.items, running.is_wide) == (small, True)
     later = add(scheduler, [5]) + add(scheduler, [6])
-    assert scheduler.due_in_s(0.0) is None
     bulk = add(scheduler, [7] * 9)
+    assert scheduler.due_in_s(0.0) is None
+    scheduler.finished(running)
+    second = scheduler.take(0.0)
+    assert (second.items, second.is_wide) == (later, False)
     assert scheduler.due_in_s(0.0) == 0.0
     assert set(scheduler.take(0.0).items) <= set(bulk)
-    scheduler.finished(running)
-    assert scheduler.take(0.0).items == later
 
 
 def test_many_small_requests_are_shared_by_the_lanes_and_few_are_one_batch_on_all_cores():
