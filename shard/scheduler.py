@@ -5,10 +5,11 @@ first, but while both wait, bulk gets a guaranteed share of the device's time, w
 planned to take longer than one slice, so that is how long a short query waits for the batch before it.
 
 Bulk runs in several lanes side by side. Small interactive batches follow one another, each *wide*, on all cores: what
-comes while one runs makes one larger batch, which is quicker than two small ones beside each other. Nothing runs beside a
-wide batch: on two cores it stands still whenever one of them is needed elsewhere. So while bulk waits none is wide, and
-when that many small requests wait that the router needs a core all the time, the lanes share them. A lane that becomes free then leaves its core to those
-that bring the next requests until a quarter of what runs waits: every pass reads all weights, for one text as for ten.
+comes while one runs makes one larger batch, which is quicker than two small ones beside each other. Nothing runs beside
+a wide one: on two cores it stands still whenever one of them is needed elsewhere. So none is wide while bulk waits, and
+when so many small requests wait that the router needs a core all the time, the lanes share them. A lane that becomes
+free then leaves its core to those that bring the next requests until a quarter of what runs waits: every pass reads all
+weights, for one text as for ten.
 
 What may kill the process runs *alone*: one text, nothing in any other lane, so that no other text can be taken for
 guilty. It goes first, for it has been on the device before and its client has waited longest; after it, every lane
