@@ -255,7 +255,7 @@ def test_beside_bulk_a_lane_waits_for_nothing():
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=60), st.integers(2, 4), st.data())
-def test_whatever_the_lanes_do_small_requests_are_all_served(lengths, lanes, data):
+def test_whatever_the_lanes_do_every_request_is_served(lengths, lanes, data):
     scheduler: Scheduler[Item] = Scheduler(BatchLimits(), make_plan(slice_ms=50, ms_per_token=1), lanes=lanes)
     coming, running, served = list(lengths), [], 0
     while served < len(lengths):
