@@ -4,6 +4,7 @@ import asyncio
 import base64
 import importlib.util
 import json
+import os
 import socket
 import subprocess
 import time
@@ -15,6 +16,9 @@ import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
 from tokenizers import Tokenizer
+
+from supervisor.plan import format_cpus
+from tests.support.processes import allowed_cpus
 
 MODEL = "all-MiniLM-L6-v2"
 FULL_NAME = "sentence-transformers/all-MiniLM-L6-v2"
@@ -111,6 +115,16 @@ def test_what_the_start_has_measured_stands_with_the_model_and_its_fingerprint_i
     assert 50e6 < model["private_bytes"] < 2e9
     answer = default_server.post("/v1/embeddings", {"model": MODEL, "input": "hello"})
     assert answer.headers["x-model-fingerprint"] == model["fingerprint"]
+
+
+def test_threads_that_compute_have_a_cpu_each_and_the_others_may_use_all(default_server):
+    cpus = sorted(os.sched_getaffinity(0))
+    allowed = allowed_cpus(default_server.shard_pid(MODEL))
+    assert format_cpus(tuple(cpus)) in allowed
+    if 1 < len(cpus) <= 4:
+        assert {str(cpu) for cpu in cpus} < set(allowed)
+    else:
+        assert len(set(allowed)) == 1
 
 
 def test_a_short_query_does_not_wait_for_the_documents_before_it(default_server):

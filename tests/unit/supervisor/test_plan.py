@@ -76,6 +76,54 @@ def test_a_shards_environment_pins_threads_hides_gpus_and_holds_none_of_our_sett
     assert child_environment({"EMB_PROVIDER_PORT": "1"}) == {}
 
 
+def environment_of(places, name="a", **env) -> dict[str, str]:
+    return shard_environment(places[name], env)
+
+
+def test_threads_that_have_their_cpus_to_themselves_get_one_each():
+    env = environment_of(place((spec("a"),), machine(2)))
+    assert (env["OMP_PROC_BIND"], env["OMP_PLACES"]) == ("close", "{0},{1}")
+    models = (spec("a", cpus=(1, 3), device="cpu"), spec("b", device="cpu"), spec("c", device="cuda"))
+    beside = place(models, machine(4, gpus=1))
+    assert environment_of(beside)["OMP_PLACES"] == "{1},{3}"
+    assert environment_of(beside, "b")["OMP_PLACES"] == "{0},{2}"
+    assert "OMP_PLACES" not in environment_of(beside, "c")
+
+
+@pytest.mark.parametrize(
+    ("models", "cpus"),
+    [
+        ((spec("a"), spec("b")), 4),
+        ((spec("a", cpus=(0, 1)), spec("b", cpus=(1, 2))), 4),
+        ((spec("a", threads=2),), 4),
+        ((spec("a", threads=3, cpus=(0, 1)),), 4),
+        ((spec("a"),), 1),
+        ((spec("a"),), 5),
+    ],
+    ids=["shared", "overlapping", "fewer threads", "more threads", "one thread", "lanes of several threads"],
+)
+def test_other_threads_go_where_the_kernel_puts_them(models, cpus):
+    assert "OMP_PROC_BIND" not in environment_of(place(models, machine(cpus)))
+
+
+def test_a_limit_on_processor_time_is_no_set_of_cpus():
+    assert "OMP_PROC_BIND" not in environment_of(place((spec("a"),), machine(8, cpu_count=2)))
+
+
+@pytest.mark.parametrize("name", ["OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY"])
+def test_an_operator_who_places_threads_is_not_overruled(name):
+    env = environment_of(place((spec("a"),), machine(2)), **{name: "theirs"})
+    placing = {key: value for key, value in env.items() if key in ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY")}
+    assert placing == {name: "theirs"}
+
+
+@given(st.lists(st.none() | st.sets(st.integers(0, 3), min_size=1), min_size=1, max_size=4))
+def test_no_two_models_have_the_same_cpu_to_themselves(sets):
+    models = tuple(spec(f"m{index}", cpus=None if cpus is None else tuple(cpus)) for index, cpus in enumerate(sets))
+    own = [cpu for one in place(models, machine(4)).values() for cpu in one.own_cpus]
+    assert len(own) == len(set(own))
+
+
 @pytest.mark.parametrize(
     ("text", "cpus"), [("200000 100000", 2), ("50000 100000", 1), ("max 100000", None), ("", None)]
 )
