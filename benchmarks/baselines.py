@@ -51,10 +51,11 @@ class SentenceTransformers:
         """Return the vector of one text."""
         return [float(value) for value in self._model.encode(text, show_progress_bar=False)]
 
-    def latencies_s(self, text: str, count: int) -> list[float]:
-        """Return the seconds of ``count`` runs of one text."""
+    def latencies_s(self, text: str, count: int, pause_s: float = 0.0) -> list[float]:
+        """Return the seconds of ``count`` runs of one text, before each of which ``pause_s`` passes."""
         times = []
         for _ in range(count):
+            time.sleep(pause_s)
             began_s = time.perf_counter()
             self._model.encode(text, show_progress_bar=False)
             times.append(time.perf_counter() - began_s)
@@ -80,10 +81,11 @@ class OnnxPipeline:
         """Return the vector of one text."""
         return [float(value) for value in self._embed(text)]
 
-    def latencies_s(self, text: str, count: int) -> list[float]:
-        """Return the seconds of ``count`` runs of one text."""
+    def latencies_s(self, text: str, count: int, pause_s: float = 0.0) -> list[float]:
+        """Return the seconds of ``count`` runs of one text, before each of which ``pause_s`` passes."""
         times = []
         for _ in range(count):
+            time.sleep(pause_s)
             began_s = time.perf_counter()
             self._embed(text)
             times.append(time.perf_counter() - began_s)

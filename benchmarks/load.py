@@ -33,7 +33,10 @@ class LoadError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What to send: requests in this order, over and over, until ``seconds`` or ``count`` requests are over."""
+    """What to send: requests in this order, over and over, until ``seconds`` or ``count`` requests are over.
+
+    ``pause_s`` passes between an answer and the next request, for which one connection is meant.
+    """
 
     port: int
     requests: Sequence[Sequence[str]]
@@ -42,6 +45,7 @@ class Load:
     count: int = 1_000_000_000
     model: str = MODEL
     encoding_format: str = "base64"
+    pause_s: float = 0.0
 
     def bodies(self) -> list[bytes]:
         """Return each request as it stands on the wire."""
@@ -220,6 +224,8 @@ class _Round:
         connection.head = b""
         connection.kept = bytearray() if self._checked and self._next == 0 else None
         self._next += 1
+        if self._load.pause_s:
+            time.sleep(self._load.pause_s)
         connection.sent_s = time.monotonic()
         # Blocking: a request is at most some 100 kB, and the server reads while it works.
         connection.socket.sendall(self._bodies[index])

@@ -8,7 +8,12 @@ from typing import Final
 from benchmarks.figure import Figure
 from benchmarks.figures.engine import engine_against_gemm, engine_against_sentence_transformers, int8_against_fp32
 from benchmarks.figures.footprint import peak_memory, private_memory
-from benchmarks.figures.http import bulk_against_engine, one_short_text, singles_against_engine
+from benchmarks.figures.http import (
+    bulk_against_engine,
+    one_short_text,
+    one_short_text_after_a_pause,
+    singles_against_engine,
+)
 from benchmarks.figures.router import router_and_channel
 from benchmarks.figures.startup import start
 from benchmarks.figures.together import short_under_bulk, two_models
@@ -20,6 +25,7 @@ ALL: Final[Mapping[str, Callable[[Setting], list[Figure]]]] = {
     "bulk": bulk_against_engine,
     "singles": singles_against_engine,
     "one-text": one_short_text,
+    "one-text-after-pause": one_short_text_after_a_pause,
     "short-under-bulk": short_under_bulk,
     "two-models": two_models,
     "router": router_and_channel,
@@ -35,6 +41,7 @@ ON_CARD: Final = (
     "bulk",
     "singles",
     "one-text",
+    "one-text-after-pause",
     "short-under-bulk",
     "router",
 )

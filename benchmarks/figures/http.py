@@ -6,6 +6,7 @@ import math
 import statistics
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import load, texts
@@ -19,6 +20,8 @@ from benchmarks.worker import Worker
 _PER_REQUEST = 64
 #: On a card, so that a run takes about a second.
 _REQUESTS_ON_CARD = 200
+#: After it, processors and threads sleep.
+_PAUSE_S = 0.1
 #: Three and about fifteen tokens.
 _ONE_SHORT_TEXT = ("hello", "How long do soaked chickpeas need to cook?")
 
@@ -134,14 +137,32 @@ def one_short_text(setting: Setting) -> list[Figure]:
     On a card against sentence-transformers on the same card. Of two texts the one that is farther above its limit is
     the figure.
     """
-    amounts = (60, 3) if setting.quick else (200, 7)
-    return _one_on_card(setting, amounts) if setting.on_card else _one_on_cpu(setting, amounts)
+    return _one_short_text(setting, "idle", _Calls(60, 3) if setting.quick else _Calls(200, 7))
 
 
-def _one_on_card(setting: Setting, amounts: tuple[int, int]) -> list[Figure]:
+def one_short_text_after_a_pause(setting: Setting) -> list[Figure]:
+    """Measure the same when nothing has happened for 100 ms: processors and threads sleep, and have to be woken."""
+    calls = _Calls(12, 3, _PAUSE_S) if setting.quick else _Calls(30, 5, _PAUSE_S)
+    return _one_short_text(setting, "after a pause", calls)
+
+
+@dataclass(frozen=True, slots=True)
+class _Calls:
+    """How often each side gets the text, in how many rounds, and what passes before each call."""
+
+    count: int
+    rounds: int
+    pause_s: float = 0.0
+
+
+def _one_short_text(setting: Setting, when: str, calls: _Calls) -> list[Figure]:
+    return _one_on_card(setting, when, calls) if setting.on_card else _one_on_cpu(setting, when, calls)
+
+
+def _one_on_card(setting: Setting, when: str, calls: _Calls) -> list[Figure]:
     with serving(setting) as server, setting.sentence_transformers() as peer, load.generator() as worker:
         _check_same_vector(server, peer, "sentence-transformers", 0.999)
-        found = [_beside(text, server, (peer, "sentence_transformers"), worker, amounts) for text in _ONE_SHORT_TEXT]
+        found = [_beside(text, server, (peer, "sentence_transformers"), worker, calls) for text in _ONE_SHORT_TEXT]
     ratios = [median_ratio(ours, theirs) for ours, theirs, _ in found]
     value = max(ratios)
     parts: dict[str, Part] = {}
@@ -149,7 +170,7 @@ def _one_on_card(setting: Setting, amounts: tuple[int, int]) -> list[Figure]:
         parts |= {**measured, f"{_first_word(text)}_ratio": round(ratio, 3)}
     return [
         Figure(
-            "HTTP, one short text, idle, p50: sentence-transformers' own",
+            f"HTTP, one short text, {when}, p50: sentence-transformers' own",
             value,
             1.0,
             "x",
@@ -160,7 +181,7 @@ def _one_on_card(setting: Setting, amounts: tuple[int, int]) -> list[Figure]:
     ]
 
 
-def _one_on_cpu(setting: Setting, amounts: tuple[int, int]) -> list[Figure]:
+def _one_on_cpu(setting: Setting, when: str, calls: _Calls) -> list[Figure]:
     with tempfile.TemporaryDirectory(prefix="embbench-") as name:
         graph = str(Path(name) / "model.onnx")
         with Worker("benchmarks.baselines:OnnxExport", environment=worker_environment(setting.threads)) as exporter:
@@ -177,7 +198,7 @@ def _one_on_cpu(setting: Setting, amounts: tuple[int, int]) -> list[Figure]:
             load.generator() as worker,
         ):
             _check_same_vector(server, onnx, "ONNX Runtime", 0.9999)
-            found = [_one_text(text, server, onnx, worker, amounts) for text in _ONE_SHORT_TEXT]
+            found = [_one_text(text, server, onnx, worker, calls) for text in _ONE_SHORT_TEXT]
     value, limit, text = max(
         ((one[0], one[1], text) for one, text in zip(found, _ONE_SHORT_TEXT, strict=True)),
         key=lambda one: one[0] / one[1],
@@ -187,7 +208,7 @@ def _one_on_cpu(setting: Setting, amounts: tuple[int, int]) -> list[Figure]:
         parts |= one[2]
     return [
         Figure(
-            "HTTP, one short text, idle, p50: 1.3 x ONNX Runtime + 1 ms",
+            f"HTTP, one short text, {when}, p50: 1.3 x ONNX Runtime + 1 ms",
             value,
             limit,
             "ms",
@@ -199,25 +220,25 @@ def _one_on_cpu(setting: Setting, amounts: tuple[int, int]) -> list[Figure]:
 
 
 def _one_text(
-    text: str, server: Server, onnx: Worker, worker: Worker, amounts: tuple[int, int]
+    text: str, server: Server, onnx: Worker, worker: Worker, calls: _Calls
 ) -> tuple[float, float, dict[str, Part]]:
     """Return our p50 in ms, its limit, and the parts."""
-    ours, theirs, parts = _beside(text, server, (onnx, "onnxruntime"), worker, amounts)
+    ours, theirs, parts = _beside(text, server, (onnx, "onnxruntime"), worker, calls)
     return statistics.median(ours), 1.3 * statistics.median(theirs) + 1.0, parts
 
 
 def _beside(
-    text: str, server: Server, peer: tuple[Worker, str], worker: Worker, amounts: tuple[int, int]
+    text: str, server: Server, peer: tuple[Worker, str], worker: Worker, calls: _Calls
 ) -> tuple[list[float], list[float], dict[str, Part]]:
     """Return the p50 in ms of each round over HTTP, those of a peer that is given with its name, and the parts."""
-    (calls, rounds), (other, peer_name) = amounts, peer
-    single = Load(server.port, [[text]], connections=1, count=calls)
+    other, peer_name = peer
+    single = Load(server.port, [[text]], connections=1, count=calls.count, pause_s=calls.pause_s)
     load.run(worker, single)
     other.call("latencies_s", text, 20)
     runs, theirs = interleaved(
-        rounds,
+        calls.rounds,
         lambda: load.run(worker, single),
-        lambda: 1000 * percentile(other.call("latencies_s", text, calls), 50),
+        lambda: 1000 * percentile(other.call("latencies_s", text, calls.count, calls.pause_s), 50),
     )
     ours = [run.latency_ms(50) for run in runs]
     idle = load.ceiling(worker, single, runs[0].answer_bytes)

@@ -41,6 +41,13 @@ def test_every_answer_is_counted_with_its_texts():
     assert run.answer_bytes == len(vectors(2).split(b"\r\n\r\n")[1])
 
 
+def test_a_pause_comes_before_each_request_and_is_none_of_its_time():
+    port = answering([vectors(1)] * 3)
+    run = Generator().run(Load(port, [["a"]], connections=1, count=3, pause_s=0.2))
+    assert run.sent_s[1] - run.done_s[0] >= 0.2 <= run.sent_s[2] - run.done_s[1]
+    assert run.latency_ms(50) < 200
+
+
 def test_an_answer_that_comes_in_pieces_is_one_answer():
     whole = vectors(1)
     listener = socket.create_server(("127.0.0.1", 0))
