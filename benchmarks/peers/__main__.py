@@ -27,6 +27,7 @@ _COLUMNS = {
     "singles_per_s": "short singles, 1/s",
     "one_p50_ms": "one text, p50 ms",
     "one_p99_ms": "p99 ms",
+    "rare_p50_ms": "after a pause, p50 ms",
     "under_bulk_p50_ms": "short under bulk, p50 ms",
     "under_bulk_p99_ms": "p99 ms ",
 }
