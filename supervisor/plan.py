@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import platform
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -145,7 +145,7 @@ def _place_threads(cpus: tuple[int, ...], env: Mapping[str, str]) -> dict[str, s
     if not 1 < len(cpus) <= _MOST_PLACED_THREADS or any(name in env for name in _THREAD_PLACING):
         return {}
     placing = {"OMP_PROC_BIND": "close", "OMP_PLACES": ",".join(f"{{{cpu}}}" for cpu in cpus)}
-    spins = env.get("GOMP_SPINCOUNT") or _SPINS.get(platform.machine())
+    spins = env.get("GOMP_SPINCOUNT") or _SPINS.get(os.uname().machine)
     return placing | ({"GOMP_SPINCOUNT": spins} if spins else {})
 
 

@@ -4,8 +4,10 @@ from hypothesis import strategies as st
 
 from emb_model_provider.errors import ConfigurationError
 from emb_model_provider.modelmap import ModelSpec
+from shard.lane import count_lanes, threads_of_lane
 from supervisor.machine import Machine, parse_cpu_quota
 from supervisor.plan import child_environment, format_cpus, place, shard_environment
+from tests.support.statuses import make_info
 
 
 def machine(count: int, gpus: int = 0, cpu_count: int | None = None) -> Machine:
@@ -104,6 +106,13 @@ def test_threads_that_have_their_cpus_to_themselves_get_one_each():
 )
 def test_other_threads_go_where_the_kernel_puts_them(models, cpus):
     assert "OMP_PROC_BIND" not in environment_of(place(models, machine(cpus)))
+
+
+@given(st.integers(1, 64))
+def test_threads_are_placed_only_where_no_lane_but_the_first_has_several(cpus):
+    env = environment_of(place((spec("a"),), machine(cpus)))
+    lanes = count_lanes(make_info(device="cpu", batching="packed").encoder, cpus)
+    assert "OMP_PLACES" not in env or threads_of_lane(cpus, lanes) == 1
 
 
 def test_a_limit_on_processor_time_is_no_set_of_cpus():
