@@ -26,7 +26,7 @@ def forbid_core_dumps() -> None:
 
 
 def pin_to_cpus(cpus: tuple[int, ...]) -> None:
-    """Restrict this process, and every thread it starts later, to the given kernel CPUs; none given: no change."""
+    """Restrict this thread, and every thread it starts later, to the given kernel CPUs; none given: no change."""
     if cpus:
         os.sched_setaffinity(0, cpus)
 

@@ -231,7 +231,8 @@ class LogConfig:
 class ShardConfig:
     """Supervisor to shard, first: everything it needs to know.
 
-    ``report_every_s`` is how often it sends ``Progress``.
+    ``thread_cpus`` has the CPU of each compute thread, if they are placed. ``report_every_s`` is how often it sends
+    ``Progress``.
     """
 
     spec: ModelSpec
@@ -241,6 +242,7 @@ class ShardConfig:
     device: str
     threads: int
     cpus: tuple[int, ...]
+    thread_cpus: tuple[int, ...]
     socket_path: str
     cache_dir: str
     drain_s: float

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Final, TypeVar
 
+from emb_model_provider.lifecycle import pin_to_cpus
 from emb_model_provider.messages import EncoderInfo
 
 Result = TypeVar("Result")
@@ -50,9 +51,10 @@ def count_tokenizers(info: EncoderInfo, threads: int) -> int:
 
 
 class Lane:
-    """Runs one piece of work after the other, until ``join``."""
+    """Runs one piece of work after the other, until ``join``; on these CPUs, if any are given."""
 
-    def __init__(self) -> None:
+    def __init__(self, cpus: tuple[int, ...] = ()) -> None:
+        self._cpus = cpus
         self._work: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="lane", daemon=True)
         self._thread.start()
@@ -81,6 +83,7 @@ class Lane:
         self._thread.join()
 
     def _run(self) -> None:
+        pin_to_cpus(self._cpus)
         while (work := self._work.get()) is not None:
             try:
                 work()

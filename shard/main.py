@@ -207,7 +207,9 @@ async def _serve_until_stopped(config: ShardConfig, control: ControlChannel, loa
     tracer = make_tracer(f"{config.spec.id}-{config.generation}-{os.getpid()}")
     trace = trace_outcomes(tracer, config.spec.id) if tracer is not None else None
     channel = Channel(Hello(config.spec.id, config.generation), loop, box, trace)
-    lanes = [first_lane, *(Lane() for _ in range(1, loaded.info.encoder.lanes))]
+    # OpenMP has placed the first lane with the threads of its pool.
+    places = (config.thread_cpus[number : number + 1] for number in range(1, loaded.info.encoder.lanes))
+    lanes = [first_lane, *map(Lane, places)]
     engine = Engine(loaded.encoder, lanes, config.threads, config.spec.batch, loaded.plan, channel)
     engine.start()
     await channel.serve(engine, bind_private(path))

@@ -132,17 +132,23 @@ def shard_environment(placement: Placement, env: Mapping[str, str]) -> dict[str,
         "OPENBLAS_NUM_THREADS": threads,
         # A shard's stderr is a log; downloads are reported as messages.
         "TQDM_DISABLE": "1",
-        **_place_threads(placement.own_cpus, env),
+        **_place_threads(thread_cpus(placement, env), env),
     }
 
 
-def _place_threads(cpus: tuple[int, ...], env: Mapping[str, str]) -> dict[str, str]:
-    """Return what gives each compute thread a CPU of its own, unless an operator has placed them.
+def thread_cpus(placement: Placement, env: Mapping[str, str]) -> tuple[int, ...]:
+    """Return the CPU of each compute thread; none where the kernel chooses, or an operator has.
 
     On a machine with few CPUs the kernel often wakes a thread on the very CPU on which another waits for it in a loop,
     until that one gives up: after a pause, one short text took 14 ms in place of 5 (docs/performance.md).
     """
-    if not 1 < len(cpus) <= _MOST_PLACED_THREADS or any(name in env for name in _THREAD_PLACING):
+    placeable = 1 < len(placement.own_cpus) <= _MOST_PLACED_THREADS
+    return placement.own_cpus if placeable and not any(name in env for name in _THREAD_PLACING) else ()
+
+
+def _place_threads(cpus: tuple[int, ...], env: Mapping[str, str]) -> dict[str, str]:
+    """Return what tells OpenMP so, for the threads of the first lane."""
+    if not cpus:
         return {}
     placing = {"OMP_PROC_BIND": "close", "OMP_PLACES": ",".join(f"{{{cpu}}}" for cpu in cpus)}
     spins = env.get("GOMP_SPINCOUNT") or _SPINS.get(os.uname().machine)

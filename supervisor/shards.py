@@ -24,7 +24,7 @@ from emb_model_provider.messages import (
 from emb_model_provider.modelmap import Hubs, ModelSpec
 from supervisor.child import Launch
 from supervisor.keeper import Death, Keeper
-from supervisor.plan import Placement, shard_environment
+from supervisor.plan import Placement, shard_environment, thread_cpus
 from supervisor.rundir import RunDirectory
 
 log = EventLog("supervisor.shards")
@@ -124,6 +124,7 @@ class Shard:
             device=setting.placement.device,
             threads=setting.placement.threads,
             cpus=setting.placement.cpus,
+            thread_cpus=thread_cpus(setting.placement, os.environ),
             socket_path=str(socket_path),
             cache_dir=str(setting.cache_dir),
             drain_s=setting.drain_s,

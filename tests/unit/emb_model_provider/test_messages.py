@@ -61,6 +61,7 @@ def test_the_whole_configuration_of_a_shard_crosses_with_every_nested_value():
         device="cpu",
         threads=2,
         cpus=(),
+        thread_cpus=(0, 1),
         socket_path="s",
         cache_dir="d",
         drain_s=30,
