@@ -8,6 +8,7 @@ of 2. So it matters that one thread does all that, and that the other lanes have
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable
@@ -51,7 +52,7 @@ def count_tokenizers(info: EncoderInfo, threads: int) -> int:
 
 
 class Lane:
-    """Runs one piece of work after the other, until ``join``; on these CPUs, if any are given."""
+    """Runs one piece of work after the other, until ``join``; on these CPUs, where they are given and still there."""
 
     def __init__(self, cpus: tuple[int, ...] = ()) -> None:
         self._cpus = cpus
@@ -83,7 +84,8 @@ class Lane:
         self._thread.join()
 
     def _run(self) -> None:
-        pin_to_cpus(self._cpus)
+        with contextlib.suppress(OSError):  # a container's CPUs may have changed since the supervisor looked
+            pin_to_cpus(self._cpus)
         while (work := self._work.get()) is not None:
             try:
                 work()
