@@ -57,8 +57,8 @@ class Encode:
     ``first_index`` is where this slice begins in the client's request, so that errors name the client's index;
     ``labels`` is what they call each input where that is not ``input 0`` and so on. ``request_id`` is for logs.
     ``timeout_ms`` is how long the client still waits, counted from arrival; 0 is for ever. ``partial`` answers good
-    inputs and names the bad ones instead of failing all. ``alone``: nothing else may be on the device meanwhile,
-    because this may kill it. ``traceparent`` is W3C Trace Context, or empty.
+    inputs and names the bad ones instead of failing all. ``alone``: this one input may kill the process, so it works
+    at nothing else meanwhile. ``traceparent`` is W3C Trace Context, or empty.
     """
 
     texts: tuple[str, ...]

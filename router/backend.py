@@ -96,7 +96,6 @@ class LocalBackend:
             self._give_up(status.model_id, status.generation, f"its socket does not answer: {error}")
             await asyncio.sleep(_RECONNECT_PAUSE_S)
             raise ShardLostError(started=False) from error
-        link.lost.add_done_callback(lambda _lost: self._link_lost(link))
         self._links[status.model_id] = link
         return link
 
@@ -105,7 +104,7 @@ class LocalBackend:
         while True:
             try:
                 box = BlackBoxReader(box_path(status.socket_path))
-                make = partial(Link, status.model_id, status.generation, box)
+                make = partial(Link, status.model_id, status.generation, box, self._link_broken)
                 _, link = await loop.create_unix_connection(make, status.socket_path)
             except OSError as error:
                 if error.errno not in _OWN_SHORTAGES:
@@ -116,7 +115,7 @@ class LocalBackend:
             else:
                 return link
 
-    def _link_lost(self, link: Link) -> None:
+    def _link_broken(self, link: Link) -> None:
         if self._registry.is_relieved(link.model_id, link.generation):
             log.info("shard_left", model=link.model_id, generation=link.generation)
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Final, TypeVar, cast
 
 from emb_model_provider.black_box import BlackBoxReader
@@ -56,9 +56,16 @@ class Link(asyncio.Protocol):
     """Sends requests to one shard generation and matches the answers to them.
 
     It never stops reading, whatever it cannot write: two peers that each wait for the other to read wait for ever.
+    ``on_broken`` is told once, before any request that waits hears of it.
     """
 
-    def __init__(self, model_id: str, generation: int, box: BlackBoxReader) -> None:
+    def __init__(
+        self,
+        model_id: str,
+        generation: int,
+        box: BlackBoxReader,
+        on_broken: Callable[[Link], None] = lambda _link: None,
+    ) -> None:
         self.model_id = model_id
         self.generation = generation
         #: What the shard sent that it may not send; empty while it keeps to the protocol.
@@ -69,6 +76,9 @@ class Link(asyncio.Protocol):
         self._decoder = FrameDecoder()
         self._ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Encoded | Tokens | Texts]] = {}
+        self._alone: set[int] = set()
+        self._on_broken = on_broken
+        self._is_broken = False
         self._box = box
         #: Done when the shard takes more again; ``None`` while it does.
         self._writable: asyncio.Future[None] | None = None
@@ -78,22 +88,25 @@ class Link(asyncio.Protocol):
 
         A caller that is cancelled takes its request back: what has not started is never encoded.
         """
-        while self._writable is not None and not self.lost.done():
+        while self._writable is not None and not self._is_broken:
             await asyncio.shield(self._writable)
-        if self._outbox is None or self.lost.done():
+        if self._outbox is None or self._is_broken:
             raise ShardLostError(started=False)
         request_id = next(self._ids)
         self._outbox.add(pack(message, request_id))
         future: asyncio.Future[Encoded | Tokens | Texts] = asyncio.get_running_loop().create_future()
         self._waiting[request_id] = future
+        if isinstance(message, Encode) and message.alone:
+            self._alone.add(request_id)
         try:
             answer = await future
         except asyncio.CancelledError:
-            if not self.lost.done():
+            if not self._is_broken:
                 self._outbox.add(pack(Cancel((request_id,))))
             raise
         finally:
             self._waiting.pop(request_id, None)
+            self._alone.discard(request_id)
         if not isinstance(answer, kind):
             self._complain(ProtocolError(f"{type(answer).__name__} is no answer to {type(message).__name__}"))
             raise ShardLostError(started=False)
@@ -137,6 +150,7 @@ class Link(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
         self.lost.set_result(None)
+        self._break()
         self.resume_writing()
         begun = self._begun()
         for request_id, future in self._waiting.items():
@@ -144,15 +158,26 @@ class Link(asyncio.Protocol):
                 future.set_exception(ShardLostError(started=request_id in begun))
 
     def _begun(self) -> Collection[int]:
-        """Return the requests that the shard was at when it went; all, if they were more than it could note."""
+        """Return the requests that the shard was at when it went.
+
+        All of them if they were more than it could note, but for those that run alone: it was at none of these then.
+        Nor did it die of any of these where the router broke with it.
+        """
         noted = self._box.requests_of(os.getpid())
         self._box.close()
-        return frozenset(self._waiting) if noted is None else noted
+        begun = self._waiting.keys() if noted is None else noted
+        return begun - self._alone if noted is None or self.complaint else begun
 
     def _complain(self, error: ProtocolError) -> None:
         log.error("link_broken", model=self.model_id, generation=self.generation, error=error)
         self.complaint = f"its link carried what it may not: {error}"
+        self._break()
         self.close()
+
+    def _break(self) -> None:
+        if not self._is_broken:
+            self._is_broken = True
+            self._on_broken(self)
 
     def _receive(self, request_id: int, message: object) -> None:
         if isinstance(message, (Encoded, Tokens, Texts)):

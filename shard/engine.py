@@ -10,35 +10,29 @@ import queue
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
 
-from emb_model_provider.errors import DeadlineError, EncodeError
-from emb_model_provider.logs import EventLog
 from emb_model_provider.messages import Detokenize, Encode, Encoded, Failed, InputError, Texts, Tokenize, Tokens
 from emb_model_provider.modelmap import BatchLimits
 from shard.activity import Activity, WorkInHand
 from shard.batch_totals import Totals
 from shard.costs import SlicePlan
 from shard.encoder import Encoder, Result, Tokenized, row_dimension
-from shard.intake import as_failed, as_input_error, spell, tokenize
+from shard.failures import as_input_error, failed_input, log_failure, too_late
+from shard.intake import is_small, spell, tokenize
 from shard.isolate import encode_isolated
 from shard.jobs import NEVER_S, Input, Job, Jobs, Times
 from shard.lane import MOST_TOKENIZERS, Lane, count_tokenizers, threads_of_lane
-from shard.memory import ran_out
 from shard.scheduler import Batch
-
-log = EventLog("shard.engine")
+from shard.solitude import Solitude
 
 #: Where a request may be when the process dies (``Listener.begins``): in a tokenizing thread, or in a lane.
 HOST_THREAD: Final = 0
 TOKENIZER_THREADS: Final = range(1, 1 + MOST_TOKENIZERS)
 FIRST_LANE: Final = TOKENIZER_THREADS.stop
-
-_SMALL_INPUTS: Final = 8
-#: Characters or token ids; some 0.1 ms.
-_SMALL_UNITS: Final = 512
 
 Request = Encode | Tokenize | Detokenize
 Outcome = Encoded | Tokens | Texts | Failed
@@ -95,6 +89,7 @@ class Engine:
         self._incoming: queue.SimpleQueue[tuple[int, Request, float] | None] = queue.SimpleQueue()
         self._stopping = False
         self._in_hand = WorkInHand()
+        self._solitude = Solitude()
         self._batches_done = 0
         self._totals = Totals(limits, plan, is_padded=encoder.info.batching == "padded")
         self._tokenizers = [
@@ -115,8 +110,13 @@ class Engine:
         timeout_ms = request.timeout_ms if isinstance(request, Encode) else 0
         with self._lock:
             self._accepted[key] = now_s + timeout_ms / 1000 if timeout_ms else NEVER_S
-        if isinstance(request, Encode) and _is_small(request):
+            if isinstance(request, Encode) and request.alone:
+                self._jobs.add_unread(key, request, Times(now_s, now_s, self._accepted[key]))
+                self._wake_idle()
+                return
+        if isinstance(request, Encode) and is_small(request) and self._solitude.try_read():
             self._take_in(key, request, now_s, HOST_THREAD)
+            self._solitude.done_reading()
         else:
             self._incoming.put((key, request, now_s))
 
@@ -157,14 +157,16 @@ class Engine:
 
     def _tokenize_loop(self, where: int) -> None:
         while (item := self._incoming.get()) is not None:
+            self._solitude.read()
             self._take_in(*item, where)
+            self._solitude.done_reading()
 
     def _take_in(self, key: int, request: Request, arrived_s: float, where: int) -> None:
         deadline_s = self._accepted.get(key)
         if deadline_s is None:
             return
         if deadline_s <= self._clock():
-            self._answer([(key, _too_late())])
+            self._answer([(key, too_late())])
             return
         self._listener.begins(where, (key,))
         self._in_hand.begin(where)
@@ -197,16 +199,35 @@ class Engine:
                     threads = self._threads if batch.is_wide else self._lane_threads
                     self._jobs.mark_started(batch, self._clock())
                 self._wake_idle()
-            self._answer([(job.key, _too_late()) for job in expired])
+            self._answer([(job.key, too_late()) for job in expired])
             if batch is not None:
-                self._listener.begins(device.number, _keys(batch))
-                self._in_hand.begin(device.number)
-                began_s = self._clock()
-                results = self._encode(batch, threads)
-                took_ms = 1000 * (self._clock() - began_s)
-                self._in_hand.end(device.number)
-                self._listener.ends(device.number)
+                # Left before the scheduler hears that the batch is done: until then nobody else may be alone.
+                with self._solitude.alone() if batch.is_alone else nullcontext():
+                    results, took_ms = self._run(device, batch, threads)
                 self._deliver(device, batch, results, took_ms)
+
+    def _run(self, device: _Device, batch: Batch[Input], threads: int) -> tuple[list[Result | Exception], float]:
+        """Return what becomes of a batch, and the milliseconds that it took."""
+        self._listener.begins(device.number, _keys(batch))
+        self._in_hand.begin(device.number)
+        began_s = self._clock()
+        if batch.is_alone:
+            self._read_alone(batch)
+        results = self._encode(batch, threads)
+        took_ms = 1000 * (self._clock() - began_s)
+        self._in_hand.end(device.number)
+        self._listener.ends(device.number)
+        return results, took_ms
+
+    def _read_alone(self, batch: Batch[Input]) -> None:
+        """Tokenise what runs alone, now that nothing else can be taken for guilty; what has an error leaves."""
+        for job in {job: None for one in batch.items for job, _ in one.waiters}:
+            texts = tokenize(self._encoder, job.request)
+            if isinstance(texts, Failed):
+                self._answer([(job.key, texts)])
+            elif not self._jobs.read(job, texts):
+                self._answer([(job.key, job.encoded())])
+        batch.items = [one for one in batch.items if one.waiters]
 
     def _next_batch(self, device: _Device) -> tuple[Batch[Input] | None, list[Job]]:
         """Return what ``Jobs.take`` does, or nothing after waiting until something has changed."""
@@ -258,8 +279,8 @@ class Engine:
                     if not isinstance(result, Exception):
                         is_last = job.take(index, result)
                     else:
-                        _log_failure(job.request, index, result)
-                        error = _failed_input(job.request, index, result)
+                        log_failure(job.request, index, result)
+                        error = failed_input(job.request, index, result)
                         if not job.request.partial:
                             failed.setdefault(job.key, error)
                             continue
@@ -288,33 +309,3 @@ class Engine:
 
 def _keys(batch: Batch[Input]) -> list[int]:
     return list({job.key: None for one in batch.items for job, _ in one.waiters})
-
-
-def _is_small(request: Encode) -> bool:
-    """Tell whether a request is tokenised sooner than handed to another thread."""
-    inputs = request.texts or request.token_ids
-    if len(inputs) > _SMALL_INPUTS:
-        return False
-    around = len(request.prompt or "") * len(inputs) + sum(map(len, request.seconds))
-    return sum(map(len, inputs)) + around <= _SMALL_UNITS
-
-
-def _log_failure(request: Encode, index: int, cause: Exception) -> None:
-    what = f"{type(cause).__name__}: {cause}"
-    log.error("encode_failed", request_id=request.request_id or None, input=request.label(index), error=what)
-
-
-def _failed_input(request: Encode, index: int, cause: Exception) -> Failed:
-    label, index = request.label(index), request.first_index + index
-    if ran_out(cause):
-        message = (
-            f"{label.capitalize()} needs more memory than there is, even alone; every other input is fine. "
-            "Shorten it, or ask for fewer of its tokens."
-        )
-        return Failed(413, "invalid_request_error", "input_too_large", message, "input", index)
-    message = f"The model failed on {label}; every other input is fine. Change or leave out that input."
-    return Failed(EncodeError.status, EncodeError.kind, EncodeError.code, message, "input", index)
-
-
-def _too_late() -> Failed:
-    return as_failed(DeadlineError("No answer in time, so this was not encoded. Ask again when there is less to do."))

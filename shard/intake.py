@@ -19,9 +19,13 @@ from emb_model_provider.messages import (
     Tokens,
 )
 from shard.encoder import CutSide, Encoder, Reading, Tokenized
+from shard.failures import as_failed, as_input_error
 
 log = EventLog("shard.intake")
 
+_SMALL_INPUTS: Final = 8
+#: Characters or token ids; some 0.1 ms.
+_SMALL_UNITS: Final = 512
 #: Tokens of one ``Tokens`` message; every one of them is some 30 bytes on the way to the router, and more in it.
 _MOST_SPELLED_TOKENS: Final = 500_000
 _OUTPUT_NAMES: Final[dict[Output, str]] = {
@@ -69,14 +73,13 @@ def spell(encoder: Encoder, request: Tokenize | Detokenize) -> Tokens | Texts | 
     return _guarded(read, request)
 
 
-def as_failed(error: RequestError) -> Failed:
-    """Return an error as it crosses the link."""
-    return Failed(error.status, error.kind, error.code, error.message, error.param)
-
-
-def as_input_error(error: Failed, index: int) -> InputError:
-    """Return an error as that of one input; ``index`` counts within the message."""
-    return InputError(index, error.status, error.kind, error.code, error.message)
+def is_small(request: Encode) -> bool:
+    """Tell whether a request is tokenised sooner than handed to another thread."""
+    inputs = request.texts or request.token_ids
+    if len(inputs) > _SMALL_INPUTS:
+        return False
+    around = len(request.prompt or "") * len(inputs) + sum(map(len, request.seconds))
+    return sum(map(len, inputs)) + around <= _SMALL_UNITS
 
 
 def read_options(encoder: Encoder, request: Encode) -> Reading:

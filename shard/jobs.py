@@ -19,6 +19,8 @@ from shard.scheduler import Batch, Item, Scheduler
 
 #: The deadline of what has none.
 NEVER_S: Final = float("inf")
+#: Stands for the tokens of what is not read yet.
+_UNREAD: Final = Tokenized((), 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +99,6 @@ class Jobs:
             if isinstance(text, InputError):
                 job.refuse(text)
         good = [(index, text) for index, text in enumerate(texts) if isinstance(text, Tokenized)]
-        if request.alone:
-            job.inputs = [Input(len(text.ids), text, [(job, index)]) for index, text in good]
-            if job.inputs:
-                self.scheduler.add_alone(job.inputs)
-            return job
         queued: dict[Input, None] = {}
         for index, text in good:
             one = self._inputs.get(text)
@@ -117,6 +114,24 @@ class Jobs:
         if queued:
             self.scheduler.add(list(queued), times.queued_s, request.priority)
         return job
+
+    def add_unread(self, key: int, request: Encode, times: Times) -> None:
+        """Queue a request of one input that runs alone; it is not even tokenised before that."""
+        job = Job(key, request, (), Answer(request, self._dimension), times, 1)
+        self._jobs[key] = job
+        job.inputs = [Input(1, _UNREAD, [(job, 0)])]
+        self.scheduler.add_alone(job.inputs)
+
+    def read(self, job: Job, texts: Sequence[Tokenized | InputError]) -> bool:
+        """Hear how the input of ``add_unread`` reads; tell whether it is to be encoded, or the job is complete."""
+        job.texts = texts
+        (text,) = texts
+        if isinstance(text, InputError):
+            job.refuse(text)
+            return False
+        for one in job.inputs:
+            one.tokenized, one.length = text, len(text.ids)
+        return True
 
     def drop(self, key: int) -> None:
         """Forget a job, and every text that nobody else waits for; unknown keys are ignored."""

@@ -104,6 +104,15 @@ def test_case_4_a_request_with_one_killer_among_many_texts_is_told_which_one(ser
     assert deaths(server) == 2
 
 
+def test_case_4_a_text_that_is_read_while_another_kills_is_not_taken_for_guilty(server):
+    texts = ["!exit now", *(f"!slow-token=0.2 text {n}" for n in range(3))]
+    (asked,) = Asking(server, [Asked("en", texts)]).finish()
+    assert (asked.status, asked.error["code"]) == (500, "request_crashed_model")
+    assert "input 0" in asked.error["message"]
+    server.check("en", texts[1:])
+    assert deaths(server) == 2
+
+
 def test_case_5_one_text_that_fails_leaves_its_neighbours_and_the_process_alone(server):
     pid = server.shard_pid("en")
     block = Asking(server, [Asked("en", ["!sleep=0.5 first"])])

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import stat
+from functools import partial
 
 import numpy as np
 import pytest
@@ -184,12 +185,39 @@ async def test_a_shard_that_goes_away_tells_who_was_on_the_device(tmp_path):
 async def test_when_a_shard_was_at_more_than_it_could_note_all_that_wait_are_suspects(tmp_path):
     encoder = FakeEncoder(closed=True)
     async with served(encoder, tmp_path / "s.sock") as channel, linked(tmp_path / "s.sock") as link:
-        asked = [asyncio.create_task(link.request(Encode((text,)), Encoded)) for text in "ab"]
+        requests = [Encode(("a",)), Encode(("b",)), Encode(("c",), alone=True)]
+        asked = [asyncio.create_task(link.request(one, Encoded)) for one in requests]
         await asyncio.to_thread(encoder.entered.wait, 5)
         channel.begins(FIRST_LANE, [1] * (MAX_ENTRIES + 1))
         await channel.close()
         outcomes = await asyncio.gather(*asked, return_exceptions=True)
-        assert [outcome.started for outcome in outcomes] == [True, True]
+        assert [outcome.started for outcome in outcomes] == [True, True, False]
+
+
+async def test_what_runs_alone_while_the_router_breaks_with_a_shard_has_not_killed_it(tmp_path):
+    encoder = FakeEncoder(closed=True)
+    async with served(encoder, tmp_path / "s.sock"), linked(tmp_path / "s.sock") as link:
+        asked = asyncio.create_task(link.request(Encode(("a",), alone=True), Encoded))
+        await asyncio.to_thread(encoder.entered.wait, 5)
+        link.data_received(pack(Encode(("from the wrong side",))))
+        (outcome,) = await asyncio.gather(asked, return_exceptions=True)
+        assert not outcome.started
+
+
+async def test_a_link_says_that_it_is_broken_once_and_takes_no_more_from_that_moment(tmp_path):
+    heard = []
+    async with served(FakeEncoder(), tmp_path / "s.sock"):
+        box = BlackBoxReader(box_path(tmp_path / "s.sock"))
+        make = partial(Link, "m", 1, box, heard.append)
+        _, link = await asyncio.get_running_loop().create_unix_connection(make, str(tmp_path / "s.sock"))
+        link.data_received(pack(Encode(("from the wrong side",))))
+        assert heard == [link]
+        assert "Encode is not for a router" in link.complaint
+        assert not link.lost.done()
+        with pytest.raises(ShardLostError):
+            await link.request(Encode(("a",)), Encoded)
+        await link.lost
+        assert heard == [link]
 
 
 @pytest.mark.parametrize(
@@ -199,9 +227,10 @@ async def test_when_a_shard_was_at_more_than_it_could_note_all_that_wait_are_sus
         pack_frame(99, 1, b""),
         pack(Hello("m", 1)),
         pack(Encode(("a",)), 1) * 2,
+        pack(Encode(("a", "b"), alone=True), 1),
         pack_frame(2, 1, b"\xc1"),
     ],
-    ids=["http", "unknown kind", "not for a shard", "an id twice", "not msgpack"],
+    ids=["http", "unknown kind", "not for a shard", "an id twice", "two alone", "not msgpack"],
 )
 async def test_a_peer_that_breaks_the_protocol_is_cut_off_and_the_next_one_served(tmp_path, data):
     encoder = FakeEncoder(closed=True)

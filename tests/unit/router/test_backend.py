@@ -6,7 +6,9 @@ import errno
 import pytest
 
 from emb_model_provider.black_box import BlackBox
-from emb_model_provider.messages import Encode, ShardTable
+from emb_model_provider.errors import UnavailableError
+from emb_model_provider.frames import FrameDecoder
+from emb_model_provider.messages import Encode, Encoded, Hello, ShardTable, pack, unpack
 from router import backend as backend_module
 from router.backend import LocalBackend
 from router.link import ShardLostError
@@ -56,3 +58,36 @@ async def test_a_shortage_of_our_own_descriptors_is_waited_out_and_not_blamed_on
     assert len(demands) == 1
     assert "told to" in demands[0].why
     assert str(errno.ECONNREFUSED) in demands[0].why
+
+
+async def test_a_shard_that_answers_with_too_few_rows_gets_nothing_more_and_is_reported(tmp_path):
+    backend, demands = make_backend(tmp_path)
+    links, asked = 0, []
+
+    class Liar(asyncio.Protocol):
+        def connection_made(self, transport):
+            nonlocal links
+            links += 1
+            self._transport, self._decoder = transport, FrameDecoder()
+            transport.write(pack(Hello("en", 1)))
+
+        def data_received(self, data):
+            for frame in self._decoder.feed(data):
+                asked.append(unpack(frame))
+                self._transport.write(pack(Encoded(bytes(16), 4, (1,)), frame.request_id))
+
+    server = await asyncio.get_running_loop().create_unix_server(Liar, str(tmp_path / "s.sock"))
+    try:
+        with pytest.raises(ShardLostError) as lost:
+            await backend.encode("en", Encode(("x", "y")))
+        assert lost.value.started
+        # At once, before the loop has closed the connection.
+        with pytest.raises(UnavailableError):
+            await backend.encode("en", Encode(("x",), alone=True))
+        await asyncio.sleep(0.05)
+        assert (links, len(asked)) == (1, 1)
+        assert [demand.model_id for demand in demands] == ["en"]
+        assert "1 rows are no answer to 2 inputs" in demands[0].why
+    finally:
+        server.close()
+        await server.wait_closed()
