@@ -201,7 +201,6 @@ class Engine:
                 self._wake_idle()
             self._answer([(job.key, too_late()) for job in expired])
             if batch is not None:
-                # Left before the scheduler hears that the batch is done: until then nobody else may be alone.
                 with self._solitude.alone() if batch.is_alone else nullcontext():
                     results, took_ms = self._run(device, batch, threads)
                 self._deliver(device, batch, results, took_ms)

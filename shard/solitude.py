@@ -51,8 +51,9 @@ class Solitude:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Be alone, after waiting for those that read. To be asked for by one thread at a time."""
+        """Be alone, after waiting for those that read and for whoever is alone already."""
         with self._changed:
+            self._changed.wait_for(lambda: not self._is_claimed)
             self._is_claimed = True
             self._changed.wait_for(lambda: not self._readers)
         try:

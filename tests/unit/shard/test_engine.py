@@ -394,6 +394,7 @@ def test_whatever_comes_at_whatever_time_a_request_that_runs_alone_is_the_only_o
 
     class Watching(FakeEncoder):
         def encode(self, batch):
+            time.sleep(0.0005)
             company.extend((list(recorder.at.values()), len(batch)) for one in batch if one.ids[0] == ord("!"))
             return super().encode(batch)
 

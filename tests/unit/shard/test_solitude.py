@@ -66,7 +66,7 @@ def test_readers_that_were_kept_out_are_in_before_the_next_may_be_alone():
 @settings(deadline=None, max_examples=20)
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=60))
 def test_whatever_the_order_nobody_reads_beside_one_that_is_alone_and_all_come_to_an_end(orders):
-    solitude, claims = Solitude(), threading.Lock()
+    solitude = Solitude()
     readers, lonely = set(), set()
 
     def read(number):
@@ -77,11 +77,11 @@ def test_whatever_the_order_nobody_reads_beside_one_that_is_alone_and_all_come_t
         solitude.done_reading()
 
     def be_alone(number):
-        with claims, solitude.alone():
+        with solitude.alone():
             lonely.add(number)
-            assert not readers
+            assert (readers, lonely) == (set(), {number})
             time.sleep(0.0005)
-            assert not readers
+            assert (readers, lonely) == (set(), {number})
             lonely.discard(number)
 
     with ThreadPoolExecutor(8) as pool:
