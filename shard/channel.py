@@ -26,7 +26,8 @@ from emb_model_provider.messages import (
     unpack,
 )
 from emb_model_provider.private_socket import peer_process, peer_user
-from shard.engine import Engine, Outcome
+from shard.engine import Engine
+from shard.listener import Outcome
 from shard.tracing import Tell
 
 log = EventLog("shard.channel")

@@ -13,9 +13,8 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Protocol
 
-from emb_model_provider.messages import Detokenize, Encode, Encoded, Failed, InputError, Texts, Tokenize, Tokens
+from emb_model_provider.messages import Encode, Failed, InputError, Texts, Tokens
 from emb_model_provider.modelmap import BatchLimits
 from shard.activity import Activity, WorkInHand
 from shard.batch_totals import Totals
@@ -25,30 +24,10 @@ from shard.failures import as_input_error, failed_input, log_failure, too_late
 from shard.intake import is_small, spell, tokenize
 from shard.isolate import encode_isolated
 from shard.jobs import NEVER_S, Input, Job, Jobs, Times
-from shard.lane import MOST_TOKENIZERS, Lane, count_tokenizers, threads_of_lane
+from shard.lane import Lane, count_tokenizers, threads_of_lane
+from shard.listener import FIRST_LANE, HOST_THREAD, TOKENIZER_THREADS, Listener, Outcome, Request
 from shard.scheduler import Batch
 from shard.solitude import Solitude
-
-#: Where a request may be when the process dies (``Listener.begins``): in a tokenizing thread, or in a lane.
-HOST_THREAD: Final = 0
-TOKENIZER_THREADS: Final = range(1, 1 + MOST_TOKENIZERS)
-FIRST_LANE: Final = TOKENIZER_THREADS.stop
-
-Request = Encode | Tokenize | Detokenize
-Outcome = Encoded | Tokens | Texts | Failed
-
-
-class Listener(Protocol):
-    """Hears what becomes of the work; called on any thread, so it must be quick and thread-safe."""
-
-    def begins(self, where: int, keys: Sequence[int]) -> None:
-        """Hear that a thread is at these jobs from now on: if the process dies now, one of them may be to blame."""
-
-    def ends(self, where: int) -> None:
-        """Hear that it is at none of them any more."""
-
-    def finished(self, key: int, outcome: Outcome) -> None:
-        """Take a request's answer or its error; never called for a cancelled one."""
 
 
 @dataclass(eq=False, slots=True)

@@ -7,7 +7,7 @@ from emb_model_provider.logs import EventLog
 from emb_model_provider.messages import Encode, Failed, InputError
 from shard.memory import ran_out
 
-log = EventLog("shard.engine")
+log = EventLog("shard.failures")
 
 
 def as_failed(error: RequestError) -> Failed:

@@ -196,7 +196,8 @@ async def _drain(channel: Channel, engine: Engine, limit_s: float) -> bool:
 
 async def _serve_until_stopped(config: ShardConfig, control: ControlChannel, loaded: _Loaded, first_lane: Lane) -> None:
     from shard.channel import Channel  # noqa: PLC0415
-    from shard.engine import FIRST_LANE, Engine  # noqa: PLC0415
+    from shard.engine import Engine  # noqa: PLC0415
+    from shard.listener import FIRST_LANE  # noqa: PLC0415
     from shard.progress import report_progress  # noqa: PLC0415
 
     loop = asyncio.get_running_loop()

@@ -26,8 +26,9 @@ from emb_model_provider.modelmap import BatchLimits
 from emb_model_provider.private_socket import bind_private
 from router.link import Link, ShardLostError
 from shard.channel import Channel
-from shard.engine import FIRST_LANE, Engine
+from shard.engine import Engine
 from shard.lane import Lane
+from shard.listener import FIRST_LANE
 from tests.support.fake_encoder import FakeEncoder, expected_vector
 from tests.support.plans import make_plan
 

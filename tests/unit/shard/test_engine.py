@@ -11,9 +11,10 @@ from emb_model_provider.modelmap import BatchLimits
 from shard.activity import Activity
 from shard.costs import SlicePlan
 from shard.encoder import FatalDeviceError
-from shard.engine import FIRST_LANE, HOST_THREAD, Engine
+from shard.engine import Engine
 from shard.intake import is_small
 from shard.lane import Lane
+from shard.listener import FIRST_LANE, HOST_THREAD
 from tests.support.fake_encoder import FakeEncoder, expected_vector
 from tests.support.plans import make_plan
 
