@@ -205,6 +205,21 @@ async def test_what_runs_alone_while_the_router_breaks_with_a_shard_has_not_kill
         assert not outcome.started
 
 
+async def test_what_runs_alone_in_a_process_that_was_to_go_has_not_killed_it(tmp_path):
+    def send_away(link):
+        link.was_sent_away = True
+
+    encoder = FakeEncoder(closed=True)
+    async with served(encoder, tmp_path / "s.sock") as channel:
+        make = partial(Link, "m", 1, BlackBoxReader(box_path(tmp_path / "s.sock")), send_away)
+        _, link = await asyncio.get_running_loop().create_unix_connection(make, str(tmp_path / "s.sock"))
+        asked = asyncio.create_task(link.request(Encode(("a",), alone=True), Encoded))
+        await asyncio.to_thread(encoder.entered.wait, 5)
+        await channel.close()
+        (outcome,) = await asyncio.gather(asked, return_exceptions=True)
+        assert not outcome.started
+
+
 async def test_a_link_says_that_it_is_broken_once_and_takes_no_more_from_that_moment(tmp_path):
     heard = []
     async with served(FakeEncoder(), tmp_path / "s.sock"):

@@ -91,3 +91,23 @@ async def test_a_shard_that_answers_with_too_few_rows_gets_nothing_more_and_is_r
     finally:
         server.close()
         await server.wait_closed()
+
+
+async def test_a_process_whose_place_another_has_taken_was_sent_away(tmp_path):
+    backend, demands = make_backend(tmp_path)
+    server = await asyncio.get_running_loop().create_unix_server(asyncio.Protocol, str(tmp_path / "s.sock"))
+    try:
+        asked = asyncio.create_task(backend.encode("en", Encode(("x",))))
+        await asyncio.sleep(0.05)
+        assert backend.in_flight() == 1
+        link = backend._links["en"]
+        successor = make_status("en", generation=2, info=make_info(), socket_path="next.sock")
+        backend._registry.update(ShardTable((successor,)))
+        link.close()
+        with pytest.raises(ShardLostError):
+            await asked
+        assert link.was_sent_away
+        assert demands == []
+    finally:
+        server.close()
+        await server.wait_closed()
