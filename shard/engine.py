@@ -94,8 +94,10 @@ class Engine:
                 self._wake_idle()
                 return
         if isinstance(request, Encode) and is_small(request) and self._solitude.try_read():
-            self._take_in(key, request, now_s, HOST_THREAD)
-            self._solitude.done_reading()
+            try:
+                self._take_in(key, request, now_s, HOST_THREAD)
+            finally:
+                self._solitude.done_reading()
         else:
             self._incoming.put((key, request, now_s))
 
@@ -203,7 +205,10 @@ class Engine:
             texts = tokenize(self._encoder, job.request)
             if isinstance(texts, Failed):
                 self._answer([(job.key, texts)])
-            elif not self._jobs.read(job, texts):
+                continue
+            with self._lock:
+                is_complete = not self._jobs.read(job, texts)
+            if is_complete:
                 self._answer([(job.key, job.encoded())])
         batch.items = [one for one in batch.items if one.waiters]
 
