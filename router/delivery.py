@@ -183,6 +183,8 @@ class Delivery:
     async def _send_alone(self, call: Call, index: int, mark: bytes) -> Encoded:
         """Send one suspect by itself. It waits for no turn: it has had one, and others wait for its verdict."""
         for _ in range(_MAX_LOSSES):
+            # First the wait for a process: another router may find the same input guilty meanwhile.
+            await self._registry.ready(call.status.model_id)
             if (left_s := self._quarantine.left_s(mark)) > 0:
                 return _without(call, _quarantined(call.request.label(index), left_s))
             try:

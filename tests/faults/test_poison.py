@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import time
+from contextlib import contextmanager
 
 import pytest
 
@@ -15,11 +16,17 @@ from tests.support.faulty_server import FaultyModel, FaultyServer
 from tests.support.processes import wait_until
 
 
+@contextmanager
+def serving(directory, **env):
+    models = {name: FaultyModel(directory / name, entry={"max_batch_size": 32}) for name in ("en", "zh")}
+    with FaultyServer(directory / "server", models, env=env) as it:
+        it.wait_ready()
+        yield it
+
+
 @pytest.fixture
 def server(tmp_path):
-    models = {name: FaultyModel(tmp_path / name, entry={"max_batch_size": 32}) for name in ("en", "zh")}
-    with FaultyServer(tmp_path / "server", models) as it:
-        it.wait_ready()
+    with serving(tmp_path) as it:
         yield it
 
 
@@ -83,6 +90,21 @@ def test_case_4_a_text_that_kills_has_its_own_error_after_two_deaths_and_is_then
 
 @pytest.mark.parametrize("order", ["!exit", "!kill"])
 def test_case_4_however_it_kills_and_however_many_ask_it_does_so_twice(server, order):
+    ask_many_at_once(server, order)
+    assert deaths(server) == 2
+
+
+def test_case_4_where_several_routers_are_asked_each_may_cost_one_death_more_and_all_know_it_then(tmp_path):
+    with serving(tmp_path, EMB_PROVIDER_ROUTERS="3") as server:
+        ask_many_at_once(server, "!exit")
+        known = deaths(server)
+        assert 2 <= known <= 2 + 2
+        again = Asking(server, [Asked("en", ["!exit the same"]) for _ in range(12)]).finish()
+        assert {one.status for one in again} == {422}
+        assert deaths(server) == known
+
+
+def ask_many_at_once(server, order):
     poison = [Asked("en", [f"{order} the same"]) for _ in range(6)]
     innocent = [Asked("en", [f"innocent {n}", "你好"]) for n in range(20)]
     Asking(server, poison + innocent).finish()
@@ -90,7 +112,6 @@ def test_case_4_however_it_kills_and_however_many_ask_it_does_so_twice(server, o
     assert {one.status for one in poison} <= {500, 422}
     assert {one.error["code"] for one in poison} <= {"request_crashed_model", "input_quarantined"}
     server.check("en", ["after it"])
-    assert deaths(server) == 2
 
 
 def test_case_4_a_request_with_one_killer_among_many_texts_is_told_which_one(server):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from emb_model_provider.errors import EncodeError, QuarantinedError, UnavailableError
 from emb_model_provider.messages import Encode, Encoded, ShardTable
 from router.link import ShardLostError
+from router.quarantine import fingerprint
 from router.registry import Registry
 from router.requests import EncodeRequest
 from router.service import EmbeddingService, Policy
@@ -129,6 +130,30 @@ async def test_suspects_are_tried_one_by_one_and_alone():
         (("b",), True, 1),
         (("poison",), True, 2),
     ]
+
+
+async def test_what_another_router_finds_guilty_while_the_next_process_starts_is_not_tried_again():
+    registry = Registry(ready_wait_s=5)
+    ready, starting = (
+        ShardTable((make_status("m", state=state, info=make_info()),)) for state in ("ready", "starting")
+    )
+    registry.update(ready)
+
+    class Dying(MortalBackend):
+        async def encode(self, model_id, message):
+            self.seen.append(message)
+            registry.update(starting)
+            raise ShardLostError(started=True)
+
+    backend = Dying()
+    service = EmbeddingService(registry, backend)
+    asked = asyncio.create_task(service.embed(EncodeRequest("m", ("poison",))))
+    await asyncio.sleep(0.01)
+    service.quarantine.learn(fingerprint("m", backend.seen[0], 0))
+    registry.update(ready)
+    with pytest.raises(QuarantinedError):
+        await asked
+    assert len(backend.seen) == 1
 
 
 async def test_what_has_never_been_on_the_device_is_sent_again_as_it_was_until_there_is_no_hope():
