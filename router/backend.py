@@ -117,7 +117,7 @@ class LocalBackend:
 
     def _link_broken(self, link: Link) -> None:
         if self._registry.is_relieved(link.model_id, link.generation):
-            link.was_sent_away = True
+            link.was_relieved = True
             log.info("shard_left", model=link.model_id, generation=link.generation)
         else:
             log.warning("shard_lost", model=link.model_id, generation=link.generation)

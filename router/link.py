@@ -56,7 +56,7 @@ class Link(asyncio.Protocol):
     """Sends requests to one shard generation and matches the answers to them.
 
     It never stops reading, whatever it cannot write: two peers that each wait for the other to read wait for ever.
-    ``on_broken`` is told once, before any request that waits hears of it, and may set ``was_sent_away``.
+    ``on_broken`` is told once, before any request that waits hears of it, and knows whether it ``was_relieved``.
     """
 
     def __init__(
@@ -70,8 +70,8 @@ class Link(asyncio.Protocol):
         self.generation = generation
         #: What the shard sent that it may not send; empty while it keeps to the protocol.
         self.complaint = ""
-        #: Whether it went because it was to go, whatever it was at.
-        self.was_sent_away = False
+        #: Whether the shard's place had been taken when it went, so that it did not die of what it was at.
+        self.was_relieved = False
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._transport: asyncio.Transport | None = None
         self._outbox: Outbox | None = None
@@ -163,17 +163,17 @@ class Link(asyncio.Protocol):
         """Return the requests that the shard was at when it went.
 
         All of them if they were more than it could note, but for those that run alone: it was at none of these then.
-        Nor did it die of any of these where it was sent away.
+        Nor did it die of any of these where it was relieved, or where we broke with it.
         """
         noted = self._box.requests_of(os.getpid())
         self._box.close()
-        begun = self._waiting.keys() if noted is None else noted
-        return begun - self._alone if noted is None or self.was_sent_away else begun
+        if noted is None:
+            return self._waiting.keys() - self._alone
+        return noted - self._alone if self.was_relieved or self.complaint else noted
 
     def _complain(self, error: ProtocolError) -> None:
         log.error("link_broken", model=self.model_id, generation=self.generation, error=error)
         self.complaint = f"its link carried what it may not: {error}"
-        self.was_sent_away = True
         self._break()
         self.close()
 

@@ -84,7 +84,10 @@ class Engine:
             device.lane.begin(partial(self._device_loop, device))
 
     def submit(self, key: int, request: Request) -> None:
-        """Queue a request under a key that is not in use; a small one is tokenised before this returns."""
+        """Queue a request under a key that is not in use; never waits.
+
+        A small one is tokenised before this returns, unless something runs alone; what runs alone itself, in its turn.
+        """
         now_s = self._clock()
         timeout_ms = request.timeout_ms if isinstance(request, Encode) else 0
         with self._lock:

@@ -79,7 +79,7 @@ class Input(Item):
 
 
 class Jobs:
-    """All jobs of a shard that are tokenised and not yet answered. ``dimension`` is that of the model's rows."""
+    """All jobs of a shard that wait for the device or are at it. ``dimension`` is that of the model's rows."""
 
     def __init__(self, limits: BatchLimits, plan: SlicePlan, lanes: int, dimension: int) -> None:
         self.scheduler: Scheduler[Input] = Scheduler(limits, plan, lanes)

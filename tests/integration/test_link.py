@@ -205,13 +205,13 @@ async def test_what_runs_alone_while_the_router_breaks_with_a_shard_has_not_kill
         assert not outcome.started
 
 
-async def test_what_runs_alone_in_a_process_that_was_to_go_has_not_killed_it(tmp_path):
-    def send_away(link):
-        link.was_sent_away = True
+async def test_what_runs_alone_in_a_process_that_was_relieved_has_not_killed_it(tmp_path):
+    def relieve(link):
+        link.was_relieved = True
 
     encoder = FakeEncoder(closed=True)
     async with served(encoder, tmp_path / "s.sock") as channel:
-        make = partial(Link, "m", 1, BlackBoxReader(box_path(tmp_path / "s.sock")), send_away)
+        make = partial(Link, "m", 1, BlackBoxReader(box_path(tmp_path / "s.sock")), relieve)
         _, link = await asyncio.get_running_loop().create_unix_connection(make, str(tmp_path / "s.sock"))
         asked = asyncio.create_task(link.request(Encode(("a",), alone=True), Encoded))
         await asyncio.to_thread(encoder.entered.wait, 5)

@@ -93,7 +93,7 @@ async def test_a_shard_that_answers_with_too_few_rows_gets_nothing_more_and_is_r
         await server.wait_closed()
 
 
-async def test_a_process_whose_place_another_has_taken_was_sent_away(tmp_path):
+async def test_a_process_whose_place_another_has_taken_was_relieved(tmp_path):
     backend, demands = make_backend(tmp_path)
     server = await asyncio.get_running_loop().create_unix_server(asyncio.Protocol, str(tmp_path / "s.sock"))
     try:
@@ -106,7 +106,7 @@ async def test_a_process_whose_place_another_has_taken_was_sent_away(tmp_path):
         link.close()
         with pytest.raises(ShardLostError):
             await asked
-        assert link.was_sent_away
+        assert link.was_relieved
         assert demands == []
     finally:
         server.close()

@@ -2,76 +2,20 @@ import dataclasses
 import threading
 import time
 
-import numpy as np
 import pytest
 
 from emb_model_provider.errors import InvalidRequestError
 from emb_model_provider.messages import Detokenize, Encode, Encoded, Failed, Texts, Tokenize
 from emb_model_provider.modelmap import BatchLimits
 from shard.activity import Activity
-from shard.costs import SlicePlan
 from shard.encoder import FatalDeviceError
 from shard.engine import Engine
 from shard.intake import is_small
 from shard.lane import Lane
-from shard.listener import FIRST_LANE, HOST_THREAD
+from shard.listener import FIRST_LANE
 from tests.support.fake_encoder import FakeEncoder, expected_vector
 from tests.support.plans import make_plan
-
-
-class Recorder:
-    """A listener that remembers what it heard."""
-
-    def __init__(self) -> None:
-        self.encoded_keys: list[int] = []
-        self.at: dict[int, list[int]] = {}
-        self.outcomes: dict[int, Encoded | Failed] = {}
-        self._changed = threading.Condition()
-
-    def begins(self, where, keys):
-        self.at[where] = list(keys)
-        if where >= FIRST_LANE:
-            self.encoded_keys += keys
-
-    def ends(self, where):
-        del self.at[where]
-
-    def finished(self, key, outcome):
-        with self._changed:
-            assert key not in self.outcomes, "answered twice"
-            self.outcomes[key] = outcome
-            self._changed.notify_all()
-
-    def wait_for(self, *keys: int) -> list[Encoded | Failed]:
-        with self._changed:
-            assert self._changed.wait_for(lambda: all(key in self.outcomes for key in keys), timeout=10)
-        return [self.outcomes[key] for key in keys]
-
-
-@pytest.fixture
-def make_engine():
-    engines = []
-
-    def make(
-        encoder: FakeEncoder, plan: SlicePlan | None = None, *, lanes: int = 1, **limits
-    ) -> tuple[Engine, Recorder]:
-        recorder = Recorder()
-        engine = Engine(
-            encoder, [Lane() for _ in range(lanes)], lanes, BatchLimits(**limits), plan or make_plan(), recorder
-        )
-        engines.append((engine, encoder))
-        engine.start()
-        return engine, recorder
-
-    yield make
-    for engine, encoder in engines:
-        encoder.gate.set()
-        engine.stop()
-
-
-def vectors(outcome: Encoded | Failed) -> np.ndarray:
-    assert isinstance(outcome, Encoded), outcome
-    return np.frombuffer(outcome.vectors, "<f4").reshape(-1, outcome.dimension)
+from tests.support.recorder import Recorder, vectors
 
 
 def test_each_request_gets_its_own_vectors_in_order(make_engine):
@@ -318,132 +262,6 @@ def test_idle_means_that_everything_accepted_has_been_answered(make_engine):
     encoder.gate.set()
     assert engine.wait_idle(5.0)
     assert 1 in heard.outcomes
-
-
-def test_a_request_that_runs_alone_shares_neither_its_batch_nor_an_equal_text(make_engine):
-    encoder = FakeEncoder(closed=True)
-    engine, recorder = make_engine(encoder)
-    engine.submit(1, Encode(("first",)))
-    assert encoder.entered.wait(10)
-    engine.submit(2, Encode(("same", "other")))
-    engine.submit(3, Encode(("same",), alone=True))
-    engine.submit(4, Encode(("same",)))
-    encoder.gate.set()
-    recorder.wait_for(1, 2, 3, 4)
-    assert encoder.batch_sizes[:2] == [1, 1]
-    assert encoder.encoded[:2] == ["first", "same"]
-    assert sorted(encoder.encoded[2:]) == ["other", "same"]
-    assert recorder.encoded_keys.index(3) < recorder.encoded_keys.index(2)
-
-
-class SlowReader(FakeEncoder):
-    """Reads ``SLOW`` only when it is told to, and tells when it is at it."""
-
-    def __init__(self) -> None:
-        super().__init__(closed=True)
-        self.at_slow, self.go_on = threading.Event(), threading.Event()
-
-    def tokenize(self, texts, *more):
-        if "SLOW" in texts:
-            self.at_slow.set()
-            assert self.go_on.wait(10)
-        return super().tokenize(texts, *more)
-
-
-def test_a_request_that_runs_alone_waits_for_what_is_being_read(make_engine):
-    encoder = SlowReader()
-    encoder.gate.set()
-    engine, recorder = make_engine(encoder)
-    threading.Thread(target=engine.submit, args=(1, Encode(("SLOW",)))).start()
-    assert encoder.at_slow.wait(10)
-    engine.submit(2, Encode(("suspect",), alone=True))
-    time.sleep(0.05)
-    assert recorder.at == {HOST_THREAD: [1]}
-    encoder.go_on.set()
-    recorder.wait_for(1, 2)
-    assert encoder.encoded[0] == "suspect"
-
-
-def test_nothing_is_read_beside_a_request_that_runs_alone(make_engine):
-    encoder = SlowReader()
-    encoder.go_on.set()
-    engine, recorder = make_engine(encoder)
-    engine.submit(1, Encode(("suspect",), alone=True))
-    assert encoder.entered.wait(10)
-    engine.submit(2, Encode(("SLOW",)))  # returns: who hosts the engine never waits
-    engine.submit(3, Encode(tuple(f"text {n}" for n in range(20))))
-    assert not encoder.at_slow.wait(0.05)
-    assert recorder.at == {FIRST_LANE: [1]}
-    encoder.gate.set()
-    assert all(isinstance(outcome, Encoded) for outcome in recorder.wait_for(1, 2, 3))
-
-
-def test_a_request_that_runs_alone_is_at_the_device_while_it_is_read(make_engine):
-    encoder = SlowReader()
-    encoder.gate.set()
-    engine, recorder = make_engine(encoder)
-    engine.submit(1, Encode(("SLOW",), alone=True))
-    assert encoder.at_slow.wait(10)
-    assert recorder.at == {FIRST_LANE: [1]}
-    encoder.go_on.set()
-    (outcome,) = recorder.wait_for(1)
-    assert vectors(outcome).tolist() == [expected_vector("SLOW")]
-
-
-def test_whatever_comes_at_whatever_time_a_request_that_runs_alone_is_the_only_one_at_anything(make_engine):
-    company = []
-
-    class Watching(FakeEncoder):
-        def encode(self, batch):
-            time.sleep(0.0005)
-            company.extend((list(recorder.at.values()), len(batch)) for one in batch if one.ids[0] == ord("!"))
-            return super().encode(batch)
-
-    engine, recorder = make_engine(Watching(), lanes=3)
-
-    def ask(keys, make):
-        for key in keys:
-            engine.submit(key, make(key))
-
-    threads = [
-        threading.Thread(target=ask, args=(range(100), lambda key: Encode((f"!{key}",), alone=True))),
-        threading.Thread(target=ask, args=(range(100, 400), lambda key: Encode((f"small {key}",)))),
-        threading.Thread(
-            target=ask, args=(range(400, 460), lambda key: Encode(tuple(f"bulk {key} {n}" for n in range(20))))
-        ),
-    ]
-    for thread in threads:
-        thread.start()
-    outcomes = recorder.wait_for(*range(460))
-    assert all(isinstance(outcome, Encoded) for outcome in outcomes)
-    assert sorted(company) == [([[key]], 1) for key in range(100)]
-    assert [vectors(outcomes[key]).tolist() for key in range(100)] == [
-        [expected_vector(f"!{key}")] for key in range(100)
-    ]
-
-
-@pytest.mark.parametrize("partial", [False, True])
-def test_a_request_that_runs_alone_and_cannot_be_read_has_its_error(make_engine, partial):
-    engine, recorder = make_engine(FakeEncoder())
-    engine.submit(1, Encode(("UNTOKENIZABLE",), alone=True, partial=partial))
-    engine.submit(2, Encode(("fine",)))
-    bad, good = recorder.wait_for(1, 2)
-    assert (bad.errors[0] if partial else bad).code == "encode_failed"
-    assert isinstance(good, Encoded)
-    assert engine.wait_idle(5)
-
-
-def test_a_request_that_runs_alone_and_is_cancelled_is_never_read(make_engine):
-    encoder = SlowReader()
-    engine, recorder = make_engine(encoder)
-    engine.submit(1, Encode(("first",)))
-    assert encoder.entered.wait(10)
-    engine.submit(2, Encode(("SLOW",), alone=True))
-    engine.cancel(2)
-    encoder.gate.set()
-    recorder.wait_for(1)
-    assert engine.wait_idle(5)
-    assert not encoder.at_slow.is_set()
 
 
 def test_the_listener_knows_what_every_thread_is_at_while_it_is_at_it(make_engine):
