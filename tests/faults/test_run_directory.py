@@ -50,11 +50,11 @@ def test_case_35_after_a_kill_the_next_start_sweeps_the_sockets_and_leaves_forei
     wait_until(lambda: not any(alive(pid) for pid in family), 5, "every child is gone")
     stale = {path.name for path in run_dir.iterdir()}
     assert {"control.sock", "s0-1.sock", "pid", "notes.txt"} <= stale
-    second = make_server(tmp_path, run_dir).start()
-    second.wait_ready()
-    assert "s0-1.sock" in {path.name for path in run_dir.iterdir()}
-    second.check("en", ["after it"])
-    assert second.stop() == 0
+    with make_server(tmp_path, run_dir) as second:
+        second.wait_ready()
+        assert "s0-1.sock" in {path.name for path in run_dir.iterdir()}
+        second.check("en", ["after it"])
+        assert second.stop() == 0
     assert [path.name for path in run_dir.iterdir()] == ["notes.txt"]
 
 

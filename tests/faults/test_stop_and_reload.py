@@ -17,7 +17,6 @@ from supervisor.control import ControlError
 from tests.support import operator
 from tests.support.asking import Asked, Asking, SteadyLoad
 from tests.support.faulty_server import FaultyModel, FaultyServer
-from tests.support.leaks import open_files
 from tests.support.processes import alive, command_line, environment, wait_until
 
 
@@ -30,6 +29,10 @@ def router_pid(server):
     return next(pid for pid in server.family() if "router" in command_line(pid))
 
 
+def in_flight(server, model_id):
+    return server.get("/ready").json["models"][model_id].get("requests_in_flight", 0)
+
+
 def assert_nothing_left(server, family):
     assert not [pid for pid in family if alive(pid)]
     assert list(server.run_directory.iterdir()) == []
@@ -39,70 +42,67 @@ def assert_nothing_left(server, family):
 
 
 def test_case_28_sigterm_with_200_in_flight_answers_all_of_them_and_leaves_nothing(tmp_path):
-    server = make_server(tmp_path, "en").start()
-    server.wait_ready()
-    family = server.family()
-    # All others wait behind the first one, so that all are in flight when the signal comes.
-    first = Asking(server, [Asked("en", ["!sleep=6"])])
-    wait_until(server.models["en"].encoded, 10, "the first is on the device")
-    idle = open_files(router_pid(server))
-    asking = Asking(server, [Asked("en", [f"in flight {number}"]) for number in range(200)])
-    wait_until(lambda: open_files(router_pid(server)) >= idle + 200, 20, "all are accepted")
-    assert asking.answered() == 0
-    server.process.send_signal(signal.SIGTERM)
-    wait_until(lambda: "stopping" in server.stdout, 5, "it says so")
-    time.sleep(0.3)
-    where = urllib.parse.urlsplit(server.url)
-    with pytest.raises(ConnectionRefusedError), socket.create_connection((where.hostname, where.port), 2):
-        pass
-    assert {one.status for one in [*first.finish(), *asking.finish()]} == {200}
-    assert server.process.wait(15) == 0, server.story()
-    assert_nothing_left(server, family)
+    with make_server(tmp_path, "en") as server:
+        server.wait_ready()
+        family = server.family()
+        # All others wait behind the first one, so that all are in flight when the signal comes.
+        first = Asking(server, [Asked("en", ["!sleep=6"])])
+        wait_until(server.models["en"].encoded, 10, "the first is on the device")
+        asking = Asking(server, [Asked("en", [f"in flight {number}"]) for number in range(200)])
+        wait_until(lambda: in_flight(server, "en") == 201, 5, "all are accepted")
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: "stopping" in server.stdout, 5, "it says so")
+        time.sleep(0.3)
+        where = urllib.parse.urlsplit(server.url)
+        with pytest.raises(ConnectionRefusedError), socket.create_connection((where.hostname, where.port), 2):
+            pass
+        assert {one.status for one in [*first.finish(), *asking.finish()]} == {200}
+        assert server.process.wait(15) == 0, server.story()
+        assert_nothing_left(server, family)
 
 
 def test_case_29_a_batch_that_hangs_ends_at_the_hard_limit_with_a_code_and_a_line_that_names_it(tmp_path):
-    server = make_server(tmp_path, "en", "zh", env={"EMB_PROVIDER_SHUTDOWN_GRACE_S": "1"}).start()
-    server.wait_ready()
-    family, victim = server.family(), server.shard_pid("en")
-    asking = Asking(server, [Asked("en", ["!hang"])], timeout_s=20)
-    wait_until(lambda: "!hang" in server.models["en"].encoded(), 10, "it hangs")
-    began_s = time.monotonic()
-    assert server.stop() == 1
-    assert (
-        time.monotonic() - began_s < 12
-    )  # 1 s and 2 s for the router, the same for the shard, and some for the machine
-    assert re.search(rf"killed child=shard\[en\] pid={victim}", server.stderr)
-    assert "child=shard[zh]" not in server.stderr
-    (asked,) = asking.requests
-    wait_until(lambda: asked.answer is not None or asked.failure is not None, 5, "its client hears")
-    assert_nothing_left(server, family)
+    with make_server(tmp_path, "en", "zh", env={"EMB_PROVIDER_SHUTDOWN_GRACE_S": "1"}) as server:
+        server.wait_ready()
+        family, victim = server.family(), server.shard_pid("en")
+        asking = Asking(server, [Asked("en", ["!hang"])], timeout_s=20)
+        wait_until(lambda: "!hang" in server.models["en"].encoded(), 10, "it hangs")
+        began_s = time.monotonic()
+        assert server.stop() == 1
+        # 1 s and 2 s for the router, the same for the shard, and some for the machine.
+        assert time.monotonic() - began_s < 12
+        assert re.search(rf"killed child=shard\[en\] pid={victim}", server.stderr)
+        assert "child=shard[zh]" not in server.stderr
+        (asked,) = asking.requests
+        wait_until(lambda: asked.answer is not None or asked.failure is not None, 5, "its client hears")
+        assert_nothing_left(server, family)
 
 
 def test_case_30_a_second_signal_ends_everything_at_once(tmp_path):
-    server = make_server(tmp_path, "en", env={"EMB_PROVIDER_SHUTDOWN_GRACE_S": "60"}).start()
-    server.wait_ready()
-    family = server.family()
-    Asking(server, [Asked("en", ["!hang"])])
-    wait_until(lambda: "!hang" in server.models["en"].encoded(), 10, "it hangs")
-    server.process.send_signal(signal.SIGTERM)
-    time.sleep(0.5)
-    assert server.process.poll() is None
-    began_s = time.monotonic()
-    server.process.send_signal(signal.SIGINT)
-    assert server.process.wait(10) == 1
-    assert time.monotonic() - began_s < 2
-    assert_nothing_left(server, family)
+    with make_server(tmp_path, "en", env={"EMB_PROVIDER_SHUTDOWN_GRACE_S": "60"}) as server:
+        server.wait_ready()
+        family = server.family()
+        Asking(server, [Asked("en", ["!hang"])])
+        wait_until(lambda: "!hang" in server.models["en"].encoded(), 10, "it hangs")
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        assert server.process.poll() is None
+        began_s = time.monotonic()
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(10) == 1
+        assert time.monotonic() - began_s < 2
+        assert_nothing_left(server, family)
 
 
 @pytest.mark.parametrize("load", [{"load_s": 60}, {"load_spin_s": 60}, {"crashes": -1}], ids=str)
 def test_case_31_sigterm_while_models_load_is_a_clean_stop(tmp_path, load):
-    server = make_server(tmp_path, "en", "zh", **load).start()
-    wait_until(lambda: server.models["en"].start_pids() and server.models["zh"].start_pids(), 15, "both load")
-    family = server.family()
-    began_s = time.monotonic()
-    assert server.stop() == 0, server.story()
-    assert time.monotonic() - began_s < 5
-    assert_nothing_left(server, family)
+    with make_server(tmp_path, "en", "zh", **load) as server:
+        wait_until(lambda: server.models["en"].start_pids() and server.models["zh"].start_pids(), 15, "both load")
+        family = server.family()
+        began_s = time.monotonic()
+        assert server.stop() == 0, server.story()
+        assert time.monotonic() - began_s < 5
+        assert_nothing_left(server, family)
 
 
 def test_case_31_a_signal_in_the_very_first_moments_leaves_nothing_either(tmp_path):
@@ -117,14 +117,14 @@ def test_case_31_a_signal_in_the_very_first_moments_leaves_nothing_either(tmp_pa
 
 
 def test_stop_as_a_command_waits_until_the_server_is_gone(tmp_path):
-    server = make_server(tmp_path, "en").start()
-    server.wait_ready()
-    done = operator.command(server, "stop", "--wait", "20")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert server.process.wait(5) == 0
-    after = operator.command(server, "status")
-    assert after.returncode == 3
-    assert "No server of this user is running" in after.stderr
+    with make_server(tmp_path, "en") as server:
+        server.wait_ready()
+        done = operator.command(server, "stop", "--wait", "20")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert server.process.wait(5) == 0
+        after = operator.command(server, "status")
+        assert after.returncode == 3
+        assert "No server of this user is running" in after.stderr
 
 
 # --------------------------------------------------------------------------------------------------------- reloading

@@ -42,22 +42,37 @@ def test_the_tokens_of_a_slice_take_about_as_long_as_a_slice(model, max_tokens):
     assert planned.costs.ms(tokens, 64 * tokens) <= planned.slice_ms * 1.001
 
 
+class SlowEncoder(FakeEncoder):
+    """Takes so long by its own clock, and no time by any other."""
+
+    def __init__(self, base_s: float, per_token_s: float) -> None:
+        super().__init__()
+        self.now_s = 0.0
+        self._base_s, self._per_token_s = base_s, per_token_s
+
+    def encode(self, batch):
+        self.now_s += self._base_s + self._per_token_s * sum(len(one.ids) for one in batch)
+        return super().encode(batch)
+
+    def clock(self) -> float:
+        return self.now_s
+
+
 def test_measuring_ends_soon_on_a_slow_device():
-    now_s = 0.0
-
-    def clock() -> float:
-        return now_s
-
-    class SlowEncoder(FakeEncoder):
-        def encode(self, batch):
-            nonlocal now_s
-            now_s += 0.001 * sum(len(one.ids) for one in batch)
-            return super().encode(batch)
-
-    measured = measure(SlowEncoder(), 32768, clock)
-    assert now_s < 2
+    encoder = SlowEncoder(0.0, 0.001)
+    measured = measure(encoder, 32768, encoder.clock)
+    assert encoder.now_s < 2
     assert measured.costs.per_token == pytest.approx(1, rel=0.01)
     assert measured.costs.base == pytest.approx(0, abs=0.1)
+
+
+def test_of_a_model_that_takes_half_a_second_for_a_word_it_is_still_known_what_a_token_costs():
+    encoder = SlowEncoder(0.5, 0.01)
+    measured = measure(encoder, 32768, encoder.clock)
+    assert encoder.now_s < 2 * (0.5 + 0.01 * MAX_TOKENS)
+    assert measured.costs.base == pytest.approx(500, rel=0.01)
+    assert measured.costs.per_token == pytest.approx(10, rel=0.01)
+    assert MAX_TOKENS <= measured.slice_tokens < 2 * MAX_TOKENS, "no batch is the whole queue, and none a single word"
 
 
 def test_measuring_uses_no_text_longer_than_the_model_takes():
