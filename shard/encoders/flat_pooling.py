@@ -35,8 +35,8 @@ class FlatPooling:
         """Return one row per text of ``hidden``, shape (tokens, size); ``raw`` leaves it as long as it is."""
         rows = self._pool(hidden, lengths)
         if self._normalizes and not raw:
-            norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))
-            rows /= np.maximum(norms, _LEAST_NORM)[:, None]
+            norms = np.sqrt(np.add.reduce(rows * rows, axis=1, keepdims=True))
+            rows /= np.maximum(norms, _LEAST_NORM, out=norms)
         return rows
 
 
@@ -52,6 +52,10 @@ def find_flat_pooling(modules: Sequence[nn.Module]) -> FlatPooling | None:
 
 
 def _mean(hidden: Vectors, lengths: Sequence[int]) -> Vectors:
+    if len(lengths) == 1:
+        rows: Vectors = np.add.reduce(hidden, axis=0, keepdims=True)
+        rows /= lengths[0]
+        return rows
     rows = np.empty((len(lengths), hidden.shape[1]), np.float32)
     for row, end, length in zip(rows, accumulate(lengths), lengths, strict=True):
         np.add.reduce(hidden[end - length : end], axis=0, out=row)

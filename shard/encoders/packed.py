@@ -78,7 +78,8 @@ class PackedPath:
         self._graph = graph
         self._heads = heads
         self._positions = torch.arange(first_position, first_position + max_tokens)
-        self._wants_type_ids = wants_type_ids
+        most_tokens = round_up(max(_MAX_TOKENS, max_tokens))
+        self._first_types = torch.zeros((1, most_tokens), dtype=torch.long) if wants_type_ids else None
 
     def split(self, batch: Sequence[Tokenized]) -> list[list[int]]:
         return packed_batches(
@@ -95,18 +96,20 @@ class PackedPath:
         ids = torch.tensor([[*chain.from_iterable(row.ids for row in rows), *[rows[0].ids[0]] * spare]])
         positions = [self._positions[:length] for length in (*lengths, *[1] * spare)]
         at = (positions[0] if len(positions) == 1 else torch.cat(positions))[None]
-        types = [self._type_ids(rows, tokens + spare)] if self._wants_type_ids else []
+        types = [] if self._first_types is None else [_type_ids(rows, self._first_types[:, : tokens + spare])]
         hidden = self._graph(ids, at, *types, find_segments(lengths, [row.expanded for row in rows]))
         features: Features = {"token_embeddings": hidden[:, :tokens]}
         if len(rows) > 1:
             features["cu_seq_lens_q"] = torch.tensor([0, *accumulate(lengths)])
         return self._heads.run(features, rows)
 
-    def _type_ids(self, rows: Sequence[Tokenized], tokens: int) -> torch.Tensor:
-        if all(row.type_ids is None for row in rows):
-            return torch.zeros((1, tokens), dtype=torch.long)
-        own = [*chain.from_iterable(row.type_ids or [0] * len(row.ids) for row in rows)]
-        return torch.tensor([own + [0] * (tokens - len(own))])
+
+def _type_ids(rows: Sequence[Tokenized], first_types: torch.Tensor) -> torch.Tensor:
+    """Return the type of each token, ``first_types`` where no text has any of its own."""
+    if all(row.type_ids is None for row in rows):
+        return first_types
+    own = [*chain.from_iterable(row.type_ids or [0] * len(row.ids) for row in rows)]
+    return torch.tensor([own + [0] * (first_types.shape[1] - len(own))])
 
 
 def find_first_position(model: nn.Module) -> int:

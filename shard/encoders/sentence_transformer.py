@@ -36,6 +36,8 @@ def run_path(path: ForwardPath, batch: Sequence[Tokenized]) -> Results:
     """Return the results of ``batch`` in its order."""
     try:
         with torch.inference_mode():
+            if len(batch) == 1:
+                return path.run(batch)
             passes = [(rows, path.run([batch[row] for row in rows])) for rows in path.split(batch)]
     except torch.AcceleratorError as error:  # a failed assertion in a kernel, a lost card; not a lack of memory
         raise FatalDeviceError(str(error)) from error

@@ -72,6 +72,10 @@ def attend_joint(
     """Do what ``attend`` does where one layer has made query, key and value: shape (1, tokens, 3 * heads * size)."""
     _, tokens, width = joint.shape
     rows, heads = joint.view(tokens, width), width // (3 * size)
+    if segments[0].is_whole(tokens) and rule.is_plain(tokens):
+        # Of one short text by itself every call counts, and every copy.
+        queries, keys, values = joint.view(tokens, 3, heads, size).permute(1, 2, 0, 3).unbind(0)
+        return attend_plainly(queries, keys, values, rule.scale).transpose(0, 1).contiguous()[None]
 
     def attend_within(segment: Segment) -> torch.Tensor:
         count, length = segment.count, segment.length

@@ -42,6 +42,10 @@ class Segment:
     length: int
     padding: Padding | None = None
 
+    def is_whole(self, tokens: int) -> bool:
+        """Tell whether one text is all of a sequence of so many tokens, and each of its tokens is seen."""
+        return self.count == 1 and self.end == tokens and self.padding is None
+
 
 def find_segments(lengths: Sequence[int], unseen: Sequence[int] = ()) -> list[Segment]:
     """Join neighbours of equal or nearly equal length; most fall together when the longest comes first.
