@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -51,15 +52,9 @@ class SentenceTransformers:
         """Return the vector of one text."""
         return [float(value) for value in self._model.encode(text, show_progress_bar=False)]
 
-    def latencies_s(self, text: str, count: int, pause_s: float = 0.0) -> list[float]:
-        """Return the seconds of ``count`` runs of one text, before each of which ``pause_s`` passes."""
-        times = []
-        for _ in range(count):
-            time.sleep(pause_s)
-            began_s = time.perf_counter()
-            self._model.encode(text, show_progress_bar=False)
-            times.append(time.perf_counter() - began_s)
-        return times
+    def latencies_s(self, selection: Sequence[str], count: int, pause_s: float = 0.0) -> list[float]:
+        """Return the seconds of each of ``count`` runs of one text, the next one in turn after ``pause_s``."""
+        return _latencies_s(lambda text: self._model.encode(text, show_progress_bar=False), selection, count, pause_s)
 
 
 class OnnxPipeline:
@@ -81,15 +76,9 @@ class OnnxPipeline:
         """Return the vector of one text."""
         return [float(value) for value in self._embed(text)]
 
-    def latencies_s(self, text: str, count: int, pause_s: float = 0.0) -> list[float]:
-        """Return the seconds of ``count`` runs of one text, before each of which ``pause_s`` passes."""
-        times = []
-        for _ in range(count):
-            time.sleep(pause_s)
-            began_s = time.perf_counter()
-            self._embed(text)
-            times.append(time.perf_counter() - began_s)
-        return times
+    def latencies_s(self, selection: Sequence[str], count: int, pause_s: float = 0.0) -> list[float]:
+        """Return the seconds of each of ``count`` runs of one text, the next one in turn after ``pause_s``."""
+        return _latencies_s(self._embed, selection, count, pause_s)
 
     def _embed(self, text: str) -> Any:  # noqa: ANN401 - a numpy array; numpy is not imported here
         import numpy as np  # noqa: PLC0415
@@ -132,3 +121,13 @@ class OnnxExport:
             dynamic_axes={name: {0: "batch", 1: "tokens"} for name in ("input_ids", "attention_mask", "states")},
             dynamo=False,
         )
+
+
+def _latencies_s(run: Callable[[str], object], selection: Sequence[str], count: int, pause_s: float) -> list[float]:
+    times = []
+    for text in itertools.islice(itertools.cycle(selection), count):
+        time.sleep(pause_s)
+        began_s = time.perf_counter()
+        run(text)
+        times.append(time.perf_counter() - began_s)
+    return times

@@ -18,8 +18,8 @@ _MIB: Final = 1024 * 1024
 _LARGEST_HEAP_BLOCK: Final = 32 * _MIB
 #: About what one batch needs at once.
 _KEPT: Final = 64 * _MIB
-#: Above the number of sizes that ``packed.round_up`` leaves for one matrix.
-_KEPT_KERNELS: Final = 64
+#: As many as a model with four kinds of matrices needs for all sizes that ``packed.round_up`` leaves.
+_KEPT_KERNELS: Final = 256
 #: A mapped file of weights of which no page was written to: such a page is this process's own, and only here (proc(5)).
 _CHECKPOINT_ONLY_READ: Final = re.compile(
     r"^([0-9a-f]+)-([0-9a-f]+) .*\.safetensors\n(?:[A-Z]\w+:.*\n)*?Anonymous: +0 kB$", re.MULTILINE
@@ -44,7 +44,8 @@ def keep_freed_memory() -> None:
 def limit_kernel_caches() -> None:
     """Let oneDNN and torch's layer above it keep few kernels; to be called before the first of them is made.
 
-    They make one per shape, of up to a megabyte, and by default keep a thousand of them each.
+    They make one per shape, of up to a megabyte, and by default keep a thousand of them each. One that is not kept is
+    made anew, which takes half a millisecond: for one short text, four of them are as long as the pass.
     """
     for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         os.environ.setdefault(name, str(_KEPT_KERNELS))

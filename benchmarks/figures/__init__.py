@@ -12,6 +12,7 @@ from benchmarks.figures.http import (
     bulk_against_engine,
     one_short_text,
     one_short_text_after_a_pause,
+    one_short_text_after_another,
     singles_against_engine,
 )
 from benchmarks.figures.router import router_and_channel
@@ -26,6 +27,7 @@ ALL: Final[Mapping[str, Callable[[Setting], list[Figure]]]] = {
     "singles": singles_against_engine,
     "one-text": one_short_text,
     "one-text-after-pause": one_short_text_after_a_pause,
+    "one-text-after-another": one_short_text_after_another,
     "short-under-bulk": short_under_bulk,
     "two-models": two_models,
     "router": router_and_channel,
@@ -42,6 +44,7 @@ ON_CARD: Final = (
     "singles",
     "one-text",
     "one-text-after-pause",
+    "one-text-after-another",
     "short-under-bulk",
     "router",
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ _REQUESTS_ON_CARD = 200
 _PAUSE_S = 0.1
 #: Three and about fifteen tokens.
 _ONE_SHORT_TEXT = ("hello", "How long do soaked chickpeas need to cook?")
+_EACH_BY_ITSELF = {text.split(maxsplit=1)[0].lower(): (text,) for text in _ONE_SHORT_TEXT}
 
 
 def bulk_against_engine(setting: Setting) -> list[Figure]:
@@ -137,13 +138,20 @@ def one_short_text(setting: Setting) -> list[Figure]:
     On a card against sentence-transformers on the same card. Of two texts the one that is farther above its limit is
     the figure.
     """
-    return _one_short_text(setting, "idle", _Calls(60, 3) if setting.quick else _Calls(200, 7))
+    calls = _Calls(60, 3) if setting.quick else _Calls(200, 7)
+    return _one_short_text(setting, "one short text, idle", _EACH_BY_ITSELF, calls)
 
 
 def one_short_text_after_a_pause(setting: Setting) -> list[Figure]:
     """Measure the same when nothing has happened for 100 ms: processors and threads sleep, and have to be woken."""
     calls = _Calls(12, 3, _PAUSE_S) if setting.quick else _Calls(30, 5, _PAUSE_S)
-    return _one_short_text(setting, "after a pause", calls)
+    return _one_short_text(setting, "one short text, after a pause", _EACH_BY_ITSELF, calls)
+
+
+def one_short_text_after_another(setting: Setting) -> list[Figure]:
+    """Measure the same with all short texts in turn, each as likely of another length as what people ask."""
+    asked = {"each": tuple(texts.short())}
+    return _one_short_text(setting, "one short text after another", asked, _Calls(266, 3 if setting.quick else 7))
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,33 +163,35 @@ class _Calls:
     pause_s: float = 0.0
 
 
-def _one_short_text(setting: Setting, when: str, calls: _Calls) -> list[Figure]:
-    return _one_on_card(setting, when, calls) if setting.on_card else _one_on_cpu(setting, when, calls)
+def _one_short_text(setting: Setting, what: str, asked: Mapping[str, Sequence[str]], calls: _Calls) -> list[Figure]:
+    """``asked`` are texts that are sent in turn, by the name that they have among the parts."""
+    return _one_on_card(setting, what, asked, calls) if setting.on_card else _one_on_cpu(setting, what, asked, calls)
 
 
-def _one_on_card(setting: Setting, when: str, calls: _Calls) -> list[Figure]:
+def _one_on_card(setting: Setting, what: str, asked: Mapping[str, Sequence[str]], calls: _Calls) -> list[Figure]:
     with serving(setting) as server, setting.sentence_transformers() as peer, load.generator() as worker:
         _check_same_vector(server, peer, "sentence-transformers", 0.999)
-        found = [_beside(text, server, (peer, "sentence_transformers"), worker, calls) for text in _ONE_SHORT_TEXT]
-    ratios = [median_ratio(ours, theirs) for ours, theirs, _ in found]
-    value = max(ratios)
+        sides = _Sides(server, peer, "sentence_transformers", worker)
+        found = {name: _beside(name, selection, sides, calls) for name, selection in asked.items()}
+    ratios = {name: median_ratio(ours, theirs) for name, (ours, theirs, _) in found.items()}
+    worst = max(ratios, key=ratios.__getitem__)
     parts: dict[str, Part] = {}
-    for text, ratio, (_, _, measured) in zip(_ONE_SHORT_TEXT, ratios, found, strict=True):
-        parts |= {**measured, f"{_first_word(text)}_ratio": round(ratio, 3)}
+    for name, (_, _, measured) in found.items():
+        parts |= {**measured, f"{name}_ratio": round(ratios[name], 3)}
     return [
         Figure(
-            f"HTTP, one short text, {when}, p50: sentence-transformers' own",
-            value,
+            f"HTTP, {what}, p50: sentence-transformers' own",
+            ratios[worst],
             1.0,
             "x",
             "at most",
             parts,
-            f"for {_ONE_SHORT_TEXT[ratios.index(value)]!r}",
+            _which(asked[worst]),
         )
     ]
 
 
-def _one_on_cpu(setting: Setting, when: str, calls: _Calls) -> list[Figure]:
+def _one_on_cpu(setting: Setting, what: str, asked: Mapping[str, Sequence[str]], calls: _Calls) -> list[Figure]:
     with tempfile.TemporaryDirectory(prefix="embbench-") as name:
         graph = str(Path(name) / "model.onnx")
         with Worker("benchmarks.baselines:OnnxExport", environment=worker_environment(setting.threads)) as exporter:
@@ -198,62 +208,65 @@ def _one_on_cpu(setting: Setting, when: str, calls: _Calls) -> list[Figure]:
             load.generator() as worker,
         ):
             _check_same_vector(server, onnx, "ONNX Runtime", 0.9999)
-            found = [_one_text(text, server, onnx, worker, calls) for text in _ONE_SHORT_TEXT]
-    value, limit, text = max(
-        ((one[0], one[1], text) for one, text in zip(found, _ONE_SHORT_TEXT, strict=True)),
-        key=lambda one: one[0] / one[1],
-    )
+            sides = _Sides(server, onnx, "onnxruntime", worker)
+            found = {name: _beside(name, selection, sides, calls) for name, selection in asked.items()}
+    p50_ms = {name: statistics.median(ours) for name, (ours, _, _) in found.items()}
+    limits_ms = {name: 1.3 * statistics.median(theirs) + 1.0 for name, (_, theirs, _) in found.items()}
+    worst = max(found, key=lambda name: p50_ms[name] / limits_ms[name])
     parts: dict[str, Part] = {}
-    for one in found:
-        parts |= one[2]
+    for _, _, measured in found.values():
+        parts |= measured
     return [
         Figure(
-            f"HTTP, one short text, {when}, p50: 1.3 x ONNX Runtime + 1 ms",
-            value,
-            limit,
+            f"HTTP, {what}, p50: 1.3 x ONNX Runtime + 1 ms",
+            p50_ms[worst],
+            limits_ms[worst],
             "ms",
             "at most",
             parts,
-            f"for {text!r}",
+            _which(asked[worst]),
         )
     ]
 
 
-def _one_text(
-    text: str, server: Server, onnx: Worker, worker: Worker, calls: _Calls
-) -> tuple[float, float, dict[str, Part]]:
-    """Return our p50 in ms, its limit, and the parts."""
-    ours, theirs, parts = _beside(text, server, (onnx, "onnxruntime"), worker, calls)
-    return statistics.median(ours), 1.3 * statistics.median(theirs) + 1.0, parts
+@dataclass(frozen=True, slots=True)
+class _Sides:
+    """What is compared: our server, asked by ``generator``, and a peer in a process of its own."""
+
+    server: Server
+    peer: Worker
+    peer_name: str
+    generator: Worker
 
 
 def _beside(
-    text: str, server: Server, peer: tuple[Worker, str], worker: Worker, calls: _Calls
+    name: str, selection: Sequence[str], sides: _Sides, calls: _Calls
 ) -> tuple[list[float], list[float], dict[str, Part]]:
-    """Return the p50 in ms of each round over HTTP, those of a peer that is given with its name, and the parts."""
-    other, peer_name = peer
-    single = Load(server.port, [[text]], connections=1, count=calls.count, pause_s=calls.pause_s)
-    load.run(worker, single)
-    other.call("latencies_s", text, 20)
+    """Return the p50 in ms of each round over HTTP, those of the peer, and the parts."""
+    requests = [[text] for text in selection]
+    single = Load(sides.server.port, requests, connections=1, count=calls.count, pause_s=calls.pause_s)
+    load.run(sides.generator, single)
+    sides.peer.call("latencies_s", selection, max(20, len(selection)))
     runs, theirs = interleaved(
         calls.rounds,
-        lambda: load.run(worker, single),
-        lambda: 1000 * percentile(other.call("latencies_s", text, calls.count, calls.pause_s), 50),
+        lambda: load.run(sides.generator, single),
+        lambda: [1000 * one for one in sides.peer.call("latencies_s", selection, calls.count, calls.pause_s)],
     )
     ours = [run.latency_ms(50) for run in runs]
-    idle = load.ceiling(worker, single, runs[0].answer_bytes)
-    name = _first_word(text)
+    others = [percentile(times, 50) for times in theirs]
+    idle = load.ceiling(sides.generator, single, runs[0].answer_bytes)
     parts: dict[str, Part] = {
         f"{name}_http_p50_ms": rounded(ours),
         f"{name}_http_p99_ms": rounded([run.latency_ms(99) for run in runs]),
-        f"{name}_{peer_name}_p50_ms": rounded(theirs),
+        f"{name}_{sides.peer_name}_p50_ms": rounded(others),
+        f"{name}_{sides.peer_name}_p99_ms": rounded([percentile(times, 99) for times in theirs]),
         f"{name}_generator_alone_ms": round(1000 / idle, 3),
     }
-    return ours, theirs, parts
+    return ours, others, parts
 
 
-def _first_word(text: str) -> str:
-    return text.split(maxsplit=1)[0].lower()
+def _which(selection: Sequence[str]) -> str:
+    return f"for {selection[0]!r}" if len(selection) == 1 else f"for {len(selection)} texts"
 
 
 def _check_same_vector(server: Server, peer: Worker, peer_name: str, least: float) -> None:

@@ -14,7 +14,7 @@ from typing import Final
 import torch
 from torch.nn import functional
 
-from shard.encoders.graph.segments import Padding, Segment
+from shard.encoders.graph.segments import Padding, Segment, is_one_text
 
 #: Numbers in one vector of the processor, as torch has been built for it.
 _VECTOR: Final = 16 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 8
@@ -72,10 +72,13 @@ def attend_joint(
     """Do what ``attend`` does where one layer has made query, key and value: shape (1, tokens, 3 * heads * size)."""
     _, tokens, width = joint.shape
     rows, heads = joint.view(tokens, width), width // (3 * size)
-    if segments[0].is_whole(tokens) and rule.is_plain(tokens):
+    if is_one_text(segments) and rule.is_plain(segments[0].end):
         # Of one short text by itself every call counts, and every copy.
-        queries, keys, values = joint.view(tokens, 3, heads, size).permute(1, 2, 0, 3).unbind(0)
-        return attend_plainly(queries, keys, values, rule.scale).transpose(0, 1).contiguous()[None]
+        length = segments[0].end
+        queries, keys, values = rows[:length].view(length, 3, heads, size).permute(1, 2, 0, 3).unbind(0)
+        attended = attend_plainly(queries, keys, values, rule.scale).transpose(0, 1)
+        spare = tokens - length
+        return functional.pad(attended, (0, 0, 0, 0, 0, spare))[None] if spare else attended.contiguous()[None]
 
     def attend_within(segment: Segment) -> torch.Tensor:
         count, length = segment.count, segment.length

@@ -42,10 +42,6 @@ class Segment:
     length: int
     padding: Padding | None = None
 
-    def is_whole(self, tokens: int) -> bool:
-        """Tell whether one text is all of a sequence of so many tokens, and each of its tokens is seen."""
-        return self.count == 1 and self.end == tokens and self.padding is None
-
 
 def find_segments(lengths: Sequence[int], unseen: Sequence[int] = ()) -> list[Segment]:
     """Join neighbours of equal or nearly equal length; most fall together when the longest comes first.
@@ -64,6 +60,11 @@ def find_segments(lengths: Sequence[int], unseen: Sequence[int] = ()) -> list[Se
         waste += added
     segments.append(_segment(starts[first], lengths[first:], seen[first:]))
     return segments
+
+
+def is_one_text(segments: Sequence[Segment]) -> bool:
+    """Tell whether these are one text from the first token on, of which each token is seen."""
+    return len(segments) == 1 and segments[0].count == 1 and segments[0].padding is None
 
 
 def _segment(start: int, lengths: Sequence[int], seen: Sequence[int]) -> Segment:

@@ -66,13 +66,14 @@ def test_attention_within_each_text_equals_that_of_the_text_alone(lengths, is_ca
     st.lists(st.integers(1, 20), min_size=1, max_size=24),
     st.booleans(),
     st.sampled_from([0, 12, 64]),
+    st.integers(0, 4),
     st.integers(0, 2**31),
 )
 def test_attention_over_joint_heads_equals_that_of_each_text_alone_at_any_length(
-    lengths, is_causal, plain_tokens, seed
+    lengths, is_causal, plain_tokens, spare, seed
 ):
     torch.manual_seed(seed)
-    joint = torch.randn(1, sum(lengths), 3 * 2 * 4)
+    joint = torch.randn(1, sum(lengths) + spare, 3 * 2 * 4)
     packed = attend_joint(joint, 4, Rule(None, is_causal, None, plain_tokens), find_segments(lengths))
     start = 0
     for length in lengths:
@@ -80,10 +81,18 @@ def test_attention_over_joint_heads_equals_that_of_each_text_alone_at_any_length
         expected = scaled_dot_product_attention(*alone, is_causal=is_causal).transpose(1, 2)
         torch.testing.assert_close(packed[:, start : start + length], expected, atol=1e-6, rtol=0)
         start += length
+    assert packed.shape == (1, start + spare, 2, 4)
+    assert not packed[:, start:].any()
 
 
 @given(st.integers(1, 100_000))
 def test_a_pass_is_rounded_up_by_little_and_to_few_sizes(tokens):
     rounded = round_up(tokens)
     assert tokens <= rounded < tokens + max(1, tokens / 3)
-    assert rounded % (64 if tokens > 256 else 16 if tokens > 64 else 1) == 0
+    assert rounded % (64 if tokens > 256 else 16 if tokens > 128 else 8 if tokens > 32 else 1) == 0
+
+
+def test_all_sizes_of_a_pass_are_few_and_each_is_its_own():
+    sizes = sorted({round_up(tokens) for tokens in range(1, 2049)})
+    assert len(sizes) < 64
+    assert [round_up(size) for size in sizes] == sizes
