@@ -136,7 +136,9 @@ def test_case_32_one_added_one_removed_one_unchanged_under_load(tmp_path):
         kept, gone, router = server.shard_pid("kept"), server.shard_pid("gone"), router_pid(server)
         with SteadyLoad(server, "kept", "a") as first, SteadyLoad(server, "kept", "b") as second:
             # Many slices, most of them still to be sent when the model is removed.
-            long = Asking(server, [Asked("gone", [f"slice by slice {number}" for number in range(1500)])])
+            texts = [f"slice by slice {number}" for number in range(1500)]
+            texts[1000] = "!sleep=4"
+            long = Asking(server, [Asked("gone", texts)])
             wait_until(lambda: len(server.models["gone"].encoded()) > 64, 10, "it is under way")
             removed = server.models.pop("gone")
             server.models["added"] = FaultyModel(tmp_path / "added")
