@@ -10,21 +10,21 @@ from typing import Final
 from emb_model_provider.errors import LoadError, LoadReason
 from shard.encoder import Encoder, Reading, row_dimension
 
-_TEXTS: Final = ("Is it ready?", "准备好了吗？")
+QUESTIONS: Final = ("Is it ready?", "准备好了吗？")
 
 
 def refuse_bad_answers(encoder: Encoder) -> None:
     """Raise ``LoadError`` BAD_VECTORS for results that are not finite or of another shape than announced."""
     info = encoder.info
-    seconds = _TEXTS if info.task == "rerank" else ()
-    results = encoder.encode(encoder.tokenize(_TEXTS, Reading(outputs=info.outputs), seconds))
+    seconds = QUESTIONS if info.task == "rerank" else ()
+    results = encoder.encode(encoder.tokenize(QUESTIONS, Reading(outputs=info.outputs), seconds))
     if not results.is_finite:
         raise LoadError(
             LoadReason.BAD_VECTORS,
             f"the loaded model answers with NaN or infinity in {info.precision}: its weights are damaged, or need a "
             "wider precision (fp32 or bf16)",
         )
-    expected = (len(_TEXTS), row_dimension(info))
+    expected = (len(QUESTIONS), row_dimension(info))
     if results.rows is not None and results.rows.shape != expected:
         raise LoadError(
             LoadReason.BAD_VECTORS,

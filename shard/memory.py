@@ -18,7 +18,8 @@ _MIB: Final = 1024 * 1024
 _LARGEST_HEAP_BLOCK: Final = 32 * _MIB
 #: About what one batch needs at once.
 _KEPT: Final = 64 * _MIB
-#: As many as a model with four kinds of matrices needs for all sizes that ``packed.round_up`` leaves.
+#: As many as a model with four kinds of matrices needs for all sizes that ``packed.round_up`` leaves. One core takes
+#: other kernels than all of them together, but small sizes come on all and large ones on one.
 _KEPT_KERNELS: Final = 256
 #: A mapped file of weights of which no page was written to: such a page is this process's own, and only here (proc(5)).
 _CHECKPOINT_ONLY_READ: Final = re.compile(

@@ -59,7 +59,7 @@ def test_case_34_nor_does_a_shard_that_never_gives_the_gil_back(server):
     """The life-pipe's thread cannot run in it; the kernel's own signal is what ends it."""
     family, busy = server.family(), server.shard_pid("en")
     Asking(server, [Asked("en", ["!spin=600"])])
-    wait_until(lambda: server.models["en"].encoded() != [], 10, "it has begun")
+    wait_until(lambda: "!spin=600" in server.models["en"].encoded(), 10, "it has begun")
     time.sleep(0.2)
     assert alive(busy)
     server.kill()

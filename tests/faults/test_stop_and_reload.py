@@ -47,7 +47,7 @@ def test_case_28_sigterm_with_200_in_flight_answers_all_of_them_and_leaves_nothi
         family = server.family()
         # All others wait behind the first one, so that all are in flight when the signal comes.
         first = Asking(server, [Asked("en", ["!sleep=6"])])
-        wait_until(server.models["en"].encoded, 10, "the first is on the device")
+        wait_until(lambda: "!sleep=6" in server.models["en"].encoded(), 10, "the first is on the device")
         asking = Asking(server, [Asked("en", [f"in flight {number}"]) for number in range(200)])
         wait_until(lambda: in_flight(server, "en") == 201, 5, "all are accepted")
         server.process.send_signal(signal.SIGTERM)
