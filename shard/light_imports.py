@@ -1,4 +1,4 @@
-"""Leaves packages out of a shard that its libraries import and a shard never uses. Called by ``main``.
+"""Makes what a shard imports cheaper: packages left out that it never uses, no garbage looked for. Called by ``main``.
 
 sentence-transformers imports scikit-learn, and with it SciPy, to evaluate models. Without them a shard starts a second
 sooner and is 50 MB smaller (measured with sentence-transformers 6.2).
@@ -6,10 +6,12 @@ sooner and is 50 MB smaller (measured with sentence-transformers 6.2).
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import importlib.abc
 import importlib.machinery
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Final, NoReturn
 
@@ -22,6 +24,20 @@ def leave_out_evaluation() -> None:
     For code that is known: a model's own code may do real work with these packages.
     """
     sys.meta_path.insert(0, _Hollow())
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Look for no garbage while modules are imported, nor ever after among what they have made: there is none.
+
+    Beside torch and transformers, each look through everything takes a tenth of a second.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 class _Hollow(importlib.abc.MetaPathFinder, importlib.abc.Loader):

@@ -27,7 +27,7 @@ from shard.encoder import Encoder
 from shard.first_answer import refuse_bad_answers
 from shard.hubs import Progress, Snapshot
 from shard.lane import Lane, count_lanes, threads_of_lane
-from shard.light_imports import leave_out_evaluation
+from shard.light_imports import leave_out_evaluation, uncollected
 from shard.memory import private_bytes
 from shard.tracing import trace_outcomes
 
@@ -127,8 +127,9 @@ def _prepare(config: ShardConfig, control: ControlChannel) -> _Loaded:
 def _fetch(config: ShardConfig, control: ControlChannel) -> Snapshot:
     # Kept out of the module's head, as is the loader below: importing costs seconds, and the supervisor should
     # hear of a wrong configuration before that.
-    from shard.foreign_ids import fetch_vocabulary  # noqa: PLC0415
-    from shard.hubs import fetch, forbid_requests  # noqa: PLC0415
+    with uncollected():
+        from shard.foreign_ids import fetch_vocabulary  # noqa: PLC0415
+        from shard.hubs import fetch, forbid_requests  # noqa: PLC0415
 
     def report(progress: Progress) -> None:
         control.send(LoadProgress("downloading", progress.done_bytes, progress.total_bytes, progress.source))
@@ -143,7 +144,8 @@ def _load(config: ShardConfig, snapshot: Snapshot) -> Encoder:
     is_trusted = _is_trusted(config, snapshot)
     if not is_trusted:
         leave_out_evaluation()
-    from shard.loader import load  # noqa: PLC0415
+    with uncollected():
+        from shard.loader import load  # noqa: PLC0415
 
     return load(
         snapshot.directory,

@@ -1,5 +1,10 @@
+import gc
 import subprocess
 import sys
+
+import pytest
+
+from shard.light_imports import uncollected
 
 PROGRAM = """
 import sys
@@ -19,3 +24,23 @@ except ImportError as error:
 def test_a_package_left_out_imports_as_nothing_and_says_so_when_it_is_used():
     done = subprocess.run([sys.executable, "-c", PROGRAM], check=True, capture_output=True, text=True, timeout=60)
     assert done.stdout == "sklearn.metrics.pairwise_distances is left out of shards (shard/light_imports.py)\n"
+
+
+def test_no_garbage_is_looked_for_during_imports_nor_among_what_they_made():
+    try:
+        with uncollected():
+            assert not gc.isenabled()
+            made: list[object] = []
+        assert gc.isenabled()
+        assert not any(one is made for one in gc.get_objects())
+    finally:
+        gc.unfreeze()
+
+
+def test_after_an_import_that_fails_garbage_is_collected_again():
+    try:
+        with pytest.raises(ImportError), uncollected():
+            raise ImportError
+        assert gc.isenabled()
+    finally:
+        gc.unfreeze()
