@@ -11,6 +11,7 @@ from tests.support.faulty_server import FaultyModel, FaultyServer
 from tests.support.processes import wait_until
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+OTHER_TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 
 class Collector(http.server.ThreadingHTTPServer):
@@ -90,8 +91,10 @@ def test_a_request_has_a_span_below_its_callers_and_the_shards_three_below_that(
 
 
 def test_texts_are_in_no_span(server, collector):
-    server.post("/v1/embeddings", {"model": "en", "input": "a secret sentence"})
-    wait_until(lambda: len(collector.spans) >= 8, 20, "spans have come")
+    headers = {"traceparent": f"00-{OTHER_TRACE}-{PARENT}-01"}
+    server.post("/v1/embeddings", {"model": "en", "input": "a secret sentence"}, headers)
+    names = ("POST /v1/embeddings", "tokenize", "queue", "encode")
+    wait_until(lambda: all(named(collector, name, OTHER_TRACE) for name in names), 20, "spans have come")
     assert "secret" not in json.dumps([str(span) for span in collector.spans])
 
 
