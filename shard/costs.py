@@ -127,8 +127,8 @@ def plan(samples: Sequence[Sample], max_tokens: int) -> SlicePlan:
 def fit(samples: Sequence[Sample]) -> CostModel:
     """Return the non-negative least-squares fit, each sample weighted by the inverse of its time.
 
-    With three unknowns, trying every set of them that is not held at zero finds the optimum. Where few samples leave
-    several, it is the one of the fewest and first unknowns.
+    With three unknowns, trying every set of them that is not held at zero finds the optimum. Where too few
+    samples leave several as good, it is the one with the fewest unknowns, the base before the token before the pair.
     """
     table = np.array([[1, sum(one.lengths), sum(n * n for n in one.lengths)] for one in samples], dtype=np.float64)
     times = np.array([max(one.ms, 1e-6) for one in samples])

@@ -27,10 +27,10 @@ def leave_out_evaluation() -> None:
 
 
 @contextlib.contextmanager
-def uncollected() -> Iterator[None]:
-    """Look for no garbage while modules are imported, nor ever after among what they have made: there is none.
+def without_collecting() -> Iterator[None]:
+    """Import within it: nothing is collected meanwhile, nor is what the modules have made ever looked through again.
 
-    Beside torch and transformers, each look through everything takes a tenth of a second.
+    None of it is garbage, and with torch and transformers each look through everything takes a tenth of a second.
     """
     gc.disable()
     try:

@@ -27,7 +27,7 @@ from shard.encoder import Encoder
 from shard.first_answer import refuse_bad_answers
 from shard.hubs import Progress, Snapshot
 from shard.lane import Lane, count_lanes, threads_of_lane
-from shard.light_imports import leave_out_evaluation, uncollected
+from shard.light_imports import leave_out_evaluation, without_collecting
 from shard.memory import private_bytes
 from shard.tracing import trace_outcomes
 
@@ -127,7 +127,7 @@ def _prepare(config: ShardConfig, control: ControlChannel) -> _Loaded:
 def _fetch(config: ShardConfig, control: ControlChannel) -> Snapshot:
     # Kept out of the module's head, as is the loader below: importing costs seconds, and the supervisor should
     # hear of a wrong configuration before that.
-    with uncollected():
+    with without_collecting():
         from shard.foreign_ids import fetch_vocabulary  # noqa: PLC0415
         from shard.hubs import fetch, forbid_requests  # noqa: PLC0415
 
@@ -144,7 +144,7 @@ def _load(config: ShardConfig, snapshot: Snapshot) -> Encoder:
     is_trusted = _is_trusted(config, snapshot)
     if not is_trusted:
         leave_out_evaluation()
-    with uncollected():
+    with without_collecting():
         from shard.loader import load  # noqa: PLC0415
 
     return load(

@@ -149,7 +149,7 @@ def one_short_text_after_a_pause(setting: Setting) -> list[Figure]:
 
 
 def one_short_text_after_another(setting: Setting) -> list[Figure]:
-    """Measure the same with all short texts in turn, each as likely of another length as what people ask."""
+    """Measure the same with all short texts in turn: as with what people ask, lengths change from one to the next."""
     asked = {"each": tuple(texts.short())}
     return _one_short_text(setting, "one short text after another", asked, _Calls(266, 3 if setting.quick else 7))
 
@@ -164,7 +164,7 @@ class _Calls:
 
 
 def _one_short_text(setting: Setting, what: str, asked: Mapping[str, Sequence[str]], calls: _Calls) -> list[Figure]:
-    """``asked`` are texts that are sent in turn, by the name that they have among the parts."""
+    """Return the figure of the worst of ``asked``: texts that are sent in turn, by their name among the parts."""
     return _one_on_card(setting, what, asked, calls) if setting.on_card else _one_on_cpu(setting, what, asked, calls)
 
 

@@ -79,6 +79,7 @@ class PackedPath:
         self._graph = graph
         self._heads = heads
         self._positions = torch.arange(first_position, first_position + max_tokens)
+        # Cut to each pass's length; a text that is no pair is of the first type throughout.
         most_tokens = round_up(max(_MAX_TOKENS, max_tokens))
         self._first_types = torch.zeros((1, most_tokens), dtype=torch.long) if wants_type_ids else None
 

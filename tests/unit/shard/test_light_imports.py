@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from shard.light_imports import uncollected
+from shard.light_imports import without_collecting
 
 PROGRAM = """
 import sys
@@ -28,7 +28,7 @@ def test_a_package_left_out_imports_as_nothing_and_says_so_when_it_is_used():
 
 def test_no_garbage_is_looked_for_during_imports_nor_among_what_they_made():
     try:
-        with uncollected():
+        with without_collecting():
             assert not gc.isenabled()
             made: list[object] = []
         assert gc.isenabled()
@@ -39,7 +39,7 @@ def test_no_garbage_is_looked_for_during_imports_nor_among_what_they_made():
 
 def test_after_an_import_that_fails_garbage_is_collected_again():
     try:
-        with pytest.raises(ImportError), uncollected():
+        with pytest.raises(ImportError), without_collecting():
             raise ImportError
         assert gc.isenabled()
     finally:
