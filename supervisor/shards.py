@@ -69,6 +69,8 @@ class Shard:
         self._on_progress = on_progress
         #: Why the running generation cannot load, from its own mouth.
         self._load_failure: LoadFailed | None = None
+        #: How the generation before ended, in words.
+        self._why = ""
         self._progress: Progress | None = None
         self._started_s = 0.0
         self._load_s = _FIRST_LOAD_GUESS_S
@@ -141,8 +143,8 @@ class Shard:
             socket_path=str(socket_path),
             done_bytes=0,
             total_bytes=0,
-            reason="",
-            detail="",
+            # Who looks while it is tried again still sees what it failed of.
+            detail=self._why,
         )
         return Launch("shard", shard_environment(setting.placement, os.environ), (config,))
 
@@ -153,7 +155,8 @@ class Shard:
             self._take_progress(message)
         elif isinstance(message, Ready):
             self._load_s = self.age_s
-            self._change(state="ready", info=message.info, load_s=round(self._load_s, 3))
+            self._why = ""
+            self._change(state="ready", reason="", detail="", info=message.info, load_s=round(self._load_s, 3))
         elif isinstance(message, LoadFailed):
             self._load_failure = message
         else:
@@ -173,7 +176,10 @@ class Shard:
             restart_in_s=death.restart_in_s,
             breaker=death.breaker if death.breaker != "closed" else None,
         )
-        reason, detail = self._explain(death)
+        reason, self._why = self._explain(death)
+        detail = self._why
+        if death.restart_in_s is not None and death.breaker != "closed":
+            detail += f"; it keeps failing, so it is tried again only in {death.restart_in_s:.0f} s"
         self._is_given_up = death.restart_in_s is None
         self._due_s = time.monotonic() + (death.restart_in_s or 0.0) + self._load_s
         is_soon = death.restart_in_s is not None and death.breaker == "closed" and death.exit_code != EXIT_TEMPORARY
@@ -181,14 +187,9 @@ class Shard:
 
     def _explain(self, death: Death) -> tuple[str, str]:
         if self._load_failure is not None:
-            reason, detail = self._load_failure.reason, self._load_failure.message
-        elif death.ended_because:
-            reason, detail = "hung", f"its process {death.how}"
-        else:
-            reason, detail = "crashed" if death.was_ready else "start_failed", f"its process {death.how}"
-        if death.restart_in_s is not None and death.breaker != "closed":
-            detail += f"; it keeps failing, so it is tried again only in {death.restart_in_s:.0f} s"
-        return reason, detail
+            return self._load_failure.reason, self._load_failure.message
+        reason = "crashed" if death.was_ready else "start_failed"
+        return "hung" if death.ended_because else reason, f"its process {death.how}"
 
     def _take_report(self, report: Progress) -> None:
         before, self._progress = self._progress, report

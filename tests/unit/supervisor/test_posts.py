@@ -8,8 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from emb_model_provider.messages import LogConfig, Ready
+from emb_model_provider.messages import LoadFailed, LoadProgress, LogConfig, Ready
 from emb_model_provider.modelmap import Hubs, ModelSpec
+from supervisor.keeper import Death
 from supervisor.plan import Placement
 from supervisor.posts import Post
 from supervisor.shards import Shard, ShardSetting
@@ -200,6 +201,23 @@ async def test_a_holder_that_fails_the_router_gives_way_to_a_successor_or_is_sta
     assert scene.post.row().generation == 2
     serve(scene.shards[1])
     assert await renewal
+
+
+async def test_what_a_model_failed_of_stands_beside_its_state_until_it_serves(scene):
+    shard = scene.shards[0]
+    shard.on_message(LoadFailed("out_of_memory", "it does not fit"))
+    shard.on_died(Death(exit_code=75, was_ready=False, ended_because="", restart_in_s=30.0, breaker="open"))
+    row = scene.post.row()
+    assert (row.state, row.reason) == ("failed", "out_of_memory")
+    assert row.detail == "it does not fit; it keeps failing, so it is tried again only in 30 s"
+    shard.launch(2)
+    for state in ("starting", "loading"):
+        row = scene.post.row()
+        assert (row.state, row.reason, row.detail) == (state, "out_of_memory", "it does not fit")
+        shard.on_message(LoadProgress("loading", 0, 0))
+    serve(shard)
+    row = scene.post.row()
+    assert (row.state, row.reason, row.detail) == ("ready", "", "")
 
 
 async def test_newer_settings_withdraw_a_successor_that_has_older_ones(scene):
