@@ -96,14 +96,14 @@ def choose_path(parts: Parts, plan: ComputePlan, trial: Trial, spec: ModelSpec) 
             # Each by itself on all probes; together only one of them would see the long pass.
             lowered = [lower(graph, kernel, plain_tokens) for kernel in kernels.all]
             runs = [compile_graph(module) for module in lowered]
-            trials = [trial.run(_packed(run, parts, trial.max_tokens)) for run in runs]
+            trials = [trial.run(_packed(run, parts, trial.max_tokens, plain_tokens)) for run in runs]
             nearness = min((nearness for _, nearness in trials), key=lambda one: one.cosine)
             seen = {"kernel": str(kernels), "cosine": nearness.cosine, "deviation": nearness.deviation}
             if all(is_near(nearness) for _, nearness in trials):
                 log.info("packed", **seen)
                 run = runs[0] if kernels.max_tokens is None else by_tokens(runs[0], runs[-1], kernels.max_tokens)
                 weights_bytes = count_bytes([lowered[-1], parts.heads.modules])
-                path = _packed(run, parts, trial.max_tokens)
+                path = _packed(run, parts, trial.max_tokens, plain_tokens)
                 return Chosen(path, "packed", str(kernels), trials[-1][0], weights_bytes)
             log.warning("not_near", **seen)
     return _padded(parts, plan, trial)
@@ -139,7 +139,7 @@ def _candidates(
     if plan.narrows_to_int8:
         # An error in the graph itself could hide behind what rounding does to vectors.
         stock = compile_graph(lower(graph, "stock"))
-        if not _is_equal(trial.run(_packed(stock, parts, trial.max_tokens))[1]):
+        if not _is_equal(trial.run(_packed(stock, parts, trial.max_tokens, 0))[1]):
             return
         kinds: tuple[Kernel, ...] = ("int8-dynamic", "int8-weight-only")
         for kernel in kinds[kinds.index(f"int8-{spec.int8_method}") :]:
@@ -176,10 +176,11 @@ def _capture(parts: Parts) -> fx.GraphModule | None:
         return None
 
 
-def _packed(run: PackedGraph, parts: Parts, max_tokens: int) -> PackedPath:
+def _packed(run: PackedGraph, parts: Parts, max_tokens: int, plain_tokens: int) -> PackedPath:
     return PackedPath(
         run,
         parts.heads,
+        plain_tokens=plain_tokens,
         max_tokens=max_tokens,
         first_position=find_first_position(parts.transformer),
         wants_type_ids=parts.wants_type_ids,

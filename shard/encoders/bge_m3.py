@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from emb_model_provider.errors import LoadError, LoadReason
 from shard.encoder import NO_ROW, Ids, Results, SparseRow, Tokenized, Vectors
-from shard.encoders.heads import Features, HeadFacts, Heads, hidden_states
+from shard.encoders.heads import Features, HeadFacts, Heads, hidden_states, in_blocks
 from shard.layouts import COLBERT_LINEAR, SPARSE_LINEAR
 from shard.weights import check_whole, read_pickled
 
@@ -82,7 +82,7 @@ class BgeM3Head:
         )
 
     def _weigh(self, states: Sequence[torch.Tensor], rows: Sequence[Tokenized]) -> list[SparseRow]:
-        weights = torch.relu(self._linears.sparse(torch.cat(list(states)))).flatten().cpu().numpy()
+        weights = torch.relu(self._linears.sparse(in_blocks(torch.cat(list(states))))).flatten().cpu().numpy()
         ends = [0, *accumulate(map(len, states))]
         return [
             largest_weights(np.array(row.ids, dtype=np.uint32), weights[start:end], self._unused)
@@ -91,8 +91,8 @@ class BgeM3Head:
 
     def _project(self, states: Sequence[torch.Tensor]) -> list[Vectors]:
         kept = [own[1:] for own in states]
-        vectors = functional.normalize(self._linears.colbert(torch.cat(kept)), dim=-1).cpu().numpy()
-        return np.split(vectors, list(accumulate(map(len, kept)))[:-1])
+        vectors = functional.normalize(self._linears.colbert(in_blocks(torch.cat(kept))), dim=-1).cpu().numpy()
+        return np.split(vectors, list(accumulate(map(len, kept))))[:-1]
 
 
 def largest_weights(ids: Ids, weights: Vectors, unused: Ids) -> SparseRow:

@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import Protocol
+from typing import Final, Protocol
 
 import torch
 from sentence_transformers.base.modules import Dense, Normalize
 from sentence_transformers.sentence_transformer.modules import Dropout, LayerNorm, Pooling
 from torch import nn
+from torch.nn import functional
 
 from emb_model_provider.messages import Output, Task
 from shard.encoder import Results, Tokenized
 from shard.encoders.flat_pooling import find_flat_pooling
 
 Features = dict[str, object]
+
+#: MKL sums up the products of fewer rows in another order, also where that is what one of its threads gets.
+_BLOCK_ROWS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +61,8 @@ class Head(Protocol):
     def run(self, features: Features, rows: Sequence[Tokenized]) -> Results:
         """Return the results of one pass over ``rows``, on the CPU.
 
-        ``features`` are sentence-transformers': ``token_embeddings`` and ``attention_mask``, or, of texts end to end,
-        ``cu_seq_lens_q`` where there are several.
+        ``features`` are sentence-transformers': ``token_embeddings`` and, of padded texts, ``attention_mask``; with
+        ``cu_seq_lens_q``, the bounds of texts that lie end to end, if they are on the device already.
         """
         ...
 
@@ -109,11 +113,13 @@ class Heads:
 
     def run(self, features: Features, rows: Sequence[Tokenized]) -> Results:
         hidden = features["token_embeddings"]
-        is_padded = "attention_mask" in features
-        if self._flat is None or is_padded or not isinstance(hidden, torch.Tensor) or not hidden.is_cpu:
+        if "attention_mask" in features or not isinstance(hidden, torch.Tensor) or not hidden.is_cpu:
             return Results(self.pool(features, rows).cpu().numpy())
-        states, lengths = hidden[0].float().numpy(), [len(row.ids) for row in rows]
-        return Results(self._flat.run(states, lengths, raw=rows[0].raw))
+        lengths = [len(row.ids) for row in rows]
+        if self._flat is not None:
+            return Results(self._flat.run(hidden[0].float().numpy(), lengths, raw=rows[0].raw))
+        features["cu_seq_lens_q"] = torch.tensor([0, *accumulate(lengths)])
+        return Results(self.pool(features, rows).numpy())
 
     def pool(self, features: Features, rows: Sequence[Tokenized] = ()) -> torch.Tensor:
         """Return the sentence embeddings, shape (texts, dimension), fp32, on their device.
@@ -128,10 +134,12 @@ class Heads:
         for number, module in enumerate(self.modules):
             if not (raw and number == last and isinstance(module, Normalize)):
                 features = module(features)
+            if number == 0 and rows and isinstance(pooled := features.get("sentence_embedding"), torch.Tensor):
+                features["sentence_embedding"] = in_blocks(pooled)
         embedding = features["sentence_embedding"]
         if not isinstance(embedding, torch.Tensor):
             raise TypeError("the model's modules made no sentence_embedding")
-        return embedding.float()
+        return embedding[: len(rows) or None].float()
 
 
 def measure_dimension(module: nn.Module) -> int | None:
@@ -139,6 +147,12 @@ def measure_dimension(module: nn.Module) -> int | None:
     measure = getattr(module, "get_embedding_dimension", None)
     size = measure() if callable(measure) else None
     return None if size is None else int(size)
+
+
+def in_blocks(rows: torch.Tensor) -> torch.Tensor:
+    """Return ``rows`` and, on the CPU, rows of zeros up to a full block: a linear layer then has one way to sum up."""
+    spare = -len(rows) % _BLOCK_ROWS if rows.is_cpu else 0
+    return functional.pad(rows, (*[0] * (2 * rows.dim() - 1), spare)) if spare else rows
 
 
 def hidden_states(features: Features, rows: Sequence[Tokenized]) -> list[torch.Tensor]:

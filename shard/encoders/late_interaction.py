@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from shard.encoder import PLAIN, Reading, Results, Tokenized
-from shard.encoders.heads import Features, HeadFacts, hidden_states, measure_dimension
+from shard.encoders.heads import Features, HeadFacts, hidden_states, in_blocks, measure_dimension
 from shard.encoders.in_parts import ALONE, Helpers
 from shard.encoders.text_tokenizer import TextTokenizer, TokenizerFacts
 from shard.foreign_ids import Decode
@@ -186,10 +186,10 @@ class LateHead:
 
     def run(self, features: Features, rows: Sequence[Tokenized]) -> Results:
         states = hidden_states(features, rows)
-        projected: Features = {"token_embeddings": torch.cat(states)}
+        projected: Features = {"token_embeddings": in_blocks(torch.cat(states))}
         for step in self.modules:
             projected = step(projected)
         vectors = projected["token_embeddings"]
         assert isinstance(vectors, torch.Tensor)
-        each = np.split(vectors.float().cpu().numpy(), list(accumulate(map(len, states)))[:-1])
+        each = np.split(vectors.float().cpu().numpy(), list(accumulate(map(len, states))))[:-1]
         return Results(tokens=[own[self._mask.keep(row)] for own, row in zip(each, rows, strict=True)])

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from emb_model_provider.errors import LoadError, LoadReason
 from shard.encoder import Results, Tokenized
-from shard.encoders.heads import Features, HeadFacts, hidden_states
+from shard.encoders.heads import Features, HeadFacts, hidden_states, in_blocks
 
 #: Of logits, whose size is some ten.
 _SPLIT_TOLERANCE: Final = 1e-3
@@ -44,7 +44,7 @@ class LogitScoreHead:
 
     def run(self, features: Features, rows: Sequence[Tokenized]) -> Results:
         last = torch.stack([states[-1] for states in hidden_states(features, rows)])
-        logits = self._rows(last.to(self._rows.weight.dtype))
+        logits = self._rows(in_blocks(last.to(self._rows.weight.dtype)))[: len(rows)]
         score = logits[:, :1] - logits[:, 1:] if logits.shape[1] > 1 else logits
         return Results(score.float().cpu().numpy())
 

@@ -1,13 +1,14 @@
 """The quick path: texts laid end to end through a captured graph, so that no padding is ever computed.
 
 A vector computed so does not depend on its neighbours: every operation but attention works on each token by itself,
-and attention stays within a text.
+and attention stays within a text. oneDNN sums up a row's products in the same order however many rows there are, from
+two on, and however many threads: where it makes all of a model's products, vectors are the same bit for bit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import accumulate, chain
+from itertools import chain
 from typing import Final
 
 import torch
@@ -15,13 +16,13 @@ from torch import nn
 
 from shard.encoder import Results, Tokenized
 from shard.encoders.graph.segments import find_segments
-from shard.encoders.heads import Features, Head
+from shard.encoders.heads import Head
 
 #: Tokens of one pass through the graph; more falls out of the processor's cache.
 _MAX_TOKENS: Final = 2048
 
 #: Above so many tokens, sizes are multiples of so many.
-_STEPS: Final = ((256, 64), (128, 16), (32, 8), (16, 4), (4, 2), (0, 1))
+_STEPS: Final = ((256, 64), (128, 16), (32, 8), (16, 4), (4, 2), (2, 1), (0, 2))
 
 #: (input_ids, position_ids[, token_type_ids], segments) → last hidden states, all but segments of shape (1, tokens, …).
 PackedGraph = Callable[..., torch.Tensor]
@@ -70,14 +71,23 @@ def by_tokens(few: PackedGraph, many: PackedGraph, max_few: int) -> PackedGraph:
 class PackedPath:
     """Implements ``sentence_transformer.ForwardPath`` on the CPU.
 
-    A text's first token is at ``first_position``; a text has at most ``max_tokens``.
+    A text's first token is at ``first_position``; a text has at most ``max_tokens``. ``graph`` was lowered with
+    ``plain_tokens``.
     """
 
     def __init__(
-        self, graph: PackedGraph, heads: Head, *, first_position: int, max_tokens: int, wants_type_ids: bool
+        self,
+        graph: PackedGraph,
+        heads: Head,
+        *,
+        plain_tokens: int,
+        first_position: int,
+        max_tokens: int,
+        wants_type_ids: bool,
     ) -> None:
         self._graph = graph
         self._heads = heads
+        self._plain_tokens = plain_tokens
         self._positions = torch.arange(first_position, first_position + max_tokens)
         # Cut to each pass's length; a text that is no pair is of the first type throughout.
         most_tokens = round_up(max(_MAX_TOKENS, max_tokens))
@@ -101,11 +111,10 @@ class PackedPath:
             positions.append(self._positions[:1].expand(spare))
         at = (positions[0] if len(positions) == 1 else torch.cat(positions))[None]
         types = [] if self._first_types is None else [_type_ids(rows, self._first_types[:, : tokens + spare])]
-        hidden = self._graph(ids, at, *types, find_segments(lengths, [row.expanded for row in rows]))
-        features: Features = {"token_embeddings": hidden[:, :tokens]}
-        if len(rows) > 1:
-            features["cu_seq_lens_q"] = torch.tensor([0, *accumulate(lengths)])
-        return self._heads.run(features, rows)
+        hidden = self._graph(
+            ids, at, *types, find_segments(lengths, self._plain_tokens, [row.expanded for row in rows])
+        )
+        return self._heads.run({"token_embeddings": hidden[:, :tokens]}, rows)
 
 
 def _type_ids(rows: Sequence[Tokenized], first_types: torch.Tensor) -> torch.Tensor:

@@ -20,7 +20,7 @@ from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPo
 
 from emb_model_provider.messages import Task
 from shard.encoder import Results, Tokenized
-from shard.encoders.heads import Features, HeadFacts
+from shard.encoders.heads import Features, HeadFacts, in_blocks
 
 #: The name under which sentence-transformers keeps a cross-encoder's logits.
 SCORES: Final = "scores"
@@ -75,8 +75,8 @@ class ScoreHead:
             raise TypeError("the model made no token_embeddings")
         ends = list(accumulate(len(row.ids) for row in rows))
         places = [end - 1 for end in ends] if self._reads_last else [0, *ends[:-1]]
-        logits: torch.Tensor = self._without_body()(inputs_embeds=hidden[0, places][:, None]).logits
-        return logits
+        logits: torch.Tensor = self._without_body()(inputs_embeds=in_blocks(hidden[0, places][:, None])).logits
+        return logits[: len(rows)]
 
     def _without_body(self) -> nn.Module:
         # Made anew for each pass: narrowing replaces parts of the model after this head is made, and a copy costs

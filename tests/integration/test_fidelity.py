@@ -17,6 +17,7 @@ from transformers import MPNetConfig, MPNetModel
 from emb_model_provider.modelmap import ModelSpec
 from shard.encoder import Reading
 from shard.loader import load
+from tests.support.company import assert_same_in_company
 from tests.support.tiny_models import make_corom, make_gte, make_plain, make_sentence_transformers, make_xlm_roberta
 from tests.support.tiny_tokenizers import SAMPLE_TEXTS
 
@@ -38,36 +39,45 @@ def minilm(tmp_path_factory):
     return opened(directory, tmp_path_factory.mktemp("cache"))
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        make_gte,
-        make_corom,
-        make_plain,
-        make_xlm_roberta,
-        lambda directory: make_sentence_transformers(directory, pooling="weightedmean", dense=8),
-        lambda directory: make_sentence_transformers(directory, pooling="lasttoken", normalize=False),
-    ],
-    ids=["gte", "corom", "plain", "xlm-roberta", "weighted mean and dense", "last token"],
-)
-def test_models_of_the_usual_kinds_are_packed_and_each_vector_is_that_of_the_text_alone(tmp_path, make):
-    encoder = opened(make(tmp_path / "model"), tmp_path)
-    assert encoder.info.batching == "packed"
-    together = vectors(encoder, [*SAMPLE_TEXTS, *SAMPLE_TEXTS[:3]])
-    alone = encoder.encode_exactly(encoder.tokenize(SAMPLE_TEXTS)).rows
+KINDS = {
+    "gte": make_gte,
+    "corom": make_corom,
+    "plain": make_plain,
+    "xlm-roberta": make_xlm_roberta,
+    "weighted mean and dense": lambda path: make_sentence_transformers(path, pooling="weightedmean", dense=8),
+    "last token": lambda path: make_sentence_transformers(path, pooling="lasttoken", normalize=False),
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def usual(tmp_path_factory, request):
+    directory = tmp_path_factory.mktemp("usual")
+    return opened(KINDS[request.param](directory / "model"), directory)
+
+
+def test_models_of_the_usual_kinds_are_packed_and_each_vector_is_that_of_the_text_alone(usual):
+    assert usual.info.batching == "packed"
+    together = vectors(usual, [*SAMPLE_TEXTS, *SAMPLE_TEXTS[:3]])
+    alone = usual.encode_exactly(usual.tokenize(SAMPLE_TEXTS)).rows
     np.testing.assert_allclose(together[: len(SAMPLE_TEXTS)], alone, atol=1e-5)
     np.testing.assert_allclose(together[len(SAMPLE_TEXTS) :], alone[:3], atol=1e-5)
 
 
+crowds = st.lists(st.lists(st.sampled_from(WORDS), min_size=1, max_size=60).map("".join), min_size=1, max_size=24)
+
+
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    st.lists(st.lists(st.sampled_from(WORDS), min_size=1, max_size=60).map("".join), min_size=1, max_size=24), st.data()
-)
-def test_a_text_has_the_same_vector_alone_and_in_any_company(minilm, texts, data):
-    probe = data.draw(st.sampled_from(texts))
-    company = data.draw(st.permutations(texts))
-    together = vectors(minilm, company)
-    np.testing.assert_allclose(together[company.index(probe)], vectors(minilm, [probe])[0], atol=1e-6)
+@given(crowds)
+def test_a_text_has_the_same_vector_alone_and_in_any_company(minilm, texts):
+    alone = np.concatenate([vectors(minilm, [text]) for text in texts])
+    assert_same_in_company(vectors(minilm, texts), alone, minilm.info.kernel)
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(crowds)
+def test_so_it_has_in_models_of_every_usual_kind_also_those_of_long_vectors(usual, texts):
+    alone = np.concatenate([vectors(usual, [text]) for text in texts])
+    assert_same_in_company(vectors(usual, texts), alone, usual.info.kernel)
 
 
 def test_batches_that_are_encoded_side_by_side_do_not_mix(minilm):

@@ -54,11 +54,11 @@ def make(family):
     return getattr(transformers, name)(config).eval().requires_grad_(requires_grad=False)
 
 
-def run_packed(model, graph, texts):
+def run_packed(model, graph, texts, plain_tokens=0):
     first = find_first_position(model)
     positions = torch.cat([torch.arange(first, first + len(text)) for text in texts])[None]
     with torch.inference_mode():
-        hidden = graph(torch.cat(texts)[None], positions, find_segments([len(text) for text in texts]))[0]
+        hidden = graph(torch.cat(texts)[None], positions, find_segments([len(text) for text in texts], plain_tokens))[0]
     return hidden.split([len(text) for text in texts])
 
 
@@ -76,10 +76,10 @@ def captured(request):
 def test_every_text_has_the_hidden_states_it_has_alone(captured, kernel, plain_tokens):
     model, graph, texts, alone = captured
     run = compile_graph(lower(graph, kernel, plain_tokens))
-    together = run_packed(model, run, texts)
+    together = run_packed(model, run, texts, plain_tokens)
     for one, text, expected in zip(together, texts, alone, strict=True):
         torch.testing.assert_close(one, expected, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(run_packed(model, run, [text])[0], expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(run_packed(model, run, [text], plain_tokens)[0], expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("kernel", "least"), [("int8-dynamic", 0.98), ("int8-weight-only", 0.99)])

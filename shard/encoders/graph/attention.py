@@ -9,17 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Final
 
 import torch
 from torch.nn import functional
 
-from shard.encoders.graph.segments import Padding, Segment, is_one_text
-
-#: Numbers in one vector of the processor, as torch has been built for it.
-_VECTOR: Final = 16 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 8
-#: Below it a call more costs as much as it saves.
-_FEW_SCORES: Final = 512
+from shard.encoders.graph.segments import Padding, Segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +21,7 @@ class Rule:
     """How one layer attends. ``scale`` ``None`` is ``size ** -0.5``.
 
     With a ``window`` a token sees those that are less than so far away. Texts of up to ``plain_tokens`` take the three
-    plain steps.
+    plain steps, as far as this layer lets them.
     """
 
     scale: float | None
@@ -53,7 +47,7 @@ def attend(
 ) -> torch.Tensor:
     """Attend within each text. Shapes: (1, heads, tokens, size) each, result (1, tokens, heads, size).
 
-    Tokens behind the last segment belong to no text and get zeros.
+    Tokens behind the last segment belong to no text; what they get is finite and nobody reads it.
     """
 
     def attend_within(segment: Segment) -> torch.Tensor:
@@ -72,13 +66,8 @@ def attend_joint(
     """Do what ``attend`` does where one layer has made query, key and value: shape (1, tokens, 3 * heads * size)."""
     _, tokens, width = joint.shape
     rows, heads = joint.view(tokens, width), width // (3 * size)
-    if is_one_text(segments) and rule.is_plain(segments[0].end):
-        # Of one short text by itself every call counts, and every copy.
-        length = segments[0].end
-        queries, keys, values = rows[:length].view(length, 3, heads, size).permute(1, 2, 0, 3).unbind(0)
-        attended = attend_plainly(queries, keys, values, rule.scale).transpose(0, 1)
-        spare = tokens - length
-        return functional.pad(attended, (0, 0, 0, 0, 0, spare))[None] if spare else attended.contiguous()[None]
+    if len(segments) == 1 and segments[0].count == 1 and rule.is_plain(segments[0].length):
+        return _attend_one(rows, segments[0], rule, heads, size)
 
     def attend_within(segment: Segment) -> torch.Tensor:
         count, length = segment.count, segment.length
@@ -87,10 +76,22 @@ def attend_joint(
             return _attend(own[0], own[1], own[2], rule, segment.padding)
         # Of short texts every call counts: one copy for all three, and none for a text by itself.
         queries, keys, values = own.reshape(3, count * heads, length, size).unbind(0)
-        bias = None if segment.padding is None else _of_each_head(segment.padding.bias.to(own.dtype), heads)
+        bias = None if segment.padding is None else segment.padding.bias.to(own.dtype).repeat_interleave(heads, 0)
         return attend_plainly(queries, keys, values, rule.scale, bias).view(count, heads, length, size)
 
     return _join(attend_within, segments, tokens)
+
+
+def _attend_one(rows: torch.Tensor, text: Segment, rule: Rule, heads: int, size: int) -> torch.Tensor:
+    """Do what ``attend_joint`` does for one short text, of which every call counts, and every copy."""
+    padding, spare = text.padding, len(rows) - text.length
+    own = rows[: text.length] if padding is None else rows.index_select(0, padding.gather)
+    queries, keys, values = own.view(text.length, 3, heads, size).permute(1, 2, 0, 3).unbind(0)
+    bias = None if padding is None else padding.bias.to(own.dtype)
+    attended = attend_plainly(queries, keys, values, rule.scale, bias).transpose(0, 1)
+    if spare > 0:
+        return functional.pad(attended, (0, 0, 0, 0, 0, spare))[None]
+    return attended[: len(rows)].contiguous()[None]
 
 
 def _attend(
@@ -99,10 +100,10 @@ def _attend(
     count, heads, length, _ = queries.shape
     grouped = keys.shape[1] != heads
     # In causal models no text's own token sees the padding behind it.
-    mask = None if padding is None or rule.causal else padding.bias.to(queries.dtype)
+    mask = None if padding is None or rule.causal else padding.bias[:, None].to(queries.dtype)
     if rule.is_plain(length) and not grouped:
         query, key, value = (tensor.reshape(-1, length, tensor.shape[-1]) for tensor in (queries, keys, values))
-        bias = None if mask is None else _of_each_head(mask, heads)
+        bias = None if mask is None else mask[:, 0].repeat_interleave(heads, 0)
         return attend_plainly(query, key, value, rule.scale, bias).view(count, heads, length, -1)
     causal = rule.causal
     if rule.cuts(length):
@@ -129,7 +130,7 @@ def attend_plainly(
 ) -> torch.Tensor:
     """Attend to all keys, shapes (texts · heads, length, size); ``scale`` ``None`` is ``size ** -0.5``.
 
-    ``bias`` of shape (texts · heads, 1, length) is added to the scores.
+    ``bias`` of shape (texts · heads or 1, 1, length) is added to the scores.
     """
     factor = queries.shape[2] ** -0.5 if scale is None else scale
     keys = keys.transpose(1, 2)
@@ -137,29 +138,12 @@ def attend_plainly(
         scores = torch.baddbmm(_nothing(queries.dtype), queries, keys, beta=0, alpha=factor)
     else:
         scores = torch.baddbmm(bias, queries, keys, alpha=factor)
-    return torch.bmm(_softmax(scores), values)
-
-
-def _softmax(scores: torch.Tensor) -> torch.Tensor:
-    """Return the softmax of each row.
-
-    torch takes rows shorter than one vector of the processor a number at a time, which is eight times slower. They are
-    made as long as one, with scores that count for nothing.
-    """
-    missing = _VECTOR - scores.shape[-1]
-    if missing <= 0 or scores.numel() < _FEW_SCORES:
-        return torch.softmax(scores, -1)
-    return torch.softmax(functional.pad(scores, (0, missing), value=-torch.inf), -1)[..., :-missing]
+    return torch.bmm(torch.softmax(scores, -1), values)
 
 
 @cache
 def _nothing(dtype: torch.dtype) -> torch.Tensor:
     return torch.empty(1, dtype=dtype)
-
-
-def _of_each_head(bias: torch.Tensor, heads: int) -> torch.Tensor:
-    """(texts, 1, 1, length) → (texts · heads, 1, length)."""
-    return bias.expand(-1, heads, -1, -1).reshape(-1, 1, bias.shape[-1])
 
 
 def _join(attend_within: Callable[[Segment], torch.Tensor], segments: Sequence[Segment], tokens: int) -> torch.Tensor:

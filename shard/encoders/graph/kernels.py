@@ -6,9 +6,9 @@ Called by ``shard.paths``. Which library is best differs from one processor to t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import fx
@@ -18,6 +18,7 @@ from shard.encoders.graph.attention import attend_plainly
 from shard.encoders.graph.capture import ATTEND, LINEAR
 from shard.encoders.graph.fusion import Activation, activation_behind, linear_nodes, weight_of
 from shard.encoders.graph.lowering import Kernel, Kernels, onednn_linear
+from shard.encoders.graph.segments import FEWEST_PLACES
 from shard.encoders.graph.stock import activated_linear
 
 #: Above it a private copy of the weights costs more memory than it saves time.
@@ -25,6 +26,8 @@ _MAX_PREPACKED_BYTES: Final = 64 * 1024 * 1024
 #: Rows of the products that are tried, in this order. In the first it is the product that counts and not the call.
 _ROWS: Final = (256, 128, 64, 32, 16, 8)
 _ROUNDS: Final = 7
+#: oneDNN may take so much longer: it sums up a row in the same order among however many others, MKL does not.
+_WORTH_OF_ONEDNN: Final = 1.05
 #: Tried in this order. Beyond the last, the scores of all pairs of tokens would take too much memory.
 _LENGTHS: Final = (16, 64, 128, 192)
 #: Tokens of the texts that attention is tried on, all of one length.
@@ -55,7 +58,7 @@ def choose_float_kernels(graph: fx.GraphModule, *, prepack: bool | None) -> Kern
 
 
 def _find_most_rows(onednn: Kernel, weight: torch.Tensor, activation: Activation | None) -> int:
-    """Return the first of ``_ROWS`` with which oneDNN is quicker, else 0."""
+    """Return the first of ``_ROWS`` with which oneDNN is worth its time, else 0."""
     name, algorithm = activation or ("none", "")
     with torch.inference_mode():
         held = torch.ops.mkldnn._reorder_linear_weight(weight) if onednn == "onednn-packed" else weight  # noqa: SLF001
@@ -63,20 +66,24 @@ def _find_most_rows(onednn: Kernel, weight: torch.Tensor, activation: Activation
             rows = torch.ones((count, weight.shape[1]), dtype=weight.dtype)
             stock = partial(activated_linear, rows, weight, None, name, algorithm)
             onednn_s, stock_s = _race(partial(onednn_linear, rows, held, name, algorithm), stock)
-            if onednn_s < stock_s:
+            if onednn_s < stock_s * _WORTH_OF_ONEDNN:
                 return count
     return 0
 
 
 def choose_plain_tokens(graph: fx.GraphModule) -> int:
-    """Return up to which length of text the plain steps of attention are quicker than torch's fused one."""
-    queries = [node.args[0].meta["val"] for node in graph.graph.nodes if node.target is ATTEND]
-    _, heads, _, size = queries[0].shape
+    """Return up to which length of text the plain steps of attention are quicker than torch's fused one.
+
+    0 where some layer cannot take them at all.
+    """
+    used = [node.args for node in graph.graph.nodes if node.target is ATTEND]
+    query: torch.Tensor = used[0][0].meta["val"]
+    _, heads, _, size = query.shape
     found = 0
     with torch.inference_mode():
         for length in _LENGTHS:
             count = _ATTENDED_TOKENS // length
-            texts = torch.ones((count, int(heads), length, int(size)), dtype=queries[0].dtype)
+            texts = torch.ones((count, int(heads), length, int(size)), dtype=query.dtype)
             flat = texts.view(-1, length, int(size))
             plain_s, fused_s = _race(
                 partial(attend_plainly, flat, flat, flat, None),
@@ -85,7 +92,19 @@ def choose_plain_tokens(graph: fx.GraphModule) -> int:
             if plain_s > fused_s:
                 break
             found = length
-    return found
+    return _take_plain_steps(used, found)
+
+
+def _take_plain_steps(attending: Sequence[Sequence[Any]], tokens: int) -> int:
+    """Return up to which length, ``tokens`` at most, every layer takes the plain steps.
+
+    ``attending`` are the arguments of each layer's attention.
+    """
+    for query, key, _value, _scale, causal, window in attending:
+        if causal or key.meta["val"].shape[1] != query.meta["val"].shape[1]:
+            return 0
+        tokens = tokens if window is None else min(tokens, window)
+    return tokens if tokens >= FEWEST_PLACES else 0
 
 
 def _race(*runners: Callable[[], object]) -> list[float]:

@@ -2,7 +2,8 @@
 
 Texts of one length are one batched product. Short texts of nearly the same length share one too: within attention
 alone they are padded, which is little work and saves a dozen calls for every further length and layer. What is padded
-gets the weight 0, so a text's result is that of the text alone.
+gets the weight 0, and the plain steps of attention then sum up the same numbers in the same order: a text's result is
+that of the text alone, bit for bit. Torch's fused attention divides its work by the length, padding included.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ import torch
 
 #: A segment takes shorter texts as long as no more than so many of its tokens are padding.
 _FREE_PADDING_TOKENS: Final = 64
+#: Among fewer, MKL multiplies in another order, and torch takes a softmax a number at a time, which is another one too,
+#: and eight times slower.
+FEWEST_PLACES: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +28,7 @@ class Padding:
     """How texts of several lengths are brought to one.
 
     ``gather`` picks the token of each place, shape (count · length,); ``bias`` is 0 for a text's tokens that are seen
-    and -inf for the rest, shape (count, 1, 1, length); ``places`` are those of the texts' own tokens, in order.
+    and -inf for the rest, shape (count, 1, length); ``places`` are those of the texts' own tokens, in order.
     """
 
     gather: torch.Tensor
@@ -34,7 +38,10 @@ class Padding:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """``count`` neighbouring texts, each of ``length`` tokens or padded to that: tokens ``start`` to ``end``."""
+    """``count`` neighbouring texts, each of ``length`` tokens or padded to that: tokens ``start`` to ``end``.
+
+    Where they take the three plain steps, ``length`` is ``FEWEST_PLACES`` at least.
+    """
 
     start: int
     end: int
@@ -43,44 +50,41 @@ class Segment:
     padding: Padding | None = None
 
 
-def find_segments(lengths: Sequence[int], unseen: Sequence[int] = ()) -> list[Segment]:
+def find_segments(lengths: Sequence[int], plain_tokens: int, unseen: Sequence[int] = ()) -> list[Segment]:
     """Join neighbours of equal or nearly equal length; most fall together when the longest comes first.
 
+    Texts of up to ``plain_tokens`` take the plain steps; longer ones share a segment with their equals alone.
     ``unseen`` is how many tokens at the end of each text no token attends to.
     """
     seen = [length - count for length, count in zip(lengths, unseen or [0] * len(lengths), strict=True)]
+    places = [max(length, FEWEST_PLACES) if length <= plain_tokens else length for length in lengths]
     starts = [0, *accumulate(lengths)]
     segments: list[Segment] = []
     first = waste = 0
-    for index, length in enumerate(lengths):
-        added = lengths[first] - length
-        if added < 0 or waste + added > _FREE_PADDING_TOKENS:
-            segments.append(_segment(starts[first], lengths[first:index], seen[first:index]))
+    for index, needed in enumerate(places):
+        added = places[first] - needed
+        free = _FREE_PADDING_TOKENS if places[first] <= plain_tokens else 0
+        if added < 0 or waste + added > free:
+            segments.append(_segment(starts[first], places[first], lengths[first:index], seen[first:index]))
             first, waste, added = index, 0, 0
         waste += added
-    segments.append(_segment(starts[first], lengths[first:], seen[first:]))
+    segments.append(_segment(starts[first], places[first], lengths[first:], seen[first:]))
     return segments
 
 
-def is_one_text(segments: Sequence[Segment]) -> bool:
-    """Tell whether these are one text from the first token on, of which each token is seen."""
-    return len(segments) == 1 and segments[0].count == 1 and segments[0].padding is None
+def _segment(start: int, places: int, lengths: Sequence[int], seen: Sequence[int]) -> Segment:
+    padding = _pad(start, places, lengths, seen) if min(seen) < places else None
+    return Segment(start, start + sum(lengths), len(lengths), places, padding)
 
 
-def _segment(start: int, lengths: Sequence[int], seen: Sequence[int]) -> Segment:
-    longest = lengths[0]
-    padding = _pad(start, lengths, seen) if min(seen) < longest else None
-    return Segment(start, start + sum(lengths), len(lengths), longest, padding)
-
-
-def _pad(start: int, lengths: Sequence[int], seen: Sequence[int]) -> Padding:
+def _pad(start: int, count: int, lengths: Sequence[int], seen: Sequence[int]) -> Padding:
     own = np.array(lengths)[:, None]
-    places = np.arange(lengths[0])
+    places = np.arange(count)
     firsts = start + np.cumsum(own, axis=0) - own
     is_own = places < own
     bias = np.where(places < np.array(seen)[:, None], np.float32(0), np.float32("-inf"))
     return Padding(
         torch.from_numpy((firsts + np.minimum(places, own - 1)).ravel()),
-        torch.from_numpy(bias)[:, None, None],
+        torch.from_numpy(bias)[:, None],
         torch.from_numpy(np.flatnonzero(is_own)),
     )
