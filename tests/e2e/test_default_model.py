@@ -18,6 +18,7 @@ from openai import AsyncOpenAI, OpenAI
 from tokenizers import Tokenizer
 
 from supervisor.plan import format_cpus
+from tests.support.company import assert_same_in_company
 from tests.support.processes import allowed_cpus
 
 MODEL = "all-MiniLM-L6-v2"
@@ -72,6 +73,24 @@ def test_an_explicit_base64_is_little_endian_float32(default_server):
     packed = default_server.post("/v1/embeddings", body).json["data"][0]["embedding"]
     (plain,) = default_server.embed(MODEL, ["hello"])
     assert np.frombuffer(base64.b64decode(packed), "<f4").tolist() == np.array(plain, "<f4").tolist()
+
+
+def test_a_text_has_the_same_vector_alone_in_a_crowd_and_under_load(default_server):
+    subjects = [
+        "a cat",
+        "海鲜和牛奶",
+        "the weather in 北京",
+        "🙂",
+        "a much longer sentence about nothing in particular",
+    ]
+    texts = [f"{subject} " * (1 + 7 * number) for subject in subjects for number in range(5)]
+    alone = np.concatenate([default_server.embed(MODEL, [text]) for text in texts]).astype(np.float32)
+    crowd = np.array(default_server.embed(MODEL, texts[::-1])[::-1], np.float32)
+    with ThreadPoolExecutor(16) as clients:
+        loaded = np.concatenate(list(clients.map(lambda text: default_server.embed(MODEL, [text]), texts * 3)))
+    kernel = default_server.get(f"/v1/models/{MODEL}").json["kernel"]
+    assert_same_in_company(crowd, alone, kernel)
+    assert_same_in_company(loaded.astype(np.float32), np.tile(alone, (3, 1)), kernel)
 
 
 def test_fewer_dimensions_are_cut_and_have_unit_length_again(client):

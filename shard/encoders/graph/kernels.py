@@ -28,6 +28,9 @@ _ROWS: Final = (256, 128, 64, 32, 16, 8)
 _ROUNDS: Final = 7
 #: oneDNN may take so much longer: it sums up a row in the same order among however many others, MKL does not.
 _WORTH_OF_ONEDNN: Final = 1.05
+#: The plain steps may take so much longer: texts of other lengths may then share them, bit for bit, and what is chosen,
+#: and so the last bit of a vector, is the same at the next start.
+_WORTH_OF_PLAIN_STEPS: Final = 1.2
 #: Tried in this order. Beyond the last, the scores of all pairs of tokens would take too much memory.
 _LENGTHS: Final = (16, 64, 128, 192)
 #: Tokens of the texts that attention is tried on, all of one length.
@@ -72,7 +75,7 @@ def _find_most_rows(onednn: Kernel, weight: torch.Tensor, activation: Activation
 
 
 def choose_plain_tokens(graph: fx.GraphModule) -> int:
-    """Return up to which length of text the plain steps of attention are quicker than torch's fused one.
+    """Return up to which length of text the plain steps of attention are worth their time beside torch's fused one.
 
     0 where some layer cannot take them at all.
     """
@@ -89,7 +92,7 @@ def choose_plain_tokens(graph: fx.GraphModule) -> int:
                 partial(attend_plainly, flat, flat, flat, None),
                 partial(functional.scaled_dot_product_attention, texts, texts, texts),
             )
-            if plain_s > fused_s:
+            if plain_s > fused_s * _WORTH_OF_PLAIN_STEPS:
                 break
             found = length
     return _take_plain_steps(used, found)
