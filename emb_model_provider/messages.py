@@ -28,6 +28,8 @@ State = Literal[
 ]
 LogFormat = Literal["plain", "json"]
 AccessLog = Literal["off", "combined", "json", "logfmt"]
+#: How texts share a forward pass: end to end, filled up to one length, not at all.
+Batching = Literal["packed", "padded", "alone"]
 #: What a model can make of an input. ``scores`` are a classification head's raw logits, one number per label.
 Output = Literal["dense", "sparse", "multi_vector", "scores"]
 #: Which queue a request joins: by its size, or as the client says.
@@ -322,15 +324,16 @@ class EncoderInfo:
     ``max_tokens`` counts special tokens and prompt. ``precision`` is one of ``fp32 fp16 bf16 int8 int4``;
     ``storage_dtype`` and ``compute_dtype`` say how the large weights lie in memory and what they are computed
     in. ``prompts`` are the names that ``resolve_prompt`` knows. ``batching`` says whether texts share a forward pass
-    end to end or padded to one length, ``kernel`` what multiplies the matrices. ``cosine`` is the smallest one of
-    the start-up probes to the plain fp32 path with each text alone, ``None`` where that was too large to run.
-    ``lanes`` is how many batches run side by side, ``slice_ms`` how long one of them should take at most, as measured
-    at the start, and ``slice_tokens`` what it then holds. ``private_bytes`` is the memory of the process that is its
-    own once it is ready. ``fingerprint`` changes with whatever changes vectors: revision, weights, pooling, prompts,
-    precision, length. ``labels`` name the scores of a classification head and ``activation`` is what the model's own
-    library applies to them. ``token_dimension`` is that of multi-vector outputs. ``matryoshka`` lists the dimensions
-    that the model is known to be trained for, where it says so. ``tokens_per_s`` was measured at the start.
-    ``takes_instruction``: a reranker whose prompts say what makes a document relevant.
+    end to end or padded to one length, or have one each; ``kernel`` what multiplies the matrices. ``cosine`` is the
+    smallest one of the start-up probes to the plain fp32 path with each text alone, ``None`` where that was too large
+    to run. ``lanes`` is how many batches run side by side, ``slice_ms`` how long one of them should take at most,
+    as measured at the start, and ``slice_tokens`` what it then holds. ``private_bytes`` is the memory of the
+    process that is its own once it is ready. ``fingerprint`` changes with whatever changes vectors: revision,
+    weights, pooling, prompts, precision, length. ``labels`` name the scores of a classification head and
+    ``activation`` is what the model's own library applies to them. ``token_dimension`` is that of multi-vector
+    outputs. ``matryoshka`` lists the dimensions that the model is known to be trained for, where it says so.
+    ``tokens_per_s`` was measured at the start. ``takes_instruction``: a reranker whose prompts say what makes a
+    document relevant.
     """
 
     dimension: int
@@ -345,7 +348,7 @@ class EncoderInfo:
     weights_bytes: int
     vocabulary_size: int
     prompts: tuple[str, ...]
-    batching: Literal["packed", "padded"] = "padded"
+    batching: Batching = "padded"
     kernel: str = "stock"
     cosine: float | None = None
     lanes: int = 1

@@ -1,20 +1,22 @@
 """Which way to compute: the quickest one whose vectors are the model's own, found out at every start.
 
 Called by ``loader``. The way is not looked up in a list of model names: each candidate is compared with the plain path
-on a fixed set of probes, and the first that is near enough is taken. Where none is, it is the plain path itself.
+on a fixed set of probes, and the first that is near enough is taken. Where none is, it is the plain path itself; and
+where texts that share its passes change each other's vectors, one text at a time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 from torch import fx
 from transformers import PreTrainedModel
 
 from emb_model_provider.logs import EventLog
+from emb_model_provider.messages import Batching
 from emb_model_provider.modelmap import ModelSpec
 from shard.device import ComputePlan
 from shard.encoder import Results, Tokenized, in_order
@@ -24,6 +26,7 @@ from shard.encoders.graph.int8 import narrow_linears
 from shard.encoders.graph.kernels import choose_float_kernels, choose_plain_tokens
 from shard.encoders.graph.lowering import Kernel, Kernels, lower
 from shard.encoders.graph.program import compile_graph
+from shard.encoders.one_by_one import OneByOne
 from shard.encoders.packed import PackedGraph, PackedPath, by_tokens, find_first_position
 from shard.encoders.score_head import ScoreHead
 from shard.encoders.sentence_transformer import ForwardPath, run_path
@@ -45,7 +48,7 @@ class Chosen:
     """The way taken. ``results`` are those of the probes, ``weights_bytes`` what a long pass reads."""
 
     path: ForwardPath
-    batching: Literal["packed", "padded"]
+    batching: Batching
     kernel: str
     results: Results
     weights_bytes: int
@@ -194,4 +197,11 @@ def _padded(parts: Parts, plan: ComputePlan, trial: Trial) -> Chosen:
         kernel = "int8-weight-only"
     results, nearness = trial.run(parts.plain)
     log.info("plain", kernel=kernel, cosine=nearness.cosine, deviation=nearness.deviation)
-    return Chosen(parts.plain, "padded", kernel, results, count_bytes([parts.transformer, parts.heads.modules]))
+    weights_bytes = count_bytes([parts.transformer, parts.heads.modules])
+    if not _judge(plan)(nearness):
+        alone = run_alone(parts.plain, trial.probes)
+        moved = trial.compare(results, alone)  # by their company; what the precision costs is in both
+        if np.isfinite(moved.deviation) and not _judge(plan)(moved):
+            log.warning("one_by_one", reason="its vectors depend on the texts beside them", cosine=moved.cosine)
+            return Chosen(OneByOne(parts.plain), "alone", kernel, alone, weights_bytes)
+    return Chosen(parts.plain, "padded", kernel, results, weights_bytes)

@@ -24,9 +24,10 @@ from tests.support.tiny_tokenizers import SAMPLE_TEXTS
 WORDS = ["好", "海鲜", "牛奶", " the ", "weather", "is lovely ", "123", "🙂", "，", "Python "]
 
 
-def opened(directory, cache):
+def opened(directory, cache, *, trust_remote_code=False):
     spec = ModelSpec(id="m", name=str(directory), device="cpu", pooling=None)
-    return load(Path(directory), spec, source="local", trust_remote_code=False, threads=1, cache_directory=Path(cache))
+    options = {"source": "local", "threads": 1, "cache_directory": Path(cache)}
+    return load(Path(directory), spec, trust_remote_code=trust_remote_code, **options)
 
 
 def vectors(encoder, texts):
@@ -127,6 +128,32 @@ def test_texts_at_every_edge_equal_the_reference_library_alone_and_together(mini
     expected = np.concatenate([reference.encode([text]) for text in texts])
     np.testing.assert_allclose(vectors(minilm, texts), expected, atol=1e-5)
     np.testing.assert_allclose(np.concatenate([vectors(minilm, [text]) for text in texts]), expected, atol=1e-5)
+
+
+CROSSING = """
+from transformers import BertModel
+
+class CrossingModel(BertModel):
+    def forward(self, *arguments, **options):
+        output = super().forward(*arguments, **options)
+        states = output.last_hidden_state
+        output.last_hidden_state = states + states.mean(dim=1, keepdim=True)
+        return output
+"""
+
+
+def test_a_model_whose_own_code_lets_texts_change_each_other_is_given_one_at_a_time(tmp_path, caplog):
+    directory = Path(make_plain(tmp_path / "model"))
+    config = json.loads((directory / "config.json").read_text("utf-8"))
+    config |= {"architectures": ["CrossingModel"], "auto_map": {"AutoModel": "modeling_crossing.CrossingModel"}}
+    (directory / "config.json").write_text(json.dumps(config), "utf-8")
+    (directory / "modeling_crossing.py").write_text(CROSSING, "utf-8")
+    encoder = opened(directory, tmp_path, trust_remote_code=True)
+    assert encoder.info.batching == "alone"
+    assert encoder.info.cosine == pytest.approx(1.0, abs=1e-6)
+    assert "one_by_one" in [record.getMessage() for record in caplog.records]
+    alone = np.concatenate([vectors(encoder, [text]) for text in SAMPLE_TEXTS])
+    np.testing.assert_array_equal(vectors(encoder, SAMPLE_TEXTS), alone)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls", "lasttoken", "weightedmean", "max", "mean_sqrt_len_tokens"])
