@@ -65,9 +65,10 @@ def attend_joint(
 ) -> torch.Tensor:
     """Do what ``attend`` does where one layer has made query, key and value: shape (1, tokens, 3 * heads * size)."""
     _, tokens, width = joint.shape
-    rows, heads = joint.view(tokens, width), width // (3 * size)
+    heads = width // (3 * size)
     if len(segments) == 1 and segments[0].count == 1 and rule.is_plain(segments[0].length):
-        return _attend_one(rows, segments[0], rule, heads, size)
+        return _attend_one(joint, segments[0], rule, heads, size)
+    rows = joint.view(tokens, width)
 
     def attend_within(segment: Segment) -> torch.Tensor:
         count, length = segment.count, segment.length
@@ -82,16 +83,16 @@ def attend_joint(
     return _join(attend_within, segments, tokens)
 
 
-def _attend_one(rows: torch.Tensor, text: Segment, rule: Rule, heads: int, size: int) -> torch.Tensor:
+def _attend_one(joint: torch.Tensor, text: Segment, rule: Rule, heads: int, size: int) -> torch.Tensor:
     """Do what ``attend_joint`` does for one short text, of which every call counts, and every copy."""
-    padding, spare = text.padding, len(rows) - text.length
-    own = rows[: text.length] if padding is None else rows.index_select(0, padding.gather)
-    queries, keys, values = own.view(text.length, 3, heads, size).permute(1, 2, 0, 3).unbind(0)
+    tokens, places, padding = joint.shape[1], text.length, text.padding
+    own = joint[:, :places] if padding is None else joint.index_select(1, padding.gather)
     bias = None if padding is None else padding.bias.to(own.dtype)
+    queries, keys, values = own.view(places, 3, heads, size).permute(1, 2, 0, 3).unbind(0)
     attended = attend_plainly(queries, keys, values, rule.scale, bias).transpose(0, 1)
-    if spare > 0:
-        return functional.pad(attended, (0, 0, 0, 0, 0, spare))[None]
-    return attended[: len(rows)].contiguous()[None]
+    if places < tokens:
+        attended = functional.pad(attended, (0, 0, 0, 0, 0, tokens - places))
+    return attended[None, :tokens].contiguous()
 
 
 def _attend(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
 from typing import Final
 
@@ -57,7 +58,9 @@ def find_segments(lengths: Sequence[int], plain_tokens: int, unseen: Sequence[in
     ``unseen`` is how many tokens at the end of each text no token attends to.
     """
     seen = [length - count for length, count in zip(lengths, unseen or [0] * len(lengths), strict=True)]
-    places = [max(length, FEWEST_PLACES) if length <= plain_tokens else length for length in lengths]
+    if len(lengths) == 1:
+        return [_segment_of_one(lengths[0], _count_places(lengths[0], plain_tokens), seen[0])]
+    places = [_count_places(length, plain_tokens) for length in lengths]
     starts = [0, *accumulate(lengths)]
     segments: list[Segment] = []
     first = waste = 0
@@ -70,6 +73,16 @@ def find_segments(lengths: Sequence[int], plain_tokens: int, unseen: Sequence[in
         waste += added
     segments.append(_segment(starts[first], places[first], lengths[first:], seen[first:]))
     return segments
+
+
+@lru_cache
+def _segment_of_one(length: int, places: int, seen: int) -> Segment:
+    """Return that of a text by itself: there are few, and what it holds takes longer to make than to use."""
+    return _segment(0, places, [length], [seen])
+
+
+def _count_places(length: int, plain_tokens: int) -> int:
+    return max(length, FEWEST_PLACES) if length <= plain_tokens else length
 
 
 def _segment(start: int, places: int, lengths: Sequence[int], seen: Sequence[int]) -> Segment:
