@@ -15,6 +15,7 @@ from shard.encoders.graph.segments import find_segments
 from shard.encoders.graph.varlen import Bounds
 from shard.encoders.packed import by_tokens, find_first_position
 from tests.support.attending import attend_one_by_one
+from tests.support.company import sums_keep_their_order
 
 SIZES = {
     "vocab_size": 300,
@@ -80,6 +81,18 @@ def test_every_text_has_the_hidden_states_it_has_alone(captured, kernel, plain_t
     for one, text, expected in zip(together, texts, alone, strict=True):
         torch.testing.assert_close(one, expected, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(run_packed(model, run, [text], plain_tokens)[0], expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", ["onednn", "onednn-packed"])
+@pytest.mark.skipif(not sums_keep_their_order(), reason="this processor's libraries sum up few rows in another order")
+def test_with_one_library_for_all_products_a_text_is_the_same_in_any_company_bit_for_bit(captured, kernel):
+    model, graph, texts, _ = captured
+    plain_tokens = choose_plain_tokens(graph)
+    run = compile_graph(lower(graph, kernel, plain_tokens))
+    together = run_packed(model, run, texts, plain_tokens)
+    for one, text in zip(together, texts, strict=True):
+        if len(text) > 1:  # a pass has two tokens at least
+            assert torch.equal(one, run_packed(model, run, [text], plain_tokens)[0]), len(text)
 
 
 @pytest.mark.parametrize(("kernel", "least"), [("int8-dynamic", 0.98), ("int8-weight-only", 0.99)])
