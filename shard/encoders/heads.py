@@ -20,7 +20,7 @@ from shard.encoders.flat_pooling import find_flat_pooling
 Features = dict[str, object]
 
 #: MKL sums up the products of fewer rows in another order, also where that is what one of its threads gets.
-_BLOCK_ROWS: Final = 16
+BLOCK_ROWS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +151,7 @@ def measure_dimension(module: nn.Module) -> int | None:
 
 def in_blocks(rows: torch.Tensor) -> torch.Tensor:
     """Return ``rows`` and, on the CPU, rows of zeros up to a full block: a linear layer then has one way to sum up."""
-    spare = -len(rows) % _BLOCK_ROWS if rows.is_cpu else 0
+    spare = -len(rows) % BLOCK_ROWS if rows.is_cpu else 0
     return functional.pad(rows, (*[0] * (2 * rows.dim() - 1), spare)) if spare else rows
 
 

@@ -21,7 +21,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from emb_model_provider.errors import LoadError, LoadReason
 from shard.encoder import Results, SparseRow, Tokenized
-from shard.encoders.heads import Features, HeadFacts, hidden_states
+from shard.encoders.heads import BLOCK_ROWS, Features, HeadFacts, hidden_states, in_blocks
 
 #: Logits that exist at one time: 64 MiB.
 MAX_LOGITS: Final = 2**24
@@ -84,7 +84,7 @@ class SpladeHead:
     def __init__(self, language_head: LanguageHead, pooling: SpladePooling, max_active: int | None = None) -> None:
         self._language_head = language_head
         self.modules = nn.ModuleList([language_head]).eval().requires_grad_(requires_grad=False)
-        self._step = max(1, MAX_LOGITS // int(language_head.model.config.vocab_size))
+        self._step = max(1, MAX_LOGITS // int(language_head.model.config.vocab_size) // BLOCK_ROWS) * BLOCK_ROWS
         self._dtype = language_head.model.dtype
         self._is_max = pooling.pooling_strategy == "max"
         self._takes_log_twice = pooling.activation_function == "log1p_relu"
@@ -112,7 +112,8 @@ class SpladeHead:
         end = next(texts)
         pooled: torch.Tensor | None = None
         for first in range(0, len(states), self._step):
-            logits = self._language_head(states[first : first + self._step].to(self._dtype)).float()
+            own = states[first : first + self._step]
+            logits = self._language_head(in_blocks(own.to(self._dtype)))[: len(own)].float()
             last, position = first + len(logits), first
             while position < last:
                 stop = min(end, last)
