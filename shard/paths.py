@@ -201,7 +201,9 @@ def _padded(parts: Parts, plan: ComputePlan, trial: Trial) -> Chosen:
     if not _judge(plan)(nearness):
         alone = run_alone(parts.plain, trial.probes)
         moved = trial.compare(results, alone)  # by their company; what the precision costs is in both
-        if np.isfinite(moved.deviation) and not _judge(plan)(moved):
+        # On a card kernels change with the shape, and one text at a time is too dear a price for their rounding.
+        is_near = _judge(plan) if plan.on_cpu else _is_within(_MIN_COSINE_16_BIT)
+        if np.isfinite(moved.deviation) and not is_near(moved):
             log.warning("one_by_one", reason="its vectors depend on the texts beside them", cosine=moved.cosine)
             return Chosen(OneByOne(parts.plain), "alone", kernel, alone, weights_bytes)
     return Chosen(parts.plain, "padded", kernel, results, weights_bytes)
