@@ -451,8 +451,9 @@ class ShardHealth:
 class ShardStatus:
     """One row of the shard table as the supervisor sees it.
 
-    ``expected_ready_s`` is the measured or guessed time until ready (0 when ready); ``created`` is Unix time;
-    ``load_s`` is what the last load took (0: none yet).
+    ``reason`` and ``detail`` say what the process before failed of, until one is ready. ``expected_ready_s`` is the
+    measured or guessed time until ready (0 when ready); ``created`` is Unix time; ``load_s`` is what the last load
+    took (0: none yet).
     """
 
     model_id: str

@@ -69,7 +69,7 @@ class Shard:
         self._on_progress = on_progress
         #: Why the running generation cannot load, from its own mouth.
         self._load_failure: LoadFailed | None = None
-        #: How the generation before ended, in words.
+        #: How the generation before ended, in words; kept until one serves.
         self._why = ""
         self._progress: Progress | None = None
         self._started_s = 0.0
@@ -188,8 +188,9 @@ class Shard:
     def _explain(self, death: Death) -> tuple[str, str]:
         if self._load_failure is not None:
             return self._load_failure.reason, self._load_failure.message
-        reason = "crashed" if death.was_ready else "start_failed"
-        return "hung" if death.ended_because else reason, f"its process {death.how}"
+        if death.ended_because:
+            return "hung", f"its process {death.how}"
+        return ("crashed" if death.was_ready else "start_failed"), f"its process {death.how}"
 
     def _take_report(self, report: Progress) -> None:
         before, self._progress = self._progress, report

@@ -61,8 +61,8 @@ class Head(Protocol):
     def run(self, features: Features, rows: Sequence[Tokenized]) -> Results:
         """Return the results of one pass over ``rows``, on the CPU.
 
-        ``features`` are sentence-transformers': ``token_embeddings`` and, of padded texts, ``attention_mask``; with
-        ``cu_seq_lens_q``, the bounds of texts that lie end to end, if they are on the device already.
+        ``features`` are sentence-transformers': ``token_embeddings`` and, of padded texts, ``attention_mask``. Texts
+        that lie end to end on a card come with ``cu_seq_lens_q``, their bounds; on the CPU these are made here.
         """
         ...
 
@@ -132,10 +132,11 @@ class Heads:
             features["prompt_length"] = rows[0].prompt_tokens
         last = len(self.modules) - 1
         for number, module in enumerate(self.modules):
+            pooled = features.get("sentence_embedding")
+            if isinstance(module, Dense) and isinstance(pooled, torch.Tensor):
+                features["sentence_embedding"] = in_blocks(pooled)
             if not (raw and number == last and isinstance(module, Normalize)):
                 features = module(features)
-            if number == 0 and rows and isinstance(pooled := features.get("sentence_embedding"), torch.Tensor):
-                features["sentence_embedding"] = in_blocks(pooled)
         embedding = features["sentence_embedding"]
         if not isinstance(embedding, torch.Tensor):
             raise TypeError("the model's modules made no sentence_embedding")

@@ -21,7 +21,7 @@ from shard.encoders.heads import Head
 #: Tokens of one pass through the graph; more falls out of the processor's cache.
 _MAX_TOKENS: Final = 2048
 
-#: Above so many tokens, sizes are multiples of so many; of a single row oneDNN would sum up the products apart.
+#: Above so many tokens, sizes are multiples of so many; a single row oneDNN would sum up in another order.
 _STEPS: Final = ((256, 64), (128, 16), (32, 8), (16, 4), (4, 2), (2, 1), (0, 2))
 
 #: (input_ids, position_ids[, token_type_ids], segments) → last hidden states, all but segments of shape (1, tokens, …).

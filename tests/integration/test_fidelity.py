@@ -76,7 +76,7 @@ def test_a_text_has_the_same_vector_alone_and_in_any_company(minilm, texts):
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(crowds)
-def test_so_it_has_in_models_of_every_usual_kind_also_those_of_long_vectors(usual, texts):
+def test_every_usual_kind_of_model_gives_a_text_the_same_vector_in_any_company(usual, texts):
     alone = np.concatenate([vectors(usual, [text]) for text in texts])
     assert_same_in_company(vectors(usual, texts), alone, usual.info.kernel)
 

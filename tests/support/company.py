@@ -15,9 +15,9 @@ _ROUNDING = 1e-6
 @cache
 def sums_keep_their_order() -> bool:
     """Tell whether oneDNN's and MKL's products of a few rows are, bit for bit, those among many."""
-    torch.manual_seed(0)
-    rows, weight = torch.randn(700, 96), torch.randn(384, 96)
-    query, key, value = (torch.randn(24, 64, 32) for _ in range(3))
+    numbers = torch.Generator().manual_seed(0)
+    rows, weight = (torch.randn(count, 96, generator=numbers) for count in (700, 384))
+    query, key, value = (torch.randn(24, 64, 32, generator=numbers) for _ in range(3))
     packed = torch.ops.mkldnn._reorder_linear_weight(weight)
     many = onednn_linear(rows, packed, "none", "")
     for count in (2, 3, 5, 8, 16, 50, 300):

@@ -95,13 +95,13 @@ def choose_plain_tokens(graph: fx.GraphModule) -> int:
             if plain_s > fused_s * _WORTH_OF_PLAIN_STEPS:
                 break
             found = length
-    return _take_plain_steps(used, found)
+    return _bounded_by_layers(used, found)
 
 
-def _take_plain_steps(attending: Sequence[Sequence[Any]], tokens: int) -> int:
-    """Return up to which length, ``tokens`` at most, every layer takes the plain steps.
+def _bounded_by_layers(attending: Sequence[Sequence[Any]], tokens: int) -> int:
+    """Return up to which length, ``tokens`` at most, every layer may take the plain steps.
 
-    ``attending`` are the arguments of each layer's attention.
+    Texts that share a segment share it in all layers. ``attending`` are the arguments of each layer's attention.
     """
     for query, key, _value, _scale, causal, window in attending:
         if causal or key.meta["val"].shape[1] != query.meta["val"].shape[1]:

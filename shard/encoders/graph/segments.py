@@ -54,7 +54,8 @@ class Segment:
 def find_segments(lengths: Sequence[int], plain_tokens: int, unseen: Sequence[int] = ()) -> list[Segment]:
     """Join neighbours of equal or nearly equal length; most fall together when the longest comes first.
 
-    Texts of up to ``plain_tokens`` take the plain steps; longer ones share a segment with their equals alone.
+    Texts of up to ``plain_tokens`` (0, or ``FEWEST_PLACES`` and more) take the plain steps; longer ones share a segment
+    with their equals alone.
     ``unseen`` is how many tokens at the end of each text no token attends to.
     """
     seen = [length - count for length, count in zip(lengths, unseen or [0] * len(lengths), strict=True)]
