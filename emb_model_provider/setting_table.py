@@ -242,9 +242,9 @@ PREPACK_WEIGHTS: Final = Setting(
     _optional(Boolean()),
     None,
     Bilingual(
-        "Whether a CPU model in fp32 keeps a second copy of its matrices in the order the processor wants:"
-        " short texts become faster, the copy is not shared between processes.",
-        "fp32 模型在 CPU 上是否另存一份按处理器偏好排列的矩阵：短文本更快，但这份副本不在进程间共享。",
+        "Whether a model on a CPU keeps a second copy of its matrices in the order the processor wants (not in int8"
+        " and int4): short texts become faster, the copy is not shared between processes.",
+        "模型在 CPU 上是否另存一份按处理器偏好排列的矩阵（int8、int4 除外）：短文本更快，但这份副本不在进程间共享。",
     ),
     "false",
     Bilingual("up to 64 MiB of them", "矩阵不超过 64 MiB 时"),

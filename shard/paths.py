@@ -156,7 +156,9 @@ def _candidates(
 
 
 def _judge(plan: ComputePlan) -> Judge:
-    return _is_equal if plan.compute == "float32" else _is_within(_MIN_COSINE_16_BIT)
+    # bitsandbytes multiplies in bf16 where the processor can, whatever it is given.
+    exact = plan.compute == "float32" and not plan.uses_bitsandbytes
+    return _is_equal if exact else _is_within(_MIN_COSINE_16_BIT)
 
 
 def _is_equal(nearness: Nearness) -> bool:

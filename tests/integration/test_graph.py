@@ -187,6 +187,10 @@ def test_the_processor_is_asked_and_the_answer_is_a_kernel_that_runs(family):
     assert sum(node.target is ATTEND for node in graph.graph.nodes) == 2
 
 
+def test_in_16_bit_no_text_takes_the_plain_steps():
+    assert choose_plain_tokens(capture(make("Bert").bfloat16(), type_ids=False)) == 0
+
+
 def test_a_norm_of_a_sum_is_one_operation_and_computes_the_same(monkeypatch):
     def normed_sum(left, right, shape, weight, bias, eps):
         return torch.layer_norm(left + right, shape, weight, bias, eps)

@@ -64,10 +64,12 @@ def real_model_directory():
     return Path(spec.submodule_search_locations[0]) / "model"
 
 
-def opened(tmp_path, directory, precision, machine=None, int8_method="dynamic"):
+def opened(tmp_path, directory, precision, machine=None, int8_method="dynamic", *, prepack=None):
     return load(
         directory,
-        ModelSpec(id="m", name="n", device="cpu", precision=precision, int8_method=int8_method),
+        ModelSpec(
+            id="m", name="n", device="cpu", precision=precision, int8_method=int8_method, prepack_weights=prepack
+        ),
         source="local",
         trust_remote_code=False,
         threads=2,
@@ -143,6 +145,17 @@ def test_weights_become_smaller(tmp_path, precision, machine, storage, compute, 
     info = opened(tmp_path, real_model_directory(), precision, machine).info
     assert (info.storage_dtype, info.compute_dtype) == (storage, compute)
     assert info.weights_bytes < share * fp32.weights_bytes
+
+
+@NEEDS_AVX512
+def test_matrices_of_16_bit_are_kept_in_the_order_of_the_processor_too(tmp_path, exact):
+    encoder = opened(tmp_path, real_model_directory(), "bf16", NATIVE_BF16, prepack=True)
+    assert encoder.info.kernel.startswith("onednn-packed")  # as wished, for few tokens at least
+    assert cosines(vectors(encoder), exact).min() > 0.9995
+
+
+def test_texts_share_a_pass_in_int4_although_its_products_may_round_to_16_bit(tmp_path):
+    assert opened(tmp_path, real_model_directory(), "int4").info.batching == "padded"
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
