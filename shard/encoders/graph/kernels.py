@@ -40,8 +40,8 @@ _ATTENDED_TOKENS: Final = 384
 def choose_float_kernels(graph: fx.GraphModule, *, prepack: bool | None) -> Kernels:
     """Return which of torch's own products and oneDNN's are the quicker, by the largest matrix of ``graph``.
 
-    Which it is may depend on how many rows there are. ``prepack`` says whether oneDNN keeps the matrices in its own
-    order too; ``None`` is: if they are small. Who asks for it gets it for few rows at least.
+    Which it is may depend on how many rows there are; in 16 bit it is oneDNN's. ``prepack`` says whether oneDNN keeps
+    the matrices in its own order too; ``None`` is: if they are small. Who asks for it gets it for few rows at least.
     """
     used = [node for node in graph.graph.nodes if node.target is LINEAR]
     if not torch.backends.mkldnn.is_available() or not used:  # type: ignore[no-untyped-call]
@@ -51,6 +51,8 @@ def choose_float_kernels(graph: fx.GraphModule, *, prepack: bool | None) -> Kern
     held = sum(weight.nbytes for node in linear_nodes(graph.graph) if (weight := weight_of(node)) is not None)
     packs = held > 0 and (held <= _MAX_PREPACKED_BYTES if prepack is None else prepack)
     onednn: Kernel = "onednn-packed" if packs else "onednn"
+    if weight.dtype != torch.float32:
+        return Kernels(onednn)  # so are torch's own products, but without what comes behind them
     shape = int(weight.shape[0]), int(weight.shape[1])
     rows = _find_most_rows(onednn, torch.ones(shape, dtype=weight.dtype), activation_behind(largest))
     if rows == _ROWS[0]:
