@@ -17,7 +17,7 @@ from emb_model_provider.errors import EncodeError, QuarantinedError, RequestErro
 from emb_model_provider.logs import EventLog
 from emb_model_provider.messages import Encode, Encoded, InputError, ShardStatus, SparseRows, TokenVectors
 from router.backend import EmbeddingBackend
-from router.gate import Gate
+from router.gate import Gate, Turn, Work
 from router.link import ShardLostError
 from router.quarantine import Quarantine, fingerprint
 from router.registry import Registry
@@ -68,6 +68,23 @@ class Call:
             labels=request.labels[begin:end],
             request_id=request_id(),
         )
+
+    def turn(self, begin: int, end: int) -> Turn:
+        """Return the way through the gate of the inputs from ``begin`` up to ``end``."""
+        request = self.request
+        tokens = self.tokens[begin] if end - begin == 1 else sum(self.tokens[begin:end])
+        work = Work(
+            request.texts[begin:end],
+            request.token_ids[begin:end],
+            request.seconds[begin:end],
+            request.prompt,
+            request.prompt_name,
+            request.outputs,
+            request.normalize,
+            request.overlong or self.status.overlong,
+            request.max_tokens,
+        )
+        return Turn(self.client, tokens, self.is_small, work)
 
     def _left_ms(self) -> int:
         if self.deadline_s is None:
@@ -123,10 +140,10 @@ class Delivery:
 
     async def _send_healthy(self, call: Call, begin: int, end: int) -> list[Encoded]:
         model_id = call.status.model_id
-        tokens = call.tokens[begin] if end - begin == 1 else sum(call.tokens[begin:end])
+        turn = call.turn(begin, end)
         for _ in range(_MAX_LOSSES):
-            if not call.gate.is_open(tokens, is_small=call.is_small):
-                await call.gate.turn(call.client, tokens, is_small=call.is_small)
+            if not call.gate.is_open(turn):
+                await call.gate.wait(turn)
             is_answered = False
             try:
                 # First the wait for a process: what is learnt meanwhile of these inputs has to count.
@@ -150,7 +167,7 @@ class Delivery:
                 await asyncio.sleep(0)
                 continue
             finally:
-                call.gate.turn_over(tokens, is_small=call.is_small, is_answered=is_answered)
+                call.gate.turn_over(turn, is_answered=is_answered)
             return await self.send(call, begin, end)  # something among these has been found guilty since
         raise _keeps_dying()
 

@@ -1,20 +1,25 @@
-"""The gate before one model: lets requests in within a budget of time and gives slices turns. Used by ``service``.
+"""The gate before one model: what may come in, and whose turn it is. Used by ``service`` and ``delivery``.
 
 A shard is given no more than a fraction of a second's work at a time; what is beyond waits here, where it is each
 client's turn in order of what it has had, costs nothing to take back, and is given to whatever process serves the model
 when its turn comes. Small requests have turns and a budget of their own: they wait for no big one, and are not refused
 because of one that is larger than all that may wait.
+
+A shard encodes equal inputs once, as long as it has them together. So a slice that is equal to one in the shard's hand
+costs nothing and waits for no turn, and those that wait go with the first of them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Hashable
+from dataclasses import dataclass
 from typing import Final
 
 from emb_model_provider.errors import OverloadedError
 from router.admission import Budget, Rate
-from router.fair_queue import FairQueue
+from router.fair_queue import Entry, FairQueue
 
 #: What a rate is taken for before anybody has measured it: a small model on two cores.
 _FIRST_TOKENS_PER_S: Final = 5000.0
@@ -24,13 +29,42 @@ _AHEAD_TOKENS: Final = 64
 _MAX_RETRY_AFTER_S: Final = 60.0
 
 
+class Work:
+    """What the shard is asked to make of which inputs. What compares equal is encoded once while it has both."""
+
+    __slots__ = ("_hash", "_parts")
+
+    def __init__(self, *parts: Hashable) -> None:
+        self._parts = parts
+        # Thousands of token ids are not to be gone through at every look.
+        self._hash = hash(parts)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Work) and self._hash == other._hash and self._parts == other._parts
+
+
+@dataclass(eq=False, slots=True)
+class Turn:
+    """A slice's way through the gate. The gate alone sets ``is_charged``: that these tokens count as in hand."""
+
+    client: str
+    tokens: int
+    is_small: bool
+    work: Work
+    is_charged: bool = False
+    granted: asyncio.Future[None] | None = None
+
+
 class _Turns:
     """One class of requests: what was let in of it, what the shard has, and what waits."""
 
     def __init__(self) -> None:
         self.budget = Budget(0.0)
         self.in_hand = 0
-        self.queue: FairQueue[asyncio.Future[None]] = FairQueue()
+        self.queue: FairQueue[Turn] = FairQueue()
 
 
 class Gate:
@@ -47,6 +81,9 @@ class Gate:
         self._ahead = max(self._rate.per_s * _AHEAD_S, _AHEAD_TOKENS)
         self._small = _Turns()
         self._big = _Turns()
+        #: What the shard has in hand, each charged to one turn; and what waits, by what is asked.
+        self._in_hand: set[Work] = set()
+        self._waiting: dict[Work, dict[Turn, Entry[Turn]]] = {}
         self._last_key = 0
         #: When each request was let in, the oldest first.
         self._began_s: dict[int, float] = {}
@@ -103,44 +140,66 @@ class Gate:
 
     # -------------------------------------------------------------------------------------------------- slices
 
-    def is_open(self, tokens: int, *, is_small: bool) -> bool:
-        """Tell whether the shard may have these at once; if so ``turn_over`` has to follow, else ``turn``."""
-        turns = self._small if is_small else self._big
+    def is_open(self, turn: Turn) -> bool:
+        """Tell whether the shard may have this slice at once; if so ``turn_over`` has to follow, else ``wait``."""
+        if turn.work in self._in_hand:
+            return True
+        turns = self._turns(turn)
         if turns.in_hand >= self._ahead or turns.queue:
             return False
-        turns.in_hand += tokens
+        self._charge(turn)
         return True
 
-    async def turn(self, client: str, tokens: int, *, is_small: bool) -> None:
-        """Wait until the shard may have these; ``turn_over`` has to follow."""
-        turns = self._small if is_small else self._big
-        granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        entry = turns.queue.push(client, tokens, granted)
+    async def wait(self, turn: Turn) -> None:
+        """Wait until the shard may have this slice; ``turn_over`` has to follow."""
+        turn.granted = asyncio.get_running_loop().create_future()
+        entry = self._turns(turn).queue.push(turn.client, turn.tokens, turn)
+        self._waiting.setdefault(turn.work, {})[turn] = entry
         try:
-            await granted
+            await turn.granted
         except asyncio.CancelledError:
             if entry.is_waiting:
-                turns.queue.discard(entry)
+                self._leave(entry)
             else:  # its turn came in the same moment
-                self.turn_over(tokens, is_small=is_small, is_answered=False)
+                self.turn_over(turn, is_answered=False)
             raise
 
-    def turn_over(self, tokens: int, *, is_small: bool, is_answered: bool) -> None:
-        """Say that the shard has these no more, and let the next ones go."""
-        turns = self._small if is_small else self._big
-        turns.in_hand = turns.in_hand - tokens
+    def turn_over(self, turn: Turn, *, is_answered: bool) -> None:
+        """Say that the shard has this slice no more, and let the next ones go."""
+        if not turn.is_charged:
+            return
+        turn.is_charged = False
+        self._in_hand.discard(turn.work)
+        turns = self._turns(turn)
+        turns.in_hand -= turn.tokens
         if is_answered:
             work_waits = bool(self._small.queue or self._big.queue)
             if work_waits or self._rate.is_measuring:
-                self._rate.answered(tokens, time.monotonic(), work_waits=work_waits)
+                self._rate.answered(turn.tokens, time.monotonic(), work_waits=work_waits)
                 self._ahead = max(self._rate.per_s * _AHEAD_S, _AHEAD_TOKENS)
         while turns.queue and turns.in_hand < self._ahead:
-            entry = turns.queue.pop()
-            turns.in_hand += entry.cost
-            if not entry.item.done():
-                entry.item.set_result(None)
-            else:
-                turns.in_hand -= entry.cost
+            self._charge(turns.queue.pop().item)
+
+    def _turns(self, turn: Turn) -> _Turns:
+        return self._small if turn.is_small else self._big
+
+    def _charge(self, turn: Turn) -> None:
+        """Let this one go, and with it, at no cost, all that wait with the same work; itself, if it waits."""
+        turn.is_charged = True
+        self._in_hand.add(turn.work)
+        self._turns(turn).in_hand += turn.tokens
+        for alike, entry in self._waiting.pop(turn.work, {}).items():
+            self._turns(alike).queue.discard(entry)
+            if alike.granted is not None and not alike.granted.done():  # else it is about to leave
+                alike.granted.set_result(None)
+
+    def _leave(self, entry: Entry[Turn]) -> None:
+        turn = entry.item
+        self._turns(turn).queue.discard(entry)
+        alike = self._waiting[turn.work]
+        del alike[turn]
+        if not alike:
+            del self._waiting[turn.work]
 
 
 def _overloaded(model_id: str, wait_s: float) -> OverloadedError:

@@ -16,6 +16,7 @@ from emb_model_provider.messages import (
     Encode,
     Encoded,
     Hello,
+    ShardTable,
     Texts,
     Tokenize,
     Tokens,
@@ -25,12 +26,16 @@ from emb_model_provider.messages import (
 from emb_model_provider.modelmap import BatchLimits
 from emb_model_provider.private_socket import bind_private
 from router.link import Link, ShardLostError
+from router.registry import Registry
+from router.requests import EncodeRequest
+from router.service import EmbeddingService
 from shard.channel import Channel
 from shard.engine import Engine
 from shard.lane import Lane
 from shard.listener import FIRST_LANE
-from tests.support.fake_encoder import FakeEncoder, expected_vector
+from tests.support.fake_encoder import MAX_TOKENS, FakeEncoder, expected_vector
 from tests.support.plans import make_plan
+from tests.support.statuses import make_info, make_status
 
 
 @contextlib.asynccontextmanager
@@ -152,6 +157,37 @@ async def test_a_cancelled_request_is_never_encoded(tmp_path):
         encoder.gate.set()
         await asyncio.gather(first, third)
         assert encoder.encoded == ["first", "third"]
+
+
+class OneLink:
+    """A service's backend that is one link to one shard."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    async def encode(self, _model_id: str, message: Encode) -> Encoded:
+        return await self._link.request(message, Encoded)
+
+
+async def test_a_text_that_many_ask_for_at_once_is_encoded_once_however_little_a_shard_is_given(tmp_path):
+    registry = Registry(ready_wait_s=5)
+    registry.update(ShardTable((make_status("m", info=make_info(max_tokens=8192)),)))
+    encoder, text = FakeEncoder(closed=True), "asked by everybody " * 200
+    async with served(encoder, tmp_path / "s.sock") as channel, linked(tmp_path / "s.sock") as link:
+        service = EmbeddingService(registry, OneLink(link))
+        asked = [
+            asyncio.create_task(service.embed(EncodeRequest("m", (one,), client=f"client {number}")))
+            for number, one in enumerate([text, *["another " * 900] * 2, *[text] * 20, "a third " * 900])
+        ]
+        await asyncio.to_thread(encoder.entered.wait, 5)
+        await asyncio.sleep(0.05)
+        # What is not equal waits in the router for its turn.
+        assert channel.requests_taken == 23
+        encoder.gate.set()
+        results = await asyncio.gather(*asked)
+    assert sorted(encoder.encoded) == sorted({one[:MAX_TOKENS] for one in (text, "another " * 5, "a third " * 5)})
+    vectors = [np.frombuffer(result.parts[0].vectors, "<f4").tolist() for result in results]
+    assert vectors.count(expected_vector(text)) == 21
 
 
 async def test_a_client_that_closes_its_link_costs_no_encoding(tmp_path):

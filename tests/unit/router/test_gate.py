@@ -1,9 +1,12 @@
 import asyncio
+import itertools
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from emb_model_provider.errors import OverloadedError
-from router.gate import Gate
+from router.gate import Gate, Turn, Work
 
 
 async def test_what_is_over_the_budget_of_time_is_refused_with_the_time_until_there_is_room():
@@ -38,26 +41,35 @@ async def test_without_a_limit_everything_is_let_in():
     assert gate.requests == 100
 
 
-async def start_all(gate: Gate, order: list[str], wanted: list[tuple[str, int]], *, is_small: bool = True):
-    async def one(client: str, tokens: int) -> None:
-        if not gate.is_open(tokens, is_small=is_small):
-            await gate.turn(client, tokens, is_small=is_small)
-        order.append(client)
+_NUMBERS = itertools.count()
 
-    tasks = [asyncio.create_task(one(*what)) for what in wanted]
+
+def turn_of(client: str, tokens: int, text: str = "", *, is_small: bool = True) -> Turn:
+    """Return the turn of a slice of one text, by default one that nobody else sends."""
+    return Turn(client, tokens, is_small, Work((text or f"text {next(_NUMBERS)}",)))
+
+
+async def start_all(gate: Gate, order: list[str], wanted: list[Turn]):
+    async def one(turn: Turn) -> None:
+        if not gate.is_open(turn):
+            await gate.wait(turn)
+        order.append(turn.client)
+
+    tasks = [asyncio.create_task(one(turn)) for turn in wanted]
     await asyncio.sleep(0)
     return tasks
 
 
 async def test_a_flood_waits_at_the_gate_and_another_clients_request_goes_next():
     gate, order = Gate("m", 0, tokens_per_s=8192), []
-    tasks = await start_all(gate, order, [("flood", 1024)] * 50)
+    flood = [turn_of("flood", 1024) for _ in range(50)]
+    tasks = await start_all(gate, order, flood)
     assert order == ["flood"] * 2
-    tasks += await start_all(gate, order, [("other", 10)])
-    gate.turn_over(1024, is_small=True, is_answered=True)
+    tasks += await start_all(gate, order, [turn_of("other", 10)])
+    gate.turn_over(flood[0], is_answered=True)
     await asyncio.sleep(0)
     assert "other" not in order[:2]
-    gate.turn_over(1024, is_small=True, is_answered=True)
+    gate.turn_over(flood[1], is_answered=True)
     await asyncio.sleep(0)
     assert "other" in order[2:5]
     for task in tasks:
@@ -66,8 +78,8 @@ async def test_a_flood_waits_at_the_gate_and_another_clients_request_goes_next()
 
 async def test_big_requests_in_hand_do_not_hold_up_small_ones():
     gate, order = Gate("m", 0, tokens_per_s=1), []
-    tasks = await start_all(gate, order, [("bulk", 100_000)] * 3, is_small=False)
-    tasks += await start_all(gate, order, [("query", 5)])
+    tasks = await start_all(gate, order, [turn_of("bulk", 100_000, is_small=False) for _ in range(3)])
+    tasks += await start_all(gate, order, [turn_of("query", 5)])
     assert order == ["bulk", "query"]
     for task in tasks:
         task.cancel()
@@ -75,24 +87,136 @@ async def test_big_requests_in_hand_do_not_hold_up_small_ones():
 
 async def test_a_client_that_leaves_gives_its_turn_to_the_next():
     gate, order = Gate("m", 0, tokens_per_s=1), []
-    tasks = await start_all(gate, order, [("a", 5000), ("b", 5000), ("c", 5000)])
+    a, b, c = turns = [turn_of(client, 5000) for client in "abc"]
+    tasks = await start_all(gate, order, turns)
     tasks[1].cancel()
     await asyncio.gather(tasks[1], return_exceptions=True)
-    gate.turn_over(5000, is_small=True, is_answered=True)
+    gate.turn_over(a, is_answered=True)
     await asyncio.sleep(0)
     assert order == ["a", "c"]
-    gate.turn_over(5000, is_small=True, is_answered=True)
-    assert gate.waiting_slices == 0
+    gate.turn_over(c, is_answered=True)
+    assert (gate.waiting_slices, b.is_charged) == (0, False)
 
 
 async def test_a_client_that_leaves_in_the_moment_of_its_turn_takes_nothing_with_it():
     gate, order = Gate("m", 0, tokens_per_s=1), []
-    tasks = await start_all(gate, order, [("a", 5000), ("b", 5000), ("c", 5000)])
-    gate.turn_over(5000, is_small=True, is_answered=True)
+    turns = [turn_of(client, 5000) for client in "abc"]
+    tasks = await start_all(gate, order, turns)
+    gate.turn_over(turns[0], is_answered=True)
     tasks[1].cancel()
     await asyncio.gather(tasks[1], return_exceptions=True)
     await asyncio.sleep(0)
     assert order == ["a", "c"]
+
+
+async def test_a_client_that_has_left_as_its_turn_comes_leaves_the_shard_no_more_than_it_had():
+    gate, order = Gate("m", 0, tokens_per_s=1), []
+    turns = [turn_of(client, 5000) for client in "abcd"]
+    tasks = await start_all(gate, order, turns)
+    tasks[1].cancel()  # it has not heard of that yet
+    gate.turn_over(turns[0], is_answered=True)
+    await asyncio.gather(tasks[1], return_exceptions=True)
+    await asyncio.sleep(0)
+    assert order == ["a", "c"]
+    tasks[3].cancel()
+
+
+async def test_equal_slices_go_together_and_count_once():
+    gate, order = Gate("m", 0, tokens_per_s=1), []
+    first, other = turn_of("a", 5000, "same"), turn_of("b", 5000)
+    waiting = [turn_of(client, 5000, "wanted by all") for client in "cdef"]
+    tasks = await start_all(gate, order, [first, other, *waiting, turn_of("z", 5000)])
+    assert order == ["a"]
+    tasks += await start_all(gate, order, [turn_of("again", 5000, "same")])
+    assert order == ["a", "again"]
+    gate.turn_over(first, is_answered=True)
+    await asyncio.sleep(0)
+    assert order == ["a", "again", "b"]
+    gate.turn_over(other, is_answered=True)
+    await asyncio.sleep(0)
+    assert order == ["a", "again", "b", *"cdef"]
+    # Those that went along give nothing back: the shard has what it had until the one that was charged is answered.
+    for one in waiting[1:]:
+        gate.turn_over(one, is_answered=True)
+    await asyncio.sleep(0)
+    assert "z" not in order
+    gate.turn_over(waiting[0], is_answered=True)
+    await asyncio.sleep(0)
+    assert order[-1] == "z"
+    assert gate.waiting_slices == 0
+    await asyncio.gather(*tasks)
+
+
+async def test_a_query_that_bulk_has_brought_to_the_shard_goes_along():
+    gate, order = Gate("m", 0, tokens_per_s=1), []
+    held, query = turn_of("a", 5000), turn_of("b", 5000, "same")
+    tasks = await start_all(gate, order, [held, query, turn_of("bulk", 5000, "same", is_small=False)])
+    await asyncio.gather(*tasks)
+    assert order == ["a", "bulk", "b"]
+
+
+async def test_slices_of_which_something_else_is_asked_are_not_equal():
+    assert Work(("text",), "query: ") == Work(("text",), "query: ")
+    assert Work(("text",), "query: ") != Work(("text",), None)
+    assert Work(("text",), None) != (("text",), None)
+
+
+class Crowd:
+    """Slices that come to a gate, leave while they wait, and are answered or lost by the shard."""
+
+    def __init__(self) -> None:
+        self.gate = Gate("m", 0, tokens_per_s=1)
+        self.here: dict[asyncio.Task[None], Turn] = {}
+
+    async def come(self, number: int, text: str) -> None:
+        turn = turn_of(text, 1 + number * 40, text if number % 2 else "", is_small=number % 3 > 0)
+        (task,) = await start_all(self.gate, [], [turn])
+        self.here[task] = turn
+
+    async def leave(self, number: int, text: str) -> None:
+        waiting = [task for task in self.here if not task.done()]
+        if waiting:
+            waiting[number % len(waiting)].cancel()
+        if text == "a":
+            await asyncio.sleep(0)
+
+    async def answer(self, number: int, text: str) -> None:
+        if at_work := self.at_work():
+            task = at_work[number % len(at_work)]
+            self.gate.turn_over(self.here.pop(task), is_answered=text != "a")
+
+    def at_work(self) -> list[asyncio.Task[None]]:
+        return [task for task in self.here if task.done() and not task.cancelled()]
+
+    async def settle(self) -> None:
+        """Let everybody hear of what has happened, and forget those that have left."""
+        for _ in range(3):
+            await asyncio.sleep(0)
+        for task in [task for task in self.here if task.cancelled()]:
+            assert not self.here.pop(task).is_charged
+
+
+STEPS = st.tuples(st.sampled_from([Crowd.come, Crowd.leave, Crowd.answer]), st.integers(0, 9), st.sampled_from("abc"))
+
+
+@given(steps=st.lists(STEPS, max_size=60))
+async def test_whoever_comes_and_goes_each_has_a_turn_and_the_gate_forgets_nothing(steps):
+    crowd = Crowd()
+    for step, number, text in steps:
+        await step(crowd, number, text)
+    await crowd.settle()
+    while crowd.here:
+        assert crowd.at_work(), "something waits, and the shard has nothing"
+        charged = [crowd.here[task].work for task in crowd.at_work() if crowd.here[task].is_charged]
+        assert len(charged) == len(set(charged))
+        await crowd.answer(0, "")
+        await crowd.settle()
+    assert crowd.gate.waiting_slices == 0
+    assert not crowd.gate._waiting
+    fresh = [turn_of("z", 1, text) for text in "abc"]
+    assert all(crowd.gate.is_open(turn) and turn.is_charged for turn in fresh)
+    assert crowd.gate.is_open(turn_of("z", 10**6))
+    assert not crowd.gate.is_open(turn_of("z", 1))
 
 
 async def test_the_shards_own_figure_counts_until_there_is_a_measured_one():
