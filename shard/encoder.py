@@ -21,8 +21,7 @@ Ids = npt.NDArray[np.uint32]
 CutSide = Literal["start", "end"]
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(NamedTuple):
     """How the inputs of a request are to be read, and what is wanted of them; the same for all of them.
 
     ``prompt_name`` is that of the prompt where it was asked for by name: some models treat queries and documents
@@ -43,8 +42,7 @@ class Reading:
 PLAIN: Final = Reading()
 
 
-@dataclass(frozen=True, slots=True)
-class Tokenized:
+class Tokenized(NamedTuple):
     """One input ready for the device; two that are equal have the same results.
 
     ``ids`` carry the model's special tokens and are cut to its length; ``original_tokens`` counts them before the

@@ -213,7 +213,7 @@ class Engine:
                 is_complete = not self._jobs.read(job, texts)
             if is_complete:
                 self._answer([(job.key, job.encoded())])
-        batch.items = [one for one in batch.items if one.waiters]
+        self._jobs.scheduler.replan(batch, [one for one in batch.items if one.waiters])
 
     def _next_batch(self, device: _Device) -> tuple[Batch[Input] | None, list[Job]]:
         """Return what ``Jobs.take`` does, or nothing after waiting until something has changed."""
@@ -227,12 +227,9 @@ class Engine:
         return None, []
 
     def _wake_idle(self) -> None:
-        if self._jobs.scheduler.due_in_s(self._clock()) is None:
-            return
-        for device in self._devices:
-            if not device.is_busy:
-                device.wake.notify()
-                return
+        idle = next((device for device in self._devices if not device.is_busy), None)
+        if idle is not None and self._jobs.scheduler.due_in_s(self._clock()) is not None:
+            idle.wake.notify()
 
     def _encode(self, batch: Batch[Input], threads: int) -> list[Result | Exception]:
         if not batch.items:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from emb_model_provider.messages import Encode, Encoded, InputError, Timing
 from emb_model_provider.modelmap import BatchLimits
@@ -23,8 +23,7 @@ NEVER_S: Final = float("inf")
 _UNREAD: Final = Tokenized((), 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Times:
+class Times(NamedTuple):
     """When a request came, when its tokens were queued, and its deadline."""
 
     arrived_s: float
@@ -101,11 +100,9 @@ class Jobs:
         good = [(index, text) for index, text in enumerate(texts) if isinstance(text, Tokenized)]
         queued: dict[Input, None] = {}
         for index, text in good:
-            one = self._inputs.get(text)
-            if one is None:
-                one = self._inputs[text] = Input(len(text.ids), text)
-                queued[one] = None
-            elif one.is_waiting:
+            fresh = Input(len(text.ids), text)
+            one = self._inputs.setdefault(text, fresh)  # one look: hashing a text's tokens costs more than the rest
+            if one is fresh or one.is_waiting:
                 queued[one] = None
             elif one not in queued:
                 job.started_s = times.queued_s
@@ -154,7 +151,7 @@ class Jobs:
             for one in batch.items:
                 if not one.waiters:
                     self._forget(one)
-            batch.items = [one for one in batch.items if one.waiters]
+            self.scheduler.replan(batch, [one for one in batch.items if one.waiters])
         return batch, list(expired)
 
     def mark_started(self, batch: Batch[Input], now_s: float) -> None:
@@ -175,7 +172,7 @@ class Jobs:
         return one.waiters
 
     def _forget(self, one: Input) -> None:
-        # Hashing a text's tokens costs more than the rest: once, and again only where an equal one runs alone.
+        # As in ``add``, one look, and more only where an equal one runs alone.
         known = self._inputs.pop(one.tokenized, None)
         if known is not None and known is not one:
             self._inputs[known.tokenized] = known

@@ -213,7 +213,7 @@ def _read_probes(tokenizer: TextTokenizer, reading: Reading, facts: HeadFacts) -
         return tokenizer.tokenize_pairs(PROBES, [*PROBES[1:], PROBES[0]], reading)
     probes = tokenizer.tokenize(PROBES, reading)
     if facts.task == "multi_vector":
-        probes += tokenizer.tokenize(PROBES, replace(reading, prompt_name="query"))
+        probes += tokenizer.tokenize(PROBES, reading._replace(prompt_name="query"))
     return probes
 
 

@@ -55,6 +55,8 @@ class Batch(Generic[ItemT]):
     """What is to be encoded together, until ``Scheduler.finished`` hears of it."""
 
     items: list[ItemT]
+    #: What the cost model says of it.
+    planned_ms: float
     is_bulk: bool
     is_alone: bool = False
     #: Whether it gets the cores of all lanes.
@@ -109,7 +111,8 @@ class Scheduler(Generic[ItemT]):
         An item that waits already is served with whichever of its requests comes first.
         """
         for item in items:
-            self._let_wait(item)
+            if not item.is_waiting:
+                self._let_wait(item)
         # Longest first: texts of like length fall into the same batch, and waste the least where they are padded.
         ordered = deque(sorted(items, key=lambda item: item.length, reverse=True))
         is_interactive = self._is_interactive(items) if priority == "auto" else priority == "interactive"
@@ -123,10 +126,9 @@ class Scheduler(Generic[ItemT]):
             self._alone.append(item)
 
     def _let_wait(self, item: ItemT) -> None:
-        if not item.is_waiting:
-            item.is_waiting = True
-            self._waiting_texts += 1
-            self._waiting_tokens += item.length
+        item.is_waiting = True
+        self._waiting_texts += 1
+        self._waiting_tokens += item.length
 
     def drop(self, item: ItemT) -> None:
         """Forget an item that nobody waits for any more."""
@@ -169,7 +171,7 @@ class Scheduler(Generic[ItemT]):
         item = self._alone.popleft()
         self.drop(item)
         self._shared_turns = self._lanes
-        return Batch([item], is_bulk=False, is_alone=True, is_wide=True)
+        return Batch([item], self._plan.costs.ms(*_measures([item])), is_bulk=False, is_alone=True, is_wide=True)
 
     def _take_shared(self, now_s: float) -> Batch[ItemT]:
         self._shared_turns = max(0, self._shared_turns - 1)
@@ -183,15 +185,15 @@ class Scheduler(Generic[ItemT]):
         if is_shared:
             running_texts = sum(len(batch.items) for batch in self._running)
             max_texts = min(max_texts, -(-(self._waiting_texts + running_texts) // self._lanes))
-        items = self._fill(queue, max_texts)
+        items, planned_ms = self._fill(queue, max_texts)
         if is_bulk:
-            self._owed_ms = max(0.0, self._owed_ms - self._paced_ms(items))
+            self._owed_ms = max(0.0, self._owed_ms - self._pace.factor * planned_ms)
         elif both_wait:
-            self._owed_ms += self._paced_ms(items) * share / (1 - share)
+            self._owed_ms += self._pace.factor * planned_ms * share / (1 - share)
         else:
             self._owed_ms = 0.0
         is_wide = not self._running and not (is_shared and self._waiting_texts) and not (both_wait and not is_bulk)
-        return Batch(items, is_bulk, is_wide=is_wide)
+        return Batch(items, planned_ms, is_bulk, is_wide=is_wide)
 
     def finished(self, batch: Batch[ItemT]) -> None:
         """Hear that a batch of ``take`` is done."""
@@ -199,11 +201,16 @@ class Scheduler(Generic[ItemT]):
 
     def predicted_ms(self, batch: Batch[ItemT]) -> float:
         """Return how long a batch should take on the cores of one lane, neighbours and all."""
-        return self._paced_ms(batch.items)
+        return self._pace.factor * batch.planned_ms
+
+    def replan(self, batch: Batch[ItemT], items: list[ItemT]) -> None:
+        """Let a batch of ``take`` hold these instead, or the same ones if they have other lengths now."""
+        batch.items = items
+        batch.planned_ms = self._plan.costs.ms(*_measures(items))
 
     def observe(self, batch: Batch[ItemT], took_ms: float) -> None:
         """Learn how long a batch really took on the cores of one lane."""
-        self._pace.observe(self._plan.costs.ms(*_measures(batch.items)), took_ms)
+        self._pace.observe(batch.planned_ms, took_ms)
 
     @property
     def _runs_alone(self) -> bool:
@@ -243,12 +250,12 @@ class Scheduler(Generic[ItemT]):
         waited_s = now_s - self._bulk[0].arrived_s if self._bulk else 0.0
         return min(_BULK_SHARE + _AGEING_PER_S * waited_s, _LARGEST_BULK_SHARE)
 
-    def _paced_ms(self, batch: Sequence[ItemT]) -> float:
-        return self._pace.factor * self._plan.costs.ms(*_measures(batch))
-
-    def _fill(self, queue: _Queue[ItemT], max_texts: int) -> list[ItemT]:
+    def _fill(self, queue: _Queue[ItemT], max_texts: int) -> tuple[list[ItemT], float]:
+        """Take the items of a batch from a queue, and say what the cost model says of them."""
+        plan, factor = self._plan, self._pace.factor
         batch: list[ItemT] = []
         tokens = pairs = 0
+        planned_ms = 0.0
         while queue:
             items = queue[0].items
             while items:
@@ -256,19 +263,18 @@ class Scheduler(Generic[ItemT]):
                 if item.is_waiting:
                     tokens += item.length
                     pairs += item.length**2
-                    if batch and (len(batch) >= max_texts or not self._fits(tokens, pairs)):
-                        return batch
+                    ms = plan.costs.ms(tokens, pairs)
+                    is_full = len(batch) >= max_texts or tokens > plan.max_tokens or factor * ms > plan.slice_ms
+                    if batch and is_full:
+                        return batch, planned_ms
+                    planned_ms = ms
                     self.drop(item)
                     batch.append(item)
                 items.popleft()
             queue.popleft()
             if batch and not self._limits.dynamic:
                 break
-        return batch
-
-    def _fits(self, tokens: int, pairs: int) -> bool:
-        is_quick = self._pace.factor * self._plan.costs.ms(tokens, pairs) <= self._plan.slice_ms
-        return is_quick and tokens <= self._plan.max_tokens
+        return batch, planned_ms
 
 
 def _discard_done(queue: _Queue[ItemT]) -> None:
@@ -284,4 +290,5 @@ def _discard_done(queue: _Queue[ItemT]) -> None:
 
 def _measures(items: Sequence[ItemT]) -> tuple[int, int]:
     """Return the tokens of ``items`` and the sum of squares of their lengths."""
-    return sum(item.length for item in items), sum(item.length**2 for item in items)
+    lengths = [item.length for item in items]
+    return sum(lengths), sum([length * length for length in lengths])

@@ -7,7 +7,7 @@ query may be filled up with mask tokens that count as well, and of documents som
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final, Literal
 
@@ -92,7 +92,7 @@ class LateTokenizer(TextTokenizer):
 
     def _limited(self, reading: Reading) -> Reading:
         limits = [reading.max_tokens, self._lengths.limit(is_query=is_query(reading))]
-        return replace(reading, max_tokens=min((limit for limit in limits if limit is not None), default=None))
+        return reading._replace(max_tokens=min((limit for limit in limits if limit is not None), default=None))
 
     def _filled(self, one: Tokenized, reading: Reading) -> Tokenized:
         if not is_query(reading):
@@ -100,9 +100,8 @@ class LateTokenizer(TextTokenizer):
         fill_up = self._lengths.fill_up
         added = 0 if fill_up is None else max(0, fill_up.length - len(one.ids))
         if fill_up is None or not added:
-            return replace(one, is_query=True)
-        return replace(
-            one,
+            return one._replace(is_query=True)
+        return one._replace(
             ids=(*one.ids, *[fill_up.token] * added),
             type_ids=None if one.type_ids is None else (*one.type_ids, *[0] * added),
             # Added tokens are read like any other, and hide no cut.

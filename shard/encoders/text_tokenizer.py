@@ -40,7 +40,7 @@ class TokenizerFacts:
     split_special_tokens: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Frame:
     """The special tokens that the model wants around and between its texts, with their type ids.
 
@@ -51,11 +51,11 @@ class _Frame:
     part_types: tuple[tuple[int, ...], ...]
     text_types: tuple[int, ...]
 
-    @property
+    @cached_property
     def size(self) -> int:
         return sum(map(len, self.parts))
 
-    @property
+    @cached_property
     def has_types(self) -> bool:
         return any(self.text_types) or any(map(any, self.part_types))
 
