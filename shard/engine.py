@@ -181,7 +181,6 @@ class Engine:
                 if batch is not None:
                     device.is_busy = True
                     threads = self._threads if batch.is_wide else self._lane_threads
-                    self._jobs.mark_started(batch, self._clock())
                 self._wake_idle()
             self._answer([(job.key, too_late()) for job in expired])
             if batch is not None:
@@ -248,7 +247,6 @@ class Engine:
     def _deliver(
         self, device: _Device, batch: Batch[Input], results: Sequence[Result | Exception], took_ms: float
     ) -> None:
-        complete: list[Job] = []
         failed: dict[int, Failed] = {}
         with self._lock:
             device.is_busy = False
@@ -257,19 +255,14 @@ class Engine:
             self._jobs.scheduler.finished(batch)
             self._jobs.charge(batch, took_ms)
             self._wake_idle()
-            for one, result in zip(batch.items, results, strict=True):
-                for job, index in self._jobs.release(one):
-                    if not isinstance(result, Exception):
-                        is_last = job.take(index, result)
-                    else:
-                        log_failure(job.request, index, result)
-                        error = failed_input(job.request, index, result)
-                        if not job.request.partial:
-                            failed.setdefault(job.key, error)
-                            continue
-                        is_last = job.refuse(as_input_error(error, index))
-                    if is_last:
-                        complete.append(job)
+            complete, errors = self._jobs.settle(batch, results)
+            for job, index, exception in errors:
+                log_failure(job.request, index, exception)
+                error = failed_input(job.request, index, exception)
+                if not job.request.partial:
+                    failed.setdefault(job.key, error)
+                elif job.refuse(as_input_error(error, index)):
+                    complete.append(job)
         if complete:
             self._in_hand.succeeded()
         self._answer([*((job.key, job.encoded()) for job in complete), *failed.items()])

@@ -125,6 +125,8 @@ class Jobs:
         (text,) = texts
         if isinstance(text, InputError):
             job.refuse(text)
+            for one in job.inputs:
+                one.waiters.clear()  # nobody waits for it, so it is not encoded
             return False
         for one in job.inputs:
             one.tokenized, one.length = text, len(text.ids)
@@ -133,8 +135,8 @@ class Jobs:
     def drop(self, key: int) -> None:
         """Forget a job, and every text that nobody else waits for; unknown keys are ignored."""
         job = self._jobs.pop(key, None)
-        if job is None:
-            return
+        if job is None or not job.missing:
+            return  # none of its texts is in flight any more
         for one in dict.fromkeys(job.inputs):  # the same text a thousand times is one input
             one.waiters = [(waiter, index) for waiter, index in one.waiters if waiter is not job]
             if one.is_waiting and not one.waiters:
@@ -142,9 +144,16 @@ class Jobs:
                 self._forget(one)
 
     def take(self, now_s: float) -> tuple[Batch[Input], list[Job]]:
-        """Return the next batch, and the jobs that it would have come too late for; these are dropped."""
+        """Return the next batch, and the jobs that it would have come too late for; these are dropped.
+
+        Of the others, those of which these are the first texts to be encoded have waited until now.
+        """
         batch = self.scheduler.take(now_s)
-        expired = {job: None for one in batch.items for job, _ in one.waiters if job.times.deadline_s <= now_s}
+        jobs = {job: None for one in batch.items for job, _ in one.waiters}
+        expired = [job for job in jobs if job.times.deadline_s <= now_s]
+        for job in jobs:
+            if job.started_s is None:
+                job.started_s = now_s
         if expired:
             for job in expired:
                 self.drop(job.key)
@@ -152,24 +161,32 @@ class Jobs:
                 if not one.waiters:
                     self._forget(one)
             self.scheduler.replan(batch, [one for one in batch.items if one.waiters])
-        return batch, list(expired)
-
-    def mark_started(self, batch: Batch[Input], now_s: float) -> None:
-        """Note for the jobs of which these are the first texts to be encoded that they have waited until now."""
-        for one in batch.items:
-            for job, _ in one.waiters:
-                if job.started_s is None:
-                    job.started_s = now_s
+        return batch, expired
 
     def charge(self, batch: Batch[Input], took_ms: float) -> None:
         """Count the time of a batch for every job that it worked for."""
         for job in {job for one in batch.items for job, _ in one.waiters}:
             job.encode_ms += took_ms
 
-    def release(self, one: Input) -> list[tuple[Job, int]]:
-        """End the flight of a text that has its results or its error; return who waits for it."""
-        self._forget(one)
-        return one.waiters
+    def settle(
+        self, batch: Batch[Input], results: Sequence[Result | Exception]
+    ) -> tuple[list[Job], list[tuple[Job, int, Exception]]]:
+        """End the flight of texts that have their results or errors, in the order of ``batch``.
+
+        Returns the jobs that are complete now, and each error with the job and the index that it falls on; what becomes
+        of these is up to the caller.
+        """
+        complete: list[Job] = []
+        failed: list[tuple[Job, int, Exception]] = []
+        for one, result in zip(batch.items, results, strict=True):
+            self._forget(one)
+            if isinstance(result, Exception):
+                failed += [(job, index, result) for job, index in one.waiters]
+                continue
+            for job, index in one.waiters:
+                if job.take(index, result):
+                    complete.append(job)
+        return complete, failed
 
     def _forget(self, one: Input) -> None:
         # As in ``add``, one look, and more only where an equal one runs alone.

@@ -86,13 +86,16 @@ class Client:
     async def leaving(self) -> None:
         """Ask for much and leave before it can be there."""
         while not self._load.stopping.is_set():
-            sent = self._make(self._texts(self._rng.randint(1, 120), 8), poisoned=False)
-            self._load.ledger.cancelled += 1
-            try:
-                async with asyncio.timeout(self._rng.uniform(0.0, 0.05)):
-                    await self._post(sent)
-            except (TimeoutError, aiohttp.ClientError, OSError):
-                pass  # that was the point
+            await self._leave(self._make(self._texts(self._rng.randint(1, 120), 8), poisoned=False))
+            await self._pause(0.3)
+
+    async def crowd(self) -> None:
+        """Ask the same several times at once, as a page does that many have open; the first of them leaves."""
+        while not self._load.stopping.is_set():
+            texts = self._texts(self._rng.choice((1, 1, 3, 100)), 60)
+            model_id = self._rng.choice(list(self._load.models))
+            equal = [self._make(texts, poisoned=False, model_id=model_id) for _ in range(5)]
+            await asyncio.gather(self._leave(equal[0]), *map(self.ask, equal[1:]))
             await self._pause(0.3)
 
     async def poison(self, orders: tuple[str, ...], every_s: float) -> None:
@@ -139,6 +142,14 @@ class Client:
         return await self.ask(self._make(self._texts(1, 3), poisoned=False, model_id=model_id))
 
     # ------------------------------------------------------------------------------------------------ its parts
+
+    async def _leave(self, sent: Sent) -> None:
+        self._load.ledger.cancelled += 1
+        try:
+            async with asyncio.timeout(self._rng.uniform(0.0, 0.05)):
+                await self._post(sent)
+        except (TimeoutError, aiohttp.ClientError, OSError):
+            pass  # that was the point
 
     async def _repeat(self, texts: Callable[[], list[str]]) -> None:
         while not self._load.stopping.is_set():

@@ -87,10 +87,10 @@ class Chaos:
     async def _go(self, server: FaultyServer, watch: Watch) -> Ledger:
         rng = random.Random(self.seed)
         load = Load(server.url, server.models, Ledger(), asyncio.Event(), itertools.count(1))
-        clients = [Client(load, rng.randrange(2**32)) for _ in range(12)]
+        clients = [Client(load, rng.randrange(2**32)) for _ in range(13)]
         work: list[Coroutine[object, object, None]] = [client.small() for client in clients[:6]]
         work += [client.bulk() for client in clients[6:8]]
-        work += [clients[8].leaving(), clients[9].poison(POISONS, 1.0)]
+        work += [clients[8].leaving(), clients[9].poison(POISONS, 1.0), clients[12].crowd()]
         target = Target(server, clients[10], rng)
         watching = asyncio.create_task(self._watch(watch))
         tasks = [asyncio.create_task(one) for one in work]

@@ -115,10 +115,12 @@ def test_whatever_comes_at_whatever_time_a_request_that_runs_alone_is_the_only_o
 
 @pytest.mark.parametrize("partial", [False, True])
 def test_a_request_that_runs_alone_and_cannot_be_read_has_its_error(make_engine, partial):
-    engine, recorder = make_engine(FakeEncoder())
+    encoder = FakeEncoder()
+    engine, recorder = make_engine(encoder)
     engine.submit(1, Encode(("UNTOKENIZABLE",), alone=True, partial=partial))
     engine.submit(2, Encode(("fine",)))
     bad, good = recorder.wait_for(1, 2)
+    assert encoder.encoded == ["fine"]
     assert (bad.errors[0] if partial else bad).code == "encode_failed"
     assert isinstance(good, Encoded)
     assert engine.wait_idle(5)
