@@ -71,9 +71,13 @@ class Call:
 
     def turn(self, begin: int, end: int) -> Turn:
         """Return the way through the gate of the inputs from ``begin`` up to ``end``."""
-        request = self.request
         tokens = self.tokens[begin] if end - begin == 1 else sum(self.tokens[begin:end])
-        work = Work(
+        return Turn(self.client, tokens, self.is_small, self.work(begin, end))
+
+    def work(self, begin: int, end: int) -> Work:
+        """Return what the model has to do for the inputs from ``begin`` up to ``end``."""
+        request = self.request
+        return Work(
             request.texts[begin:end],
             request.token_ids[begin:end],
             request.seconds[begin:end],
@@ -84,12 +88,20 @@ class Call:
             request.overlong or self.status.overlong,
             request.max_tokens,
         )
-        return Turn(self.client, tokens, self.is_small, work)
 
     def _left_ms(self) -> int:
         if self.deadline_s is None:
             return 0
         return max(1, int(1000 * (self.deadline_s - asyncio.get_running_loop().time())))
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """What became of an innocent input that was tried: the result of this work, cut to so many dimensions."""
+
+    work: Work
+    dimensions: int | None
+    encoded: Encoded
 
 
 class Delivery:
@@ -106,8 +118,8 @@ class Delivery:
         self._backend = backend
         self._on_resent = on_resent
         self._quarantine = quarantine
-        #: Inputs that are being tried, and what is done when they have been; others with the same input wait for that.
-        self._trials: dict[bytes, asyncio.Future[None]] = {}
+        #: Inputs that are being tried, and the verdict, if there is one; others with the same input wait for that.
+        self._trials: dict[bytes, asyncio.Future[_Verdict | None]] = {}
 
     async def send(self, call: Call, begin: int, end: int) -> list[Encoded]:
         """Return the results of the inputs from ``begin`` up to ``end``, in order, in one part or several.
@@ -171,7 +183,7 @@ class Delivery:
             return await self.send(call, begin, end)  # something among these has been found guilty since
         raise _keeps_dying()
 
-    def _trials_of(self, call: Call, begin: int, end: int) -> list[asyncio.Future[None]]:
+    def _trials_of(self, call: Call, begin: int, end: int) -> list[asyncio.Future[_Verdict | None]]:
         if not self._trials:
             return []
         found = (self._trials.get(_fingerprint(call, index)) for index in range(begin, end))
@@ -187,15 +199,25 @@ class Delivery:
         return [task.result() for task in tasks]
 
     async def _try(self, call: Call, index: int) -> Encoded:
-        """Try one suspect, unless somebody does already: then that verdict counts for this one, too."""
-        mark = _fingerprint(call, index)
+        """Try one suspect, unless somebody does already: then that verdict counts for this one, too.
+
+        An innocent one's result is that of all who asked for the same: each trial has the device for itself.
+        """
+        mark, work, dimensions = _fingerprint(call, index), call.work(index, index + 1), call.request.dimensions
         while (trial := self._trials.get(mark)) is not None:
             await asyncio.wait([trial])
+            verdict = trial.result()
+            if verdict is not None and (verdict.work, verdict.dimensions) == (work, dimensions):
+                return verdict.encoded
         self._trials[mark] = asyncio.get_running_loop().create_future()
+        verdict = None
         try:
-            return await self._send_alone(call, index, mark)
+            encoded = await self._send_alone(call, index, mark)
+            if not encoded.errors:  # an error names the input as its own client calls it
+                verdict = _Verdict(work, dimensions, encoded)
+            return encoded
         finally:
-            self._trials.pop(mark).set_result(None)
+            self._trials.pop(mark).set_result(verdict)
 
     async def _send_alone(self, call: Call, index: int, mark: bytes) -> Encoded:
         """Send one suspect by itself. It waits for no turn: it has had one, and others wait for its verdict."""

@@ -68,6 +68,29 @@ def rows(result) -> list[list[float]]:
     return np.concatenate([np.frombuffer(part.vectors, "<f4").reshape(-1, 4) for part in result.parts]).tolist()
 
 
+class OnceMortalBackend(MortalBackend):
+    """Its shard dies once, of ``deadly``, and never again."""
+
+    async def encode(self, model_id: str, message: Encode) -> Encoded:
+        if self.deaths:
+            self.deadly.clear()
+        return await super().encode(model_id, message)
+
+
+@pytest.mark.parametrize(("others", "trials"), [(None, 2), (2, 4)])
+async def test_what_several_ask_for_is_tried_once_and_all_get_its_result(others, trials):
+    backend = OnceMortalBackend("unlucky")
+    service = make_service(backend)
+    texts = ("unlucky", "neighbour")
+    asked = [EncodeRequest("m", texts, dimensions=dimensions) for dimensions in (None, others)]
+    results = await asyncio.gather(*map(service.embed, asked))
+    assert [rows(result) for result in results] == [[vector(text) for text in texts]] * 2
+    assert backend.deaths == 1
+    alone = [(message.texts[0], message.dimensions) for message in backend.seen if message.alone]
+    assert len(alone) == trials
+    assert set(alone) == {(text, dimensions) for text in texts for dimensions in (None, others)}
+
+
 async def test_the_killer_gets_its_own_error_after_two_deaths_and_its_neighbours_their_vectors():
     backend = MortalBackend("poison")
     service = make_service(backend)
