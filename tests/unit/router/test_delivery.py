@@ -1,6 +1,7 @@
 """What becomes of requests when their shard dies: a backend with a shard that dies of certain texts."""
 
 import asyncio
+import dataclasses
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ from hypothesis import strategies as st
 
 from emb_model_provider.errors import EncodeError, QuarantinedError, UnavailableError
 from emb_model_provider.messages import Encode, Encoded, ShardTable
+from router.delivery import Call
+from router.gate import Gate
 from router.link import ShardLostError
 from router.quarantine import fingerprint
 from router.registry import Registry
@@ -225,3 +228,24 @@ def test_whoever_asks_for_what_nobody_gets_a_wrong_vector_and_the_number_of_deat
         assert backend.deaths <= 3 * len(kinds)
 
     asyncio.run(run())
+
+
+#: What says nothing of the tokens that the model reads, nor of what is wanted of them before it is cut.
+_OF_NO_CONSEQUENCE = {
+    "model", "dimensions", "priority", "partial", "timeout_s", "client", "traceparent", "labels", "sent",
+}  # fmt: skip
+_OTHER_VALUES = {
+    "texts": ("other",), "token_ids": ((1, 2),), "seconds": ("second",), "prompt_name": "query", "prompt": "query: ",
+    "outputs": ("sparse",), "normalize": False, "overlong": "error", "max_tokens": 8,
+}  # fmt: skip
+
+
+def test_whatever_changes_what_the_model_does_makes_other_work():
+    def work(request: EncodeRequest):
+        return Call(request, make_status("m"), Gate("m", 0), "", [1], True, None).work(0, 1)
+
+    plain = EncodeRequest("m", ("text",))
+    assert {field.name for field in dataclasses.fields(plain)} == _OF_NO_CONSEQUENCE | set(_OTHER_VALUES)
+    assert work(plain) == work(dataclasses.replace(plain, dimensions=2, priority="bulk", client="c", timeout_s=1.0))
+    for name, value in _OTHER_VALUES.items():
+        assert work(dataclasses.replace(plain, **{name: value})) != work(plain), name
