@@ -6,7 +6,8 @@ when its turn comes. Small requests have turns and a budget of their own: they w
 because of one that is larger than all that may wait.
 
 A shard encodes equal inputs once, as long as it has them together. So a slice that is equal to one in the shard's hand
-costs nothing and waits for no turn, and those that wait go with the first of them.
+costs nothing and waits for no turn, and those that wait go with the first of them. That one alone is charged: should
+its client leave, the shard has a slice more than is counted until the others are answered.
 """
 
 from __future__ import annotations

@@ -146,7 +146,7 @@ class Jobs:
     def take(self, now_s: float) -> tuple[Batch[Input], list[Job]]:
         """Return the next batch, and the jobs that it would have come too late for; these are dropped.
 
-        Of the others, those of which these are the first texts to be encoded have waited until now.
+        Jobs of which these are the first texts to be encoded have waited until now.
         """
         batch = self.scheduler.take(now_s)
         jobs = {job: None for one in batch.items for job, _ in one.waiters}
