@@ -1,4 +1,4 @@
-"""What crosses the sockets between our processes: frozen dataclasses and the frame kind of each.
+"""What crosses the sockets between our processes: frozen structs and the frame kind of each.
 
 Two channels use them. The *link* joins the router to one shard (many requests at once, matched by the frame's
 request id). The *control* channel joins the supervisor to each child over an inherited socket pair; its first
@@ -7,10 +7,9 @@ message is the child's whole configuration, so that nothing secret ever stands i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final, Literal
 
-from emb_model_provider import codec
+from emb_model_provider.codec import Wire, decode, encode
 from emb_model_provider.errors import ProtocolError
 from emb_model_provider.frames import Frame, pack_frame
 from emb_model_provider.modelmap import Hubs, ModelSpec, Overlong
@@ -39,16 +38,14 @@ Priority = Literal["auto", "interactive", "bulk"]
 # ---------------------------------------------------------------------------------------------- the link
 
 
-@dataclass(frozen=True, slots=True)
-class Hello:
+class Hello(Wire, frozen=True):
     """Shard to router, first on every link: who is answering here."""
 
     model_id: str
     generation: int
 
 
-@dataclass(frozen=True, slots=True)
-class Encode:
+class Encode(Wire, frozen=True):
     """Router to shard: run the model on these. Exactly one of ``texts`` and ``token_ids`` is not empty.
 
     ``seconds`` is empty, or holds the second text of each pair (a reranker's documents, ``texts`` being the query
@@ -91,8 +88,7 @@ class Encode:
         return self.labels[index] if self.labels else f"input {self.first_index + index}"
 
 
-@dataclass(frozen=True, slots=True)
-class InputError:
+class InputError(Wire, frozen=True):
     """Why one input of a ``partial`` request has no result; ``index`` counts within the message."""
 
     index: int
@@ -102,8 +98,7 @@ class InputError:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class SparseRows:
+class SparseRows(Wire, frozen=True):
     """Sparse vectors: row ``i`` is ``indices`` and ``values`` from ``offsets[i]`` up to ``offsets[i + 1]``.
 
     Little-endian: ``offsets`` (rows + 1) and ``indices`` uint32, ``values`` float32. Indices are ids of the vocabulary,
@@ -115,8 +110,7 @@ class SparseRows:
     values: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class TokenVectors:
+class TokenVectors(Wire, frozen=True):
     """One vector per token: little-endian float32, ``counts[i]`` rows of ``dimension`` numbers for input ``i``."""
 
     vectors: bytes
@@ -124,8 +118,7 @@ class TokenVectors:
     counts: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
+class Timing(Wire, frozen=True):
     """Where a request's time in the shard went, in milliseconds; ``encode_ms`` is that of the batches it was in."""
 
     tokenize_ms: float = 0.0
@@ -133,8 +126,7 @@ class Timing:
     encode_ms: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Encoded:
+class Encoded(Wire, frozen=True):
     """Shard to router: the results of one request.
 
     ``vectors`` holds ``len(tokens) x dimension`` little-endian float32 numbers, row by row in the order asked: dense
@@ -154,8 +146,7 @@ class Encoded:
     timing: Timing = Timing()
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(Wire, frozen=True):
     """Shard to router: one request has no vectors. ``index`` is the guilty input where one is known."""
 
     status: int
@@ -166,15 +157,13 @@ class Failed:
     index: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Cancel:
+class Cancel(Wire, frozen=True):
     """Router to shard: nobody waits for these any more; what has not started is never encoded."""
 
     request_ids: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Tokenize:
+class Tokenize(Wire, frozen=True):
     """Router to shard: which tokens are these texts? Answered with ``Tokens`` or ``Failed``."""
 
     texts: tuple[str, ...]
@@ -184,8 +173,7 @@ class Tokenize:
     request_id: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(Wire, frozen=True):
     """One token; ``start`` and ``stop`` are character offsets in the text, ``None`` for what is not from it."""
 
     id: int
@@ -195,15 +183,13 @@ class Token:
     stop: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Tokens:
+class Tokens(Wire, frozen=True):
     """Shard to router: the tokens of each text, before any cut."""
 
     rows: tuple[tuple[Token, ...], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Detokenize:
+class Detokenize(Wire, frozen=True):
     """Router to shard: which texts are these token ids? Answered with ``Texts`` or ``Failed``."""
 
     token_ids: tuple[tuple[int, ...], ...]
@@ -211,8 +197,7 @@ class Detokenize:
     request_id: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Texts:
+class Texts(Wire, frozen=True):
     """Shard to router: one text per list of ids."""
 
     texts: tuple[str, ...]
@@ -221,16 +206,14 @@ class Texts:
 # ------------------------------------------------------------------------------------------- the control channel
 
 
-@dataclass(frozen=True, slots=True)
-class LogConfig:
+class LogConfig(Wire, frozen=True):
     """How a child writes its log lines (to stderr; the supervisor owns terminal and file)."""
 
     level: str
     format: LogFormat
 
 
-@dataclass(frozen=True, slots=True)
-class ShardConfig:
+class ShardConfig(Wire, frozen=True):
     """Supervisor to shard, first: everything it needs to know.
 
     ``thread_cpus`` has the CPU of each compute thread, if they are placed. ``report_every_s`` is how often it sends
@@ -251,8 +234,7 @@ class ShardConfig:
     report_every_s: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Intake:
+class Intake(Wire, frozen=True):
     """How much the router takes in, of one request and altogether; 0 is no limit.
 
     ``max_queue_s`` is how long accepted work of one model may take to be done, ``max_queue_bytes`` the memory of all
@@ -268,8 +250,7 @@ class Intake:
     quarantine_s: float = 600.0
 
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
+class Surroundings(Wire, frozen=True):
     """How the router meets the world around the API.
 
     ``cors_origins`` holds origins or ``*``; none is no CORS. ``url_prefix`` stands before every path, without a slash
@@ -289,8 +270,7 @@ class Surroundings:
     routers: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class RouterConfig:
+class RouterConfig(Wire, frozen=True):
     """Supervisor to router, first. ``api_key_digests`` are SHA-256 digests; empty means no key is asked for.
 
     ``request_timeout_s`` 0 is none. ``report_every_s`` is how often it sends ``Heartbeat``.
@@ -307,8 +287,7 @@ class RouterConfig:
     around: Surroundings = Surroundings()
 
 
-@dataclass(frozen=True, slots=True)
-class LoadProgress:
+class LoadProgress(Wire, frozen=True):
     """Shard to supervisor: how far the start has come. Bytes are zero outside ``downloading``."""
 
     state: Literal["downloading", "loading", "warming"]
@@ -317,8 +296,7 @@ class LoadProgress:
     source: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class EncoderInfo:
+class EncoderInfo(Wire, frozen=True):
     """A loaded model as it is in use, not as it was asked for.
 
     ``max_tokens`` counts special tokens and prompt. ``precision`` is one of ``fp32 fp16 bf16 int8 int4``;
@@ -366,8 +344,7 @@ class EncoderInfo:
     takes_instruction: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ModelInfo:
+class ModelInfo(Wire, frozen=True):
     """A loaded model and where it came from, shown in ``/v1/models``."""
 
     encoder: EncoderInfo
@@ -375,23 +352,20 @@ class ModelInfo:
     revision: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
+class Ready(Wire, frozen=True):
     """Shard to supervisor: the socket is bound, requests are welcome."""
 
     info: ModelInfo
 
 
-@dataclass(frozen=True, slots=True)
-class LoadFailed:
+class LoadFailed(Wire, frozen=True):
     """Shard to supervisor, last: this model cannot be served; ``reason`` is a ``LoadReason`` value."""
 
     reason: str
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class BatchTotals:
+class BatchTotals(Wire, frozen=True):
     """What all batches of a shard's process add up to.
 
     ``computed_tokens`` counts padding too. ``predicted_ms`` and ``took_ms`` are of the same batches: those that ran as
@@ -408,8 +382,7 @@ class BatchTotals:
     time_ratio: tuple[float, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(Wire, frozen=True):
     """Shard to supervisor, every second from a thread of its own: what it is at.
 
     ``running_s`` is the age of the oldest batch on the device, or of whatever else a thread has begun and not ended
@@ -425,8 +398,7 @@ class Progress:
     batches: BatchTotals = BatchTotals()
 
 
-@dataclass(frozen=True, slots=True)
-class Heartbeat:
+class Heartbeat(Wire, frozen=True):
     """Router to supervisor, every second from its event loop: it still turns. ``lag_s`` is how late this one was."""
 
     lag_s: float
@@ -434,8 +406,7 @@ class Heartbeat:
     rss_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class ShardHealth:
+class ShardHealth(Wire, frozen=True):
     """What an operator asks of a running shard beside its state; zeros before its first ``Progress``.
 
     ``breaker`` is ``open`` while a model that keeps dying is left alone for a time.
@@ -447,8 +418,7 @@ class ShardHealth:
     breaker: Literal["closed", "open", "half-open"] = "closed"
 
 
-@dataclass(frozen=True, slots=True)
-class ShardStatus:
+class ShardStatus(Wire, frozen=True):
     """One row of the shard table as the supervisor sees it.
 
     ``reason`` and ``detail`` say what the process before failed of, until one is ready. ``expected_ready_s`` is the
@@ -477,29 +447,25 @@ class ShardStatus:
     load_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class ShardTable:
+class ShardTable(Wire, frozen=True):
     """Supervisor to router, at every change: all models."""
 
     shards: tuple[ShardStatus, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class RouterReady:
+class RouterReady(Wire, frozen=True):
     """Router to supervisor: it accepts connections."""
 
     pid: int
 
 
-@dataclass(frozen=True, slots=True)
-class Quarantined:
+class Quarantined(Wire, frozen=True):
     """Router to supervisor, and from there to every other router: these inputs have killed their model's process."""
 
     fingerprints: tuple[bytes, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class RestartShard:
+class RestartShard(Wire, frozen=True):
     """Router to supervisor: this generation answers wrongly or not at all; give me another."""
 
     model_id: str
@@ -542,7 +508,7 @@ _KINDS: Final[dict[type[Message], int]] = {cls: kind for kind, cls in _CLASSES.i
 
 def pack(message: Message, request_id: int = 0) -> bytes:
     """Return ``message`` as one frame."""
-    return pack_frame(_KINDS[type(message)], request_id, codec.encode(message))
+    return pack_frame(_KINDS[type(message)], request_id, encode(message))
 
 
 def unpack(frame: Frame) -> Message:
@@ -550,4 +516,4 @@ def unpack(frame: Frame) -> Message:
     cls = _CLASSES.get(frame.kind)
     if cls is None:
         raise ProtocolError(f"unknown frame kind {frame.kind}")
-    return codec.decode(cls, frame.payload)
+    return decode(cls, frame.payload)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence, Sized
 from dataclasses import dataclass, field
@@ -123,13 +122,13 @@ class EmbeddingService:
 
     async def tokenize(self, model: str, message: Tokenize) -> Tokens:
         """Return the tokens of texts as the model's tokenizer makes them."""
-        message = dataclasses.replace(message, request_id=request_id())
+        message = message.replace(request_id=request_id())
         tokens = [estimate_tokens(text) for text in message.texts]
         return await self._ask(model, tokens, lambda model_id: self._backend.tokenize(model_id, message))
 
     async def detokenize(self, model: str, message: Detokenize) -> Texts:
         """Return the texts of token ids."""
-        message = dataclasses.replace(message, request_id=request_id())
+        message = message.replace(request_id=request_id())
         tokens = [len(ids) for ids in message.token_ids]
         return await self._ask(model, tokens, lambda model_id: self._backend.detokenize(model_id, message))
 

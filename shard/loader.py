@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -127,7 +127,7 @@ class _Build:
         _check(chosen.results, normalized=facts.normalized, precision=self.plan.precision)
         info = self._describe(facts, tokenizer, length, chosen)
         cosine = None if exact is None else compare(chosen.results, exact).cosine
-        info = replace(info, cosine=cosine, fingerprint=self._fingerprint(info, hashing.result()))
+        info = info.replace(cosine=cosine, fingerprint=self._fingerprint(info, hashing.result()))
         return SentenceTransformerEncoder(
             chosen.path,
             self._reference(parts),

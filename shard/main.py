@@ -97,8 +97,7 @@ def _prepare(config: ShardConfig, control: ControlChannel) -> _Loaded:
     encoder.use_threads(threads_of_lane(config.threads, lanes))
     refuse_bad_answers(encoder)
     plan = measure(encoder, _MAX_TOKENS_CUDA if encoder.info.device.startswith("cuda") else _MAX_TOKENS_CPU)
-    info = replace(
-        encoder.info,
+    info = encoder.info.replace(
         lanes=lanes,
         slice_ms=round(plan.slice_ms, 1),
         slice_tokens=plan.slice_tokens,

@@ -58,7 +58,7 @@ def keep_fixed(before: Settings, after: Settings) -> Settings:
         port=held.port,
         unix_socket=held.unix_socket,
         unix_socket_mode=held.unix_socket_mode,
-        around=replace(after.server.around, routers=held.around.routers),
+        around=after.server.around.replace(routers=held.around.routers),
     )
     processes = replace(after.processes, run_dir=before.processes.run_dir)
     return replace(after, server=server, processes=processes, logs=before.logs)
@@ -83,13 +83,11 @@ def router_change(before: RouterConfig, after: RouterConfig) -> Literal["none", 
     """Tell how a router comes by its new settings; ``router.main`` takes these few while it runs."""
     if before == after:
         return "none"
-    taken_live = replace(
-        before,
+    taken_live = before.replace(
         api_key_digests=after.api_key_digests,
         ready_wait_s=after.ready_wait_s,
         request_timeout_s=after.request_timeout_s,
-        intake=replace(
-            before.intake,
+        intake=before.intake.replace(
             max_inputs=after.intake.max_inputs,
             max_input_chars=after.intake.max_input_chars,
             max_request_tokens=after.intake.max_request_tokens,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Final, Literal, Protocol
 
 from emb_model_provider.logs import EventLog
@@ -140,7 +139,7 @@ class Front:
 
 
 def _of_seat(config: RouterConfig, index: int) -> RouterConfig:
-    return replace(config, around=replace(config.around, index=index))
+    return config.replace(around=config.around.replace(index=index))
 
 
 class Seat:

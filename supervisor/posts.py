@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -71,9 +71,9 @@ class Post:
         """Return the post's row of the shard table."""
         status = self._past.add_to(self.holder.current_status())
         if self._is_closing and status.state == "ready":
-            return replace(status, state="stopping")
+            return status.replace(state="stopping")
         if self.problem and status.state == "ready":
-            return replace(status, reason="not_replaced", detail=self.problem)
+            return status.replace(reason="not_replaced", detail=self.problem)
         return status
 
     def start(self) -> None:
@@ -228,12 +228,11 @@ class _Count:
         )
 
     def add_to(self, status: ShardStatus) -> ShardStatus:
-        health = replace(
-            status.health,
+        health = status.health.replace(
             crashes=status.health.crashes + self.crashes,
             boot_failures=status.health.boot_failures + self.boot_failures,
         )
-        return replace(status, restarts=status.restarts + self.restarts, health=health)
+        return status.replace(restarts=status.restarts + self.restarts, health=health)
 
 
 def _keeper(shard: Shard) -> Keeper:

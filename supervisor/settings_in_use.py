@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 from emb_model_provider.errors import ConfigurationError
 from emb_model_provider.logs import EventLog
@@ -70,7 +69,7 @@ class SettingsInUse:
             request_timeout_s=server.request_timeout_s,
             intake=server.intake,
             report_every_s=self.watch_limits().report_every_s,
-            around=replace(server.around, run_directory=run_directory),
+            around=server.around.replace(run_directory=run_directory),
         )
 
     def watch_limits(self) -> WatchLimits:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from emb_model_provider.errors import EXIT_TEMPORARY
@@ -107,9 +107,9 @@ class Shard:
         is_waiting = status.state != "ready" and not (status.state == "failed" and self._is_given_up)
         left_s = max(1.0, self._due_s - time.monotonic()) if is_waiting else 0.0
         if keeper is None:
-            return replace(status, expected_ready_s=left_s)
+            return status.replace(expected_ready_s=left_s)
         health = ShardHealth(self._progress, keeper.boot_failures, keeper.crashes, keeper.breaker)
-        return replace(status, expected_ready_s=left_s, pid=keeper.pid, health=health)
+        return status.replace(expected_ready_s=left_s, pid=keeper.pid, health=health)
 
     # --------------------------------------------------------------------------------- called by the keeper
 
@@ -194,7 +194,7 @@ class Shard:
 
     def _take_report(self, report: Progress) -> None:
         before, self._progress = self._progress, report
-        if before is None or replace(before, rss_bytes=0) != replace(report, rss_bytes=0):
+        if before is None or before.replace(rss_bytes=0) != report.replace(rss_bytes=0):
             self._on_progress()
 
     def _take_progress(self, message: LoadProgress) -> None:
@@ -206,6 +206,6 @@ class Shard:
 
     def _change(self, **fields: object) -> None:
         before = self.status
-        self.status = replace(before, **fields)  # type: ignore[arg-type]
+        self.status = before.replace(**fields)
         if self.status != before:
             self._on_change(self)

@@ -37,7 +37,7 @@ def with_tls_checked(settings: Settings) -> Settings:
             f"EMB_PROVIDER_TLS_CERT_FILE or EMB_PROVIDER_TLS_KEY_FILE cannot be read: {error}."
         ) from None
     digest = hashlib.sha256(b"\0".join(contents)).hexdigest()
-    return replace(settings, server=replace(settings.server, around=replace(around, tls_digest=digest)))
+    return replace(settings, server=replace(settings.server, around=around.replace(tls_digest=digest)))
 
 
 def _refuse_to_ask() -> NoReturn:

@@ -55,17 +55,14 @@ def _hole(like: Encoded, error: RequestError) -> Encoded:
 def _rows(part: Encoded, begin: int, end: int) -> Encoded:
     """Return rows ``begin`` up to ``end`` as a part of their own."""
     row_bytes = 4 * part.dimension
-    return dataclasses.replace(
-        part,
+    return part.replace(
         vectors=part.vectors[begin * row_bytes : end * row_bytes],
         tokens=part.tokens[begin:end],
         truncated=tuple(row - begin for row in part.truncated if begin <= row < end),
         original_tokens=part.original_tokens[begin:end],
         sparse=_sparse_rows(part.sparse, begin, end) if part.sparse else None,
         token_vectors=_token_rows(part.token_vectors, begin, end) if part.token_vectors else None,
-        errors=tuple(
-            dataclasses.replace(error, index=error.index - begin) for error in part.errors if begin <= error.index < end
-        ),
+        errors=tuple(error.replace(index=error.index - begin) for error in part.errors if begin <= error.index < end),
     )
 
 

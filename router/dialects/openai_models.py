@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import Final
 
@@ -56,5 +55,5 @@ def describe_model(status: ShardStatus) -> dict[str, object]:
 
 def _describe_encoder(encoder: EncoderInfo | None) -> dict[str, object]:
     """Return every fact about a loaded model under its own name, so that a new one needs nothing here."""
-    facts = {_PUBLIC_NAMES.get(field.name, field.name): field.name for field in dataclasses.fields(EncoderInfo)}
+    facts = {_PUBLIC_NAMES.get(name, name): name for name in EncoderInfo.__struct_fields__}
     return {public: getattr(encoder, name) if encoder else None for public, name in facts.items()}

@@ -87,7 +87,7 @@ def build_predict(prediction: Prediction, answered: Answered) -> Iterator[bytes]
     """Write each input's labels with their scores, the best first."""
     logits, encoder = all_rows(answered.result), answered.encoder
     if prediction.function is not None:
-        encoder = dataclasses.replace(encoder, activation=prediction.function)
+        encoder = encoder.replace(activation=prediction.function)
         scored = probabilities(logits, encoder, raw=False)
     else:
         scored = probabilities(logits, encoder, raw=prediction.raw, always=True)

@@ -44,7 +44,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -309,8 +309,8 @@ _LIES: Final[list[Callable[[Encoded, int, bytes], bytes]]] = [
     lambda _m, i, data: _header(VERSION, 250, 0, i),
     lambda _m, i, data: _header(VERSION, data[3], 0, i),
     lambda _m, i, data: _header(VERSION, data[3], 4, i) + b"\x93\xc1\xc1\xc1",
-    lambda m, i, _d: pack(replace(m, vectors=m.vectors[: len(m.vectors) // 2 // 4 * 4]), i),
-    lambda m, i, _d: pack(replace(m, vectors=m.vectors[: 4 * m.dimension], tokens=m.tokens[:1]), i),
+    lambda m, i, _d: pack(m.replace(vectors=m.vectors[: len(m.vectors) // 2 // 4 * 4]), i),
+    lambda m, i, _d: pack(m.replace(vectors=m.vectors[: 4 * m.dimension], tokens=m.tokens[:1]), i),
     lambda m, i, _d: pack(Encode(("a request from the wrong side",)), i),
     lambda _m, _i, data: data + data,
     lambda m, i, data: pack(m, i + 1_000_000) + data,

@@ -1,4 +1,3 @@
-import dataclasses
 import threading
 import time
 
@@ -365,7 +364,7 @@ def test_a_small_request_may_queue_with_bulk_and_a_large_one_before_it(make_engi
 
 def test_requests_for_different_outputs_of_one_text_are_different_work(make_engine):
     encoder = FakeEncoder(closed=True)
-    encoder.info = dataclasses.replace(encoder.info, normalized=True)
+    encoder.info = encoder.info.replace(normalized=True)
     engine, heard = make_engine(encoder)
     engine.submit(1, Encode(("holds the device",)))
     assert encoder.entered.wait(10)

@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -12,7 +10,7 @@ from tests.support.fake_encoder import FakeEncoder
 class Answering(FakeEncoder):
     def __init__(self, rows, **info):
         super().__init__()
-        self.info = replace(self.info, **info)
+        self.info = self.info.replace(**info)
         self._rows = np.array(rows, dtype=np.float32)
 
     def tokenize(self, texts, reading=None, seconds=()):

@@ -1,7 +1,5 @@
 """From requests to tokens or errors, with an encoder whose tokens are characters."""
 
-import dataclasses
-
 import pytest
 
 from emb_model_provider.errors import InvalidRequestError
@@ -13,7 +11,7 @@ from tests.support.fake_encoder import MAX_TOKENS, VOCABULARY_SIZE, FakeEncoder
 
 def encoder_that(**facts) -> FakeEncoder:
     encoder = FakeEncoder()
-    encoder.info = dataclasses.replace(encoder.info, **facts)
+    encoder.info = encoder.info.replace(**facts)
     return encoder
 
 

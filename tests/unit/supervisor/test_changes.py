@@ -72,13 +72,12 @@ def test_every_model_is_in_exactly_one_group(before, after):
 
 def test_a_router_takes_keys_times_and_sizes_while_it_runs_and_is_replaced_for_the_rest():
     assert router_change(ROUTER, ROUTER) == "none"
-    live = replace(
-        ROUTER,
+    live = ROUTER.replace(
         api_key_digests=(b"b",),
         ready_wait_s=1.0,
         request_timeout_s=2.0,
-        intake=replace(Intake(), max_inputs=3, max_input_chars=4, max_request_tokens=5),
+        intake=Intake().replace(max_inputs=3, max_input_chars=4, max_request_tokens=5),
     )
     assert router_change(ROUTER, live) == "live"
-    assert router_change(ROUTER, replace(live, max_request_bytes=1)) == "replace"
-    assert router_change(ROUTER, replace(ROUTER, intake=replace(Intake(), max_connections=9))) == "replace"
+    assert router_change(ROUTER, live.replace(max_request_bytes=1)) == "replace"
+    assert router_change(ROUTER, ROUTER.replace(intake=Intake().replace(max_connections=9))) == "replace"

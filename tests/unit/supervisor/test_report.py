@@ -57,7 +57,7 @@ def test_the_table_says_what_an_operator_looks_for():
 
 def test_a_row_of_the_shard_table_becomes_a_report():
     progress = Progress(7, 0.5, 3, 40, 1024, 99.0)
-    status = replace(make_status("en"), health=ShardHealth(progress, 1, 2, "half-open"))
+    status = make_status("en").replace(health=ShardHealth(progress, 1, 2, "half-open"))
     report = model_report(status, age_s=5.0, rss_bytes=2048)
     assert (report.boot_failures, report.crashes, report.breaker) == (1, 2, "half-open")
     assert (report.waiting_texts, report.waiting_tokens, report.running_s, report.last_success) == (3, 40, 0.5, 99.0)

@@ -1,7 +1,6 @@
 import os
 import subprocess
 import sys
-from dataclasses import replace
 
 from supervisor.room import available_bytes, cgroup_free_bytes, fits, has_room, needed_bytes, resident_bytes
 from tests.support.statuses import make_info
@@ -13,7 +12,7 @@ MEMINFO = "MemTotal:       32000000 kB\nMemFree:         1000000 kB\nMemAvailabl
 
 def test_a_second_process_needs_its_own_memory_its_weights_and_an_interpreter():
     assert needed_bytes(ENCODER) == (300 + 400 + 512) * MIB
-    assert needed_bytes(replace(ENCODER, device="cuda:0")) == (300 + 512) * MIB, "its weights lie on the card"
+    assert needed_bytes(ENCODER.replace(device="cuda:0")) == (300 + 512) * MIB, "its weights lie on the card"
 
 
 def test_what_is_available_is_what_machine_and_container_both_have():
@@ -36,8 +35,8 @@ def test_something_stays_free_for_others():
 
 
 def test_a_model_larger_than_the_machine_has_no_room_and_a_small_one_has():
-    assert not has_room(replace(ENCODER, weights_bytes=1 << 50), "")
-    assert not has_room(replace(ENCODER, weights_bytes=1 << 50, device="cuda:0"), "0"), "or the card cannot be asked"
+    assert not has_room(ENCODER.replace(weights_bytes=1 << 50), "")
+    assert not has_room(ENCODER.replace(weights_bytes=1 << 50, device="cuda:0"), "0"), "or the card cannot be asked"
 
 
 def test_resident_memory_is_the_kernels_word():

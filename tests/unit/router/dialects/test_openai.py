@@ -1,5 +1,4 @@
 import base64
-import dataclasses
 import re
 
 import numpy as np
@@ -214,5 +213,5 @@ def test_a_ready_model_shows_what_was_measured_and_a_failed_one_its_reason():
     model = describe_model(make_status("a", info=make_info(dimension=768, precision="int8")))
     assert (model["dimensions"], model["precision"], model["state"]) == (768, "int8", "ready")
     assert "reason" not in model
-    assert all(field.name in model for field in dataclasses.fields(EncoderInfo) if field.name != "dimension")
+    assert all(name in model for name in EncoderInfo.__struct_fields__ if name != "dimension")
     assert describe_model(make_status("a", state="failed", reason="no_network", detail="d"))["reason"] == "no_network"
