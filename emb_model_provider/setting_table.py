@@ -637,8 +637,9 @@ SILENCE_TIMEOUT_S: Final = Setting(
     Number(0, 86_400),
     30.0,
     Bilingual(
-        "How long a process that serves may give no sign of life before it is replaced, in seconds. 0: for ever.",
-        "正在服务的进程毫无响应的最长秒数，超过则将其替换。0 表示不限。",
+        "How long a process that serves may give no sign of life, or one that starts be stopped by a signal, before "
+        "it is replaced, in seconds. 0: for ever.",
+        "正在服务的进程毫无响应、或正在启动的进程被信号停住的最长秒数，超过则将其替换。0 表示不限。",
     ),
     "60",
 )

@@ -52,6 +52,15 @@ class Child:
         self._stderr_reader = stderr_reader
         self.pid = process.pid
 
+    @property
+    def is_stopped(self) -> bool:
+        """Tell whether a signal has stopped the child (proc(5), stat: ``T``; one under a debugger is ``t``)."""
+        try:
+            stat = Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return False
+        return stat.rpartition(")")[2].lstrip().startswith("T")
+
     def send(self, message: Message) -> None:
         """Send a control message; a child that is gone drops it."""
         self._control.send(message)

@@ -3,8 +3,9 @@
 Asked by ``keeper``.
 
 A process that lives is no proof: a thread can be stuck on the device for ever, or in a C call that keeps the
-interpreter from every other thread. Before READY nothing is known of how long a model takes to load, so only the limit
-on the start holds there, counted from the last sign of progress.
+interpreter from every other thread. Before READY nothing is known of how long a model takes to load, or for how long
+it keeps the interpreter to itself, so the limit on the start holds there, counted from the last sign of progress, and
+that on silence only for a process that the kernel says is stopped.
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ class Watchdog:
         self._checked_s = now_s
         #: The last sign of life, before READY of progress.
         self._heard_s = now_s
+        #: When it was last seen not to be stopped by a signal.
+        self._moved_s = now_s
         self._load: tuple[str, int] = ("", 0)
         self._last: Progress | None = None
         #: Since when texts have waited and no batch has begun.
@@ -81,11 +84,15 @@ class Watchdog:
             self._last = message
         self._heard_s = now_s
 
-    def check(self, now_s: float) -> Hang | None:
+    def check(self, now_s: float, *, is_stopped: bool) -> Hang | None:
         """Return why the child must be ended, or ``None``. To be called every ``check_every_s``."""
         self._excuse_own_absence(now_s)
+        if not is_stopped:
+            self._moved_s = now_s
         silent_s = now_s - self._heard_s
         if not self.is_ready:
+            if _exceeds(stopped_s := now_s - self._moved_s, self._limits.silence_s):
+                return Hang("silent", f"was stopped by a signal for {stopped_s:.3g} s while it started")
             if _exceeds(silent_s, self._limits.startup_s):
                 return Hang("startup", f"made no progress for {silent_s:.3g} s while it started")
             return None
@@ -120,6 +127,7 @@ class Watchdog:
         self._checked_s = now_s
         if absent_s > 0:
             self._heard_s += absent_s
+            self._moved_s += absent_s
             self._idle_s += absent_s
 
 

@@ -1,6 +1,7 @@
 """Cases 11 to 16 of the list of faults: a model cannot be started, or not yet."""
 
 import itertools
+import os
 import signal
 import time
 from pathlib import Path
@@ -81,6 +82,22 @@ def test_case_12_a_load_that_hangs_is_ended_at_the_start_up_limit_and_counted(tm
         assert "in load" in server.stderr, "the log shows where it hung"
         assert not zombies_under(server.process.pid)
         assert len(server.models["good"].start_pids()) == 1
+
+
+def test_case_12_a_load_that_a_signal_stops_is_ended_by_the_limit_on_silence_long_before_that_on_the_start(tmp_path):
+    slow = FaultyModel(tmp_path / "slow", load_hang=True)
+    with server_with(tmp_path, {"EMB_PROVIDER_SILENCE_TIMEOUT_S": "1"}, slow=slow) as server:
+        wait_until(lambda: slow.start_pids() != [], 20, "it begins to load")
+        pid = slow.start_pids()[0]
+        time.sleep(2.5)
+        assert alive(pid), "a load that says nothing is no silence"
+        slow.behave(load_hang=False)
+        os.kill(pid, signal.SIGSTOP)
+        wait_until(lambda: not alive(pid), 10, "it is ended")
+        server.wait_for_states(slow="ready")
+        server.check("slow", ["after it"])
+        assert "was stopped by a signal for" in server.stderr
+        assert not zombies_under(server.process.pid)
 
 
 def test_case_13_a_load_that_holds_the_gil_is_left_alone(tmp_path):

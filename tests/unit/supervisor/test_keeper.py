@@ -20,6 +20,7 @@ QUICK = RestartLimits(first_delay_s=0.01, max_delay_s=0.02, intensity=5, probe_s
 class FakeChild:
     def __init__(self, pid: int, on_message) -> None:
         self.pid = pid
+        self.is_stopped = False
         self.on_message = on_message
         self.code = asyncio.get_running_loop().create_future()
         self.signals: list[str] = []

@@ -25,13 +25,13 @@ class Life:
     def hear(self, message) -> None:
         self.dog.hear(self.now_s, message)
 
-    def passes(self, seconds: int, every_second=lambda second: None):
+    def passes(self, seconds: int, every_second=lambda second: None, is_stopped=lambda second: False):
         """Let time pass; return the second of the verdict, or ``None``."""
         for second in range(1, seconds + 1):
             self.now_s += 1
             if (message := every_second(second)) is not None:
                 self.hear(message)
-            self.hang = self.dog.check(self.now_s)
+            self.hang = self.dog.check(self.now_s, is_stopped=is_stopped(second))
             if self.hang is not None:
                 return second
         return None
@@ -48,6 +48,21 @@ def test_before_ready_silence_is_no_verdict_only_the_limit_on_the_start_is():
     assert life.passes(2000) == 901
     assert life.hang.kind == "startup"
     assert "made no progress for 901 s" in life.hang.sentence
+
+
+def test_a_start_that_a_signal_has_stopped_is_ended_at_the_limit_of_silence():
+    life = Life()
+    assert life.passes(2000, is_stopped=lambda second: second > 100) == 131
+    assert (life.hang.kind, "was stopped by a signal for 31 s" in life.hang.sentence) == ("silent", True)
+
+
+def test_a_start_that_goes_on_after_a_stop_is_left_alone():
+    life = Life()
+    assert life.passes(800, is_stopped=lambda second: second % 30 != 0) is None
+
+
+def test_a_stopped_start_waits_for_ever_where_silence_has_no_limit():
+    assert Life(WatchLimits(silence_s=0)).passes(5000, is_stopped=lambda _second: True) is None
 
 
 def test_a_download_that_moves_is_alive_however_long_it_takes():
@@ -131,7 +146,7 @@ def test_a_router_that_is_late_is_busy_and_not_ended_below_the_limit():
 def test_a_supervisor_that_was_stopped_itself_finds_nobody_silent():
     life = ready()
     life.now_s += 3600
-    assert life.dog.check(life.now_s) is None
+    assert life.dog.check(life.now_s, is_stopped=False) is None
     assert life.passes(20) is None
     assert life.passes(20) is not None
 
