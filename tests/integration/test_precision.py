@@ -7,6 +7,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -108,8 +109,19 @@ def measured_fp32(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def exact(tmp_path_factory):
-    return vectors(opened(tmp_path_factory.mktemp("exact"), real_model_directory(), "fp32"))
+def minilm(tmp_path_factory):
+    """Return what opens the real model in a precision, each way once."""
+
+    @cache
+    def open_once(precision, machine=None, int8_method="dynamic"):
+        return opened(tmp_path_factory.mktemp("minilm"), real_model_directory(), precision, machine, int8_method)
+
+    return open_once
+
+
+@pytest.fixture(scope="module")
+def exact(minilm):
+    return vectors(minilm("fp32"))
 
 
 @pytest.mark.parametrize(
@@ -123,9 +135,9 @@ def exact(tmp_path_factory):
         ("int4", None, 0.94, 0.89),
     ],
 )
-def test_a_precision_stays_near_fp32(tmp_path, exact, precision, machine, least_mean, least_min):
+def test_a_precision_stays_near_fp32(minilm, exact, precision, machine, least_mean, least_min):
     precision, _, method = precision.partition(" ")
-    encoder = opened(tmp_path, real_model_directory(), precision, machine, method or "dynamic")
+    encoder = minilm(precision, machine, method or "dynamic")
     found = vectors(encoder)
     near = cosines(found, exact)
     assert encoder.info.precision == precision
@@ -147,24 +159,23 @@ def test_a_precision_stays_near_fp32(tmp_path, exact, precision, machine, least_
         ("int4", None, "nf4", "float32", 0.60),
     ],
 )
-def test_weights_become_smaller(tmp_path, precision, machine, storage, compute, share):
-    fp32 = opened(tmp_path, real_model_directory(), "fp32").info
-    info = opened(tmp_path, real_model_directory(), precision, machine).info
+def test_weights_become_smaller(minilm, precision, machine, storage, compute, share):
+    fp32 = minilm("fp32").info
+    info = minilm(precision, machine, "dynamic").info
     assert (info.storage_dtype, info.compute_dtype) == (storage, compute)
     assert info.weights_bytes < share * fp32.weights_bytes
 
 
 @NEEDS_AVX512
-def test_matrices_of_16_bit_are_kept_in_the_order_of_the_processor_too(tmp_path, exact):
-    packed, unpacked = (
-        opened(tmp_path, real_model_directory(), "bf16", NATIVE_BF16, prepack=prepack) for prepack in (None, False)
-    )
+def test_matrices_of_16_bit_are_kept_in_the_order_of_the_processor_too(tmp_path, minilm, exact):
+    packed = minilm("bf16", NATIVE_BF16, "dynamic")
+    unpacked = opened(tmp_path, real_model_directory(), "bf16", NATIVE_BF16, prepack=False)
     assert (packed.info.kernel, unpacked.info.kernel) == ("onednn-packed", "onednn")
     assert cosines(vectors(packed), exact).min() > 0.9995
 
 
-def test_texts_share_a_pass_in_int4_although_its_products_may_round_to_16_bit(tmp_path):
-    assert opened(tmp_path, real_model_directory(), "int4").info.batching == "padded"
+def test_texts_share_a_pass_in_int4_although_its_products_may_round_to_16_bit(minilm):
+    assert minilm("int4", None, "dynamic").info.batching == "padded"
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
