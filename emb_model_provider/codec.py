@@ -8,13 +8,18 @@ caches are full of weights, and every line of Python has to come from memory. Us
 from __future__ import annotations
 
 from functools import cache
-from typing import Self, TypeVar
+from typing import Annotated, Final, Self, TypeVar
 
 import msgspec
 
 from emb_model_provider.errors import ProtocolError
 
-_ENCODER = msgspec.msgpack.Encoder()
+_MAX_ITEMS: Final = 1_000_000
+_ENCODER: Final = msgspec.msgpack.Encoder()
+
+Item = TypeVar("Item")
+#: A tuple of any length that a message may have.
+Many = Annotated[tuple[Item, ...], msgspec.Meta(max_length=_MAX_ITEMS)]
 
 
 class Wire(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -36,10 +41,19 @@ def encode(message: Wire) -> bytes:
 def decode(kind: type[Message], payload: bytes) -> Message:
     """Return the instance of ``kind`` that ``payload`` holds; raise ``ProtocolError`` where it holds none."""
     decoder: msgspec.msgpack.Decoder[Message] = _decoder(kind)
+    # msgspec takes a shorter array as well, and the defaults for the rest.
+    if not payload.startswith(_array_header(kind)):
+        raise ProtocolError(f"{kind.__name__}: expected an array of {len(kind.__struct_fields__)} fields")
     try:
         return decoder.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"{kind.__name__}: {error}") from error
+
+
+@cache
+def _array_header(kind: type[Wire]) -> bytes:
+    count = len(kind.__struct_fields__)
+    return _ENCODER.encode([None] * count)[:-count]
 
 
 @cache

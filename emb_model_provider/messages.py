@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from emb_model_provider.codec import Wire, decode, encode
+from emb_model_provider.codec import Many, Wire, decode, encode
 from emb_model_provider.errors import ProtocolError
 from emb_model_provider.frames import Frame, pack_frame
 from emb_model_provider.modelmap import Hubs, ModelSpec, Overlong
@@ -60,15 +60,15 @@ class Encode(Wire, frozen=True):
     at nothing else meanwhile. ``traceparent`` is W3C Trace Context, or empty.
     """
 
-    texts: tuple[str, ...]
-    token_ids: tuple[tuple[int, ...], ...] = ()
+    texts: Many[str]
+    token_ids: Many[Many[int]] = ()
     dimensions: int | None = None
     prompt_name: str | None = None
     overlong: Overlong = "truncate"
     first_index: int = 0
     timeout_ms: int = 0
-    seconds: tuple[str, ...] = ()
-    outputs: tuple[Output, ...] = ("dense",)
+    seconds: Many[str] = ()
+    outputs: Many[Output] = ("dense",)
     prompt: str | None = None
     normalize: bool | None = None
     max_tokens: int | None = None
@@ -76,7 +76,7 @@ class Encode(Wire, frozen=True):
     partial: bool = False
     alone: bool = False
     traceparent: str = ""
-    labels: tuple[str, ...] = ()
+    labels: Many[str] = ()
     request_id: str = ""
 
     @property
@@ -115,7 +115,7 @@ class TokenVectors(Wire, frozen=True):
 
     vectors: bytes
     dimension: int
-    counts: tuple[int, ...]
+    counts: Many[int]
 
 
 class Timing(Wire, frozen=True):
@@ -137,12 +137,12 @@ class Encoded(Wire, frozen=True):
 
     vectors: bytes
     dimension: int
-    tokens: tuple[int, ...]
-    truncated: tuple[int, ...] = ()
-    original_tokens: tuple[int, ...] = ()
+    tokens: Many[int]
+    truncated: Many[int] = ()
+    original_tokens: Many[int] = ()
     sparse: SparseRows | None = None
     token_vectors: TokenVectors | None = None
-    errors: tuple[InputError, ...] = ()
+    errors: Many[InputError] = ()
     timing: Timing = Timing()
 
 
@@ -160,13 +160,13 @@ class Failed(Wire, frozen=True):
 class Cancel(Wire, frozen=True):
     """Router to shard: nobody waits for these any more; what has not started is never encoded."""
 
-    request_ids: tuple[int, ...]
+    request_ids: Many[int]
 
 
 class Tokenize(Wire, frozen=True):
     """Router to shard: which tokens are these texts? Answered with ``Tokens`` or ``Failed``."""
 
-    texts: tuple[str, ...]
+    texts: Many[str]
     add_special_tokens: bool = True
     prompt_name: str | None = None
     prompt: str | None = None
@@ -186,13 +186,13 @@ class Token(Wire, frozen=True):
 class Tokens(Wire, frozen=True):
     """Shard to router: the tokens of each text, before any cut."""
 
-    rows: tuple[tuple[Token, ...], ...]
+    rows: Many[Many[Token]]
 
 
 class Detokenize(Wire, frozen=True):
     """Router to shard: which texts are these token ids? Answered with ``Texts`` or ``Failed``."""
 
-    token_ids: tuple[tuple[int, ...], ...]
+    token_ids: Many[Many[int]]
     skip_special_tokens: bool = True
     request_id: str = ""
 
@@ -200,7 +200,7 @@ class Detokenize(Wire, frozen=True):
 class Texts(Wire, frozen=True):
     """Shard to router: one text per list of ids."""
 
-    texts: tuple[str, ...]
+    texts: Many[str]
 
 
 # ------------------------------------------------------------------------------------------- the control channel
@@ -226,8 +226,8 @@ class ShardConfig(Wire, frozen=True):
     generation: int
     device: str
     threads: int
-    cpus: tuple[int, ...]
-    thread_cpus: tuple[int, ...]
+    cpus: Many[int]
+    thread_cpus: Many[int]
     socket_path: str
     cache_dir: str
     drain_s: float
@@ -260,7 +260,7 @@ class Surroundings(Wire, frozen=True):
 
     metrics_need_key: bool = True
     access_log: AccessLog = "off"
-    cors_origins: tuple[str, ...] = ()
+    cors_origins: Many[str] = ()
     url_prefix: str = ""
     tls_certificate: str = ""
     tls_key: str = ""
@@ -277,7 +277,7 @@ class RouterConfig(Wire, frozen=True):
     """
 
     log: LogConfig
-    api_key_digests: tuple[bytes, ...]
+    api_key_digests: Many[bytes]
     ready_wait_s: float
     max_request_bytes: int
     drain_s: float
@@ -325,7 +325,7 @@ class EncoderInfo(Wire, frozen=True):
     layout: str
     weights_bytes: int
     vocabulary_size: int
-    prompts: tuple[str, ...]
+    prompts: Many[str]
     batching: Batching = "padded"
     kernel: str = "stock"
     cosine: float | None = None
@@ -335,11 +335,11 @@ class EncoderInfo(Wire, frozen=True):
     private_bytes: int = 0
     fingerprint: str = ""
     task: Task = "embed"
-    outputs: tuple[Output, ...] = ("dense",)
-    labels: tuple[str, ...] = ()
+    outputs: Many[Output] = ("dense",)
+    labels: Many[str] = ()
     activation: Literal["identity", "sigmoid", "softmax"] = "identity"
     token_dimension: int = 0
-    matryoshka: tuple[int, ...] = ()
+    matryoshka: Many[int] = ()
     tokens_per_s: float = 0.0
     takes_instruction: bool = False
 
@@ -378,8 +378,8 @@ class BatchTotals(Wire, frozen=True):
     computed_tokens: int = 0
     predicted_ms: float = 0.0
     took_ms: float = 0.0
-    fill: tuple[float, ...] = ()
-    time_ratio: tuple[float, ...] = ()
+    fill: Many[float] = ()
+    time_ratio: Many[float] = ()
 
 
 class Progress(Wire, frozen=True):
@@ -450,7 +450,7 @@ class ShardStatus(Wire, frozen=True):
 class ShardTable(Wire, frozen=True):
     """Supervisor to router, at every change: all models."""
 
-    shards: tuple[ShardStatus, ...]
+    shards: Many[ShardStatus]
 
 
 class RouterReady(Wire, frozen=True):
@@ -462,7 +462,7 @@ class RouterReady(Wire, frozen=True):
 class Quarantined(Wire, frozen=True):
     """Router to supervisor, and from there to every other router: these inputs have killed their model's process."""
 
-    fingerprints: tuple[bytes, ...]
+    fingerprints: Many[bytes]
 
 
 class RestartShard(Wire, frozen=True):

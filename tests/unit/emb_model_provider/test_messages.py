@@ -12,6 +12,7 @@ from emb_model_provider.frames import Frame, FrameDecoder
 from emb_model_provider.messages import (
     _CLASSES,
     Cancel,
+    Detokenize,
     Encode,
     Encoded,
     Failed,
@@ -128,6 +129,19 @@ def test_a_length_that_nothing_follows_is_refused_and_nothing_is_allocated_for_i
         assert tracemalloc.get_traced_memory()[1] < 1024 * 1024
     finally:
         tracemalloc.stop()
+
+
+def test_a_field_that_has_a_default_may_not_be_missing_either():
+    whole = msgpack.unpackb(codec.encode(Encode(("a",))))
+    assert codec.decode(Encode, msgpack.packb(whole)) == Encode(("a",))
+    with pytest.raises(ProtocolError, match=f"Encode: expected an array of {len(whole)} fields"):
+        codec.decode(Encode, msgpack.packb(whole[:-1]))
+
+
+@pytest.mark.parametrize("within", [lambda many: many, lambda many: [many]])
+def test_more_than_a_million_items_are_refused(within):
+    with pytest.raises(ProtocolError, match="length <= 1000000"):
+        codec.decode(Detokenize, msgpack.packb([within([0] * 1_000_001), True, ""]))
 
 
 def test_text_that_is_no_utf_8_is_refused():
