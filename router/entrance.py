@@ -1,10 +1,12 @@
 """What stands around the whole API: counting, the access log and cross-origin requests. Made by ``main``.
 
-One middleware, the outermost: it sees every request first and every answer as the client gets it.
+One middleware, the outermost: it sees every request first and every answer as the client gets it. The books are kept
+once the answer has left.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -51,6 +53,22 @@ def make_entrance(
             found = labels[key] = (resource.canonical, dialect or _OURS)
         return found
 
+    def record(
+        request: web.Request,
+        response: web.StreamResponse | None,
+        visit: Visit,
+        took_s: float,
+        end: Callable[[int], None] | None,
+    ) -> None:
+        status = _CLIENT_LEFT if response is None else response.status
+        visit.route, visit.dialect = label(request)
+        meter.answered(visit, status, took_s)
+        if write is not None:
+            write(_tell(request, response, visit, status, took_s))
+        if end is not None:
+            end(status)
+        visit.result = None
+
     @web.middleware
     async def entrance(request: web.Request, handler: Handler) -> web.StreamResponse:
         preflight = cors.preflight(request.method, request.headers)
@@ -61,23 +79,17 @@ def make_entrance(
         meter.in_flight += 1
         began_s = time.perf_counter()
         end = trace(request, visit) if trace is not None else None
-        status, response = _CLIENT_LEFT, None
+        response = None
         try:
             response = await handler(request)
-            status = response.status
             if more := cors.headers(request.headers):
                 response.headers.update(more)
             return response
         finally:
             meter.in_flight -= 1
             took_s = time.perf_counter() - began_s
-            visit.route, visit.dialect = label(request)
-            meter.answered(visit, status, took_s)
-            if write is not None:
-                write(_tell(request, response, visit, status, took_s))
-            if end is not None:
-                end(status)
-            visit.result = None
+            # A short answer is written before the loop comes to this; the client need not wait for what is counted.
+            asyncio.get_running_loop().call_soon(record, request, response, visit, took_s, end)
 
     return entrance
 

@@ -1,5 +1,6 @@
 """``python -m benchmarks.peers``: measure the other servers beside ours, print a table, write a file.
 
+Ours runs beside each of them and is measured again with each, in turns; whichever is not asked is idle.
 A peer that cannot be installed or started is shown with the reason; the exit code is then 1.
 """
 
@@ -15,11 +16,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.peers.peers import PEERS, running
-from benchmarks.peers.workload import Result, Vectors, measure, vectors
+from benchmarks.peers.workload import Result, Vectors, measure_in_turns, vectors
 from benchmarks.processes import end_what_was_started
 from benchmarks.report import machine
 from benchmarks.serving import serving
 from benchmarks.setting import Setting, find_model, take_cpus
+
+_Pair = tuple[Result, Result]
 
 _SAME = 0.999
 _COLUMNS = {
@@ -34,32 +37,28 @@ _COLUMNS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure ours, then each peer; return the exit code."""
+    """Measure each peer and ours in turns; return the exit code."""
     options = _parser().parse_args(arguments)
     end_what_was_started()
     setting = Setting(find_model(), take_cpus(options.cores))
-    with serving(setting) as server:
-        expected = vectors(server.port)
-        ours = measure(server.port, quick=options.quick)
-    print(_head())
-    print(_line("ours", ours), flush=True)
-    theirs: dict[str, Result] = {}
+    print(_head(), flush=True)
+    pairs: dict[str, _Pair] = {}
     failures: dict[str, str] = {}
-    with tempfile.TemporaryDirectory(prefix="peers-") as temporary:
+    with serving(setting) as server, tempfile.TemporaryDirectory(prefix="peers-") as temporary:
+        expected = vectors(server.port)
         for name in options.only or PEERS:
             try:
                 environments = options.environments or Path(temporary)
                 with running(PEERS[name], environments, setting.model_directory, setting.threads) as port:
                     _compare(vectors(port), expected)
-                    theirs[name] = measure(port, quick=options.quick)
+                    pairs[name] = ours, theirs = measure_in_turns((server.port, port), quick=options.quick)
             except Exception as error:  # noqa: BLE001 - one peer that fails must not hide the others
                 failures[name] = f"{type(error).__name__}: {error}"
                 print(f"{name:<12} not measured: {failures[name]}", flush=True)
             else:
-                print(_line(name, theirs[name]))
-                print(_ratios(ours, theirs[name]), flush=True)
+                print(_line("ours", ours), _line(name, theirs), _ratios(ours, theirs), sep="\n", flush=True)
     if options.out is not None:
-        options.out.write_text(_document(ours, theirs, failures, quick=options.quick), encoding="utf-8")
+        options.out.write_text(_document(pairs, failures, quick=options.quick), encoding="utf-8")
     return 1 if failures else 0
 
 
@@ -93,13 +92,12 @@ def _width(title: str) -> int:
     return max(len(title), 9)
 
 
-def _document(ours: Result, theirs: dict[str, Result], failures: dict[str, str], *, quick: bool) -> str:
+def _document(pairs: dict[str, _Pair], failures: dict[str, str], *, quick: bool) -> str:
     content = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(),
         "quick": quick,
-        "ours": asdict(ours),
-        "peers": {name: asdict(result) for name, result in theirs.items()},
+        "peers": {name: {"ours": asdict(ours), "theirs": asdict(theirs)} for name, (ours, theirs) in pairs.items()},
         "failures": failures,
     }
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import urllib.request
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
 import numpy as np
@@ -12,8 +13,9 @@ import numpy.typing as npt
 
 from benchmarks import load, texts
 from benchmarks.figures.together import both_at_once, latency_under
-from benchmarks.load import Load
+from benchmarks.load import Load, LoadRun
 from benchmarks.serving import HOST, MODEL
+from benchmarks.worker import Worker
 
 Vectors = npt.NDArray[np.float64]
 
@@ -47,33 +49,53 @@ def vectors(port: int) -> Vectors:
     return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), dtype=np.float64)
 
 
-def measure(port: int, *, quick: bool) -> Result:
-    """Run the five loads on a server."""
-    bulk_requests = texts.requests(texts.mixed(256 if quick else 576), 64)
-    singles = [[text] for text in texts.short()]
-    seconds = 6.0 if quick else 12.0
-    # Some need six seconds for a request of bulk.
-    bulk_seconds = 15.0 if quick else 30.0
+def measure_in_turns(ports: tuple[int, int], *, quick: bool) -> tuple[Result, Result]:
+    """Run the five loads on two servers, each load on one and then on the other: a noisy machine is so to both."""
     with load.generator() as worker, load.generator() as other:
-        load.run(worker, Load(port, bulk_requests, 4, count=2, encoding_format=_FORMAT))
-        bulk = load.run(worker, Load(port, bulk_requests, 4, count=len(bulk_requests), encoding_format=_FORMAT))
-        many = load.run(worker, Load(port, singles, 32, seconds=seconds, encoding_format=_FORMAT))
-        one = load.run(worker, Load(port, [["hello"]], 1, seconds=60, count=100, encoding_format=_FORMAT))
-        rare = load.run(
-            worker, Load(port, [["hello"]], 1, count=20 if quick else 50, encoding_format=_FORMAT, pause_s=_PAUSE_S)
-        )
+        loads = _Loads(worker, other, quick=quick)
+        steps = (loads.bulk, loads.singles, loads.one, loads.rare, loads.under_bulk)
+        by_step = [[step(port) for port in ports] for step in steps]
+    first, second = (Result(*chain.from_iterable(of_one)) for of_one in zip(*by_step, strict=True))
+    return first, second
+
+
+class _Loads:
+    """The five loads; each returns the fields of ``Result`` that it measures, in their order."""
+
+    def __init__(self, worker: Worker, other: Worker, *, quick: bool) -> None:
+        self._worker = worker
+        self._other = other
+        self._bulk = texts.requests(texts.mixed(256 if quick else 576), 64)
+        self._singles = [[text] for text in texts.short()]
+        self._rare = 20 if quick else 50
+        self._seconds = 6.0 if quick else 12.0
+        # Some need six seconds for a request of bulk.
+        self._bulk_seconds = 15.0 if quick else 30.0
+
+    def bulk(self, port: int) -> tuple[float]:
+        self._run(Load(port, self._bulk, 4, count=2, encoding_format=_FORMAT))
+        return (self._run(Load(port, self._bulk, 4, count=len(self._bulk), encoding_format=_FORMAT)).texts_per_s,)
+
+    def singles(self, port: int) -> tuple[float]:
+        many = self._run(Load(port, self._singles, 32, seconds=self._seconds, encoding_format=_FORMAT))
+        return (many.requests_per_s,)
+
+    def one(self, port: int) -> tuple[float, float]:
+        one = self._run(Load(port, [["hello"]], 1, seconds=60, count=100, encoding_format=_FORMAT))
+        return one.latency_ms(50), one.latency_ms(99)
+
+    def rare(self, port: int) -> tuple[float]:
+        rare = self._run(Load(port, [["hello"]], 1, count=self._rare, encoding_format=_FORMAT, pause_s=_PAUSE_S))
+        return (rare.latency_ms(50),)
+
+    def under_bulk(self, port: int) -> tuple[float, float]:
         pushed, short = both_at_once(
-            worker,
-            other,
-            Load(port, bulk_requests, 4, seconds=bulk_seconds, encoding_format=_FORMAT),
-            Load(port, singles, 1, seconds=bulk_seconds, encoding_format=_FORMAT),
+            self._worker,
+            self._other,
+            Load(port, self._bulk, 4, seconds=self._bulk_seconds, encoding_format=_FORMAT),
+            Load(port, self._singles, 1, seconds=self._bulk_seconds, encoding_format=_FORMAT),
         )
-    return Result(
-        bulk.texts_per_s,
-        many.requests_per_s,
-        one.latency_ms(50),
-        one.latency_ms(99),
-        rare.latency_ms(50),
-        latency_under(pushed, short, 50),
-        latency_under(pushed, short, 99),
-    )
+        return latency_under(pushed, short, 50), latency_under(pushed, short, 99)
+
+    def _run(self, asked: Load) -> LoadRun:
+        return load.run(self._worker, asked)
