@@ -21,8 +21,9 @@ log = EventLog("shard.costs")
 
 #: A short query never waits longer than this, unless the model is so slow that a pass this short wastes the device.
 _SLICE_MS: Final = 50.0
-#: A slice may lose so much throughput against the best size of batch.
+#: A slice may lose so much throughput against the best size of batch that takes up to so long, or that was timed.
 _NEARLY_BEST: Final = 1.05
+_LOOKED_AT_MS: Final = 250.0
 #: Measuring ends with the first batch after this, but never with one size alone: it tells the price of a pass and that
 #: of a token apart from the second on.
 _ENOUGH_S: Final = 0.4
@@ -31,7 +32,11 @@ _FEWEST_SAMPLES: Final = 2
 _ROUNDING: Final = 1e-12
 _FEW_TOKENS: Final = 8
 _USUAL_TOKENS: Final = 64
-_LONG_TOKENS: Final = 512
+#: Batches of so many tokens are also timed as one text: only this tells the price of a pair from that of a token.
+_LONG_TOKENS: Final = (256, 512)
+#: A short pass is timed again until so much time has gone, but no more often than this.
+_AGAIN_S: Final = 0.03
+_MOST_PASSES: Final = 5
 #: How fast the prediction follows what batches really take, and how far.
 _FOLLOWED: Final = 0.05
 _FARTHEST: Final = 4.0
@@ -117,11 +122,18 @@ def measure(encoder: Encoder, max_tokens: int, clock: Callable[[], float] = time
 
 
 def plan(samples: Sequence[Sample], max_tokens: int) -> SlicePlan:
-    """Return the plan that these measurements ask for."""
+    """Return the plan that these measurements ask for.
+
+    Which slice is nearly as good as the best batch, the fit says: a single time is at the mercy of whoever else was
+    using the machine just then.
+    """
     costs = fit(samples)
-    best = min(sample.ms / sum(sample.lengths) for sample in samples)
-    enough = min(sample.ms for sample in samples if sample.ms / sum(sample.lengths) <= best * _NEARLY_BEST)
-    return SlicePlan(costs, max(_SLICE_MS, enough), max_tokens)
+    timed = max(sum(sample.lengths) for sample in samples)
+    largest = max(timed, SlicePlan(costs, _LOOKED_AT_MS, max_tokens).slice_tokens)
+    per_token = costs.per_token + _USUAL_TOKENS * costs.per_pair
+    enough = _NEARLY_BEST * (per_token + costs.base / largest)
+    tokens = costs.base / (enough - per_token) if enough > per_token else 0.0
+    return SlicePlan(costs, max(_SLICE_MS, enough * tokens), max_tokens)
 
 
 def fit(samples: Sequence[Sample]) -> CostModel:
@@ -129,13 +141,15 @@ def fit(samples: Sequence[Sample]) -> CostModel:
 
     With three unknowns, trying every set of them that is not held at zero finds the optimum. Where too few
     samples leave several as good, it is the one with the fewest unknowns, the base before the token before the pair.
+    Pairs have no price as long as no text was a long one: among usual texts there are as many to every token.
     """
+    unknowns = 3 if any(max(one.lengths) > _USUAL_TOKENS for one in samples) else 2
     table = np.array([[1, sum(one.lengths), sum(n * n for n in one.lengths)] for one in samples], dtype=np.float64)
     times = np.array([max(one.ms, 1e-6) for one in samples])
     table /= times[:, None]
     best: tuple[float, list[float]] = (float("inf"), [0.0, 0.0, 0.0])
-    for size in range(1, min(3, len(samples)) + 1):
-        for columns in itertools.combinations(range(3), size):
+    for size in range(1, min(unknowns, len(samples)) + 1):
+        for columns in itertools.combinations(range(unknowns), size):
             found = np.linalg.lstsq(table[:, columns], np.ones(len(samples)), rcond=None)[0]
             error = float(np.square(table[:, columns] @ found - 1).sum())
             if (found >= 0).all() and error < best[0] - _ROUNDING:
@@ -155,9 +169,8 @@ def _shapes(longest: int, max_tokens: int) -> Iterator[tuple[int, ...]]:
         if texts * usual > max_tokens:
             return
         yield (usual,) * texts
-        # The share of attention shows in long texts; one batch of them, when it is no longer a large one.
-        if texts * usual == _LONG_TOKENS and longest > usual:
-            yield (min(_LONG_TOKENS, longest),)
+        if texts * usual in _LONG_TOKENS and longest > max(usual, texts * usual // 2):
+            yield (min(texts * usual, longest),)
 
 
 def _time_ms(encoder: Encoder, lengths: Sequence[int], clock: Callable[[], float]) -> float:
@@ -175,5 +188,9 @@ def _time_ms(encoder: Encoder, lengths: Sequence[int], clock: Callable[[], float
         return clock() - began_s
 
     # The first pass also makes the kernels for this shape: nothing beside a pass that is as slow as this.
-    first_s = pass_s()
-    return 1000 * (first_s if first_s > _ENOUGH_S else min(first_s, pass_s()))
+    passes_s = [pass_s()]
+    if passes_s[0] <= _ENOUGH_S:
+        passes_s.append(pass_s())
+    while sum(passes_s) < _AGAIN_S and len(passes_s) < _MOST_PASSES:
+        passes_s.append(pass_s())
+    return 1000 * min(passes_s)

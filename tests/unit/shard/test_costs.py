@@ -28,10 +28,29 @@ def test_no_times_however_odd_make_a_negative_cost(times, count):
     assert found.per_pair >= 0
 
 
-def test_a_slice_is_the_smallest_batch_of_nearly_the_best_rate_but_at_least_fifty_milliseconds():
-    slow = plan([Sample((64,), 200), Sample((64,) * 2, 280), Sample((64,) * 4, 400), Sample((64,) * 8, 780)], 2048)
-    assert slow.slice_ms == 400
-    assert plan([Sample((64,), 1), Sample((64,) * 2, 2)], 2048).slice_ms == 50
+def a_token(model: CostModel, tokens: float) -> float:
+    return model.ms(tokens, 64 * tokens) / tokens
+
+
+@given(models)
+def test_a_slice_is_the_shortest_batch_of_nearly_the_best_rate_but_at_least_fifty_milliseconds(model):
+    planned = plan([sample(model, lengths) for lengths in SHAPES], 1_000_000)
+    of_a_quarter_second, tokens = (
+        (ms - model.base) / (model.per_token + 64 * model.per_pair) for ms in (250, planned.slice_ms)
+    )
+    nearly_best = 1.05 * a_token(model, max(of_a_quarter_second, *map(sum, SHAPES)))
+    assert planned.slice_ms >= 50
+    assert a_token(model, tokens) <= nearly_best * 1.001
+    if planned.slice_ms > 50:
+        assert a_token(model, tokens) >= nearly_best * 0.999, "a shorter one would do"
+
+
+@given(models, st.lists(st.floats(0.7, 1.5), min_size=6, max_size=6))
+def test_on_a_noisy_machine_usual_texts_alone_never_make_pairs_of_tokens_dear_and_tokens_cheap(model, noise):
+    shapes = [(8,), *((64,) * 2**doubling for doubling in range(5))]
+    times = [Sample(lengths, sample(model, lengths).ms * factor) for lengths, factor in zip(shapes, noise, strict=True)]
+    assert fit(times).per_pair == 0
+    assert fit([*times, sample(model, (256,))]).ms(160, 160 * 10) > 0.3 * model.per_token * 160
 
 
 @given(models, st.integers(64, 4096))
@@ -45,13 +64,14 @@ def test_the_tokens_of_a_slice_take_about_as_long_as_a_slice(model, max_tokens):
 class SlowEncoder(FakeEncoder):
     """Takes so long by its own clock, and no time by any other."""
 
-    def __init__(self, base_s: float, per_token_s: float) -> None:
+    def __init__(self, base_s: float, per_token_s: float, per_pair_s: float = 0.0) -> None:
         super().__init__()
         self.now_s = 0.0
-        self._base_s, self._per_token_s = base_s, per_token_s
+        self.costs = CostModel(base_s, per_token_s, per_pair_s)
 
     def encode(self, batch):
-        self.now_s += self._base_s + self._per_token_s * sum(len(one.ids) for one in batch)
+        lengths = [len(one.ids) for one in batch]
+        self.now_s += self.costs.ms(sum(lengths), sum(length * length for length in lengths))
         return super().encode(batch)
 
     def clock(self) -> float:
@@ -72,7 +92,16 @@ def test_of_a_model_that_takes_half_a_second_for_a_word_it_is_still_known_what_a
     assert encoder.now_s < 2 * (0.5 + 0.01 * MAX_TOKENS)
     assert measured.costs.base == pytest.approx(500, rel=0.01)
     assert measured.costs.per_token == pytest.approx(10, rel=0.01)
-    assert MAX_TOKENS <= measured.slice_tokens < 2 * MAX_TOKENS, "no batch is the whole queue, and none a single word"
+    assert 0.9 * MAX_TOKENS <= measured.slice_tokens < 2 * MAX_TOKENS, "no batch is the whole queue, and none a single word"
+
+
+def test_what_a_pair_of_tokens_costs_is_known_on_a_device_that_is_soon_done_measuring():
+    encoder = SlowEncoder(0.007, 0.0002, 0.0000002)
+    encoder.info = encoder.info.replace(max_tokens=512)
+    measured = measure(encoder, 2048, encoder.clock)
+    assert encoder.now_s < 1
+    assert measured.costs.per_token == pytest.approx(0.2, rel=0.01)
+    assert measured.costs.per_pair == pytest.approx(0.0002, rel=0.01)
 
 
 def test_measuring_uses_no_text_longer_than_the_model_takes():
