@@ -88,7 +88,7 @@ class EmptyShard:
 
         box = BlackBox(box_path(self._path), FIRST_LANE + 1)
         channel = Channel(Hello(MODEL, 1), asyncio.get_running_loop(), box)
-        plan = SlicePlan(CostModel(0.0, 0.0, 0.0), slice_ms=50.0, max_tokens=2048)
+        plan = SlicePlan(CostModel(0.0, 0.0, 0.0, 0.0), slice_ms=50.0, max_tokens=2048)
         engine = Engine(cast("Encoder", _EmptyEncoder()), [Lane()], 1, BatchLimits(), plan, channel)
         engine.start()
         await channel.serve(engine, bind_private(self._path))

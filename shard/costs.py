@@ -28,9 +28,13 @@ _LOOKED_AT_MS: Final = 250.0
 #: of a token apart from the second on.
 _ENOUGH_S: Final = 0.4
 _FEWEST_SAMPLES: Final = 2
+#: Columns of the fit, in the order of ``CostModel``'s fields.
+_BASE, _TEXT, _TOKEN, _PAIR = range(4)
 #: Fits whose errors differ by less are equally good.
 _ROUNDING: Final = 1e-12
 _FEW_TOKENS: Final = 8
+#: So many short texts in one batch tell the price of a text from that of its tokens.
+_CROWD: Final = 4
 _USUAL_TOKENS: Final = 64
 #: Batches of so many tokens are also timed as one text: only this tells the price of a pair from that of a token.
 _LONG_TOKENS: Final = (256, 512)
@@ -44,15 +48,24 @@ _FARTHEST: Final = 4.0
 
 @dataclass(frozen=True, slots=True)
 class CostModel:
-    """Milliseconds of one batch = ``base`` + ``per_token`` · tokens + ``per_pair`` · Σ length²; none is negative."""
+    """Milliseconds of one batch = ``base`` + ``per_text`` · texts + ``per_token`` · tokens + ``per_pair`` · Σ length².
+
+    None is negative. A model that is given one text at a time has its price of a pass at ``per_text``.
+    """
 
     base: float
+    per_text: float
     per_token: float
     per_pair: float
 
-    def ms(self, tokens: int, pairs: int) -> float:
-        """Return the time of a batch of so many tokens, of whose lengths ``pairs`` is the sum of squares."""
-        return self.base + self.per_token * tokens + self.per_pair * pairs
+    def ms(self, texts: float, tokens: float, pairs: float) -> float:
+        """Return the time of a batch of so many texts and tokens, of whose lengths ``pairs`` is the sum of squares."""
+        return self.base + self.per_text * texts + self.per_token * tokens + self.per_pair * pairs
+
+    @property
+    def per_usual_token(self) -> float:
+        """Milliseconds of one token more, in texts of usual length."""
+        return self.per_text / _USUAL_TOKENS + self.per_token + self.per_pair * _USUAL_TOKENS
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +87,7 @@ class SlicePlan:
     @property
     def slice_tokens(self) -> int:
         """Tokens of a slice of texts of usual length."""
-        per_token = self.costs.per_token + _USUAL_TOKENS * self.costs.per_pair
+        per_token = self.costs.per_usual_token
         room = self.slice_ms - self.costs.base
         return min(self.max_tokens, int(room / per_token)) if per_token > 0 else self.max_tokens
 
@@ -82,7 +95,7 @@ class SlicePlan:
     def tokens_per_s(self) -> float:
         """Tokens that one lane encodes in a second of slices of usual texts."""
         tokens = max(_USUAL_TOKENS, self.slice_tokens)
-        ms = self.costs.ms(tokens, tokens * _USUAL_TOKENS)
+        ms = self.costs.base + self.costs.per_usual_token * tokens
         return 1000 * tokens / ms if ms > 0 else 0.0
 
 
@@ -130,7 +143,7 @@ def plan(samples: Sequence[Sample], max_tokens: int) -> SlicePlan:
     costs = fit(samples)
     timed = max(sum(sample.lengths) for sample in samples)
     largest = max(timed, SlicePlan(costs, _LOOKED_AT_MS, max_tokens).slice_tokens)
-    per_token = costs.per_token + _USUAL_TOKENS * costs.per_pair
+    per_token = costs.per_usual_token
     enough = _NEARLY_BEST * (per_token + costs.base / largest)
     tokens = costs.base / (enough - per_token) if enough > per_token else 0.0
     return SlicePlan(costs, max(_SLICE_MS, enough * tokens), max_tokens)
@@ -139,31 +152,40 @@ def plan(samples: Sequence[Sample], max_tokens: int) -> SlicePlan:
 def fit(samples: Sequence[Sample]) -> CostModel:
     """Return the non-negative least-squares fit, each sample weighted by the inverse of its time.
 
-    With three unknowns, trying every set of them that is not held at zero finds the optimum. Where too few
-    samples leave several as good, it is the one with the fewest unknowns, the base before the token before the pair.
-    Pairs have no price as long as no text was a long one: among usual texts there are as many to every token.
+    With four unknowns, trying every set of them that is not held at zero finds the optimum. Where too few samples
+    leave several as good, it is the one with the fewest unknowns, the base before the token before the text before the
+    pair. Texts have no price where there was never a crowd of short ones, and pairs none as long as no text was a long
+    one: among usual texts there are as many of either to every token.
     """
-    unknowns = 3 if any(max(one.lengths) > _USUAL_TOKENS for one in samples) else 2
-    table = np.array([[1, sum(one.lengths), sum(n * n for n in one.lengths)] for one in samples], dtype=np.float64)
+    has_crowd = any(len(one.lengths) > 1 and max(one.lengths) < _USUAL_TOKENS for one in samples)
+    has_long = any(max(one.lengths) > _USUAL_TOKENS for one in samples)
+    unknowns = [_BASE, _TOKEN, *([_TEXT] if has_crowd else []), *([_PAIR] if has_long else [])]
+    table = np.array([_row(one.lengths) for one in samples], dtype=np.float64)
     times = np.array([max(one.ms, 1e-6) for one in samples])
     table /= times[:, None]
-    best: tuple[float, list[float]] = (float("inf"), [0.0, 0.0, 0.0])
-    for size in range(1, min(unknowns, len(samples)) + 1):
-        for columns in itertools.combinations(range(unknowns), size):
+    best: tuple[float, list[float]] = (float("inf"), [0.0] * 4)
+    for size in range(1, min(len(unknowns), len(samples)) + 1):
+        for columns in itertools.combinations(unknowns, size):
             found = np.linalg.lstsq(table[:, columns], np.ones(len(samples)), rcond=None)[0]
             error = float(np.square(table[:, columns] @ found - 1).sum())
             if (found >= 0).all() and error < best[0] - _ROUNDING:
-                coefficients = [0.0, 0.0, 0.0]
+                coefficients = [0.0] * 4
                 for column, value in zip(columns, found, strict=True):
                     coefficients[column] = float(value)
                 best = (error, coefficients)
     return CostModel(*best[1])
 
 
+def _row(lengths: Sequence[int]) -> tuple[int, ...]:
+    return 1, len(lengths), sum(lengths), sum(length * length for length in lengths)
+
+
 def _shapes(longest: int, max_tokens: int) -> Iterator[tuple[int, ...]]:
     usual = min(_USUAL_TOKENS, longest)
     yield (min(_FEW_TOKENS, longest),)
     yield (usual,)
+    if usual > _FEW_TOKENS:
+        yield (_FEW_TOKENS,) * _CROWD
     for doubling in itertools.count(1):
         texts = 2**doubling
         if texts * usual > max_tokens:

@@ -235,10 +235,11 @@ class Scheduler(Generic[ItemT]):
         """Tell whether what waits of interactive work is more than one wide batch should take."""
         limit_ms = self._plan.slice_ms * _WIDE_SHARE_OF_SLICE
         tokens = pairs = 0
-        for item in (item for request in self._interactive for item in request.items if item.is_waiting):
+        waiting = (item for request in self._interactive for item in request.items if item.is_waiting)
+        for texts, item in enumerate(waiting, 1):
             tokens += item.length
             pairs += item.length**2
-            if self._pace.factor * self._plan.costs.ms(tokens, pairs) > limit_ms:
+            if self._pace.factor * self._plan.costs.ms(texts, tokens, pairs) > limit_ms:
                 return True
         return False
 
@@ -263,7 +264,7 @@ class Scheduler(Generic[ItemT]):
                 if item.is_waiting:
                     tokens += item.length
                     pairs += item.length**2
-                    ms = plan.costs.ms(tokens, pairs)
+                    ms = plan.costs.ms(len(batch) + 1, tokens, pairs)
                     is_full = len(batch) >= max_texts or tokens > plan.max_tokens or factor * ms > plan.slice_ms
                     if batch and is_full:
                         return batch, planned_ms
@@ -288,7 +289,7 @@ def _discard_done(queue: _Queue[ItemT]) -> None:
         queue.popleft()
 
 
-def _measures(items: Sequence[ItemT]) -> tuple[int, int]:
-    """Return the tokens of ``items`` and the sum of squares of their lengths."""
+def _measures(items: Sequence[ItemT]) -> tuple[int, int, int]:
+    """Return how many ``items`` there are, their tokens, and the sum of squares of their lengths."""
     lengths = [item.length for item in items]
-    return sum(lengths), sum([length * length for length in lengths])
+    return len(lengths), sum(lengths), sum([length * length for length in lengths])

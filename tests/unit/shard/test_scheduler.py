@@ -51,7 +51,7 @@ def test_every_text_is_handed_out_once_and_within_count_tokens_and_time(lengths,
         tokens, pairs = sum(item.length for item in batch), sum(item.length**2 for item in batch)
         assert len(batch) <= max_size
         assert len(batch) == 1 or tokens <= plan.max_tokens
-        assert len(batch) == 1 or plan.costs.ms(tokens, pairs) <= plan.slice_ms
+        assert len(batch) == 1 or plan.costs.ms(len(batch), tokens, pairs) <= plan.slice_ms
         assert dynamic or len({owner[item] for item in batch}) == 1
     assert scheduler.waiting_texts == 0
     assert scheduler.due_in_s(0.0) is None
