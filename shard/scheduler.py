@@ -30,7 +30,7 @@ from shard.costs import Pace, SlicePlan
 _INTERACTIVE_TEXTS: Final = 8
 _INTERACTIVE_SHARE_OF_SLICE: Final = 0.5
 #: What waits of interactive work is one wide batch up to so long, on the cores of one lane.
-_WIDE_SHARE_OF_SLICE: Final = 0.25
+_WIDE_SHARE_OF_SLICE: Final = 0.5
 #: A lane beside others at interactive work begins once so much of their tokens waits.
 _COMPANY: Final = 0.25
 _BULK_SHARE: Final = 0.25

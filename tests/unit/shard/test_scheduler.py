@@ -198,18 +198,18 @@ def test_interactive_batches_follow_one_another_and_nothing_runs_beside_a_wide_o
 
 def test_many_small_requests_are_shared_by_the_lanes_and_few_are_one_batch_on_all_cores():
     scheduler: Scheduler[Item] = Scheduler(BatchLimits(), make_plan(slice_ms=50, ms_per_token=1), lanes=2)
-    for _ in range(12):
+    for _ in range(25):
         add(scheduler, [1])
     few = scheduler.take(0.0)
-    assert (len(few.items), few.is_wide) == (12, True)
-    for _ in range(14):
+    assert (len(few.items), few.is_wide) == (25, True)
+    for _ in range(26):
         add(scheduler, [1])
     assert scheduler.due_in_s(0.0) is None
     scheduler.finished(few)
     for _ in range(2):
         assert scheduler.due_in_s(0.0) == 0.0
         many = scheduler.take(0.0)
-        assert (len(many.items), many.is_wide) == (7, False)
+        assert (len(many.items), many.is_wide) == (13, False)
 
 
 def test_beside_interactive_work_a_lane_waits_for_a_quarter_of_it_and_never_for_nobody():
