@@ -40,7 +40,7 @@ _USUAL_TOKENS: Final = 64
 _LONG_TOKENS: Final = (256, 512)
 #: A short pass is timed again until so much time has gone, but no more often than this.
 _AGAIN_S: Final = 0.03
-_MOST_PASSES: Final = 5
+_MOST_PASSES: Final = 3
 #: How fast the prediction follows what batches really take, and how far.
 _FOLLOWED: Final = 0.05
 _FARTHEST: Final = 4.0
