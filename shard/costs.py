@@ -67,6 +67,10 @@ class CostModel:
         """Milliseconds of one token more, in texts of usual length."""
         return self.per_text / _USUAL_TOKENS + self.per_token + self.per_pair * _USUAL_TOKENS
 
+    def usual_ms(self, tokens: float) -> float:
+        """Return the time of a batch of so many tokens, in texts of usual length."""
+        return self.base + self.per_usual_token * tokens
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -95,7 +99,7 @@ class SlicePlan:
     def tokens_per_s(self) -> float:
         """Tokens that one lane encodes in a second of slices of usual texts."""
         tokens = max(_USUAL_TOKENS, self.slice_tokens)
-        ms = self.costs.base + self.costs.per_usual_token * tokens
+        ms = self.costs.usual_ms(tokens)
         return 1000 * tokens / ms if ms > 0 else 0.0
 
 
@@ -138,15 +142,14 @@ def plan(samples: Sequence[Sample], max_tokens: int) -> SlicePlan:
     """Return the plan that these measurements ask for.
 
     Which slice is nearly as good as the best batch, the fit says: a single time is at the mercy of whoever else was
-    using the machine just then.
+    using the machine just then. None is shorter than a usual text by itself.
     """
     costs = fit(samples)
     timed = max(sum(sample.lengths) for sample in samples)
     largest = max(timed, SlicePlan(costs, _LOOKED_AT_MS, max_tokens).slice_tokens)
-    per_token = costs.per_usual_token
-    enough = _NEARLY_BEST * (per_token + costs.base / largest)
-    tokens = costs.base / (enough - per_token) if enough > per_token else 0.0
-    return SlicePlan(costs, max(_SLICE_MS, enough * tokens), max_tokens)
+    spared = _NEARLY_BEST * costs.usual_ms(largest) / largest - costs.per_usual_token
+    tokens = costs.base / spared if spared > 0 else 0.0
+    return SlicePlan(costs, max(_SLICE_MS, costs.usual_ms(max(tokens, min(_USUAL_TOKENS, timed)))), max_tokens)
 
 
 def fit(samples: Sequence[Sample]) -> CostModel:

@@ -33,7 +33,7 @@ def test_case_46_processes_that_are_too_old_are_replaced_in_turn_without_an_erro
 
 
 def test_case_46_a_process_that_leaks_is_replaced_before_it_takes_everything(tmp_path):
-    models = {"en": FaultyModel(tmp_path / "en", leak_mb=2), "zh": FaultyModel(tmp_path / "zh")}
+    models = {"en": FaultyModel(tmp_path / "en", leak_mb=5), "zh": FaultyModel(tmp_path / "zh")}
     env = {"EMB_PROVIDER_RECYCLE_RSS_MB": "150"}
     with FaultyServer(tmp_path / "server", models, env=env) as server:
         server.wait_ready()

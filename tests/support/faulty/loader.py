@@ -77,7 +77,7 @@ class Manner:
     ``load_*``: what the start does, in this order: the first ``crashes`` starts (-1: all) end with ``crash_code``;
     ``load_s`` sleeps, ``load_spin_s`` holds the GIL, ``load_hang`` never ends, ``load_mb`` takes memory, ``load_error``
     (a ``LoadReason``) is a configuration error, ``load_raises`` an unexpected one, ``load_memory_error`` too little
-    memory. ``nan`` and ``wrong_dimension`` make every vector bad. ``leak_mb`` is lost with every batch.
+    memory. ``nan`` and ``wrong_dimension`` make every vector bad. ``leak_mb`` is lost with every batch of requests.
     """
 
     seed: str = ""
@@ -201,12 +201,13 @@ class FaultyEncoder:
 
     def _begin(self, batch: Sequence[Tokenized]) -> list[str]:
         texts = ["".join(map(chr, one.ids)) for one in batch]
-        if self._manner.records and any(text.strip("\0") for text in texts):  # not what is measured at the start
+        is_asked = any(text.strip("\0") for text in texts)  # and not what is measured at the start
+        if self._manner.records and is_asked:
             _append(self._directory / ENCODED, json.dumps({"pid": os.getpid(), "texts": texts}))
         cost_ms = self._manner.ms_per_batch + self._manner.ms_per_token * sum(map(len, texts))
         if cost_ms:
             time.sleep(cost_ms / 1000)
-        if self._manner.leak_mb:
+        if self._manner.leak_mb and is_asked:
             self._eaten.append(_take_memory(self._manner.leak_mb))
         return texts
 
