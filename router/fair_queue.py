@@ -3,6 +3,11 @@
 Goyal, Vin and Cheng, "Start-time fair queueing", 1996: an entry is stamped with the virtual time at which it would
 begin if its client had its share of the server; the smallest stamp goes first. However much one client queues,
 the next entry of another is at most one entry of each client away.
+
+There, whoever comes for the first time is stamped with the time of the entry in service, so that an endless row of
+those who come once would keep everybody from a second turn. Here the stamp of a newcomer also moves on with the work
+that is done, at the pace of one client's share (Parekh and Gallager, "A generalized processor sharing approach to flow
+control", 1993), but never past the second entry of anyone.
 """
 
 from __future__ import annotations
@@ -10,9 +15,14 @@ from __future__ import annotations
 import heapq
 import itertools
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
+
+#: How far a newcomer's stamp may come on the way to the second entry of another client.
+_SHORT_OF_SECOND: Final = 15 / 16
+#: So much of what is over is kept rather than looked for.
+_KEPT: Final = 64
 
 
 @dataclass(order=True, slots=True)
@@ -26,50 +36,96 @@ class Entry(Generic[T]):
     item: T = field(compare=False)
     is_waiting: bool = field(default=True, compare=False)
 
+    @property
+    def end(self) -> float:
+        return self.begin + self.cost
+
+
+@dataclass(slots=True)
+class _Line:
+    """The entries of one client that wait: how many, and the virtual time at which the last would end."""
+
+    count: int
+    end: float
+
 
 class FairQueue(Generic[T]):
     """Entries of several clients; each client's own leave in the order in which they came."""
 
     def __init__(self) -> None:
-        self._heap: list[Entry[T]] = []
         self._numbers = itertools.count()
+        self._clear()
+
+    def _clear(self) -> None:
+        self._by_begin: list[Entry[T]] = []
+        self._by_end: list[tuple[float, int, Entry[T]]] = []
         self._waiting = 0
         self._now = 0.0
-        #: The virtual time at which each client's last entry would end.
-        self._ends: dict[str, float] = {}
+        #: The virtual time of a server that works for all who wait at once.
+        self._shared_now = 0.0
+        self._lines: dict[str, _Line] = {}
+        #: The virtual time at which the last entry of each client that had its turn would end.
+        self._served: dict[str, float] = {}
+        self._room = _KEPT
 
     def __len__(self) -> int:
         return self._waiting
 
     def push(self, client: str, cost: int, item: T) -> Entry[T]:
         """Queue ``item``, which costs so much (in any unit, the same for all)."""
-        begin = max(self._now, self._ends.get(client, 0.0))
-        self._ends[client] = begin + cost
-        entry = Entry(begin, next(self._numbers), client, cost, item)
-        heapq.heappush(self._heap, entry)
+        line = self._lines.get(client)
+        if line is None:
+            line = self._lines[client] = _Line(0, self._served.get(client, 0.0))
+        entry = Entry(max(self._newcomers_begin(), line.end), next(self._numbers), client, cost, item)
+        line.count, line.end = line.count + 1, entry.end
+        heapq.heappush(self._by_begin, entry)
+        heapq.heappush(self._by_end, (entry.end, entry.number, entry))
         self._waiting += 1
         return entry
 
     def pop(self) -> Entry[T]:
         """Remove and return the entry whose turn it is; there must be one."""
-        while not (entry := heapq.heappop(self._heap)).is_waiting:
+        while not (entry := heapq.heappop(self._by_begin)).is_waiting:
             pass
-        entry.is_waiting = False
-        self._waiting -= 1
         self._now = max(self._now, entry.begin)
-        if not self._waiting:
-            self._heap.clear()
-            self._ends.clear()
-            self._now = 0.0
+        self._shared_now = max(self._now, self._shared_now + entry.cost / len(self._lines))
+        self._served[entry.client] = entry.end
+        self._leave(entry)
         return entry
 
     def discard(self, entry: Entry[T]) -> None:
         """Forget an entry that nobody waits for any more; one that has had its turn is ignored."""
-        if not entry.is_waiting:
-            return
+        if entry.is_waiting:
+            self._leave(entry)
+
+    def _newcomers_begin(self) -> float:
+        while self._by_end and not self._by_end[0][2].is_waiting:
+            heapq.heappop(self._by_end)
+        if not self._by_end:
+            return self._now
+        return min(self._shared_now, self._now + _SHORT_OF_SECOND * (self._by_end[0][0] - self._now))
+
+    def _leave(self, entry: Entry[T]) -> None:
         entry.is_waiting = False
         self._waiting -= 1
+        line = self._lines[entry.client]
+        line.count -= 1
+        if not line.count:
+            del self._lines[entry.client]
         if not self._waiting:
-            self._heap.clear()
-            self._ends.clear()
-            self._now = 0.0
+            self._clear()
+        elif self._size > self._room:
+            self._tidy()
+
+    @property
+    def _size(self) -> int:
+        return len(self._by_begin) + len(self._by_end) + len(self._served)
+
+    def _tidy(self) -> None:
+        """Forget what is over. Done when there is twice as much as last time, it costs no more than the pushes did."""
+        self._by_begin = [entry for entry in self._by_begin if entry.is_waiting]
+        self._by_end = [(entry.end, entry.number, entry) for entry in self._by_begin]
+        heapq.heapify(self._by_begin)
+        heapq.heapify(self._by_end)
+        self._served = {client: end for client, end in self._served.items() if end > self._now}
+        self._room = 2 * self._size + _KEPT

@@ -1,3 +1,6 @@
+import gc
+import weakref
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -56,3 +59,72 @@ def test_discarding_twice_or_after_the_turn_changes_nothing():
     queue.discard(second)
     queue.discard(second)
     assert len(queue) == 0
+
+
+@given(st.integers(1, 15), st.integers(10, 30), st.integers(1, 100))
+def test_a_client_who_comes_back_is_not_passed_for_ever_by_others_who_come_once(waiting, cost, own_cost):
+    queue: FairQueue[str] = FairQueue()
+    for number in range(waiting):
+        queue.push(f"once {number}", cost, "once")
+    queue.push("regular", own_cost, "regular")
+    turns = 0
+    for number in range(10 * (2 + waiting * max(cost, own_cost) // cost)):
+        entry = queue.pop()
+        if entry.client == "regular":
+            turns += 1
+            queue.push("regular", own_cost, "regular")
+        else:
+            queue.push(f"later {number}", cost, "once")
+    assert turns >= 4
+
+
+class _Item:
+    pass
+
+
+class _Name(str):
+    __slots__ = ("__weakref__",)
+
+
+def test_what_clients_take_back_is_not_kept_while_others_wait():
+    queue: FairQueue[_Item] = FairQueue()
+    queue.push("patient", 1, _Item())
+    items: weakref.WeakSet[_Item] = weakref.WeakSet()
+    names: weakref.WeakSet[_Name] = weakref.WeakSet()
+    for number in range(2_000):
+        item, name = _Item(), _Name(number)
+        items.add(item)
+        names.add(name)
+        queue.discard(queue.push(name, 1, item))
+        del item, name
+    gc.collect()
+    assert len(items) < 200
+    assert len(names) < 200
+
+
+def test_who_was_served_is_forgotten_in_time_though_the_queue_is_never_empty():
+    queue: FairQueue[None] = FairQueue()
+    names: weakref.WeakSet[_Name] = weakref.WeakSet()
+    queue.push("first", 3, None)
+    for number in range(2_000):
+        name = _Name(number)
+        names.add(name)
+        queue.push(name, 3, None)
+        del name
+        queue.pop()
+    gc.collect()
+    assert len(names) < 200
+
+
+def test_what_a_client_took_back_is_not_counted_against_it():
+    queue: FairQueue[str] = FairQueue()
+    queue.push("other", 1, "other's first")
+    for _ in range(100):
+        queue.discard(queue.push("impatient", 1, "given up"))
+    for _ in range(10):
+        queue.push("other", 1, "other's")
+    queue.push("impatient", 1, "wanted")
+    before = 0
+    while queue.pop().item != "wanted":
+        before += 1
+    assert before <= 1
