@@ -42,11 +42,16 @@ class Entry(Generic[T]):
 
 
 @dataclass(slots=True)
-class _Line:
-    """The entries of one client that wait: how many, and the virtual time at which the last would end."""
+class _Line(Generic[T]):
+    """What waits of one client, by number, and when the last would end by what has not left."""
 
-    count: int
     end: float
+    entries: dict[int, Entry[T]] = field(default_factory=dict)
+
+    def begin(self, newcomers_begin: float) -> float:
+        """Return when one more would begin: not before one that waits already."""
+        last = next(reversed(self.entries.values()), None)
+        return max(newcomers_begin, self.end, last.begin if last is not None else 0.0)
 
 
 class FairQueue(Generic[T]):
@@ -63,7 +68,7 @@ class FairQueue(Generic[T]):
         self._now = 0.0
         #: The virtual time of a server that works for all who wait at once.
         self._shared_now = 0.0
-        self._lines: dict[str, _Line] = {}
+        self._lines: dict[str, _Line[T]] = {}
         #: The virtual time at which the last entry of each client that had its turn would end.
         self._served: dict[str, float] = {}
         self._room = _KEPT
@@ -75,9 +80,9 @@ class FairQueue(Generic[T]):
         """Queue ``item``, which costs so much (in any unit, the same for all)."""
         line = self._lines.get(client)
         if line is None:
-            line = self._lines[client] = _Line(0, self._served.get(client, 0.0))
-        entry = Entry(max(self._newcomers_begin(), line.end), next(self._numbers), client, cost, item)
-        line.count, line.end = line.count + 1, entry.end
+            line = self._lines[client] = _Line(self._served.get(client, 0.0))
+        entry = Entry(line.begin(self._newcomers_begin()), next(self._numbers), client, cost, item)
+        line.entries[entry.number], line.end = entry, entry.end
         heapq.heappush(self._by_begin, entry)
         heapq.heappush(self._by_end, (entry.end, entry.number, entry))
         self._waiting += 1
@@ -96,6 +101,7 @@ class FairQueue(Generic[T]):
     def discard(self, entry: Entry[T]) -> None:
         """Forget an entry that nobody waits for any more; one that has had its turn is ignored."""
         if entry.is_waiting:
+            self._lines[entry.client].end -= entry.cost
             self._leave(entry)
 
     def _newcomers_begin(self) -> float:
@@ -109,8 +115,8 @@ class FairQueue(Generic[T]):
         entry.is_waiting = False
         self._waiting -= 1
         line = self._lines[entry.client]
-        line.count -= 1
-        if not line.count:
+        del line.entries[entry.number]
+        if not line.entries:
             del self._lines[entry.client]
         if not self._waiting:
             self._clear()

@@ -128,3 +128,15 @@ def test_what_a_client_took_back_is_not_counted_against_it():
     while queue.pop().item != "wanted":
         before += 1
     assert before <= 1
+
+
+@given(entries, st.data())
+def test_what_a_client_took_back_while_more_of_it_waits_is_not_counted_either(pushed, data):
+    queue: FairQueue[str] = FairQueue()
+    queue.push("impatient", 1, "patient all the same")
+    for client, cost in pushed:
+        queue.push(client, cost, client)
+    given_up = [queue.push("impatient", cost, "given up") for cost in data.draw(st.lists(st.integers(1, 100)))]
+    for entry in given_up:
+        queue.discard(entry)
+    assert queue.push("impatient", 1, "wanted").begin <= 1
