@@ -7,9 +7,10 @@ planned to take longer than one slice, so that is how long a short query waits f
 Bulk runs in several lanes side by side. Small interactive batches follow one another, each *wide*, on all cores: what
 comes while one runs makes one larger batch, which is quicker than two small ones beside each other. Nothing runs beside
 a wide one: on two cores it stands still whenever one of them is needed elsewhere. So none is wide while bulk waits, and
-when so many small requests wait that the router needs a core all the time, the lanes share them. A lane that becomes
-free then leaves its core to those that bring the next requests until a quarter of what runs waits: every pass reads all
-weights, for one text as for ten.
+when so many small requests wait that the router needs a core all the time, the lanes share them: beside bulk they have
+one lane until then, and all but bulk's share from then on. Where no bulk waits, a lane that becomes free then leaves
+its core to those that bring the next requests until a quarter of what runs waits: every pass reads all weights, for one
+text as for ten.
 
 What may kill the process runs *alone*: one text, nothing in any other lane, so that no other text can be taken for
 guilty. It goes first, for it has been on the device before and its client has waited longest; after it, every lane
@@ -176,7 +177,7 @@ class Scheduler(Generic[ItemT]):
     def _take_shared(self, now_s: float) -> Batch[ItemT]:
         self._shared_turns = max(0, self._shared_turns - 1)
         both_wait = bool(self._interactive and self._bulk)
-        has_turn = self._runs_interactive or self._owed_ms >= self._plan.slice_ms
+        has_turn = self._owed_ms >= self._plan.slice_ms or (self._runs_interactive and not self._is_beyond_wide())
         is_bulk = not self._interactive or (both_wait and has_turn)
         share = self._bulk_share(now_s)
         queue = self._bulk if is_bulk else self._interactive

@@ -1,4 +1,5 @@
 import itertools
+from collections import deque
 
 import pytest
 from hypothesis import given
@@ -6,7 +7,7 @@ from hypothesis import strategies as st
 
 from emb_model_provider.modelmap import BatchLimits
 from shard.costs import CostModel, SlicePlan
-from shard.scheduler import Item, Scheduler
+from shard.scheduler import Batch, Item, Scheduler
 from tests.support.plans import make_plan
 
 requests = st.lists(st.lists(st.integers(1, 50), min_size=1, max_size=20), min_size=1, max_size=10)
@@ -113,6 +114,22 @@ def test_endless_small_requests_leave_bulk_its_share_which_grows_with_its_age(sm
     share = spent[True] / (spent[True] + spent[False])
     promised = min(0.25 + 0.05 * waited_s, 0.75)
     assert share == pytest.approx(promised, abs=0.1)
+
+
+@pytest.mark.parametrize("lanes", [2, 3, 4])
+def test_small_requests_beyond_one_batch_go_first_in_every_lane_and_leave_bulk_its_share(lanes):
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(), make_plan(slice_ms=50, ms_per_token=1), lanes=lanes)
+    add(scheduler, [10] * 4000)
+    running: deque[Batch[Item]] = deque()
+    spent = {True: 0.0, False: 0.0}
+    for _ in range(400):
+        for _ in range(10):
+            add(scheduler, [5])
+        if len(running) == lanes:
+            scheduler.finished(running.popleft())
+        running.append(scheduler.take(0.0))
+        spent[running[-1].is_bulk] += running[-1].planned_ms
+    assert spent[True] / sum(spent.values()) == pytest.approx(0.25, abs=0.05)
 
 
 def test_by_default_an_idle_device_never_waits_for_company():
