@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from emb_model_provider.errors import InvalidRequestError
+from emb_model_provider.messages import Tokenize
 from router.admission import estimate_tokens
 from router.requests import EncodeRequest
 
@@ -33,6 +34,12 @@ def measure(request: EncodeRequest, limits: RequestLimits, longest_tokens: int |
         if not 0 < limits.max_input_chars < len(texts[0]) and not 0 < limits.max_tokens < tokens:
             return [tokens if longest_tokens is None else min(tokens, longest_tokens)]
     return _measure_all(request, limits, longest_tokens)
+
+
+def measure_spelled(message: Tokenize, limits: RequestLimits) -> list[int]:
+    """Do the same for texts of which only the tokens are wanted; the model's process bounds their true number."""
+    request = EncodeRequest("", message.texts, prompt=message.prompt)
+    return measure(request, replace(limits, max_inputs=0, max_tokens=0), None)
 
 
 def _measure_all(request: EncodeRequest, limits: RequestLimits, longest_tokens: int | None) -> list[int]:

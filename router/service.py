@@ -12,12 +12,11 @@ from typing import Final, TypeVar
 from emb_model_provider.errors import DeadlineError, InvalidRequestError, RequestError, UnavailableError
 from emb_model_provider.logs import EventLog
 from emb_model_provider.messages import Detokenize, Encoded, EncoderInfo, ShardStatus, Texts, Tokenize, Tokens
-from router.admission import estimate_tokens
 from router.backend import EmbeddingBackend
 from router.caller import CALLER
 from router.delivery import Call, Delivery, first_error
 from router.gate import Gate
-from router.limits import RequestLimits, measure
+from router.limits import RequestLimits, measure, measure_spelled
 from router.link import ShardLostError
 from router.quarantine import Quarantine
 from router.registry import Registry
@@ -123,7 +122,7 @@ class EmbeddingService:
     async def tokenize(self, model: str, message: Tokenize) -> Tokens:
         """Return the tokens of texts as the model's tokenizer makes them."""
         message = message.replace(request_id=request_id())
-        tokens = [estimate_tokens(text) for text in message.texts]
+        tokens = measure_spelled(message, self._policy.limits)
         return await self._ask(model, tokens, lambda model_id: self._backend.tokenize(model_id, message))
 
     async def detokenize(self, model: str, message: Detokenize) -> Texts:

@@ -25,9 +25,11 @@ from shard.intake import is_small, spell, tokenize
 from shard.isolate import encode_isolated
 from shard.jobs import NEVER_S, Input, Job, Jobs, Times
 from shard.lane import Lane, count_tokenizers, threads_of_lane
-from shard.listener import FIRST_LANE, HOST_THREAD, TOKENIZER_THREADS, Listener, Outcome, Request
+from shard.listener import FIRST_LANE, HOST_THREAD, SPELLING_THREAD, TOKENIZER_THREADS, Listener, Outcome, Request
 from shard.scheduler import Batch
 from shard.solitude import Solitude
+
+_Incoming = queue.SimpleQueue[tuple[int, Request, float] | None]
 
 
 @dataclass(eq=False, slots=True)
@@ -65,15 +67,18 @@ class Engine:
         self._devices = [
             _Device(number, lane, threading.Condition(self._lock)) for number, lane in enumerate(lanes, FIRST_LANE)
         ]
-        self._incoming: queue.SimpleQueue[tuple[int, Request, float] | None] = queue.SimpleQueue()
+        self._incoming: _Incoming = queue.SimpleQueue()
+        #: What is to be spelled out. That may take seconds, and nothing that is to be encoded waits for it.
+        self._to_spell: _Incoming = queue.SimpleQueue()
         self._stopping = False
         self._in_hand = WorkInHand()
         self._solitude = Solitude()
         self._batches_done = 0
         self._totals = Totals(limits, plan, is_padded=encoder.info.batching == "padded")
+        places = [(where, self._incoming) for where in TOKENIZER_THREADS[: count_tokenizers(encoder.info, threads)]]
         self._tokenizers = [
-            threading.Thread(target=self._tokenize_loop, args=(where,), name="tokenizer", daemon=True)
-            for where in TOKENIZER_THREADS[: count_tokenizers(encoder.info, threads)]
+            threading.Thread(target=self._tokenize_loop, args=place, name="tokenizer", daemon=True)
+            for place in [*places, (SPELLING_THREAD, self._to_spell)]
         ]
 
     def start(self) -> None:
@@ -102,7 +107,7 @@ class Engine:
             finally:
                 self._solitude.done_reading()
         else:
-            self._incoming.put((key, request, now_s))
+            (self._incoming if isinstance(request, Encode) else self._to_spell).put((key, request, now_s))
 
     def cancel(self, key: int) -> None:
         """Drop a request: what has not begun is never encoded, and the listener hears nothing more of it."""
@@ -126,7 +131,8 @@ class Engine:
 
     def stop(self) -> None:
         """End all threads after the batches in hand."""
-        for _ in self._tokenizers:
+        self._to_spell.put(None)
+        for _ in self._tokenizers[:-1]:
             self._incoming.put(None)
         with self._lock:
             self._stopping = True
@@ -139,8 +145,8 @@ class Engine:
 
     # ------------------------------------------------------------------------------------ the tokenizer threads
 
-    def _tokenize_loop(self, where: int) -> None:
-        while (item := self._incoming.get()) is not None:
+    def _tokenize_loop(self, where: int, incoming: _Incoming) -> None:
+        while (item := incoming.get()) is not None:
             self._solitude.read()
             self._take_in(*item, where)
             self._solitude.done_reading()

@@ -15,10 +15,12 @@ from emb_model_provider.messages import (
     InputError,
     Output,
     Texts,
+    Token,
     Tokenize,
     Tokens,
 )
 from shard.encoder import CutSide, Encoder, Reading, Tokenized
+from shard.encoders.in_parts import cut_evenly
 from shard.failures import as_failed, as_input_error
 
 log = EventLog("shard.intake")
@@ -28,6 +30,7 @@ _SMALL_INPUTS: Final = 8
 _SMALL_UNITS: Final = 512
 #: Tokens of one ``Tokens`` message; every one of them is some 30 bytes on the way to the router, and more in it.
 _MOST_SPELLED_TOKENS: Final = 500_000
+_SPELLED_AT_ONCE_CHARS: Final = 65_536
 _OUTPUT_NAMES: Final[dict[Output, str]] = {
     "dense": "dense vectors",
     "sparse": "sparse vectors",
@@ -61,16 +64,27 @@ def spell(encoder: Encoder, request: Tokenize | Detokenize) -> Tokens | Texts | 
         prompt = request.prompt
         if prompt is None and request.prompt_name is not None:
             prompt = encoder.resolve_prompt(request.prompt_name)
-        rows = encoder.spell(request.texts, prompt=prompt, add_special_tokens=request.add_special_tokens)
-        if sum(map(len, rows)) > _MOST_SPELLED_TOKENS:
+        return Tokens(tuple(_spell(encoder, request, prompt)))
+
+    return _guarded(read, request)
+
+
+def _spell(encoder: Encoder, request: Tokenize, prompt: str | None) -> list[tuple[Token, ...]]:
+    # Step by step: tokens take a hundred times the memory of their text until it is known that they are too many.
+    chars = [len(prompt or "") + len(text) for text in request.texts]
+    rows: list[tuple[Token, ...]] = []
+    found = 0
+    for step in cut_evenly(chars, len(chars), _SPELLED_AT_ONCE_CHARS):
+        some = encoder.spell(request.texts[step], prompt=prompt, add_special_tokens=request.add_special_tokens)
+        found += sum(map(len, some))
+        if found > _MOST_SPELLED_TOKENS:
             raise InvalidRequestError(
                 f"These texts have more than {_MOST_SPELLED_TOKENS} tokens, too many for one answer; "
                 "send them in several requests.",
                 param="input",
             )
-        return Tokens(tuple(rows))
-
-    return _guarded(read, request)
+        rows += some
+    return rows
 
 
 def is_small(request: Encode) -> bool:

@@ -11,10 +11,11 @@ from typing import Final, Protocol
 from emb_model_provider.messages import Detokenize, Encode, Encoded, Failed, Texts, Tokenize, Tokens
 from shard.lane import MOST_TOKENIZERS
 
-#: Where a request may be when the process dies (``Listener.begins``): in a tokenizing thread, or in a lane.
+#: Where a request may be when the process dies (``Listener.begins``): in a thread that reads it, or in a lane.
 HOST_THREAD: Final = 0
 TOKENIZER_THREADS: Final = range(1, 1 + MOST_TOKENIZERS)
-FIRST_LANE: Final = TOKENIZER_THREADS.stop
+SPELLING_THREAD: Final = TOKENIZER_THREADS.stop
+FIRST_LANE: Final = SPELLING_THREAD + 1
 
 Request = Encode | Tokenize | Detokenize
 Outcome = Encoded | Tokens | Texts | Failed

@@ -17,7 +17,7 @@ from router.requests import EncodeRequest
 
 #: More than any server takes; its operator's own limit (EMB_PROVIDER_MAX_INPUTS) is ``service``'s to check.
 MAX_INPUTS: Final = 1_000_000
-#: Texts in one request to a tokenizer, which has no other limit.
+#: Texts in one request to a tokenizer; beside it there are limits on the length of each and on all their tokens.
 MAX_TOKENIZED: Final = 2048
 #: A day: whoever waits longer waits for ever.
 _MAX_TIMEOUT_MS: Final = 86_400_000

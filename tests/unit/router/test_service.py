@@ -14,6 +14,7 @@ from emb_model_provider.errors import (
     UnavailableError,
 )
 from emb_model_provider.messages import Encode, Encoded, ShardTable, Tokenize
+from router.limits import RequestLimits
 from router.link import ShardLostError
 from router.registry import Registry
 from router.requests import EncodeRequest
@@ -222,6 +223,17 @@ async def test_texts_for_the_tokenizer_of_a_loading_model_are_counted_as_they_wa
     tasks[0].cancel()
     await asyncio.wait(tasks)
     assert service.gate("m").tokens == 0
+
+
+async def test_a_text_for_the_tokenizer_may_be_as_long_as_any_input_and_there_may_be_more_of_them():
+    service, _ = make_loading(max_queue_s=0, timeout_s=0.02)
+    service.set_policy(Policy(0.02, limits=RequestLimits(max_inputs=1, max_input_chars=12, max_tokens=5)))
+    with pytest.raises(InvalidRequestError, match="Input 1 has 13 characters"):
+        await service.tokenize("m", Tokenize(("short", "x" * 13)))
+    with pytest.raises(InvalidRequestError, match="Input 0 has 13 characters"):
+        await service.tokenize("m", Tokenize(("short",), prompt="prompt: "))
+    with pytest.raises(DeadlineError):
+        await service.tokenize("m", Tokenize(("好好好好好好",) * 5))
 
 
 async def test_who_waits_for_a_model_waits_no_longer_than_the_client_allows():

@@ -11,7 +11,7 @@ from shard.encoder import FatalDeviceError
 from shard.engine import Engine
 from shard.intake import is_small
 from shard.lane import Lane
-from shard.listener import FIRST_LANE
+from shard.listener import FIRST_LANE, SPELLING_THREAD
 from tests.support.fake_encoder import FakeEncoder, expected_vector
 from tests.support.plans import make_plan
 from tests.support.recorder import Recorder, vectors
@@ -343,6 +343,33 @@ def test_tokens_and_texts_are_answered_by_the_tokenizer_and_wait_for_no_device(m
     assert [one.text for one in tokens.rows[0]] == ["a", "b"]
     assert texts == Texts(("a",))
     assert engine.wait_idle(0) is False
+
+
+def test_what_is_to_be_encoded_is_read_while_something_else_is_spelled(make_engine):
+    encoder = SlowSpeller()
+    engine, recorder = make_engine(encoder)
+    engine.submit(1, Tokenize(("ab",)))
+    assert encoder.is_at_it.wait(10)
+    large = Encode(tuple(f"text {number}" for number in range(20)))
+    assert not is_small(large)
+    engine.submit(2, large)
+    recorder.wait_for(2)
+    assert recorder.at == {SPELLING_THREAD: [1]}
+    encoder.go_on.set()
+    recorder.wait_for(1)
+
+
+class SlowSpeller(FakeEncoder):
+    """Spells only when it is told to, and tells when it is at it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_at_it, self.go_on = threading.Event(), threading.Event()
+
+    def spell(self, texts, **options):
+        self.is_at_it.set()
+        assert self.go_on.wait(10)
+        return super().spell(texts, **options)
 
 
 def test_a_small_request_may_queue_with_bulk_and_a_large_one_before_it(make_engine):

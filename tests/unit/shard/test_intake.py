@@ -126,6 +126,32 @@ def test_more_tokens_than_one_answer_holds_are_refused_with_what_to_do():
     assert "several requests" in outcome.message
 
 
+def test_no_more_texts_are_spelled_once_there_are_too_many_tokens():
+    encoder = CountingSpeller()
+    assert isinstance(spell(encoder, Tokenize(("x" * 10_000,) * 1000)), Failed)
+    assert 50 < encoder.spelled < 60
+
+
+def test_texts_that_are_spelled_step_by_step_keep_their_order():
+    encoder = CountingSpeller()
+    texts = tuple("abc"[index % 3] * 30_000 for index in range(10))
+    tokens = spell(encoder, Tokenize(texts))
+    assert isinstance(tokens, Tokens)
+    assert encoder.steps > 1
+    assert [(row[0].text, len(row)) for row in tokens.rows] == [(text[0], len(text)) for text in texts]
+
+
+class CountingSpeller(FakeEncoder):
+    """Counts the texts that it has spelled, and how often it was asked."""
+
+    spelled = steps = 0
+
+    def spell(self, texts, **options):
+        self.spelled += len(texts)
+        self.steps += 1
+        return super().spell(texts, **options)
+
+
 def test_a_prompt_that_the_model_lacks_is_refused_here_too():
     outcome = spell(FakeEncoder(), Tokenize(("a",), prompt_name="query"))
     assert isinstance(outcome, Failed)
