@@ -20,7 +20,9 @@ from emb_model_provider.messages import EncoderInfo
 
 Result = TypeVar("Result")
 
-_MOST_LANES: Final = 4
+#: So many lanes, or a few more where these would leave cores without work.
+_USUAL_LANES: Final = 4
+_MOST_LANES: Final = 7
 _CUDA_LANES: Final = 2
 MOST_TOKENIZERS: Final = 4
 
@@ -35,7 +37,10 @@ def count_lanes(info: EncoderInfo, threads: int) -> int:
     """
     if info.batching != "packed":
         return 1
-    return min(threads, _MOST_LANES) if info.device == "cpu" else _CUDA_LANES
+    if info.device != "cpu":
+        return _CUDA_LANES
+    choices = range(min(threads, _USUAL_LANES), min(threads, _MOST_LANES) + 1)
+    return max(choices, key=lambda lanes: lanes * threads_of_lane(threads, lanes))
 
 
 def threads_of_lane(threads: int, lanes: int) -> int:

@@ -102,7 +102,7 @@ def test_threads_that_have_their_cpus_to_themselves_get_one_each():
         ((spec("a"),), 1),
         ((spec("a"),), 5),
     ],
-    ids=["shared", "overlapping", "fewer threads", "more threads", "one thread", "lanes of several threads"],
+    ids=["shared", "overlapping", "fewer threads", "more threads", "one thread", "more threads than are placed"],
 )
 def test_other_threads_go_where_the_kernel_puts_them(models, cpus):
     assert "OMP_PROC_BIND" not in environment_of(place(models, machine(cpus)))
