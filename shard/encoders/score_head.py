@@ -16,7 +16,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPoolingAndCrossAttentions
 
 from emb_model_provider.messages import Task
 from shard.encoder import Results, Tokenized
@@ -74,7 +74,10 @@ class ScoreHead:
         if not isinstance(hidden, torch.Tensor):
             raise TypeError("the model made no token_embeddings")
         ends = list(accumulate(len(row.ids) for row in rows))
-        places = [end - 1 for end in ends] if self._reads_last else [0, *ends[:-1]]
+        places = [0, *ends[:-1]]
+        if self._reads_last:
+            padding = self._model.config.get_text_config().pad_token_id
+            places = [start + _last_place(row.ids, padding) for start, row in zip(places, rows, strict=True)]
         logits: torch.Tensor = self._without_body()(inputs_embeds=in_blocks(hidden[0, places][:, None])).logits
         return logits[: len(rows)]
 
@@ -90,6 +93,11 @@ class ScoreHead:
         return shell
 
 
+def _last_place(ids: Sequence[int], padding: int | None) -> int:
+    """Return the place that heads of language models read: of the last token that could not be padding."""
+    return next((place for place in reversed(range(len(ids))) if ids[place] != padding), 0)
+
+
 class _HandedThrough(nn.Module):
     """Stands where the body of a model was: its hidden states are what it is given."""
 
@@ -99,7 +107,9 @@ class _HandedThrough(nn.Module):
 
     def forward(
         self, *_rest: object, inputs_embeds: torch.Tensor, **_options: object
-    ) -> BaseModelOutput | BaseModelOutputWithPooling:
+    ) -> BaseModelOutputWithPast | BaseModelOutputWithPoolingAndCrossAttentions:
+        # Of the kinds that have a cache: heads of language models ask for one, and get none.
         if self._pooler is None:
-            return BaseModelOutput(last_hidden_state=inputs_embeds)
-        return BaseModelOutputWithPooling(last_hidden_state=inputs_embeds, pooler_output=self._pooler(inputs_embeds))
+            return BaseModelOutputWithPast(last_hidden_state=inputs_embeds)
+        pooled = self._pooler(inputs_embeds)
+        return BaseModelOutputWithPoolingAndCrossAttentions(last_hidden_state=inputs_embeds, pooler_output=pooled)

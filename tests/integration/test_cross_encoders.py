@@ -19,6 +19,7 @@ from tests.support.tiny_classifiers import (
     read_json,
     set_config,
 )
+from tests.support.tiny_language_models import make_qwen3_classifier
 from tests.support.tiny_tokenizers import SAMPLE_TEXTS, write_json
 
 TOLERANCE = 1e-5
@@ -210,6 +211,15 @@ def test_a_head_that_reads_more_than_one_token_is_served_by_its_own_code(tmp_pat
     assert encoder.info.batching == "padded"
     found = activated(scores(encoder, PAIRS), "sigmoid")[:, 0]
     np.testing.assert_allclose(found, predicted(reference(directory), PAIRS), atol=TOLERANCE)
+
+
+def test_the_head_of_a_language_model_reads_the_last_token_that_is_no_padding(tmp_path, opened):
+    directory = make_qwen3_classifier(tmp_path / "model")
+    encoder = opened(directory)
+    assert (encoder.info.task, encoder.info.batching) == ("rerank", "packed")
+    pairs = [*PAIRS, ("weather", "sunny<|endoftext|>"), ("sunny", "<|endoftext|><|endoftext|>")]
+    found = activated(scores(encoder, pairs), "sigmoid")[:, 0]
+    np.testing.assert_allclose(found, predicted(reference(directory), pairs), atol=TOLERANCE)
 
 
 def test_single_texts_may_stand_among_pairs(tmp_path, opened):

@@ -19,6 +19,7 @@ from transformers import (
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3ForSequenceClassification,
 )
 
 #: As Qwen's: words with the space before them, digits one by one, line ends by themselves.
@@ -60,6 +61,17 @@ def make_qwen3(directory: Path, *, template: str | None = CHAT_TEMPLATE, length:
     torch.manual_seed(seed)
     sizes = SIZES | {"vocab_size": len(tokenizer), "max_position_embeddings": length}
     Qwen3ForCausalLM(Qwen3Config(**sizes, head_dim=8)).save_pretrained(directory)
+    return directory
+
+
+def make_qwen3_classifier(directory: Path, *, length: int = 256, seed: int = 42) -> Path:
+    """``Qwen3ForSequenceClassification`` with one label: a Qwen3-Reranker turned into a cross-encoder."""
+    tokenizer = _make_tokenizer(None, length)
+    tokenizer.save_pretrained(directory)
+    torch.manual_seed(seed)
+    sizes = SIZES | {"vocab_size": len(tokenizer), "max_position_embeddings": length}
+    sizes |= {"num_labels": 1, "pad_token_id": tokenizer.pad_token_id}
+    Qwen3ForSequenceClassification(Qwen3Config(**sizes, head_dim=8)).save_pretrained(directory)
     return directory
 
 
