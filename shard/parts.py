@@ -158,14 +158,15 @@ def count_bytes(modules: Iterable[nn.Module]) -> int:
 
 
 def max_tokens(transformer: Module, recipe: Recipe) -> int:
-    """Return the length to cut at: as set, else as the model says, never more than it has positions."""
-    stated: int | None = recipe.max_length
-    if stated is None and isinstance(transformer, Transformer):
-        options = transformer.processing_kwargs
-        stated = options.get("text", {}).get("max_length", options.get("common", {}).get("max_length"))
-    if stated is None:
-        stated = transformer.tokenizer.model_max_length
+    """Return the length to cut at: as set, else as the model says, never more than it has positions.
+
+    A model that computes its positions has as many as its files say, in ``config.json`` or as their own length.
+    """
+    own = _own_length(transformer)
+    stated = own if recipe.max_length is None else recipe.max_length
     positions = _positions(transformer)
+    if positions is not None and own <= _LARGEST_STATED_TOKENS and _computes_positions(transformer):
+        positions = max(positions, own)
     if positions is not None and stated > positions:
         if recipe.max_length is not None:
             log.warning("max_length_capped", asked=recipe.max_length, positions=positions)
@@ -176,15 +177,42 @@ def max_tokens(transformer: Module, recipe: Recipe) -> int:
     return int(stated)
 
 
+def _own_length(transformer: Module) -> int:
+    """Return the length that the model's files state. sentence-transformers has put it into its tokenizer.
+
+    Where they name none it is that of ``config.json``; where they do, what ``config.json`` says does not count.
+    """
+    stated: int | None = None
+    if isinstance(transformer, Transformer):
+        options = transformer.processing_kwargs
+        stated = options.get("text", {}).get("max_length", options.get("common", {}).get("max_length"))
+    return int(transformer.tokenizer.model_max_length) if stated is None else stated
+
+
 def _positions(transformer: Module) -> int | None:
     """Count usable positions. RoBERTa and its kin start at padding_idx + 1, which their table's size includes."""
+    table, offset = _position_table(transformer)
+    if table is not None:
+        return table.num_embeddings - offset
+    stated = getattr(getattr(transformer, "config", None), "max_position_embeddings", None)
+    return stated if isinstance(stated, int) and stated > 0 else None
+
+
+def _position_table(transformer: Module) -> tuple[nn.Embedding | None, int]:
     for module in transformer.modules():
         table = getattr(module, "position_embeddings", None)
         if isinstance(table, nn.Embedding):
             offset = getattr(module, "padding_idx", None)
-            return table.num_embeddings - (offset + 1 if isinstance(offset, int) else 0)
-    stated = getattr(getattr(transformer, "config", None), "max_position_embeddings", None)
-    return stated if isinstance(stated, int) and stated > 0 else None
+            return table, offset + 1 if isinstance(offset, int) else 0
+    return None, 0
+
+
+def _computes_positions(transformer: Module) -> bool:
+    """Tell whether positions are rotations, or distances (DeBERTa's), of which there is no end."""
+    if _position_table(transformer)[0] is not None:
+        return False
+    is_rotary = any(name.endswith("inv_freq") for name, _ in transformer.named_buffers())
+    return is_rotary or bool(getattr(getattr(transformer, "config", None), "relative_attention", False))
 
 
 def vocabulary_size(transformer: Module) -> int:

@@ -11,6 +11,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
+from transformers import AutoModel
 
 from emb_model_provider.errors import InvalidRequestError, LoadError, LoadReason
 from emb_model_provider.messages import EncoderInfo
@@ -19,7 +20,7 @@ from shard.encoder import Reading
 from shard.loader import load
 from tests.support import tiny_models
 from tests.support.opening import opener
-from tests.support.tiny_tokenizers import SAMPLE_TEXTS, write_json
+from tests.support.tiny_tokenizers import SAMPLE_TEXTS, wordpiece_vocabulary, write_json
 
 RECORDED = json.loads((Path(tiny_models.__file__).parent / "recorded" / "modelscope_vectors.json").read_text("utf-8"))
 TOLERANCE = 1e-5
@@ -49,6 +50,14 @@ def alone(model, texts, **options):
 
 def vectors(encoder, texts, prompt_name=None):
     return encoder.encode(encoder.tokenize(texts, Reading(prompt=encoder.resolve_prompt(prompt_name)))).rows
+
+
+def with_body(directory, config):
+    """Put a random transformer of this configuration in place of the one in a directory."""
+    torch.manual_seed(7)
+    (directory / "model.safetensors").unlink()
+    AutoModel.from_config(config).save_pretrained(str(directory))
+    return directory
 
 
 def reason_of(action):
@@ -229,6 +238,26 @@ def test_an_explicit_length_may_exceed_what_the_directory_says(tmp_path, opened)
     encoder = opened(tiny_models.make_sentence_transformers(tmp_path / "model"), max_length=200)
     assert encoder.info.max_tokens == 200
     assert len(encoder.tokenize(["好" * 1000])[0].ids) == 200
+
+
+@pytest.mark.parametrize("family", ["rotations", "distances"])
+def test_a_model_that_computes_its_positions_takes_as_many_tokens_as_its_files_say(tmp_path, opened, family):
+    from transformers import DebertaV2Config, NomicBertConfig
+
+    sizes = {"vocab_size": len(wordpiece_vocabulary()), "hidden_size": 32, "num_hidden_layers": 2,
+             "num_attention_heads": 4, "intermediate_size": 64, "initializer_range": 0.3, "pad_token_id": 0,
+             "max_position_embeddings": 32}  # fmt: skip
+    distances = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False,
+                 "position_buckets": 16, "type_vocab_size": 0}  # fmt: skip
+    config = NomicBertConfig(**sizes) if family == "rotations" else DebertaV2Config(**sizes, **distances)
+    directory = with_body(tiny_models.make_sentence_transformers(tmp_path / "model"), config)
+    encoder = opened(directory)
+    assert encoder.info.max_tokens == tiny_models.ST_MAX_TOKENS
+    np.testing.assert_allclose(
+        vectors(encoder, SAMPLE_TEXTS), alone(reference(directory), SAMPLE_TEXTS), atol=TOLERANCE
+    )
+    assert opened(directory, max_length=48).info.max_tokens == 48
+    assert opened(directory, max_length=1000).info.max_tokens == tiny_models.ST_MAX_TOKENS
 
 
 def test_xlm_roberta_equals_the_reference(tmp_path, opened):
