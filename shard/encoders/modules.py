@@ -49,6 +49,8 @@ _HEADS: Final[dict[str, type[Module]]] = {
 }
 _TEXT_SCORES: Final[dict[str, Any]] = {"text": {"method": "forward", "method_output_name": "logits"}}
 _TEXT_ONLY: Final[dict[str, Any]] = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
+#: What a model's files may ask of its loading and the precision in the settings decides.
+_OUR_ARGUMENTS: Final = ("dtype", "torch_dtype", "quantization_config", "device_map")
 #: Options of the tokenizer call that ``TextTokenizer`` follows; any other would change texts in a way it does not.
 _KNOWN_TEXT_OPTIONS: Final = {"max_length", "truncation", "padding"}
 
@@ -81,6 +83,8 @@ class CheckedTransformer(Transformer):
     ) -> PreTrainedModel:
         options: LoadOptions = model_kwargs.pop("emb_options")
         needs_pooler: bool = model_kwargs.pop("emb_needs_pooler")
+        for name in _OUR_ARGUMENTS:
+            model_kwargs.pop(name, None)
         folder = Path(model_name_or_path, model_kwargs.get("subfolder") or "")
         source = folder
         checkpoint = find_checkpoint(folder)

@@ -260,6 +260,14 @@ def test_a_model_that_computes_its_positions_takes_as_many_tokens_as_its_files_s
     assert opened(directory, max_length=1000).info.max_tokens == tiny_models.ST_MAX_TOKENS
 
 
+def test_a_format_of_numbers_that_a_models_files_ask_for_is_not_asked_for_twice(tmp_path, opened):
+    directory = tiny_models.make_sentence_transformers(tmp_path / "model")
+    said = {"max_seq_length": 64, "do_lower_case": False, "model_kwargs": {"dtype": "bfloat16", "device_map": "cpu"}}
+    write_json(directory / "sentence_bert_config.json", said)
+    found = vectors(opened(directory), SAMPLE_TEXTS)
+    np.testing.assert_allclose(found, alone(reference(directory), SAMPLE_TEXTS), atol=TOLERANCE)
+
+
 def test_xlm_roberta_equals_the_reference(tmp_path, opened):
     directory = tiny_models.make_xlm_roberta(tmp_path / "model")
     encoder = opened(directory, pooling="mean")
