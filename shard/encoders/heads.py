@@ -112,7 +112,7 @@ class Heads:
         return pooling is not None and "weightedmean" not in pooling.pooling_mode
 
     def run(self, features: Features, rows: Sequence[Tokenized]) -> Results:
-        hidden = features["token_embeddings"]
+        hidden = features.get("token_embeddings")  # a model that pools by itself has none
         if "attention_mask" in features or not isinstance(hidden, torch.Tensor) or not hidden.is_cpu:
             return Results(self.pool(features, rows).cpu().numpy())
         lengths = [len(row.ids) for row in rows]

@@ -268,6 +268,18 @@ def test_a_format_of_numbers_that_a_models_files_ask_for_is_not_asked_for_twice(
     np.testing.assert_allclose(found, alone(reference(directory), SAMPLE_TEXTS), atol=TOLERANCE)
 
 
+def test_a_transformer_that_pools_by_itself_is_served(tmp_path, opened):
+    from transformers import BertConfig
+
+    sizes = json.loads((tiny_models.make_plain(tmp_path / "plain") / "config.json").read_text("utf-8"))
+    directory = with_body(tmp_path / "plain", BertConfig(**sizes | {"initializer_range": 0.3}))
+    said = {"modality_config": {"text": {"method": "forward", "method_output_name": "pooler_output"}}}
+    transformer = Transformer(str(directory), **said, module_output_name="sentence_embedding")
+    SentenceTransformer(modules=[transformer, Normalize()]).save(str(tmp_path / "model"))
+    found = vectors(opened(tmp_path / "model"), SAMPLE_TEXTS)
+    np.testing.assert_allclose(found, alone(reference(tmp_path / "model"), SAMPLE_TEXTS), atol=TOLERANCE)
+
+
 def test_xlm_roberta_equals_the_reference(tmp_path, opened):
     directory = tiny_models.make_xlm_roberta(tmp_path / "model")
     encoder = opened(directory, pooling="mean")
