@@ -28,7 +28,9 @@ from shard.encoders.late_interaction import LateHead, LateTokenizer, Lengths, ma
 from shard.encoders.late_modules import skipped_ids
 from shard.encoders.logit_score import LogitScoreHead
 from shard.encoders.padded import PaddedPath
+from shard.encoders.rescaled_rope import RescaledRope, find_rescaled
 from shard.encoders.score_head import ScoreHead
+from shard.encoders.sentence_transformer import ForwardPath
 from shard.encoders.splade import SpladeHead
 from shard.encoders.text_tokenizer import TextTokenizer, TokenizerFacts
 from shard.foreign_ids import Decode
@@ -49,7 +51,7 @@ class Parts:
 
     transformer: Module
     heads: Head
-    plain: PaddedPath
+    plain: ForwardPath
     wants_type_ids: bool
 
 
@@ -63,9 +65,11 @@ def place(modules: Sequence[nn.Module], plan: ComputePlan, recipe: Recipe) -> Pa
     if not isinstance(heads, SpladeHead):
         heads.modules.to(plan.device, torch.float32)
     wants_type_ids = "token_type_ids" in tokenizer.model_input_names
-    plain = PaddedPath(
+    plain: ForwardPath = PaddedPath(
         transformer, heads, plan.device, pad_id=tokenizer.pad_token_id or 0, wants_type_ids=wants_type_ids
     )
+    if rotaries := find_rescaled(transformer):
+        plain = RescaledRope(plain, rotaries)
     return Parts(transformer, heads, plain, wants_type_ids)
 
 

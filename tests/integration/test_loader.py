@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -258,6 +259,32 @@ def test_a_model_that_computes_its_positions_takes_as_many_tokens_as_its_files_s
     )
     assert opened(directory, max_length=48).info.max_tokens == 48
     assert opened(directory, max_length=1000).info.max_tokens == tiny_models.ST_MAX_TOKENS
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_positions_that_are_scaled_by_the_longest_text_are_those_of_each_text_alone(tmp_path, opened, kind):
+    from transformers import LlamaConfig, Phi3Config
+
+    sizes = {"vocab_size": len(wordpiece_vocabulary()), "hidden_size": 32, "num_hidden_layers": 2,
+             "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64, "initializer_range": 0.3,
+             "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}  # fmt: skip
+    rope = {"rope_type": kind, "rope_theta": 1000.0}
+    if kind == "dynamic":
+        config = LlamaConfig(**sizes, max_position_embeddings=32, rope_parameters=rope | {"factor": 2.0})
+    else:
+        factors = {"short_factor": [1.0] * 4, "long_factor": [3.0] * 4, "original_max_position_embeddings": 32}
+        config = Phi3Config(
+            **sizes, max_position_embeddings=64, original_max_position_embeddings=32, rope_parameters=rope | factors
+        )
+    directory = with_body(tiny_models.make_sentence_transformers(tmp_path / "model"), config)
+    encoder = opened(directory)
+    texts = ["好" * count for count in (62, 50, 34, 31, 30, 29, 33, 45, 8)]
+    expected = np.concatenate([alone(reference(directory), [text]) for text in texts])
+    np.testing.assert_allclose(vectors(encoder, texts), expected, atol=TOLERANCE)
+    assert encoder.info.batching == "alone"
+    with ThreadPoolExecutor(3) as lanes:
+        for found in lanes.map(lambda shift: vectors(encoder, texts[shift:]), [0, 1, 2, 3, 4, 5] * 4):
+            np.testing.assert_allclose(found, expected[-len(found) :], atol=TOLERANCE)
 
 
 def test_a_format_of_numbers_that_a_models_files_ask_for_is_not_asked_for_twice(tmp_path, opened):
