@@ -33,7 +33,7 @@ from shard.foreign_ids import make_decode
 from shard.layouts import Recipe, read_recipe
 from shard.load_errors import quiet_libraries, reasons
 from shard.memory import keep_freed_memory, limit_kernel_caches, return_freed_memory, return_read_weights
-from shard.parts import Parts, make_tokenizer, max_tokens, narrow, place
+from shard.parts import Parts, find_question, make_tokenizer, max_tokens, narrow, place
 from shard.paths import Chosen, Trial, choose_path, run_alone
 from shard.trust import ModelOrigin, refuse_code
 from shard.weights import weight_files
@@ -109,7 +109,7 @@ class _Build:
             make_decode(self.spec.token_ids),
             Helpers(count_helpers(self.threads)),
             lengths,
-            self.recipe.generative,
+            question := find_question(parts.transformer, self.recipe),
         )
         prompts = dict(self.recipe.prompts)
         default = self.recipe.default_prompt_name
@@ -125,7 +125,7 @@ class _Build:
             expected = run_alone(parts.plain, probes)
         chosen = choose_path(parts, self.plan, Trial(probes, expected, length, compare), self.spec)
         _check(chosen.results, normalized=facts.normalized, precision=self.plan.precision)
-        info = self._describe(facts, tokenizer, length, chosen)
+        info = self._describe(facts, tokenizer, length, chosen).replace(takes_instruction=question is not None)
         cosine = None if exact is None else compare(chosen.results, exact).cosine
         info = info.replace(cosine=cosine, fingerprint=self._fingerprint(info, hashing.result()))
         return SentenceTransformerEncoder(
@@ -186,7 +186,6 @@ class _Build:
             activation=self.recipe.activation if self.recipe.scores else "identity",
             token_dimension=facts.token_dimension,
             matryoshka=self.recipe.matryoshka,
-            takes_instruction=self.recipe.generative is not None,
         )
 
     def _fingerprint(self, info: EncoderInfo, weights: str) -> str:

@@ -129,6 +129,19 @@ def make_tokenizer(
     return TextTokenizer(tokenizer.backend_tokenizer, facts, max_tokens, decode=decode, helpers=helpers)
 
 
+def find_question(transformer: Module, recipe: Recipe) -> GenerativeFiles | None:
+    """Return how a language model is asked for scores; ``None`` where pairs are read as they are.
+
+    One with a classification head is asked, too, if its chat template carries a query and a document: so does
+    ``CrossEncoder`` read it. Where the model's modules say how texts are read, they have the say.
+    """
+    if recipe.generative is not None or recipe.task != "rerank" or recipe.layout != "transformers":
+        return recipe.generative
+    if _fast_tokenizer(transformer).chat_template is None or transformer.input_formatter.pair_roles_failure({}):
+        return None
+    return GenerativeFiles()
+
+
 def _make_writer(transformer: Module, tokenizer: PreTrainedTokenizerFast, generative: GenerativeFiles) -> Write:
     options = dict(generative.template_options)
     failure = transformer.input_formatter.pair_roles_failure(options)

@@ -19,7 +19,7 @@ from tests.support.tiny_classifiers import (
     read_json,
     set_config,
 )
-from tests.support.tiny_language_models import make_qwen3_classifier
+from tests.support.tiny_language_models import CHAT_TEMPLATE, PAIR_TEMPLATE, make_qwen3_classifier
 from tests.support.tiny_tokenizers import SAMPLE_TEXTS, write_json
 
 TOLERANCE = 1e-5
@@ -220,6 +220,20 @@ def test_the_head_of_a_language_model_reads_the_last_token_that_is_no_padding(tm
     pairs = [*PAIRS, ("weather", "sunny<|endoftext|>"), ("sunny", "<|endoftext|><|endoftext|>")]
     found = activated(scores(encoder, pairs), "sigmoid")[:, 0]
     np.testing.assert_allclose(found, predicted(reference(directory), pairs), atol=TOLERANCE)
+
+
+def test_a_chat_template_that_carries_pairs_is_around_those_of_a_classification_head_too(tmp_path, opened):
+    directory = make_qwen3_classifier(tmp_path / "model", template=PAIR_TEMPLATE)
+    encoder = opened(directory)
+    assert encoder.info.takes_instruction
+    model = reference(directory)
+    found = activated(scores(encoder, PAIRS), "sigmoid")[:, 0]
+    np.testing.assert_allclose(found, predicted(model, PAIRS), atol=TOLERANCE)
+    found = activated(scores(encoder, PAIRS, SCORES._replace(prompt="Find lies")), "sigmoid")[:, 0]
+    expected = np.stack([model.predict([pair], prompt="Find lies", show_progress_bar=False)[0] for pair in PAIRS])
+    np.testing.assert_allclose(found, expected, atol=TOLERANCE)
+    chats = opened(make_qwen3_classifier(tmp_path / "chats", template=CHAT_TEMPLATE))
+    assert not chats.info.takes_instruction
 
 
 def test_single_texts_may_stand_among_pairs(tmp_path, opened):

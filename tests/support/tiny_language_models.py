@@ -64,9 +64,9 @@ def make_qwen3(directory: Path, *, template: str | None = CHAT_TEMPLATE, length:
     return directory
 
 
-def make_qwen3_classifier(directory: Path, *, length: int = 256, seed: int = 42) -> Path:
+def make_qwen3_classifier(directory: Path, *, template: str | None = None, length: int = 256, seed: int = 42) -> Path:
     """``Qwen3ForSequenceClassification`` with one label: a Qwen3-Reranker turned into a cross-encoder."""
-    tokenizer = _make_tokenizer(None, length)
+    tokenizer = _make_tokenizer(template, length)
     tokenizer.save_pretrained(directory)
     torch.manual_seed(seed)
     sizes = SIZES | {"vocab_size": len(tokenizer), "max_position_embeddings": length}
