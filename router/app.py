@@ -31,6 +31,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _REQUEST_ID = "x-request-id"
 _SAFE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
 _OPEN_PATHS = frozenset({"/health", "/healthz", "/live"})
+#: Stands in a request that was answered with an error.
+_FAILED = web.RequestKey("failed", bool)
 
 
 def build_app(
@@ -52,6 +54,7 @@ def build_app(
 
     def refuse(request: web.Request, error: RequestError) -> web.Response:
         _note_error(error)
+        request[_FAILED] = True
         return error_response(error, request[REQUEST_ID], handlers.dialect_of(request))
 
     @web.middleware
@@ -135,9 +138,11 @@ def error_response(error: RequestError, request_id: str, dialect: Dialect = OPEN
 
 
 def _log_request(request: web.Request, response: web.StreamResponse, request_id: str, took_s: float) -> None:
-    if response.status < 500 and not log.shows_debug():
+    # The 503 of a probe is an answer like any other; what keeps a model from being ready is in the log already.
+    has_failed = response.status >= 500 and _FAILED in request
+    if not has_failed and not log.shows_debug():
         return
-    write = log.warning if response.status >= 500 else log.debug
+    write = log.warning if has_failed else log.debug
     write(
         "request",
         request_id=request_id,

@@ -2,6 +2,7 @@ import asyncio
 import gc
 import hashlib
 import io
+import logging
 import time
 
 import numpy as np
@@ -98,6 +99,17 @@ async def test_health_is_about_the_process_and_ready_about_every_model(aiohttp_c
     body = await response.json()
     assert body["models"]["m"]["ready"] is True
     assert body["models"]["BAAI/bge-m3"]["detail"] == "no route"
+
+
+async def test_readiness_is_told_without_a_warning_which_is_for_errors_alone(aiohttp_client, caplog):
+    client = await aiohttp_client(make_app())
+    with caplog.at_level(logging.INFO, "router"):
+        assert (await client.get("/ready")).status == 503
+        assert (await client.get("/ready", params={"model": "BAAI/bge-m3"})).status == 503
+        response = await client.post("/v1/embeddings", json={"model": "BAAI/bge-m3", "input": "abc"})
+    assert response.status == 503
+    told = [record for record in caplog.records if record.name == "router"]
+    assert [(record.levelname, record.values["path"]) for record in told] == [("WARNING", "/v1/embeddings")]
 
 
 async def test_one_model_can_be_asked_for_whatever_the_others_do(aiohttp_client):
