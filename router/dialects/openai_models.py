@@ -7,10 +7,12 @@ from typing import Final
 
 import orjson
 
-from emb_model_provider.messages import EncoderInfo, ShardStatus
+from emb_model_provider.messages import EncoderInfo, ShardStatus, Task
 
 #: Where OpenAI's clients have a word of their own for what ``EncoderInfo`` knows.
 _PUBLIC_NAMES: Final = {"dimension": "dimensions"}
+#: Xinference's words, by which its clients choose what a model can be asked for; all others embed.
+_MODEL_TYPES: Final[dict[Task, str]] = {"rerank": "rerank", "classify": "classify"}
 
 
 def render_models(statuses: list[ShardStatus]) -> bytes:
@@ -56,4 +58,8 @@ def describe_model(status: ShardStatus) -> dict[str, object]:
 def _describe_encoder(encoder: EncoderInfo | None) -> dict[str, object]:
     """Return every fact about a loaded model under its own name, so that a new one needs nothing here."""
     facts = {_PUBLIC_NAMES.get(name, name): name for name in EncoderInfo.__struct_fields__}
-    return {public: getattr(encoder, name) if encoder else None for public, name in facts.items()}
+    model_type = _MODEL_TYPES.get(encoder.task, "embedding") if encoder else None
+    return {
+        "model_type": model_type,
+        **{public: getattr(encoder, name) if encoder else None for public, name in facts.items()},
+    }

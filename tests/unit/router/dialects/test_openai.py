@@ -1,5 +1,6 @@
 import base64
 import re
+from typing import get_args
 
 import numpy as np
 import orjson
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emb_model_provider.errors import InvalidRequestError
-from emb_model_provider.messages import Encoded, EncoderInfo
+from emb_model_provider.messages import Encoded, EncoderInfo, Task
 from router.dialects.fields import read_object
 from router.dialects.openai import Shape, render_embeddings, render_error
 from router.dialects.openai import parse_embeddings as parse_fields
@@ -207,6 +208,14 @@ def test_a_model_that_is_loading_shows_its_progress_and_no_invented_facts():
     assert model["dimensions"] is None
     assert model["expected_ready_s"] == 8
     assert (model["object"], model["owned_by"], model["created"]) == ("model", "owner", 1_700_000_000)
+
+
+def test_a_model_has_the_type_by_which_clients_of_xinference_know_what_to_ask_it_for():
+    types = {kind: describe_model(make_status("a", info=make_info(task=kind)))["model_type"] for kind in get_args(Task)}
+    assert types.pop("rerank") == "rerank"
+    assert types.pop("classify") == "classify"
+    assert set(types.values()) == {"embedding"}
+    assert describe_model(make_status("a", state="loading"))["model_type"] is None
 
 
 def test_a_ready_model_shows_what_was_measured_and_a_failed_one_its_reason():
