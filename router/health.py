@@ -36,6 +36,8 @@ class Health:
             web.get("/health", self.live),
             web.get("/healthz", self.live),
             web.get("/live", self.live),
+            # Where Ollama's own client looks first whether anybody is there, and TEI's health is.
+            web.get("/", self.live),
             web.get("/ready", self.ready),
         ]
 

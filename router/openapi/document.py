@@ -37,6 +37,7 @@ _OWN: Final = (
     ("/health", "That the process lives.", "application/json", answers.HEALTH, ()),
     ("/healthz", "The same under the name that Kubernetes' own parts use.", "application/json", answers.HEALTH, ()),
     ("/live", "The same.", "application/json", answers.HEALTH, ()),
+    ("/", "The same, where Ollama's and TEI's clients ask.", "application/json", answers.HEALTH, ()),
     ("/ready", "Whether every model can answer, and its state.", "application/json", answers.READINESS, (503,)),
     ("/metrics", "Numbers for Prometheus.", "text/plain", TEXT, ()),
     ("/openapi.json", "This description.", "application/json", {"type": "object"}, ()),

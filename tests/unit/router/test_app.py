@@ -101,6 +101,14 @@ async def test_health_is_about_the_process_and_ready_about_every_model(aiohttp_c
     assert body["models"]["BAAI/bge-m3"]["detail"] == "no route"
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_the_root_says_that_somebody_is_there_as_ollamas_own_client_asks(aiohttp_client, method):
+    assert (await (await aiohttp_client(make_app())).request(method, "/")).status == 200
+    guarded = await aiohttp_client(make_app(keys=("key",)))
+    assert (await guarded.request(method, "/")).status == 401
+    assert (await guarded.request(method, "/", headers={"Authorization": "Bearer key"})).status == 200
+
+
 async def test_readiness_is_told_without_a_warning_which_is_for_errors_alone(aiohttp_client, caplog):
     client = await aiohttp_client(make_app())
     with caplog.at_level(logging.INFO, "router"):
