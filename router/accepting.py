@@ -13,6 +13,7 @@ import errno
 import resource
 import socket
 import ssl
+from collections.abc import Callable
 from typing import Final
 
 from aiohttp import web
@@ -24,6 +25,7 @@ from router.connection import Runner
 
 log = EventLog("router.accepting")
 
+_TOO_MANY: Final = "too_many_connections"
 _AT_ONCE: Final = 64
 _PAUSE_S: Final = 0.2
 #: How long a refused connection stays open: closed with its request unread, the client would get a reset and no answer.
@@ -48,17 +50,26 @@ def room_for_connections(wanted: int) -> int:
 
 
 class Accepting(web.BaseSite):
-    """One listening socket of a runner that shall have at most ``limit`` connections."""
+    """One listening socket of a runner that shall have at most ``limit`` connections.
 
-    __slots__ = ("_limit", "_listener", "_opening", "_own", "_paused", "_refused")
+    ``on_refused`` hears why one was not let in.
+    """
+
+    __slots__ = ("_limit", "_listener", "_on_refused", "_opening", "_own", "_paused", "_refused")
 
     def __init__(
-        self, runner: Runner, listener: socket.socket, limit: int, ssl_context: ssl.SSLContext | None = None
+        self,
+        runner: Runner,
+        listener: socket.socket,
+        limit: int,
+        ssl_context: ssl.SSLContext | None = None,
+        on_refused: Callable[[str], None] = lambda _reason: None,
     ) -> None:
         super().__init__(runner, ssl_context=ssl_context)
         self._own = runner
         self._listener = listener
         self._limit = limit
+        self._on_refused = on_refused
         self._opening: set[asyncio.Task[None]] = set()
         self._refused: set[socket.socket] = set()
         self._paused: asyncio.TimerHandle | None = None
@@ -125,6 +136,7 @@ class Accepting(web.BaseSite):
         asyncio.get_running_loop().add_reader(self._listener, self._accept)
 
     def _refuse(self, connection: socket.socket) -> None:
+        self._on_refused(_TOO_MANY)
         if self._ssl_context is not None or len(self._refused) >= _MAX_REFUSALS:
             connection.close()
             return
@@ -142,7 +154,7 @@ class Accepting(web.BaseSite):
 def _refusal(limit: int) -> bytes:
     error = UnavailableError(
         f"The server has {limit} connections open and takes no more. Close idle ones, or try again in a moment.",
-        code="too_many_connections",
+        code=_TOO_MANY,
         retry_after_s=1.0,
     )
     response = error_response(error, new_request_id())

@@ -111,7 +111,7 @@ async def _serve(
     limit = room_for_connections(max(1, config.intake.max_connections // around.routers))
     for listener in listeners:
         is_tcp = listener.family != socket.AF_UNIX
-        await Accepting(runner, listener, limit, _tls(config) if is_tcp else None).start()
+        await Accepting(runner, listener, limit, _tls(config) if is_tcp else None, meter.refused).start()
     # What stands now lives as long as the process: looking through it again and again would cost requests 4 ms each
     # time. ``__main__`` has put collecting off until now for the same reason.
     gc.freeze()
