@@ -121,11 +121,15 @@ class Post:
             self._let_go(newcomer)
             self._settle(newcomer, served=False)
 
+    def give_up_renewal(self) -> None:
+        """Wait no more for the process that is on its way, whether it is a successor or has begun anew."""
+        self.withdraw()
+        self._settle(self.holder, served=False)
+
     async def close(self, grace_s: float) -> bool:
         """End every process of the post; true if all went by themselves."""
         self._is_closing = True
-        self.withdraw()
-        self._settle(self.holder, served=False)
+        self.give_up_renewal()
         went = await asyncio.gather(_keeper(self.holder).stop(grace_s), *self._leaving.values())
         return all(went)
 

@@ -29,7 +29,7 @@ class Renewals:
     def ask(self, post: Post, why: str) -> None:
         """Have a post renewed when its turn comes; one that is being renewed with older settings begins again."""
         if post is self._current:
-            post.withdraw()
+            post.give_up_renewal()
         self._waiting.setdefault(post, why)
         self._wake.set()
 

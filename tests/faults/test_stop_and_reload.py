@@ -358,6 +358,26 @@ def test_two_reloads_in_a_row_end_with_the_newest_settings(tmp_path):
         assert living == [operator.model(server, "en").pid]
 
 
+def test_newer_settings_do_not_wait_for_a_model_that_never_loads_with_older_ones(tmp_path):
+    with make_server(tmp_path, "en", "zh") as server:
+        server.wait_ready()
+        server.models["zh"].behave(load_hang=True)
+        server.models["zh"].entry["overlong"] = "error"
+        os.kill(server.shard_pid("zh"), signal.SIGKILL)
+        wait_until(lambda: operator.model(server, "zh").state == "loading", 10, "it hangs in its start")
+        server.write_mapping()
+        operator.reload(server)
+        wait_until(lambda: len(server.models["zh"].start_pids()) > 2, 10, "so does it with other settings")
+        time.sleep(0.3)
+        server.models["zh"].behave(load_hang=False)
+        server.models["zh"].entry["overlong"] = "end"
+        server.write_mapping()
+        operator.reload(server)
+        operator.restart(server, "en")
+        operator.wait_settled(server, 10)
+        server.check("zh", ["with the newest settings"])
+
+
 def test_status_answers_at_once_while_a_shard_is_stuck_in_a_call_that_holds_the_gil(tmp_path):
     with make_server(tmp_path, "en") as server:
         server.wait_ready()

@@ -152,6 +152,18 @@ async def test_a_holder_that_does_not_serve_is_replaced_at_once(scene):
     assert await renewal
 
 
+async def test_a_start_that_never_ends_is_given_up_for_newer_settings(scene):
+    fail(scene.shards[0])
+    renewal = await begin(scene.post.renew(overlap=False))
+    scene.leave(0)
+    await begin(asyncio.sleep(0))
+    assert scene.told(1) == ["start"]
+    scene.post.give_up_renewal()
+    assert not await renewal
+    await begin(scene.post.renew(overlap=False))
+    assert scene.told(1) == ["start", "stop"]
+
+
 @pytest.mark.parametrize(("reason", "lacked"), [("wrong_weights", False), ("out_of_memory", True)])
 async def test_a_successor_that_cannot_come_up_leaves_the_holder_where_it_is(scene, reason, lacked):
     serve(scene.shards[0])

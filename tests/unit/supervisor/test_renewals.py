@@ -67,7 +67,7 @@ class NoPost:
         self._diary.append(f"{self.model_id} {'done' if served else 'failed'}")
         return served
 
-    def withdraw(self) -> None:
+    def give_up_renewal(self) -> None:
         self.end(served=False)
 
     def end(self, *, served: bool) -> None:
