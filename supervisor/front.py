@@ -160,7 +160,7 @@ class Seat:
         self._keep = keep
         self._router = Router(self, keep)
         self._successor: Router | None = None
-        self._leaving: set[asyncio.Task[bool]] = set()
+        self._leaving: dict[Router, asyncio.Task[bool]] = {}
 
     @property
     def router(self) -> Router:
@@ -200,19 +200,19 @@ class Seat:
         """Let all finish; true if every one went by itself."""
         if self._successor is not None:
             self._let_go(self._successor)
-        went = await asyncio.gather(self._router.keeper.stop(grace_s + KILL_MARGIN_S), *self._leaving)
+        went = await asyncio.gather(self._router.keeper.stop(grace_s + KILL_MARGIN_S), *self._leaving.values())
         return all(went)
 
     def kill(self) -> None:
-        """End all now."""
-        for router in (self._router, self._successor):
+        """End all now, those that finish what they have too."""
+        for router in (self._router, self._successor, *self._leaving):
             if router is not None:
                 router.keeper.kill()
 
     def _let_go(self, router: Router) -> None:
         task = asyncio.create_task(router.keeper.stop(self.config.drain_s + KILL_MARGIN_S))
-        self._leaving.add(task)
-        task.add_done_callback(self._leaving.discard)
+        self._leaving[router] = task
+        task.add_done_callback(lambda _done: self._leaving.pop(router, None))
 
 
 class Router:

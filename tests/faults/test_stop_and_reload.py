@@ -94,6 +94,27 @@ def test_case_30_a_second_signal_ends_everything_at_once(tmp_path):
         assert_nothing_left(server, family)
 
 
+def test_a_second_signal_ends_a_router_that_still_finishes_what_it_had_before_a_reload(tmp_path):
+    with make_server(tmp_path, "en", env={"EMB_PROVIDER_SHUTDOWN_GRACE_S": "60"}) as server:
+        server.wait_ready()
+        Asking(server, [Asked("en", ["!hang"])])
+        wait_until(lambda: "!hang" in server.models["en"].encoded(), 10, "it hangs")
+        before = router_pid(server)
+        server._more_dotenv = "EMB_PROVIDER_MAX_REQUEST_MB=1\n"
+        server.write_mapping()
+        operator.reload(server)
+        wait_until(lambda: operator.report(server).router.pid not in (0, before), 10, "its successor takes connections")
+        family = server.family()
+        assert before in family
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        began_s = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(10) == 1
+        assert time.monotonic() - began_s < 2
+        assert_nothing_left(server, family)
+
+
 @pytest.mark.parametrize("load", [{"load_s": 60}, {"load_spin_s": 60}, {"crashes": -1}], ids=str)
 def test_case_31_sigterm_while_models_load_is_a_clean_stop(tmp_path, load):
     with make_server(tmp_path, "en", "zh", **load) as server:
