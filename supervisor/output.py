@@ -15,6 +15,8 @@ from emb_model_provider.logs import MARK, EventFormatter, escape
 _MAX_FILE_BYTES = 20 * 1024 * 1024
 _KEPT_FILES = 5
 _MAX_WAITING_LINES = 10_000
+#: How long the last lines may take: whoever reads them may have stopped for good.
+_LAST_LINES_S = 5.0
 #: How ``faulthandler`` begins.
 _FATAL = "Fatal Python error:"
 _MAX_STACK_LINES = 1000
@@ -58,9 +60,10 @@ class Output:
             self._put("progress", text)
 
     def close(self) -> None:
-        """Write what is queued and end the thread."""
-        self._lines.put(("stop", ""))
-        self._thread.join(timeout=5.0)
+        """Write what is queued and end the thread; leave it behind where nobody takes what it writes."""
+        with contextlib.suppress(queue.Full):
+            self._lines.put(("stop", ""), timeout=_LAST_LINES_S)
+            self._thread.join(_LAST_LINES_S)
 
     def _open(self, file_path: str) -> logging.handlers.RotatingFileHandler | None:
         if not file_path:

@@ -1,7 +1,10 @@
 import io
+import threading
+import time
 
 import pytest
 
+from supervisor import output as output_module
 from supervisor.output import ChildLines, Output
 
 DUMP = ["Fatal Python error: Aborted", "", "Thread 0x1 (most recent call first):", '  File "a.py", line 1 in encode']
@@ -52,3 +55,28 @@ def test_a_dump_without_end_fills_no_memory(written):
 def test_any_other_line_is_wrapped_as_it_comes(written):
     (line,) = written(["terminate called without an active exception"])
     assert "shard[en] stderr line=" in line
+
+
+class Stuck(Tty):
+    """A pipe whose reader has stopped: a write ends when ``go_on`` is set."""
+
+    def __init__(self):
+        super().__init__()
+        self.go_on = threading.Event()
+
+    def write(self, text):
+        self.go_on.wait(20)
+        return super().write(text)
+
+
+def test_an_end_does_not_wait_for_an_output_that_takes_nothing_more(monkeypatch):
+    monkeypatch.setattr(output_module, "_MAX_WAITING_LINES", 3)
+    monkeypatch.setattr(output_module, "_LAST_LINES_S", 0.1)
+    screen = Stuck()
+    output = Output("", Tty(), screen)
+    for number in range(10):
+        output.log(f"line {number}")
+    began_s = time.monotonic()
+    output.close()
+    assert time.monotonic() - began_s < 5
+    screen.go_on.set()
