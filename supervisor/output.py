@@ -10,7 +10,9 @@ import threading
 from pathlib import Path
 from typing import Literal, TextIO
 
-from emb_model_provider.logs import MARK, EventFormatter, escape
+from emb_model_provider.logs import MARK, EventFormatter, EventLog, escape
+
+log = EventLog("supervisor")
 
 _MAX_FILE_BYTES = 20 * 1024 * 1024
 _KEPT_FILES = 5
@@ -65,14 +67,12 @@ class Output:
             self._lines.put(("stop", ""), timeout=_LAST_LINES_S)
             self._thread.join(_LAST_LINES_S)
 
-    def _open(self, file_path: str) -> logging.handlers.RotatingFileHandler | None:
+    def _open(self, file_path: str) -> RotatedFile | None:
         if not file_path:
             return None
         try:
             Path(file_path).parent.mkdir(parents=True, exist_ok=True)
-            handler = logging.handlers.RotatingFileHandler(
-                file_path, maxBytes=_MAX_FILE_BYTES, backupCount=_KEPT_FILES, encoding="utf-8"
-            )
+            handler = RotatedFile(file_path, maxBytes=_MAX_FILE_BYTES, backupCount=_KEPT_FILES, encoding="utf-8")
         except OSError as error:
             self.problem = f"no log file: {error}; set EMB_PROVIDER_LOG_FILE to a writable path, or to nothing"
             return None
@@ -125,6 +125,18 @@ class Output:
                 self._screen.write(_CLEAR_LINE + text)
                 self._screen.flush()
         self._progress = text
+
+
+class RotatedFile(logging.handlers.RotatingFileHandler):
+    """A log file that is kept where it cannot be renamed, as one is in a directory of somebody else's: it grows."""
+
+    def doRollover(self) -> None:  # noqa: N802 - the standard library's name
+        try:
+            super().doRollover()
+        except OSError as error:
+            self.maxBytes += _MAX_FILE_BYTES  # until then nothing is tried again
+            self.stream = self._open()
+            log.warning("log_not_rotated", error=error, next_try_at_mib=self.maxBytes // (1024 * 1024))
 
 
 class OutputHandler(logging.Handler):

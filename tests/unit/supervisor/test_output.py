@@ -1,4 +1,6 @@
+import errno
 import io
+import os
 import threading
 import time
 
@@ -80,3 +82,18 @@ def test_an_end_does_not_wait_for_an_output_that_takes_nothing_more(monkeypatch)
     output.close()
     assert time.monotonic() - began_s < 5
     screen.go_on.set()
+
+
+def test_a_file_that_cannot_be_renamed_goes_on_and_it_is_said_once_in_a_while(tmp_path, monkeypatch, caplog):
+    def refuse(_from, _to):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(output_module, "_MAX_FILE_BYTES", 1000)
+    monkeypatch.setattr(os, "rename", refuse)  # as in a directory of somebody else's
+    path = tmp_path / "log"
+    output = Output(str(path), Tty(), Tty())
+    for number in range(40):
+        output.log(f"line {number:02d} {'x' * 42}")
+    output.close()
+    assert [line[:7] for line in path.read_text("utf-8").splitlines()] == [f"line {number:02d}" for number in range(40)]
+    assert [record.message for record in caplog.records] == ["log_not_rotated", "log_not_rotated"]
