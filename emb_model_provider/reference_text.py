@@ -87,7 +87,8 @@ line per variable: write the JSON on one line there.
 
 `EMB_PROVIDER_MODEL_MAPPING` is an object: each alias stands for one model, which runs in a process of its own. What an
 entry leaves out comes from the setting in the fourth column. Where a mapping is set, `EMB_PROVIDER_MODEL_NAME`,
-`EMB_PROVIDER_POOLING`, `EMB_PROVIDER_NORMALIZE` and `EMB_PROVIDER_MAX_LENGTH` are ignored, with a warning.
+`EMB_PROVIDER_POOLING`, `EMB_PROVIDER_NORMALIZE`, `EMB_PROVIDER_MAX_LENGTH` and `EMB_PROVIDER_TASK` are ignored, with a
+warning.
 
 Types are strict: `8` is a number, `"8"` is not. A key that does not exist or stands twice is an error.
 """,
@@ -187,8 +188,8 @@ Docker 的 `--env-file` 和 systemd 的 `EnvironmentFile` 每个变量只读一�
 ## 映射条目
 
 `EMB_PROVIDER_MODEL_MAPPING` 是一个 JSON 对象：每个别名对应一个模型，每个模型在独立的进程中运行。条目中省略的键取下表
-第四列所列设置的值。设置了模型映射后，`EMB_PROVIDER_MODEL_NAME`、`EMB_PROVIDER_POOLING`、`EMB_PROVIDER_NORMALIZE`
-和 `EMB_PROVIDER_MAX_LENGTH` 不再生效，并会给出警告。
+第四列所列设置的值。设置了模型映射后，`EMB_PROVIDER_MODEL_NAME`、`EMB_PROVIDER_POOLING`、`EMB_PROVIDER_NORMALIZE`、
+`EMB_PROVIDER_MAX_LENGTH` 和 `EMB_PROVIDER_TASK` 不再生效，并会给出警告。
 
 类型检查是严格的：`8` 是数字，`"8"` 不是。不存在的键或重复的键都会报错。
 """,

@@ -45,6 +45,18 @@ def test_a_page_describes_every_setting_and_every_entry_key_once(page: str) -> N
 
 
 @pytest.mark.parametrize("page", PAGES)
+def test_a_page_names_each_setting_that_a_mapping_makes_meaningless(page: str) -> None:
+    file = parse_dotenv(re.sub(r"^#(?! \S)", "", reference.env_example(), flags=re.MULTILINE), ".env", {})
+    warnings = load_settings({}, file, read_keys=lambda _path: KeyFile(("from-file",))).warnings
+    ignored = {warning.split()[0] for warning in warnings if "because EMB_PROVIDER_MODEL_MAPPING" in warning}
+    (sentence,) = re.findall(
+        r"Where a mapping is set, ([^.]*)\.|设置了模型映射后，([^。]*)。", reference.generated_files()[page]
+    )
+    assert ignored
+    assert set(re.findall(r"EMB_PROVIDER_\w+", "".join(sentence))) == ignored
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_the_env_file_on_a_page_is_valid(page: str) -> None:
     (example,) = re.findall(r"```dotenv\n(.*?)```", reference.generated_files()[page], flags=re.DOTALL)
     loaded = load_settings({}, parse_dotenv(example, ".env", {}))
