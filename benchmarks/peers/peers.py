@@ -1,4 +1,8 @@
-"""How each of the other servers is started, with what its documentation recommends for a CPU."""
+"""How each of the other servers is started, all on PyTorch.
+
+infinity's README often prefers its ONNX engine on a CPU. That needs optimum 1.x, which cannot be imported beside torch
+2.13 (it asks ``torch.onnx`` for what is gone), as its BetterTransformer cannot beside transformers 4.49 or newer.
+"""
 
 from __future__ import annotations
 
