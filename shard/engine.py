@@ -114,6 +114,7 @@ class Engine:
         with self._lock:
             self._accepted.pop(key, None)
             self._jobs.drop(key)
+            self._wake_idle()  # what was to run alone may have kept a lane waiting
             self._answered.notify_all()
 
     def activity(self) -> Activity:

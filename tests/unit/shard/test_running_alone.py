@@ -55,6 +55,30 @@ def test_a_request_that_runs_alone_waits_for_what_is_being_read(make_engine):
     assert encoder.encoded[0] == "suspect"
 
 
+def test_when_a_request_that_was_to_run_alone_leaves_nothing_waits_for_it_any_more(make_engine):
+    encoder = SlowAtFirst()
+    engine, recorder = make_engine(encoder, lanes=2)
+    engine.submit(1, Encode(("first",), priority="bulk"))
+    assert encoder.entered.wait(10)
+    engine.submit(2, Encode(("suspect",), alone=True))
+    engine.submit(3, Encode(("other",)))
+    engine.cancel(2)
+    recorder.wait_for(3)
+    assert 1 not in recorder.outcomes
+
+
+class SlowAtFirst(FakeEncoder):
+    """Encodes ``first`` only once ``gate`` is set, and everything else at once."""
+
+    def __init__(self) -> None:
+        super().__init__(closed=True)
+        self.open = FakeEncoder()
+
+    def encode(self, batch):
+        is_first = any(one.ids == tuple(map(ord, "first")) for one in batch)
+        return (super() if is_first else self.open).encode(batch)
+
+
 def test_nothing_is_read_beside_a_request_that_runs_alone(make_engine):
     encoder = SlowReader()
     encoder.go_on.set()
