@@ -112,8 +112,9 @@ class Pace:
     def observe(self, predicted_ms: float, took_ms: float) -> None:
         """Learn from one batch; ``predicted_ms`` is what the cost model says, this factor left out."""
         if predicted_ms > 0:
-            followed = self.factor + _FOLLOWED * (took_ms / predicted_ms - self.factor)
-            self.factor = min(max(followed, 1 / _FARTHEST), _FARTHEST)
+            # Bounded before it counts: a batch during which the process stood still says nothing of those to come.
+            found = min(max(took_ms / predicted_ms, 1 / _FARTHEST), _FARTHEST)
+            self.factor += _FOLLOWED * (found - self.factor)
 
 
 def measure(encoder: Encoder, max_tokens: int, clock: Callable[[], float] = time.perf_counter) -> SlicePlan:

@@ -127,6 +127,13 @@ def test_the_pace_stays_within_bounds(observed):
         assert 0.25 <= pace.factor <= 4
 
 
+@given(st.floats(100, 1e9))
+def test_one_batch_during_which_the_process_stood_still_hardly_changes_the_pace(took_ms):
+    pace = Pace()
+    pace.observe(1.0, took_ms)
+    assert pace.factor < 1.2
+
+
 def test_a_size_that_does_not_fit_into_memory_limits_every_batch():
     class SmallEncoder(FakeEncoder):
         def encode(self, batch):
