@@ -33,6 +33,8 @@ _REFUSAL_S: Final = 0.5
 _MAX_REFUSALS: Final = 64
 #: Descriptors that are no client's: shards, control channel, event loop, files.
 _OWN_DESCRIPTORS: Final = 64
+#: For so long a client may take nothing of its answer, which stays in memory meanwhile; as long as for a request's body.
+_UNREAD_MS: Final = 60_000
 _OUT_OF_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -81,6 +83,8 @@ class Accepting(web.BaseSite):
     async def start(self) -> None:
         await super().start()
         self._listener.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        if self._listener.family != socket.AF_UNIX:  # connections inherit it
+            self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD_MS)
         asyncio.get_running_loop().add_reader(self._listener, self._accept)
 
     async def stop(self) -> None:

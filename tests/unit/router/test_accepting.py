@@ -1,8 +1,11 @@
 import asyncio
 import socket
 
+from aiohttp import web
+
 from router import accepting
 from router.accepting import Accepting
+from router.body import PiecedBody
 from router.connection import Runner
 from router.metrics.meter import Meter
 from tests.unit.router.test_app import make_app
@@ -29,3 +32,27 @@ async def test_a_connection_over_the_limit_hears_503_and_is_counted(monkeypatch)
         await runner.cleanup()
     text, _ = meter.render([], "")
     assert b'emb_refused_total{reason="too_many_connections"} 1.0' in text
+
+
+async def test_an_answer_that_nobody_reads_is_given_up_in_bounded_time(monkeypatch):
+    monkeypatch.setattr(accepting, "_UNREAD_MS", 500)
+
+    async def answer(_request):
+        return web.Response(body=PiecedBody([bytes(2**20)] * 64, "application/octet-stream"))
+
+    app = web.Application()
+    app.router.add_get("/", answer)
+    runner = Runner(app, handler_cancellation=True)
+    await runner.setup()
+    listener = socket.create_server(("127.0.0.1", 0))
+    await Accepting(runner, listener, 10).start()
+    try:
+        with socket.create_connection(listener.getsockname()) as client:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            async with asyncio.timeout(10):
+                while not runner.connections():
+                    await asyncio.sleep(0.01)
+                while runner.connections():
+                    await asyncio.sleep(0.05)
+    finally:
+        await runner.cleanup()
