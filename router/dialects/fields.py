@@ -126,6 +126,11 @@ def no_texts(name: str) -> InvalidRequestError:
     return InvalidRequestError(f"'{name}' is empty: give at least one string.", param=name)
 
 
+def no_words(name: str, supported: Mapping[str, object]) -> InvalidRequestError:
+    """Return the error of a list that should name one of these words at least."""
+    return InvalidRequestError(f"'{name}' is empty: name at least one of {list(supported)}.", param=name)
+
+
 def empty_text(name: str, where: str) -> InvalidRequestError:
     """Return the error of a text without text."""
     return InvalidRequestError(f"'{name}{where}' is an empty string: leave it out or give it some text.", param=name)

@@ -17,7 +17,7 @@ import orjson
 
 from emb_model_provider.errors import InvalidRequestError, RequestError
 from emb_model_provider.messages import Output
-from router.dialects.fields import Fields, unsupported, wrong
+from router.dialects.fields import Fields, no_words, unsupported
 from router.dialects.inputs import read_input, read_partial_input
 from router.dialects.openai_models import render_model, render_models
 from router.dialects.options import Options, read_options, read_outputs
@@ -147,7 +147,7 @@ def read_words(name: str, value: list[object], known: Collection[str]) -> list[s
         if not isinstance(word, str) or word not in known:
             raise unsupported(name, one, FORMS)
     if not words:
-        raise wrong(name, f"a list of {list(FORMS)}", value)
+        raise no_words(name, FORMS)
     return list(dict.fromkeys(map(str, words)))
 
 

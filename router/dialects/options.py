@@ -12,7 +12,7 @@ from typing import Final
 from emb_model_provider.errors import InvalidRequestError, RequestError
 from emb_model_provider.messages import Output, Priority
 from emb_model_provider.modelmap import Overlong
-from router.dialects.fields import Fields, check_count, empty_text, unsupported, wrong
+from router.dialects.fields import Fields, check_count, empty_text, no_words, unsupported, wrong
 from router.requests import EncodeRequest
 
 #: More than any server takes; its operator's own limit (EMB_PROVIDER_MAX_INPUTS) is ``service``'s to check.
@@ -154,8 +154,10 @@ def read_outputs(fields: Fields) -> tuple[Output, ...]:
     if value is None:
         return ("dense",)
     named = [value] if isinstance(value, str) else value
-    if not isinstance(named, list) or not named:
+    if not isinstance(named, list):
         raise wrong("outputs", f"a list of {list(_OUTPUTS)}", value)
+    if not named:
+        raise no_words("outputs", _OUTPUTS)
     found: dict[Output, None] = {}
     for one in named:
         if not isinstance(one, str) or one.lower() not in _OUTPUTS:

@@ -139,6 +139,12 @@ async def test_a_wrong_option_is_named(refuse, fields, param):
     assert (status, error["error"]["param"]) == (400, param)
 
 
+@pytest.mark.parametrize("name", ["outputs", "embedding_type"])
+async def test_an_empty_list_of_words_is_called_empty(refuse, name):
+    _, error = await refuse("/v1/embeddings", model="embed", input="a", **{name: []})
+    assert error["error"]["message"].startswith(f"'{name}' is empty: name at least one of [")
+
+
 async def test_every_answer_has_its_request_and_fingerprint(client):
     for path, body in (
         ("/v1/embeddings", {"model": "embed", "input": "a"}),
