@@ -37,7 +37,10 @@ async def test_a_connection_over_the_limit_hears_503_and_is_counted(monkeypatch)
 async def test_an_answer_that_nobody_reads_is_given_up_in_bounded_time(monkeypatch):
     monkeypatch.setattr(accepting, "_UNREAD_MS", 500)
 
-    async def answer(_request):
+    ended = asyncio.Event()
+
+    async def answer(request):
+        request.task.add_done_callback(lambda _task: ended.set())  # the connection's, not this request's alone
         return web.Response(body=PiecedBody([bytes(2**20)] * 64, "application/octet-stream"))
 
     app = web.Application()
@@ -50,9 +53,7 @@ async def test_an_answer_that_nobody_reads_is_given_up_in_bounded_time(monkeypat
         with socket.create_connection(listener.getsockname()) as client:
             client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
             async with asyncio.timeout(10):
-                while not runner.connections():
-                    await asyncio.sleep(0.01)
-                while runner.connections():
-                    await asyncio.sleep(0.05)
+                await ended.wait()
+        assert runner.connections() == 0
     finally:
         await runner.cleanup()
