@@ -35,6 +35,8 @@ _OTHER_FORMATS: Final = (
     "optimizer",
     "scheduler",
 )
+#: By these names alone transformers finds safetensors; others beside a ``.bin`` do not take its place.
+_SAFETENSORS_NAMES: Final = ("model.safetensors", "model.safetensors.index.json")
 _SAFETENSORS_LENGTH: Final = struct.Struct("<Q")
 
 
@@ -70,7 +72,8 @@ class RemoteFile:
 def select_files(files: Iterable[RemoteFile]) -> tuple[RemoteFile, ...]:
     """Return the files that loading needs: configuration, tokenizer, one format of weights, code (to judge it)."""
     wanted = [file for file in files if _is_wanted(PurePosixPath(file.path))]
-    with_safetensors = {PurePosixPath(file.path).parent for file in wanted if file.path.endswith(".safetensors")}
+    paths = [PurePosixPath(file.path) for file in wanted]
+    with_safetensors = {path.parent for path in paths if path.name in _SAFETENSORS_NAMES}
     return tuple(
         file
         for file in wanted

@@ -40,6 +40,12 @@ def test_only_what_loading_needs_is_fetched():
     assert selected("pytorch_model.bin", "config.json") == ["pytorch_model.bin", "config.json"]
 
 
+@pytest.mark.parametrize("other", ["consolidated.safetensors", "model.fp16.safetensors", "adapter_model.safetensors"])
+def test_safetensors_that_nobody_loads_are_no_reason_to_leave_the_weights_out(other):
+    assert "pytorch_model.bin" in selected("config.json", "pytorch_model.bin", other)
+    assert "pytorch_model.bin" not in selected("pytorch_model.bin", "model.safetensors.index.json", other)
+
+
 @pytest.mark.parametrize(
     "path",
     [
