@@ -60,7 +60,7 @@ class Recipe:
     """How to build an encoder from a directory, settings already applied.
 
     ``pooling``, ``normalize`` and ``max_length`` are ``None`` where the modules of the directory say it themselves.
-    ``pooling_assumed``: nobody named a pooling, mean is a guess the operator must hear of. ``modules`` is empty for
+    ``pooling_assumed``: nobody named a pooling, it is a guess the operator must hear of. ``modules`` is empty for
     layouts without ``modules.json``. ``truncate_dimension`` is the model's own cut of its vectors, ``matryoshka`` the
     sizes that it says it may be cut to. ``num_labels`` is set where the files that transformers reads do not say it;
     ``activation`` is what the model's library applies to scores. ``has_token_linears``: BGE-M3's layers for sparse and
@@ -121,7 +121,7 @@ def read_recipe(directory: Path, spec: ModelSpec) -> Recipe:
     is_bge_m3 = _has_token_linears(directory)
     return Recipe(
         "transformers",
-        pooling=spec.pooling or ("cls" if is_bge_m3 else "mean"),
+        pooling=spec.pooling or ("cls" if is_bge_m3 else _assumed_pooling(config)),
         pooling_assumed=spec.pooling is None and not is_bge_m3,
         normalize=is_bge_m3 if spec.normalize is None else spec.normalize,
         has_token_linears=is_bge_m3,
@@ -131,6 +131,11 @@ def read_recipe(directory: Path, spec: ModelSpec) -> Recipe:
         task=task,
         matryoshka=find_matryoshka(directory, config, None),
     )
+
+
+def _assumed_pooling(config: Mapping[str, object]) -> Pooling:
+    """Return what sentence-transformers takes where nobody says: of a language model only the last token saw all."""
+    return "lasttoken" if is_language_model(config) and config.get("is_causal", True) else "mean"
 
 
 def _read_classifier(

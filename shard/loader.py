@@ -222,7 +222,7 @@ def _report_choices(spec: ModelSpec, recipe: Recipe, plan: ComputePlan) -> None:
             "pooling_assumed",
             model=spec.id,
             pooling=recipe.pooling,
-            reason="the model does not say how its tokens become one vector; mean is a guess that gives poor "
+            reason="the model does not say how its tokens become one vector; this is a guess that gives poor "
             'vectors if it is wrong: set "pooling" in this model\'s mapping entry',
         )
     if plan.note is not None:

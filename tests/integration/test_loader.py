@@ -21,6 +21,7 @@ from shard.encoder import Reading
 from shard.loader import load
 from tests.support import tiny_models
 from tests.support.opening import opener
+from tests.support.tiny_language_models import make_qwen3
 from tests.support.tiny_tokenizers import SAMPLE_TEXTS, wordpiece_vocabulary, write_json
 
 RECORDED = json.loads((Path(tiny_models.__file__).parent / "recorded" / "modelscope_vectors.json").read_text("utf-8"))
@@ -159,6 +160,19 @@ def test_a_plain_transformer_is_mean_pooled_by_default_and_says_that_it_guesses(
     caplog.clear()
     assert opened(directory, pooling="cls").info.pooling == "cls"
     assert "pooling_assumed" not in caplog.messages
+
+
+@pytest.mark.parametrize("is_causal", [None, False])
+def test_a_plain_language_model_is_pooled_as_sentence_transformers_pools_it(tmp_path, opened, is_causal):
+    directory = make_qwen3(tmp_path / "model", template=None)
+    if is_causal is not None:
+        config = json.loads((directory / "config.json").read_text("utf-8"))
+        write_json(directory / "config.json", config | {"is_causal": is_causal})
+    encoder = opened(directory)
+    np.testing.assert_allclose(
+        vectors(encoder, SAMPLE_TEXTS), alone(reference(directory), SAMPLE_TEXTS), atol=TOLERANCE
+    )
+    assert encoder.info.pooling == ("mean" if is_causal is False else "lasttoken")
 
 
 def test_settings_override_the_modules_of_the_directory(tmp_path, opened):
