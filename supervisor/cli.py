@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import contextlib
 import importlib.metadata
-import ipaddress
 import logging
 import os
 import signal
@@ -24,7 +23,7 @@ from supervisor.machine import read_machine
 from supervisor.output import Output, OutputHandler
 from supervisor.plan import Placement, place
 from supervisor.rundir import DirectoryInUseError, RunDirectory, runtime_parent
-from supervisor.sdnotify import Notifier, forget, passed_listener
+from supervisor.sdnotify import Notifier, forget, passed_listeners
 from supervisor.settings_in_use import Load
 from supervisor.tls import with_tls_checked
 from supervisor.tree import OBEYED, Ground, Tree
@@ -102,7 +101,7 @@ def _serve(settings: Settings, places: dict[str, Placement], load: Load) -> int:
         _configure_logs(settings, output)
         console = Console(output, silent=settings.logs.format == "json")
         console.open(_version(), listening.address, settings.models, places)
-        for warning in [*settings.warnings, output.problem, _exposure(settings)]:
+        for warning in [*settings.warnings, output.problem, _exposure(settings, listening)]:
             if warning:
                 log.warning(warning)
         ground = Ground(_version(), listening, run_directory, output, console, notifier, load)
@@ -130,14 +129,14 @@ def _fill_standard_streams() -> None:
 
 def _listen(settings: Settings) -> Listening:
     server = settings.server
-    passed = passed_listener(os.environ)
-    tcp = (passed,) if passed is not None else bind_tcp(server.host, server.port, server.around.routers)
+    passed = passed_listeners(os.environ)
+    tcp = passed[:1] or bind_tcp(server.host, server.port, server.around.routers)
     try:
         unix = bind_unix(Path(server.unix_socket), int(server.unix_socket_mode, 8)) if server.unix_socket else None
     except (OSError, ConfigurationError):
-        Listening(tcp).close()
+        Listening(tcp, more=passed[1:]).close()
         raise
-    return Listening(tcp, unix, bool(server.around.tls_certificate))
+    return Listening(tcp, unix, bool(server.around.tls_certificate), passed[1:])
 
 
 def _configure_logs(settings: Settings, output: Output) -> None:
@@ -147,17 +146,12 @@ def _configure_logs(settings: Settings, output: Output) -> None:
     logging.captureWarnings(capture=True)
 
 
-def _exposure(settings: Settings) -> str:
+def _exposure(settings: Settings, listening: Listening) -> str:
     """Return a warning when anybody on the network may use the server."""
-    host = settings.server.host
-    try:
-        is_local = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        is_local = False
-    if is_local or settings.server.api_keys:
+    if settings.server.api_keys or not listening.open_host:
         return ""
     return (
-        f"open to the network: listening on {host} without a key; "
+        f"open to the network: listening on {listening.open_host} without a key; "
         "set EMB_PROVIDER_API_KEYS, or EMB_PROVIDER_HOST=127.0.0.1"
     )
 

@@ -53,8 +53,8 @@ class Console:
         self._line(status.model_id, describe_state(status, took_s))
 
     def invite(self, address: str, status: ShardStatus, *, needs_key: bool) -> None:
-        """Print, once, a command that works now."""
-        if not self._tried:
+        """Print, once, a command that works now; none where the only address is a Unix socket."""
+        if not self._tried and not address.startswith("unix:"):
             self._tried = True
             self._say("\nTry it:\n" + curl_command(address, status, needs_key=needs_key) + "\n")
 

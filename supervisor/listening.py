@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
 import os
 import socket
 import stat
@@ -32,28 +33,44 @@ _BIND_ADVICE: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """What is listened on: ``tcp`` has a socket for each router, or one for all; ``unix`` is for all."""
+    """What is listened on: ``tcp`` has a socket for each router, or one for all; the others are for all.
+
+    ``more`` are what systemd has bound beside the first, which may be Unix sockets; so may the first.
+    """
 
     tcp: tuple[socket.socket, ...]
     unix: UnixSocket | None = None
     is_tls: bool = False
+    more: tuple[socket.socket, ...] = ()
 
     @property
     def address(self) -> str:
         """The URL; a wildcard address is shown as one that works from this machine."""
-        host, port = self.tcp[0].getsockname()[:2]
+        addresses = self._addresses()
+        if not addresses:
+            return f"unix:{self.tcp[0].getsockname()}"
+        host, port = addresses[0]
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - read, not bound
         scheme = "https" if self.is_tls else "http"
         return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
+    @property
+    def open_host(self) -> str:
+        """The first address that other machines reach, empty where there is none."""
+        return next((host for host, _ in self._addresses() if not ipaddress.ip_address(host).is_loopback), "")
+
+    def _addresses(self) -> list[tuple[str, int]]:
+        tcp = [one for one in (*self.tcp, *self.more) if one.family != socket.AF_UNIX]
+        return [one.getsockname()[:2] for one in tcp]
+
     def descriptors(self, index: int) -> tuple[int, ...]:
         """Return what the router of this number accepts on."""
         unix = (self.unix.socket.fileno(),) if self.unix is not None else ()
-        return (self.tcp[index % len(self.tcp)].fileno(), *unix)
+        return (self.tcp[index % len(self.tcp)].fileno(), *(one.fileno() for one in self.more), *unix)
 
     def close(self) -> None:
         """Close every socket and remove the Unix socket's file."""
-        for one in self.tcp:
+        for one in (*self.tcp, *self.more):
             one.close()
         if self.unix is not None:
             self.unix.close()

@@ -54,15 +54,16 @@ class Notifier:
                 out.send(state.encode("utf-8"))
 
 
-def passed_listener(env: Mapping[str, str]) -> socket.socket | None:
-    """Return the listening socket that systemd has bound for this process, if it has."""
-    if env.get("LISTEN_PID") != str(os.getpid()) or not env.get("LISTEN_FDS", "0").isdecimal():
-        return None
-    if int(env["LISTEN_FDS"]) < 1:
-        return None
-    listener = socket.socket(fileno=_FIRST_PASSED_DESCRIPTOR)
-    listener.set_inheritable(False)
-    return listener
+def passed_listeners(env: Mapping[str, str]) -> tuple[socket.socket, ...]:
+    """Return the listening sockets that systemd has bound for this process: one for each line of its unit."""
+    count = env.get("LISTEN_FDS", "0")
+    if env.get("LISTEN_PID") != str(os.getpid()) or not count.isdecimal():
+        return ()
+    numbers = range(_FIRST_PASSED_DESCRIPTOR, _FIRST_PASSED_DESCRIPTOR + int(count))
+    listeners = tuple(socket.socket(fileno=number) for number in numbers)
+    for listener in listeners:
+        listener.set_inheritable(False)
+    return listeners
 
 
 def forget(env: MutableMapping[str, str]) -> None:

@@ -1,5 +1,6 @@
 """Cases 28 to 33: stopping finishes what is in flight within its bounds, a reload disturbs only what it changes."""
 
+import fcntl
 import os
 import pty
 import re
@@ -459,6 +460,32 @@ def test_systemd_hands_the_port_over_and_hears_each_state(tmp_path):
         server.process.send_signal(signal.SIGTERM)
         hear("STOPPING=1")
         assert server.process.wait(15) == 0, server.stdout
+
+
+def test_every_socket_that_systemd_has_bound_is_served_and_one_that_is_open_to_all_is_warned_of(tmp_path):
+    server = make_server(tmp_path, "en", env={"LISTEN_FDS": "2"})
+    launcher = (
+        "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4);"
+        "os.environ['LISTEN_PID'] = str(os.getpid()); os.execv(sys.executable, [sys.executable, '-m', 'supervisor'])"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as first, socket.create_server(("0.0.0.0", 0)) as second:
+        passed = tuple(fcntl.fcntl(one, fcntl.F_DUPFD, 50) for one in (first, second))
+        second_port = second.getsockname()[1]
+        with server.stdout_path.open("wb") as out:
+            server.process = subprocess.Popen(
+                [sys.executable, "-c", launcher, *map(str, passed)],
+                cwd=server.directory, env=server._env, stdout=out, stderr=out, pass_fds=passed,
+            )  # fmt: skip
+        for one in passed:
+            os.close(one)
+    try:
+        server.url = server.wait_for_output(re.compile(r"on (http://\S+) \(accepting")).group(1)
+        server.wait_ready()
+        server.url = f"http://127.0.0.1:{second_port}"
+        server.check("en", ["on the second one"])
+        assert "open to the network: listening on 0.0.0.0" in server.stdout
+    finally:
+        assert server.stop() == 0
 
 
 def test_a_terminal_that_is_closed_is_a_stop_and_no_reload(tmp_path):

@@ -3,7 +3,7 @@ import socket
 
 import pytest
 
-from supervisor.sdnotify import Notifier, forget, passed_listener
+from supervisor.sdnotify import Notifier, forget, passed_listeners
 
 
 @pytest.fixture
@@ -66,6 +66,6 @@ def test_no_child_hears_of_systemd():
 
 
 def test_a_listener_is_taken_only_when_it_is_for_this_process():
-    assert passed_listener({}) is None
-    assert passed_listener({"LISTEN_PID": "1", "LISTEN_FDS": "1"}) is None
-    assert passed_listener({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "0"}) is None
+    assert passed_listeners({}) == ()
+    assert passed_listeners({"LISTEN_PID": "1", "LISTEN_FDS": "1"}) == ()
+    assert passed_listeners({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "0"}) == ()
