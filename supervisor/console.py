@@ -100,7 +100,7 @@ def describe_state(status: ShardStatus, took_s: float) -> str:
     if status.state == "failed":
         return f"FAILED ({status.reason}): {status.detail}"
     if status.state == "restarting":
-        return f"restarting: {status.detail}; next try in {status.expected_ready_s:.1f} s"
+        return f"restarting: {status.detail}; back in about {status.expected_ready_s:.0f} s"
     return status.state
 
 

@@ -25,6 +25,11 @@ def test_a_failure_names_reason_and_sentence():
     assert describe_state(status, 1.0) == "FAILED (no_network): the hub did not answer"
 
 
+def test_a_restart_is_not_promised_for_the_time_at_which_the_model_will_have_loaded():
+    status = make_status("a", state="restarting", detail="its process exited with code 1", expected_ready_s=10.4)
+    assert describe_state(status, 1.0) == "restarting: its process exited with code 1; back in about 10 s"
+
+
 def test_ready_says_what_was_measured_and_where_storage_and_computing_differ():
     status = make_status("a", info=make_info(precision="fp16", storage_dtype="float16"))
     assert describe_state(status, 2.34) == (
