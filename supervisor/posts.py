@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -107,6 +107,10 @@ class Post:
         """Start a holder that does not serve at once, with the settings wanted now, its failures forgotten."""
         self.holder.setting = self.wanted
         _keeper(self.holder).revive()
+
+    def take_hubs(self) -> None:
+        """Have the holder's next start use the hubs wanted now; its own description stays as it is."""
+        self.holder.setting = replace(self.holder.setting, hubs=self.wanted.hubs)
 
     def retune(self, restarts: RestartLimits, watch: WatchLimits) -> None:
         """Take other limits on restarts and hangs for every process of the post."""

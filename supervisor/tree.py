@@ -172,6 +172,7 @@ class Tree:
                 post.start()
             else:
                 post.wanted = self._next_setting(post)
+                post.take_hubs()
                 post.retune(self._use.restart_limits(), self._use.watch_limits())
                 if spec.id in changes.changed:
                     self._renewals.ask(post, "its settings have changed")

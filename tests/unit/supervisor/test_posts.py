@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from emb_model_provider.messages import LoadFailed, LoadProgress, LogConfig, Ready
-from emb_model_provider.modelmap import Hubs, ModelSpec
+from emb_model_provider.modelmap import HubAccess, Hubs, ModelSpec
 from supervisor.keeper import Death
 from supervisor.plan import Placement
 from supervisor.posts import Post
@@ -150,6 +150,14 @@ async def test_a_holder_that_does_not_serve_is_replaced_at_once(scene):
     assert scene.post.holder is scene.shards[1]
     serve(scene.shards[1])
     assert await renewal
+
+
+async def test_a_process_on_its_way_is_started_again_with_a_mirror_that_was_set_meanwhile(scene):
+    mirror = Hubs(huggingface=HubAccess(endpoint="https://mirror.example"))
+    scene.post.wanted = replace(scene.post.wanted, hubs=mirror)
+    scene.post.take_hubs()
+    (config,) = scene.shards[0].launch(2).first_messages
+    assert config.hubs == mirror
 
 
 async def test_a_start_that_never_ends_is_given_up_for_newer_settings(scene):
