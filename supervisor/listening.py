@@ -157,5 +157,7 @@ def _make_room(path: Path) -> None:
                 probe.connect(str(path))
             except ConnectionRefusedError:  # nobody listens: its server is dead
                 path.unlink()
+            except PermissionError:
+                raise OSError(f"The Unix socket {path} cannot be bound: it is another user's.") from None
             else:
                 raise OSError(f"The Unix socket {path} cannot be bound: another server listens on it.")
