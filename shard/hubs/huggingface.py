@@ -17,6 +17,7 @@ from shard.hubs.client import Listing, disk_error, no_network, no_permission, no
 from shard.hubs.snapshot import HubName, RemoteFile
 
 _PARALLEL_FILES: Final = 4
+_ANSWER_S: Final = 30.0
 _UNAUTHORIZED: Final = (401, 403)
 
 
@@ -26,7 +27,7 @@ def prepare_environment(access: HubAccess) -> None:
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     # transformers would otherwise ask the hub, in a thread, to convert a repository that has only .bin weights.
     os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
-    if access.endpoint:
+    if access.endpoint or os.environ.get("HF_ENDPOINT"):
         # Mirrors carry the files, not HuggingFace's chunk store, which the client would look for elsewhere.
         os.environ["HF_HUB_DISABLE_XET"] = "1"
 
@@ -73,7 +74,8 @@ class HuggingFaceClient:
 
         api = HfApi(endpoint=self._endpoint, token=self._access.token or None)
         with self._reasons(name, revision):
-            commit = api.model_info(name, revision=revision or self.default_revision).sha
+            # Without a limit the client would wait for ever for a hub that takes a connection and says nothing.
+            commit = api.model_info(name, revision=revision or self.default_revision, timeout=_ANSWER_S).sha
             entries = list(api.list_repo_tree(name, revision=commit, recursive=True))
         files = [
             RemoteFile(entry.path, entry.size, entry.lfs.sha256 if entry.lfs else None, entry.blob_id)
