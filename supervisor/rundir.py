@@ -13,6 +13,7 @@ import os
 import re
 import stat
 import tempfile
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,9 @@ _OURS = re.compile(rf"pid|control\.(sock|tmp)|metrics-\d{{1,4}}-\d{{1,9}}\.(mp|n
 #: ``sun_path`` holds 108 bytes with the closing zero (unix(7)); the longest name inside is a shard's socket.
 _MAX_SOCKET_PATH_BYTES = 107
 _LONGEST_NAME = "s0000-000000.sock"
+#: A look takes some 20 µs.
+_LOOK_S = 0.01
+_LOOKERS = 10
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -86,7 +90,7 @@ class RunDirectory:
         _check_length(path, "EMB_PROVIDER_RUN_DIR")
         try:
             made = _make(path)
-            descriptor = _lock(path)
+            descriptor = _lock_patiently(path)
         except BlockingIOError:
             raise DirectoryInUseError(path, _read_pid(path)) from None
         except OSError as error:
@@ -171,9 +175,16 @@ def find_running(parent: Path) -> list[RunningServer]:
 
 
 def running_in(path: Path) -> RunningServer | None:
-    """Return the living server that holds ``path``, if one does."""
+    """Return the living server that holds ``path``, if one does.
+
+    Raises ``ConfigurationError`` for a directory that this user may not look into.
+    """
     try:
-        os.close(_lock(path))
+        os.close(_lock(path, fcntl.LOCK_SH))
+    except PermissionError:
+        raise ConfigurationError(
+            f"{path} belongs to another user: run this as the server's user, or as root."
+        ) from None
     except BlockingIOError:
         return RunningServer(path, _read_pid(path))
     except OSError:
@@ -192,16 +203,25 @@ def _candidates(parent: Path) -> list[Path]:
     return found
 
 
-def _lock(path: Path) -> int:
+def _lock(path: Path, kind: int = fcntl.LOCK_EX) -> int:
     """Return a descriptor that holds the directory; raise ``BlockingIOError`` where another process does."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
         _check_is_at(path, descriptor)
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _lock_patiently(path: Path) -> int:
+    """Lock a directory for good; whoever only looks whether a server runs there holds it for a moment, too."""
+    for _ in range(_LOOKERS):
+        with contextlib.suppress(BlockingIOError):
+            return _lock(path)
+        time.sleep(_LOOK_S)
+    return _lock(path)
 
 
 def _check_is_at(path: Path, descriptor: int) -> None:

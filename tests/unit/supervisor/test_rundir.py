@@ -1,6 +1,8 @@
+import fcntl
 import os
 import socket
 import stat
+import threading
 
 import pytest
 
@@ -128,6 +130,33 @@ def test_a_directory_that_somebody_removed_is_made_again_and_is_held_again(short
         RunDirectory.fixed(short_path / "run")
     directory.remove()
     assert list(short_path.iterdir()) == []
+
+
+def test_a_server_starts_in_a_directory_that_somebody_is_just_looking_into(short_path):
+    path = short_path / "run"
+    path.mkdir(mode=0o700)
+    looking = os.open(path, os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH)  # as ``running_in`` does for a moment
+    threading.Timer(0.03, os.close, [looking]).start()
+    directory = RunDirectory.fixed(path)
+    assert running_in(path) is not None
+    directory.remove()
+
+
+def test_who_looks_into_a_directory_does_not_look_like_a_server_to_another_who_does(short_path):
+    looking = os.open(short_path, os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    assert running_in(short_path) is None
+    os.close(looking)
+
+
+def test_a_directory_that_may_not_be_looked_into_is_not_one_without_a_server(short_path, monkeypatch):
+    def refuse(*_arguments):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(ConfigurationError, match="belongs to another user"):
+        running_in(short_path)
 
 
 def test_living_servers_are_found_and_dead_ones_are_not(short_path):
