@@ -41,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     0 after an orderly stop, 78 for settings that cannot be used, 75 where another server holds the run directory.
     """
     _fill_standard_streams()
+    _fill_home()
     options = _parser().parse_args(arguments)
     if options.command not in (None, "serve"):
         return run_command(options)
@@ -125,6 +126,17 @@ def _fill_standard_streams() -> None:
             # The lowest number that is free is the one that is missing.
             os.open(os.devnull, os.O_RDWR)
             setattr(sys, name, os.fdopen(number, mode, closefd=False))
+
+
+def _fill_home() -> None:
+    """Name a home where there is none, as in a container that runs under a number without an account.
+
+    Every library would fail in its own way for want of one; below this one caches cannot be written, which is said.
+    """
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = "/"
 
 
 def _listen(settings: Settings) -> Listening:

@@ -1,5 +1,7 @@
 """What the command refuses before it starts anything."""
 
+import os
+import pwd
 import sys
 
 from supervisor import cli
@@ -14,3 +16,15 @@ def test_an_environment_in_which_supervisord_shares_our_folder_is_refused_with_w
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     assert cli.main(["--check"]) == 78
     assert "pip uninstall supervisor" in capsys.readouterr().err
+
+
+def test_a_user_without_an_account_and_a_home_can_serve(monkeypatch, tmp_path, capsys):
+    def unknown(_uid):
+        raise KeyError("getpwuid(): uid not found")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.delenv("HOME", raising=False)
+    assert cli.main(["--check"]) == 0
+    assert os.environ["HOME"] == "/"
+    assert "valid" in capsys.readouterr().out
