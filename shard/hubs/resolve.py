@@ -50,6 +50,17 @@ def fetch(spec: ModelSpec, hubs: Hubs, on_progress: OnProgress) -> Snapshot:
 
     A verified snapshot costs no request. ``on_progress`` is called about four times a second while bytes arrive.
     """
+    try:
+        return _find(spec, hubs, on_progress)
+    except PermissionError as error:
+        raise LoadError(
+            LoadReason.NO_PERMISSION,
+            f"{error.filename} may not be read by this server's user ({os.getuid()}): let it into every directory on "
+            "the way, or move the model.",
+        ) from None
+
+
+def _find(spec: ModelSpec, hubs: Hubs, on_progress: OnProgress) -> Snapshot:
     if spec.embedded:
         return _embedded(spec)
     directory = Path(spec.name).expanduser()

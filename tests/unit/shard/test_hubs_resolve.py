@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from emb_model_provider.errors import LoadError, LoadReason
@@ -73,3 +75,15 @@ def test_a_wrong_name_gets_names_that_exist(name, near):
 
 def test_a_name_like_no_other_gets_no_advice():
     assert suggest("zzz/qqqqqqqqqq") == ""
+
+
+@pytest.mark.parametrize(("name", "offline"), [("/secret/model", False), ("owner/model", True)])
+def test_what_this_user_may_not_look_into_is_said_and_no_mistake_of_ours(monkeypatch, tmp_path, name, offline):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    hubs = Hubs(HubAccess(cache_dir=str(tmp_path)), HubAccess(cache_dir=str(tmp_path)), offline=offline)
+    with pytest.raises(LoadError, match=r"may not be read by this server's user \(\d+\)") as caught:
+        fetch(spec(name), hubs, lambda _progress: None)
+    assert caught.value.reason == LoadReason.NO_PERMISSION
