@@ -386,17 +386,17 @@ def test_newer_settings_do_not_wait_for_a_model_that_never_loads_with_older_ones
         server.models["zh"].behave(load_hang=True)
         server.models["zh"].entry["overlong"] = "error"
         os.kill(server.shard_pid("zh"), signal.SIGKILL)
-        wait_until(lambda: operator.model(server, "zh").state == "loading", 10, "it hangs in its start")
+        wait_until(lambda: operator.model(server, "zh").state == "loading", 30, "it hangs in its start")
         server.write_mapping()
         operator.reload(server)
-        wait_until(lambda: len(server.models["zh"].start_pids()) > 2, 10, "so does it with other settings")
+        wait_until(lambda: len(server.models["zh"].start_pids()) > 2, 30, "so does it with other settings")
         time.sleep(0.3)
         server.models["zh"].behave(load_hang=False)
         server.models["zh"].entry["overlong"] = "end"
         server.write_mapping()
         operator.reload(server)
         operator.restart(server, "en")
-        operator.wait_settled(server, 10)
+        operator.wait_settled(server)
         server.check("zh", ["with the newest settings"])
 
 
