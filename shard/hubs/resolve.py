@@ -16,7 +16,7 @@ from typing import Final
 from emb_model_provider.errors import LoadError, LoadReason
 from emb_model_provider.logs import EventLog
 from emb_model_provider.modelmap import Hubs, ModelSpec
-from shard.hubs.client import HubClient, Listing, disk_error
+from shard.hubs.client import DiskError, HubClient, Listing, disk_error
 from shard.hubs.huggingface import HuggingFaceClient
 from shard.hubs.modelscope import ModelScopeClient, other_names
 from shard.hubs.near_names import suggest
@@ -150,6 +150,10 @@ def _online(spec: ModelSpec, clients: list[HubClient], on_progress: OnProgress) 
     for index, client in enumerate(clients):
         try:
             return _download(spec, client, on_progress)
+        except DiskError:
+            if (found := _unverified(spec, clients)) is not None:
+                return found
+            raise
         except LoadError as error:
             if error.reason not in _TRY_THE_OTHER:
                 raise

@@ -1,5 +1,7 @@
 """``fetch`` with the real clients against the loopback hub: what the end-to-end tests have no time for."""
 
+import errno
+import os
 import subprocess
 import sys
 import textwrap
@@ -121,6 +123,25 @@ def test_a_hub_that_is_gone_is_no_network_and_a_cache_of_another_tool_helps_out(
     error = refused(hub, tmp_path / "empty", name)
     assert error.reason == LoadReason.NO_NETWORK
     assert "EMB_PROVIDER_MODELSCOPE_ENDPOINT" in str(error)
+
+
+@pytest.mark.parametrize("name", [MS, HF])
+def test_a_complete_cache_that_is_mounted_read_only_is_used_and_an_empty_one_is_named(hub, tmp_path, monkeypatch, name):
+    complete = get(hub, tmp_path, name)
+    for marker in tmp_path.rglob(".emb-provider-*.json"):
+        marker.unlink()
+    really_open = os.open
+
+    def read_only(path, flags, *rest, **options):
+        if flags & os.O_CREAT:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        return really_open(path, flags, *rest, **options)
+
+    monkeypatch.setattr(os, "open", read_only)
+    assert get(hub, tmp_path, name).directory == complete.directory
+    error = refused(hub, tmp_path / "empty", name)
+    assert error.reason == LoadReason.NO_PERMISSION
+    assert "cannot be written" in str(error)
 
 
 def test_half_a_cache_of_another_tool_is_not_taken_for_a_model(hub, tmp_path):
