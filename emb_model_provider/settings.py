@@ -134,17 +134,12 @@ def load_settings(
         values.get(table.LOG_LEVEL), values.path(values.get(table.LOG_FILE)), values.get(table.LOG_FORMAT)
     )
     models = _models(values)
+    supervision = _supervision(values)
+    processes = _processes(values)
+    # Only now has every value been looked at.
     if values.problems:
         raise ConfigurationError(*values.problems)
-    return Settings(
-        server,
-        hubs,
-        logs,
-        models,
-        supervision=_supervision(values),
-        processes=_processes(values),
-        warnings=tuple(values.warnings),
-    )
+    return Settings(server, hubs, logs, models, supervision, processes, tuple(values.warnings))
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,13 @@ def test_each_example_of_the_table_is_accepted_and_each_default_is_its_own_kind(
         assert row.kind.parse(text) == row.default
 
 
+@pytest.mark.parametrize("row", SETTINGS, ids=lambda row: row.name)
+def test_a_wrong_value_of_any_setting_is_refused(row) -> None:
+    with pytest.raises(ConfigurationError, match=row.name):
+        # With a model and a certificate, beside which every other setting counts.
+        load(**{"MODEL_NAME": "a/b", "TLS_CERT_FILE": "c.pem", row.name.removeprefix(P): "no\x01value"})
+
+
 def test_the_environment_wins_over_the_file_even_when_it_is_empty() -> None:
     file = "EMB_PROVIDER_PORT=9001\nEMB_PROVIDER_HOST=::1\nEMB_PROVIDER_READY_WAIT_S=2.5\n"
     server = load(file, PORT=" 9002 ", HOST="  ").server
