@@ -123,12 +123,22 @@ class Settings:
     warnings: tuple[str, ...] = ()
 
 
+def _unchecked(_certificate: str, _key: str) -> str:
+    return ""
+
+
 def load_settings(
-    env: Mapping[str, str], dotenv: DotenvFile | None, read_keys: Callable[[Path], KeyFile] = read_key_file
+    env: Mapping[str, str],
+    dotenv: DotenvFile | None,
+    read_keys: Callable[[Path], KeyFile] = read_key_file,
+    check_tls: Callable[[str, str], str] = _unchecked,
 ) -> Settings:
-    """Return the settings; ``env`` wins over ``dotenv``. Raise one ``ConfigurationError`` with every mistake."""
+    """Return the settings; ``env`` wins over ``dotenv``. Raise one ``ConfigurationError`` with every mistake.
+
+    ``check_tls`` returns a digest of certificate and key, or raises as this does.
+    """
     values = _Values(env, dotenv)
-    server = _server(values, read_keys)
+    server = _server(values, read_keys, check_tls)
     hubs = _hubs(values)
     logs = LogSettings(
         values.get(table.LOG_LEVEL), values.path(values.get(table.LOG_FILE)), values.get(table.LOG_FORMAT)
@@ -184,6 +194,11 @@ class _Values:
         found = self.find(row)
         return found.where if found else "the default"
 
+    def blame(self, rows: Iterable[Setting[object]], error: ConfigurationError) -> None:
+        """Note what is wrong with the files that ``rows`` name."""
+        place = " and ".join(f"{row.name} ({self.where(row)})" for row in rows)
+        self.problems.extend(f"{place}: {problem}" for problem in error.problems)
+
     def path(self, text: str) -> str:
         """Replace a leading ``~`` by the home directory, as a shell would."""
         home = self._env.get("HOME", "")
@@ -216,7 +231,9 @@ class _Values:
             self.warnings.append(f"{name} ({where}) is no setting of this program and is ignored.{advice}")
 
 
-def _server(values: _Values, read_keys: Callable[[Path], KeyFile]) -> ServerSettings:
+def _server(
+    values: _Values, read_keys: Callable[[Path], KeyFile], check_tls: Callable[[str, str], str]
+) -> ServerSettings:
     return ServerSettings(
         host=values.get(table.HOST),
         port=values.get(table.PORT),
@@ -234,7 +251,7 @@ def _server(values: _Values, read_keys: Callable[[Path], KeyFile]) -> ServerSett
             max_connections=values.get(table.MAX_CONNECTIONS),
             quarantine_s=values.get(table.QUARANTINE_S),
         ),
-        around=_around(values),
+        around=_around(values, check_tls),
         unix_socket=values.path(values.get(table.UNIX_SOCKET)),
         unix_socket_mode=values.get(table.UNIX_SOCKET_MODE),
     )
@@ -249,16 +266,22 @@ def _api_keys(values: _Values, read_keys: Callable[[Path], KeyFile]) -> tuple[st
     try:
         found = read_keys(Path(path))
     except ConfigurationError as error:
-        place = f"{table.API_KEYS_FILE.name} ({values.where(table.API_KEYS_FILE)})"
-        values.problems.extend(f"{place}: {problem}" for problem in error.problems)
+        values.blame([table.API_KEYS_FILE], error)
         return keys
     values.warnings.extend(found.warnings)
     return tuple(dict.fromkeys((*keys, *found.keys)))
 
 
-def _around(values: _Values) -> Surroundings:
+def _around(values: _Values, check_tls: Callable[[str, str], str]) -> Surroundings:
     certificate = values.path(values.get(table.TLS_CERT_FILE))
-    if not certificate:
+    key = values.path(values.get(table.TLS_KEY_FILE)) if certificate else ""
+    digest = ""
+    if certificate:
+        try:
+            digest = check_tls(certificate, key or certificate)
+        except ConfigurationError as error:
+            values.blame([table.TLS_CERT_FILE, table.TLS_KEY_FILE] if key else [table.TLS_CERT_FILE], error)
+    else:
         values.warn_ignored([table.TLS_KEY_FILE], f"{table.TLS_CERT_FILE.name} is not set, so TLS is off")
     return Surroundings(
         metrics_need_key=values.get(table.METRICS_NEED_KEY),
@@ -266,7 +289,8 @@ def _around(values: _Values) -> Surroundings:
         cors_origins=values.get(table.CORS_ORIGINS),
         url_prefix=values.get(table.URL_PREFIX),
         tls_certificate=certificate,
-        tls_key=values.path(values.get(table.TLS_KEY_FILE)) if certificate else "",
+        tls_key=key,
+        tls_digest=digest,
         routers=values.get(table.ROUTERS),
     )
 

@@ -25,7 +25,7 @@ from supervisor.plan import Placement, place
 from supervisor.rundir import DirectoryInUseError, RunDirectory, runtime_parent
 from supervisor.sdnotify import Notifier, forget, passed_listeners
 from supervisor.settings_in_use import Load
-from supervisor.tls import with_tls_checked
+from supervisor.tls import tls_digest
 from supervisor.tree import OBEYED, Ground, Tree
 
 log = EventLog("supervisor")
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         return run_command(options)
 
     def load() -> tuple[Settings, dict[str, Placement]]:
-        settings = with_tls_checked(load_settings(os.environ, read_dotenv(options.env_file)))
+        settings = load_settings(os.environ, read_dotenv(options.env_file), check_tls=tls_digest)
         return settings, place(settings.models, read_machine(os.environ))
 
     try:

@@ -28,3 +28,20 @@ def test_a_user_without_an_account_and_a_home_can_serve(monkeypatch, tmp_path, c
     assert cli.main(["--check"]) == 0
     assert os.environ["HOME"] == "/"
     assert "valid" in capsys.readouterr().out
+
+
+def test_a_certificate_that_cannot_be_used_is_named_with_its_place_among_all_other_mistakes(
+    monkeypatch, tmp_path, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cert.pem").write_text("nothing")
+    text = "EMB_PROVIDER_PORT=x\nEMB_PROVIDER_TLS_CERT_FILE=cert.pem\nEMB_PROVIDER_TLS_KEY_FILE=key.pem\n"
+    (tmp_path / ".env").write_text(text)
+    assert cli.main(["--check"]) == 78
+    wrong_port, wrong_files = capsys.readouterr().err.splitlines()
+    assert "EMB_PROVIDER_PORT" in wrong_port
+    assert "EMB_PROVIDER_TLS_CERT_FILE (.env:2) and EMB_PROVIDER_TLS_KEY_FILE (.env:3): " in wrong_files
+    assert "key.pem cannot be read: No such file" in wrong_files
+    (tmp_path / "key.pem").write_text("nothing")
+    assert cli.main(["--check"]) == 78
+    assert "cert.pem and key.pem cannot be used: " in capsys.readouterr().err
