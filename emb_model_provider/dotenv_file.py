@@ -20,6 +20,7 @@ from dotenv.variables import parse_variables
 
 from emb_model_provider.errors import ConfigurationError
 from emb_model_provider.positioned_json import Document, JsonMistakeError, scan_json
+from emb_model_provider.small_file import read_small_file
 
 PREFIX: Final = "EMB_PROVIDER_"
 MAPPING_NAME: Final = PREFIX + "MODEL_MAPPING"
@@ -58,22 +59,25 @@ class DotenvFile:
     warnings: tuple[str, ...] = ()
 
 
-def read_dotenv(path: Path | None, environ: Mapping[str, str] | None = None) -> DotenvFile | None:
+def read_dotenv(
+    path: Path | None, environ: Mapping[str, str] | None = None, *, again: bool = False
+) -> DotenvFile | None:
     """Read the file at ``path``, which must exist, or ``./.env``, which need not; raise ``ConfigurationError``.
 
-    ``environ`` serves ``${NAME}`` in values; it is the process's own where none is given.
+    ``environ`` serves ``${NAME}`` in values; it is the process's own where none is given. ``again`` is for a reload.
     """
     environ = os.environ if environ is None else environ
     if path is None:
         # A virtual environment is often called .env, too: a directory of that name is not ours.
-        return _read(Path(".env"), environ) if Path(".env").exists() and not Path(".env").is_dir() else None
-    return _read(path, environ)
+        return (
+            _read(Path(".env"), environ, again=again) if Path(".env").exists() and not Path(".env").is_dir() else None
+        )
+    return _read(path, environ, again=again)
 
 
-def _read(path: Path, environ: Mapping[str, str]) -> DotenvFile:
+def _read(path: Path, environ: Mapping[str, str], *, again: bool) -> DotenvFile:
     try:
-        with path.open("rb") as stream:
-            raw = stream.read(_MAX_FILE_BYTES + 1)
+        raw, _ = read_small_file(path, _MAX_FILE_BYTES + 1, again=again)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigurationError(f"The settings file {path} cannot be read: {reason}.") from None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from emb_model_provider.errors import ConfigurationError
+from emb_model_provider.small_file import read_small_file
 from emb_model_provider.value_kinds import WrongValueError
 from emb_model_provider.value_shapes import ApiKeys
 
@@ -23,12 +23,13 @@ class KeyFile:
     warnings: tuple[str, ...] = ()
 
 
-def read_key_file(path: Path) -> KeyFile:
-    """Return what the file holds; raise ``ConfigurationError`` that names path and line, and never a key."""
+def read_key_file(path: Path, *, again: bool = False) -> KeyFile:
+    """Return what the file holds; raise ``ConfigurationError`` that names path and line, and never a key.
+
+    ``again`` is for a reload.
+    """
     try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            data = file.read(_MAX_BYTES + 1)
+        data, mode = read_small_file(path, _MAX_BYTES + 1, again=again)
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}.") from None
     if len(data) > _MAX_BYTES:

@@ -10,10 +10,12 @@ import logging
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 from emb_model_provider.dotenv_file import read_dotenv
 from emb_model_provider.errors import EXIT_ALREADY_RUNNING, EXIT_CONFIGURATION, ConfigurationError
+from emb_model_provider.key_file import read_key_file
 from emb_model_provider.logs import EventLog
 from emb_model_provider.settings import Settings, load_settings
 from supervisor.commands import add_commands, run_command
@@ -46,12 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
     if options.command not in (None, "serve"):
         return run_command(options)
 
-    def load() -> tuple[Settings, dict[str, Placement]]:
-        settings = load_settings(os.environ, read_dotenv(options.env_file), check_tls=tls_digest)
-        return settings, place(settings.models, read_machine(os.environ))
-
     try:
         _check_package_owner()
+        load = _loader(options.env_file)
         settings, places = load()
     except ConfigurationError as error:
         _print_problems(error)
@@ -62,6 +61,23 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.write(f"The settings are valid: {len(settings.models)} model(s).\n")
         return 0
     return _serve(settings, places, load)
+
+
+def _loader(env_file: Path | None) -> Load:
+    """Return what reads the settings: the first time at the start, then at each reload."""
+    path, again = env_file, False
+
+    def load() -> tuple[Settings, dict[str, Placement]]:
+        nonlocal path, again
+        dotenv = read_dotenv(path, again=again)
+        settings = load_settings(os.environ, dotenv, partial(read_key_file, again=again), tls_digest)
+        if dotenv is not None:
+            # Once read it must be there: gone, it would be settings without models and keys.
+            path = Path(dotenv.label)
+        again = True
+        return settings, place(settings.models, read_machine(os.environ))
+
+    return load
 
 
 def _parser() -> argparse.ArgumentParser:

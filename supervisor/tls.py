@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from emb_model_provider.errors import ConfigurationError
+from emb_model_provider.small_file import read_small_file
+
+_MAX_BYTES: Final = 1024 * 1024
 
 
 def tls_digest(certificate: str, key: str) -> str:
@@ -17,7 +20,8 @@ def tls_digest(certificate: str, key: str) -> str:
     import ssl  # noqa: PLC0415 - ten milliseconds and a megabyte that most servers do without
 
     try:
-        contents = [Path(name).read_bytes() for name in (certificate, key)]
+        # Read here and by each router: a pipe would not last.
+        contents = [read_small_file(Path(name), _MAX_BYTES, again=True)[0] for name in (certificate, key)]
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate, key, password=_refuse_to_ask)
     except ssl.SSLError as error:

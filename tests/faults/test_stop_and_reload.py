@@ -205,6 +205,21 @@ def test_case_33_a_broken_configuration_is_refused_and_status_says_why(tmp_path)
         assert operator.report(server).problems == ()
 
 
+def test_a_settings_file_that_can_be_read_no_more_is_refused_and_neither_waited_for_nor_taken_for_an_empty_one(
+    tmp_path,
+):
+    with make_server(tmp_path, "en") as server:
+        (server.directory / ".env").unlink()
+        refused = operator.command(server, "reload")
+        assert (refused.returncode, ".env cannot be read: No such file" in refused.stderr) == (1, True)
+        os.mkfifo(server.directory / ".env")
+        with pytest.raises(ControlError, match="it is a pipe"):
+            operator.reload(server)
+        (server.directory / ".env").unlink()
+        server.write_mapping()
+        assert "kept: en" in operator.reload(server)
+
+
 def test_a_changed_model_is_followed_by_one_that_is_ready_first_and_no_client_notices(tmp_path):
     with make_server(tmp_path, "en", "zh", load_s=1.5) as server:
         server.wait_ready()

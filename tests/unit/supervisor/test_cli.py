@@ -3,7 +3,11 @@
 import os
 import pwd
 import sys
+from pathlib import Path
 
+import pytest
+
+from emb_model_provider.errors import ConfigurationError
 from supervisor import cli
 
 
@@ -45,3 +49,29 @@ def test_a_certificate_that_cannot_be_used_is_named_with_its_place_among_all_oth
     (tmp_path / "key.pem").write_text("nothing")
     assert cli.main(["--check"]) == 78
     assert "cert.pem and key.pem cannot be used: " in capsys.readouterr().err
+
+
+def test_settings_from_a_pipe_are_read_at_the_start_and_never_again_as_empty(tmp_path):
+    reading, writing = os.pipe()
+    os.write(writing, b"EMB_PROVIDER_API_KEYS=hush\n")
+    os.close(writing)
+    try:
+        load = cli._loader(Path(f"/dev/fd/{reading}"))
+        assert load()[0].server.api_keys == ("hush",)
+        with pytest.raises(ConfigurationError, match="it is a pipe"):
+            load()
+    finally:
+        os.close(reading)
+
+
+@pytest.mark.parametrize("name", ["API_KEYS_FILE", "TLS_CERT_FILE"])
+@pytest.mark.timeout(10)
+def test_a_pipe_that_a_reload_finds_in_a_setting_is_refused_and_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / "pipe")
+    path = tmp_path / "my.env"
+    path.touch()
+    load = cli._loader(path)
+    load()
+    path.write_text(f"EMB_PROVIDER_{name}={tmp_path / 'pipe'}\n")
+    with pytest.raises(ConfigurationError, match=rf"EMB_PROVIDER_{name} \(.*my.env:1\): .*it is a pipe"):
+        load()
