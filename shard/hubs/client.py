@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from emb_model_provider.errors import LoadError, LoadReason
 from shard.hubs.snapshot import HubName, RemoteFile
+
+_OTHER_WAYS: Final = "take the model from the other hub, or copy it into the cache and set EMB_PROVIDER_OFFLINE=true."
+_URL_PASSWORD: Final = re.compile(r"//[^/\s]*@")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +48,17 @@ def no_network(source: HubName, endpoint: str, error: object) -> LoadError:
     """Return the error of a hub that cannot be reached."""
     return LoadError(
         LoadReason.NO_NETWORK,
-        f"{source} ({endpoint}) cannot be reached: {_first_line(error)}. Check the network and the proxy, set "
-        f"EMB_PROVIDER_{source.upper()}_ENDPOINT to a mirror, take the model from the other hub, or copy it into the "
-        "cache and set EMB_PROVIDER_OFFLINE=true.",
+        f"{source} ({_shown(endpoint)}) cannot be reached: {_first_line(error)}. Check the network and the proxy, set "
+        f"EMB_PROVIDER_{source.upper()}_ENDPOINT to a mirror, {_OTHER_WAYS}",
+    )
+
+
+def no_answer_of_a_hub(source: HubName, endpoint: str, answer: str) -> LoadError:
+    """Return the error of a server that is reached and answers with what no model can be had from."""
+    return LoadError(
+        LoadReason.NO_NETWORK,
+        f"{source} ({_shown(endpoint)}) answers {answer}: it is out of order, no such hub or mirror, or a proxy "
+        f"answers in its place. Check EMB_PROVIDER_{source.upper()}_ENDPOINT and the proxy, {_OTHER_WAYS}",
     )
 
 
@@ -61,6 +73,15 @@ def no_such_revision(source: HubName, name: str, revision: str | None) -> LoadEr
         LoadReason.NO_SUCH_MODEL,
         f"the model {name!r} on {source} has no revision {revision!r}: correct 'revision' in its mapping entry or "
         "EMB_PROVIDER_MODEL_REVISION.",
+    )
+
+
+def wrong_token(source: HubName, name: str) -> LoadError:
+    """Return the error of a token that the hub does not know, with which it does not even give what all may have."""
+    return LoadError(
+        LoadReason.NO_PERMISSION,
+        f"{source} does not let us have {name!r} with the token that is set, which is wrong or has expired: correct "
+        f"EMB_PROVIDER_{source.upper()}_TOKEN, or what the hub's own tools have stored; a public model needs none.",
     )
 
 
@@ -85,6 +106,11 @@ def disk_error(error: OSError, directory: Path) -> DiskError:
     return DiskError(LoadReason.NO_PERMISSION, f"{reason}. Set the hub's cache directory to a writable one.")
 
 
+def _shown(text: str) -> str:
+    """Return a text without the password of an address in it, which the clients' own variables may hold."""
+    return _URL_PASSWORD.sub("//***@", text)
+
+
 def _first_line(error: object) -> str:
-    lines = str(error).strip().splitlines()
+    lines = _shown(str(error)).strip().splitlines()
     return (lines[0] if lines else type(error).__name__)[:300].rstrip(".")

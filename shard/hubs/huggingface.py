@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 from emb_model_provider.errors import LoadError
 from emb_model_provider.modelmap import HubAccess
-from shard.hubs.client import Listing, disk_error, no_network, no_permission, no_such_model, no_such_revision
+from shard.hubs.client import (
+    Listing,
+    disk_error,
+    no_answer_of_a_hub,
+    no_network,
+    no_permission,
+    no_such_model,
+    no_such_revision,
+    wrong_token,
+)
 from shard.hubs.snapshot import HubName, RemoteFile
 
 _PARALLEL_FILES: Final = 4
 _ANSWER_S: Final = 30.0
-_UNAUTHORIZED: Final = (401, 403)
+_UNAUTHORIZED: Final = 401
+_FORBIDDEN: Final = 403
 
 
 def prepare_environment(access: HubAccess) -> None:
@@ -73,9 +84,8 @@ class HuggingFaceClient:
         from huggingface_hub import HfApi, RepoFile  # noqa: PLC0415
 
         api = HfApi(endpoint=self._endpoint, token=self._access.token or None)
-        with self._reasons(name, revision):
-            # Without a limit the client would wait for ever for a hub that takes a connection and says nothing.
-            commit = api.model_info(name, revision=revision or self.default_revision, timeout=_ANSWER_S).sha
+        with self._reasons(name, revision), _Patience().limited():
+            commit = api.model_info(name, revision=revision or self.default_revision).sha
             entries = list(api.list_repo_tree(name, revision=commit, recursive=True))
         files = [
             RemoteFile(entry.path, entry.size, entry.lfs.sha256 if entry.lfs else None, entry.blob_id)
@@ -129,21 +139,59 @@ class HuggingFaceClient:
             raise no_network(self.source, self._endpoint, error) from error
         except OSError as error:
             raise disk_error(error, self._cache) from error
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            # The client stumbles over the answer, as over a page to sign in at.
+            raise no_answer_of_a_hub(self.source, self._endpoint, "with something else than a model's files") from error
 
     def _unknown(self, name: str) -> LoadError:
         return no_such_model(self.source, name)
 
     def _refused(self, name: str, error: Exception) -> LoadError:
+        from huggingface_hub import get_token  # noqa: PLC0415
+
         response = getattr(error, "response", None)
         status = getattr(response, "status_code", 0)
-        if status in _UNAUTHORIZED:
+        if status == _UNAUTHORIZED:
             # Over plain http the client does not tell an unknown repository from a closed one; neither does the hub.
-            return (
-                no_permission(self.source, name)
-                if self._access.token or status != _UNAUTHORIZED[0]
-                else self._unknown(name)
-            )
-        return no_network(self.source, self._endpoint, error)
+            return wrong_token(self.source, name) if self._access.token or get_token() else self._unknown(name)
+        if status == _FORBIDDEN:
+            return no_permission(self.source, name)
+        if response is None:
+            return no_network(self.source, self._endpoint, error)
+        return no_answer_of_a_hub(self.source, self._endpoint, f"{status} {response.reason_phrase}".rstrip())
+
+
+class _Request(Protocol):
+    """A request of the HTTP library that the client uses."""
+
+    extensions: dict[str, dict[str, float | None]]
+
+
+class _Patience:
+    """Ends the waiting for a hub that takes a connection and says nothing: the client would wait for ever."""
+
+    def __init__(self) -> None:
+        self._until_s = 0.0
+
+    def __call__(self, request: _Request) -> None:
+        """Limit one request, before it is sent; a further try of the client's own counts as the same waiting."""
+        left_s = self._until_s - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError("it takes connections and says nothing")
+        request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), left_s)
+
+    @contextmanager
+    def limited(self) -> Iterator[None]:
+        """Wait for all answers together as long as for one."""
+        from huggingface_hub import get_session  # noqa: PLC0415
+
+        hooks = get_session().event_hooks["request"]
+        self._until_s = time.monotonic() + _ANSWER_S
+        hooks.append(self)
+        try:
+            yield
+        finally:
+            hooks.remove(self)
 
 
 def _meter_class(on_bytes: Callable[[int], None]) -> type:

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING
 
 from emb_model_provider.errors import LoadError, LoadReason
 from emb_model_provider.modelmap import HubAccess
-from shard.hubs.client import Listing, disk_error, no_network, no_permission, no_such_model, no_such_revision
+from shard.hubs.client import (
+    Listing,
+    disk_error,
+    no_answer_of_a_hub,
+    no_network,
+    no_permission,
+    no_such_model,
+    no_such_revision,
+    wrong_token,
+)
 from shard.hubs.snapshot import HubName, RemoteFile
 
 if TYPE_CHECKING:
@@ -32,6 +41,8 @@ class ModelScopeClient:
         if access.endpoint:
             # Some paths of the client read the variable instead of what it is given.
             os.environ["MODELSCOPE_ENDPOINT"] = access.endpoint
+        # Read when the client is imported. A silent hub would be asked four times for 15 s each, and again by us.
+        os.environ.setdefault("MODELSCOPE_REPO_TREE_PAGE_MAX_ATTEMPTS", "2")
         self._access = access
         default = os.environ.get("MODELSCOPE_CACHE") or str(Path.home() / ".cache" / "modelscope")
         self._cache = Path(access.cache_dir or default).expanduser()
@@ -99,7 +110,8 @@ class ModelScopeClient:
                 return no_such_revision(self.source, name, revision)
             return no_such_model(self.source, name)
         if isinstance(error, (errors.AuthenticationError, errors.PermissionDeniedError)):
-            return no_permission(self.source, name)
+            refused = isinstance(error, errors.AuthenticationError) and self._access.token
+            return wrong_token(self.source, name) if refused else no_permission(self.source, name)
         if isinstance(error, errors.FileIntegrityError):
             return LoadError(
                 LoadReason.CORRUPT_DOWNLOAD,
@@ -108,7 +120,15 @@ class ModelScopeClient:
             )
         if isinstance(error, OSError) and not isinstance(error, ConnectionError) and error.errno is not None:
             return disk_error(error, self._cache)
-        return no_network(self.source, self._access.endpoint or "modelscope.cn", error)
+        return self._unusable(error)
+
+    def _unusable(self, error: BaseException) -> LoadError:
+        endpoint = self._access.endpoint or "modelscope.cn"
+        if status := getattr(error, "status_code", None):
+            return no_answer_of_a_hub(self.source, endpoint, str(status))
+        if isinstance(error, ValueError):
+            return no_answer_of_a_hub(self.source, endpoint, "with something else than a model's files")
+        return no_network(self.source, endpoint, error)
 
     def _exists(self, name: str) -> bool:
         try:

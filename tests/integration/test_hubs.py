@@ -1,7 +1,9 @@
 """``fetch`` with the real clients against the loopback hub: what the end-to-end tests have no time for."""
 
+import contextlib
 import errno
 import os
+import socket
 import subprocess
 import sys
 import textwrap
@@ -166,6 +168,18 @@ def test_a_private_model_needs_a_token_that_may_see_it(hub, tmp_path, directorie
 
 
 @pytest.mark.parametrize("name", [MS, HF])
+def test_a_wrong_token_is_named_as_the_mistake_also_where_none_is_needed(hub, tmp_path, name):
+    error = refused(hub, tmp_path, name, token="wrong", source="modelscope" if name == MS else "huggingface")
+    assert (error.reason, "wrong or has expired" in str(error)) == (LoadReason.NO_PERMISSION, True)
+
+
+def test_a_wrong_token_of_the_hub_s_own_variable_is_not_taken_for_a_model_that_is_missing(hub, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "wrong")
+    error = refused(hub, tmp_path, HF, source="huggingface")
+    assert (error.reason, "wrong or has expired" in str(error)) == (LoadReason.NO_PERMISSION, True)
+
+
+@pytest.mark.parametrize("name", [MS, HF])
 def test_a_revision_that_does_not_exist_is_named_as_the_mistake(hub, tmp_path, name):
     source = "modelscope" if name == MS else "huggingface"
     error = refused(hub, tmp_path, name, source=source, revision="v9")
@@ -176,3 +190,27 @@ def test_a_revision_that_does_not_exist_is_named_as_the_mistake(hub, tmp_path, n
 def test_fetching_imports_neither_torch_nor_transformers():
     code = "import sys, shard.hubs; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_modelscope_that_takes_connections_and_says_nothing_is_asked_twice_and_no_more(tmp_path):
+    code = """
+    import sys
+    from emb_model_provider.modelmap import HubAccess
+    from shard.hubs.modelscope import ModelScopeClient
+    ModelScopeClient(HubAccess(cache_dir=sys.argv[1], endpoint=sys.argv[2])).list_files("a/b", None)
+    """
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(code), str(tmp_path), endpoint],
+            env=os.environ | {"MODELSCOPE_REPO_TREE_PAGE_TIMEOUT_SECONDS": "1"},
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert "cannot be reached" in done.stderr
+        silent.setblocking(False)
+        asked = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                silent.accept()[0].close()
+                asked += 1
+    assert asked == 2

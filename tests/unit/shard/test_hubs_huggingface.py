@@ -2,6 +2,9 @@
 
 import os
 import socket
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -33,3 +36,65 @@ def test_a_hub_that_takes_a_connection_and_says_nothing_is_no_network(monkeypatc
         with pytest.raises(LoadError, match="cannot be reached") as caught:
             client.list_files("a/b", None)
     assert caught.value.reason == LoadReason.NO_NETWORK
+
+
+class _Answers(BaseHTTPRequestHandler):
+    """A server that is no hub, or one that answers the first question alone."""
+
+    def do_GET(self):
+        body, status = self.server.body, self.server.status
+        if "/tree/" in self.path:
+            self.server.released.wait(10)
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        """Nothing on stderr."""
+
+
+@contextmanager
+def answering(status, body):
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Answers) as server:
+        server.status, server.body, server.released = status, body, threading.Event()
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield f"http://me:hush@127.0.0.1:{server.server_port}"
+        finally:
+            server.released.set()
+            server.shutdown()
+            thread.join()
+
+
+def refused(endpoint, cache) -> LoadError:
+    client = HuggingFaceClient(HubAccess(cache_dir=str(cache), endpoint=endpoint))
+    with pytest.raises(LoadError) as caught:
+        client.list_files("a/b", None)
+    return caught.value
+
+
+def test_a_hub_that_falls_silent_after_its_first_answer_is_no_network(monkeypatch, tmp_path):
+    monkeypatch.setattr(huggingface, "_ANSWER_S", 0.5)
+    with answering(200, b'{"id": "a/b", "sha": "00", "siblings": [], "tags": []}') as endpoint:
+        error = refused(endpoint, tmp_path)
+    assert (error.reason, "says nothing" in str(error)) == (LoadReason.NO_NETWORK, True)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (404, b"not here", "answers 404 Not Found"),
+        (200, b"<html>sign in</html>", "answers with something else than a model's files"),
+        (200, b'{"sha": "00"}', "answers with something else than a model's files"),
+    ],
+)
+def test_a_server_that_is_no_hub_is_called_so_and_no_mistake_of_ours_and_no_password_is_shown(
+    tmp_path, status, body, words
+):
+    with answering(status, body) as endpoint:
+        error = refused(endpoint, tmp_path)
+    assert error.reason == LoadReason.NO_NETWORK
+    assert f"huggingface (http://***@127.0.0.1:{endpoint.rpartition(':')[2]}) {words}" in str(error)
+    assert "hush" not in str(error)
