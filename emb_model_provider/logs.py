@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import sys
 import time
@@ -18,6 +19,7 @@ from typing import Final, Literal
 #: First character of every line a child writes through this module.
 MARK: Final = "\x1e"
 _MAX_VALUE_CHARS: Final = 2000
+_MAX_TRACE_CHARS: Final = 8000
 #: C0 and C1 controls, line and paragraph separators, and the bidirectional controls that reorder a terminal line.
 _UNSAFE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _NEEDS_QUOTES: Final = re.compile(r'[\s"=]')
@@ -100,7 +102,8 @@ class EventFormatter(logging.Formatter):
         }
         body.update({key: _jsonable(value) for key, value in values.items()})
         if trace:
-            body["trace"] = trace
+            # Escaped six bytes a character, it has to fit into a line that the supervisor does not cut.
+            body["trace"] = trace if len(trace) <= _MAX_TRACE_CHARS else "…" + trace[-_MAX_TRACE_CHARS:]
         return json.dumps(body, ensure_ascii=True)
 
 
@@ -114,6 +117,8 @@ def _quoted(value: object) -> str:
 
 
 def _jsonable(value: object) -> object:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON knows neither
     return value if isinstance(value, (int, float, bool, type(None))) else escape(str(value))
 
 

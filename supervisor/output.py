@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import logging.handlers
+import os
 import queue
 import threading
 from pathlib import Path
@@ -92,12 +93,14 @@ class Output:
             target, text = self._lines.get()
             if target == "stop":
                 break
-            if self._dropped:
-                text, self._dropped = f"{text}\n({self._dropped} lines dropped: output was too slow)", 0
             self._write(target, text)
+            if self._dropped:
+                dropped, self._dropped = self._dropped, 0
+                log.warning("lines_dropped", lines=dropped, why="the output was too slow")
         self._draw("")
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # what the disk had no room for
+                self._file.close()
 
     def _write(self, target: Target, text: str) -> None:
         if target in ("log", "file") and self._file is not None:
@@ -128,7 +131,28 @@ class Output:
 
 
 class RotatedFile(logging.handlers.RotatingFileHandler):
-    """A log file that is kept where it cannot be renamed, as one is in a directory of somebody else's: it grows."""
+    """A log file that grows where it cannot be renamed, and is made anew where others have done so.
+
+    Those are logrotate and another server with the same file.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # Where it can be neither seen nor made, what is open is written to.
+        with contextlib.suppress(OSError):
+            self._follow()
+        super().emit(record)
+
+    def _follow(self) -> None:
+        before = self.stream
+        if before is None:
+            return
+        try:
+            if os.path.samestat(Path(self.baseFilename).stat(), os.fstat(before.fileno())):
+                return
+        except FileNotFoundError:
+            pass
+        self.stream = self._open()
+        before.close()
 
     def doRollover(self) -> None:  # noqa: N802 - the standard library's name
         try:

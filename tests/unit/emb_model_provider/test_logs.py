@@ -1,6 +1,8 @@
 import json
 import logging
 
+import pytest
+
 from emb_model_provider.logs import EventFormatter, EventLog, escape
 
 
@@ -57,3 +59,16 @@ def test_a_traceback_stands_below_its_event_one_marked_line_each():
 
 def test_a_very_long_value_is_cut():
     assert len(escape("x" * 10_000)) < 2_100
+
+
+def test_a_json_line_is_json_whatever_a_number_is_and_never_longer_than_the_supervisor_takes_at_once():
+    def fail(log):
+        try:
+            raise ValueError("汉" * 100_000)
+        except ValueError:
+            log.exception("failed", cosine=float("nan"), least=float("-inf"))
+
+    line = formatted("json", fail)
+    body = json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert (body["cosine"], body["least"], body["trace"][-1]) == ("nan", "-inf", "汉")
+    assert len(line) < 64 * 1024

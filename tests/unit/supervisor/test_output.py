@@ -1,5 +1,6 @@
 import errno
 import io
+import logging
 import os
 import threading
 import time
@@ -97,3 +98,45 @@ def test_a_file_that_cannot_be_renamed_goes_on_and_it_is_said_once_in_a_while(tm
     output.close()
     assert [line[:7] for line in path.read_text("utf-8").splitlines()] == [f"line {number:02d}" for number in range(40)]
     assert [record.message for record in caplog.records] == ["log_not_rotated", "log_not_rotated"]
+
+
+@pytest.mark.parametrize("away", [lambda path: path.rename(f"{path}.1"), lambda path: path.unlink()])
+def test_a_file_that_somebody_has_renamed_or_deleted_is_made_anew(tmp_path, away):
+    path = tmp_path / "log"
+    file = output_module.RotatedFile(str(path))
+    file.emit(logging.makeLogRecord({"msg": "before"}))
+    away(path)
+    file.emit(logging.makeLogRecord({"msg": "after"}))
+    file.close()
+    assert path.read_text("utf-8") == "after\n"
+
+
+def test_two_servers_that_share_a_file_rotate_it_once_when_it_is_full(tmp_path):
+    path = tmp_path / "log"
+    files = [output_module.RotatedFile(str(path), maxBytes=500, backupCount=50) for _ in range(2)]
+    for number in range(200):
+        files[number % 2].emit(logging.makeLogRecord({"msg": f"line {number:03d}"}))
+    for file in files:
+        file.close()
+    lines = [line for one in tmp_path.iterdir() for line in one.read_text("utf-8").splitlines()]
+    assert sorted(lines) == [f"line {number:03d}" for number in range(200)]
+    assert len(list(tmp_path.iterdir())) == 4  # 1800 bytes
+
+
+def test_a_file_on_a_disk_without_room_ends_without_a_traceback():
+    output = Output("/dev/full", Tty(), Tty())
+    output.note("line")
+    output.close()
+    assert not output._thread.is_alive()
+
+
+def test_lines_that_were_dropped_are_told_of_as_an_event(monkeypatch, caplog):
+    monkeypatch.setattr(output_module, "_MAX_WAITING_LINES", 3)
+    screen = Stuck()
+    output = Output("", Tty(), screen)
+    for number in range(10):
+        output.log(f'{{"line": {number}}}')
+    screen.go_on.set()
+    output.close()
+    assert [record.message for record in caplog.records] == ["lines_dropped"]
+    assert all(line.startswith("{") and line.endswith("}") for line in screen.getvalue().splitlines())
