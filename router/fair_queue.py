@@ -2,7 +2,8 @@
 
 Goyal, Vin and Cheng, "Start-time fair queueing", 1996: an entry is stamped with the virtual time at which it would
 begin if its client had its share of the server; the smallest stamp goes first. However much one client queues,
-the next entry of another is at most one entry of each client away.
+the next entry of another is at most one entry of each client away. Of each client the first that waits is stamped:
+those behind it follow from what it has had, and what is taken back has cost it nothing.
 
 There, whoever comes for the first time is stamped with the time of the entry in service, so that an endless row of
 those who come once would keep everybody from a second turn. Here the stamp of a newcomer also moves on with the work
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
@@ -25,33 +27,28 @@ _SHORT_OF_SECOND: Final = 15 / 16
 _KEPT: Final = 64
 
 
-@dataclass(order=True, slots=True)
+@dataclass(eq=False, slots=True)
 class Entry(Generic[T]):
     """What waits for its turn; made by ``FairQueue.push``."""
 
-    begin: float
     number: int
-    client: str = field(compare=False)
-    cost: int = field(compare=False)
-    item: T = field(compare=False)
-    is_waiting: bool = field(default=True, compare=False)
-
-    @property
-    def end(self) -> float:
-        return self.begin + self.cost
+    client: str
+    cost: int
+    item: T
+    is_waiting: bool = True
 
 
 @dataclass(slots=True)
 class _Line(Generic[T]):
-    """What waits of one client, by number, and when the last would end by what has not left."""
+    """What waits of one client, by number. The first alone is stamped: what leaves without its turn costs nothing."""
 
-    end: float
-    entries: dict[int, Entry[T]] = field(default_factory=dict)
+    begin: float
+    #: Ordered: a dict would look for its first entry through all that were before it.
+    entries: OrderedDict[int, Entry[T]] = field(default_factory=OrderedDict)
 
-    def begin(self, newcomers_begin: float) -> float:
-        """Return when one more would begin: not before one that waits already."""
-        last = next(reversed(self.entries.values()), None)
-        return max(newcomers_begin, self.end, last.begin if last is not None else 0.0)
+    @property
+    def first(self) -> Entry[T]:
+        return next(iter(self.entries.values()))
 
 
 class FairQueue(Generic[T]):
@@ -62,8 +59,9 @@ class FairQueue(Generic[T]):
         self._clear()
 
     def _clear(self) -> None:
-        self._by_begin: list[Entry[T]] = []
-        self._by_end: list[tuple[float, int, Entry[T]]] = []
+        #: When the first entry of each line begins and ends, and its number; what is no longer the first is skipped.
+        self._by_begin: list[tuple[float, int, str]] = []
+        self._by_end: list[tuple[float, int, str]] = []
         self._waiting = 0
         self._now = 0.0
         #: The virtual time of a server that works for all who wait at once.
@@ -78,35 +76,37 @@ class FairQueue(Generic[T]):
 
     def push(self, client: str, cost: int, item: T) -> Entry[T]:
         """Queue ``item``, which costs so much (in any unit, the same for all)."""
+        entry = Entry(next(self._numbers), client, cost, item)
         line = self._lines.get(client)
-        if line is None:
-            line = self._lines[client] = _Line(self._served.get(client, 0.0))
-        entry = Entry(line.begin(self._newcomers_begin()), next(self._numbers), client, cost, item)
-        line.entries[entry.number], line.end = entry, entry.end
-        heapq.heappush(self._by_begin, entry)
-        heapq.heappush(self._by_end, (entry.end, entry.number, entry))
+        if line is not None:
+            line.entries[entry.number] = entry
+        else:
+            line = _Line(max(self._newcomers_begin(), self._served.get(client, 0.0)))
+            line.entries[entry.number] = entry
+            self._lines[client] = line
+            self._stamp(line)
         self._waiting += 1
         return entry
 
     def pop(self) -> Entry[T]:
         """Remove and return the entry whose turn it is; there must be one."""
-        while not (entry := heapq.heappop(self._by_begin)).is_waiting:
-            pass
-        self._now = max(self._now, entry.begin)
+        self._skip(self._by_begin)
+        begin, _, client = heapq.heappop(self._by_begin)
+        line = self._lines[client]
+        entry = line.first
+        self._now = max(self._now, begin)
         self._shared_now = max(self._now, self._shared_now + entry.cost / len(self._lines))
-        self._served[entry.client] = entry.end
+        self._served[client] = line.begin = begin + entry.cost
         self._leave(entry)
         return entry
 
     def discard(self, entry: Entry[T]) -> None:
         """Forget an entry that nobody waits for any more; one that has had its turn is ignored."""
         if entry.is_waiting:
-            self._lines[entry.client].end -= entry.cost
             self._leave(entry)
 
     def _newcomers_begin(self) -> float:
-        while self._by_end and not self._by_end[0][2].is_waiting:
-            heapq.heappop(self._by_end)
+        self._skip(self._by_end)
         if not self._by_end:
             return self._now
         return min(self._shared_now, self._now + _SHORT_OF_SECOND * (self._by_end[0][0] - self._now))
@@ -115,13 +115,29 @@ class FairQueue(Generic[T]):
         entry.is_waiting = False
         self._waiting -= 1
         line = self._lines[entry.client]
+        was_first = line.first is entry
         del line.entries[entry.number]
         if not line.entries:
             del self._lines[entry.client]
+        elif was_first:
+            self._stamp(line)
         if not self._waiting:
             self._clear()
         elif self._size > self._room:
             self._tidy()
+
+    def _stamp(self, line: _Line[T]) -> None:
+        first = line.first
+        heapq.heappush(self._by_begin, (line.begin, first.number, first.client))
+        heapq.heappush(self._by_end, (line.begin + first.cost, first.number, first.client))
+
+    def _skip(self, heap: list[tuple[float, int, str]]) -> None:
+        while heap and not self._is_first(heap[0]):
+            heapq.heappop(heap)
+
+    def _is_first(self, stamp: tuple[float, int, str]) -> bool:
+        line = self._lines.get(stamp[2])
+        return line is not None and line.first.number == stamp[1]
 
     @property
     def _size(self) -> int:
@@ -129,8 +145,8 @@ class FairQueue(Generic[T]):
 
     def _tidy(self) -> None:
         """Forget what is over. Done when there is twice as much as last time, it costs no more than the pushes did."""
-        self._by_begin = [entry for entry in self._by_begin if entry.is_waiting]
-        self._by_end = [(entry.end, entry.number, entry) for entry in self._by_begin]
+        self._by_begin = [stamp for stamp in self._by_begin if self._is_first(stamp)]
+        self._by_end = [stamp for stamp in self._by_end if self._is_first(stamp)]
         heapq.heapify(self._by_begin)
         heapq.heapify(self._by_end)
         self._served = {client: end for client, end in self._served.items() if end > self._now}

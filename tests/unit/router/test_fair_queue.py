@@ -1,10 +1,12 @@
 import gc
 import weakref
+from collections import deque
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.fair_queue import FairQueue
+from router.fair_queue import Entry, FairQueue
 
 entries = st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 100)), min_size=1, max_size=100)
 
@@ -130,13 +132,35 @@ def test_what_a_client_took_back_is_not_counted_against_it():
     assert before <= 1
 
 
-@given(entries, st.data())
-def test_what_a_client_took_back_while_more_of_it_waits_is_not_counted_either(pushed, data):
+@given(entries, st.lists(st.integers(1, 100)), st.lists(st.integers(1, 100)))
+def test_what_a_client_took_back_while_more_of_it_waits_is_not_counted_either(pushed, before, after):
     queue: FairQueue[str] = FairQueue()
     queue.push("impatient", 1, "patient all the same")
     for client, cost in pushed:
         queue.push(client, cost, client)
-    given_up = [queue.push("impatient", cost, "given up") for cost in data.draw(st.lists(st.integers(1, 100)))]
+    given_up = [queue.push("impatient", cost, "given up") for cost in before]
+    queue.push("impatient", 1, "wanted")
+    given_up += [queue.push("impatient", cost, "given up") for cost in after]
     for entry in given_up:
         queue.discard(entry)
-    assert queue.push("impatient", 1, "wanted").begin <= 1
+    for client in "abc":
+        queue.push(client, 1, client)
+    passed: list[str] = []
+    while (entry := queue.pop()).item != "wanted":
+        passed.append(entry.client)
+    assert all(passed.count(client) <= 2 for client in "abc")
+
+
+@pytest.mark.parametrize("patience", [5, 50, 500])
+def test_a_client_that_gives_up_what_waits_too_long_gets_its_share_all_the_same(patience):
+    queue: FairQueue[int] = FairQueue()
+    waiting: deque[Entry[int]] = deque()
+    had = {"patient": 0, "impatient": 0}
+    queue.push("patient", 1, 0)
+    for now in range(2_000):
+        queue.push("patient", 1, now)
+        waiting += [queue.push("impatient", 1, now) for _ in range(2)]
+        while waiting and waiting[0].item < now - patience:
+            queue.discard(waiting.popleft())
+        had[queue.pop().client] += 1
+    assert had["impatient"] == pytest.approx(had["patient"], abs=2)
