@@ -94,16 +94,12 @@ def no_permission(source: HubName, name: str) -> LoadError:
     )
 
 
-class DiskError(LoadError):
-    """A cache that cannot be written; what it has already may be enough."""
-
-
-def disk_error(error: OSError, directory: Path) -> DiskError:
+def disk_error(error: OSError, directory: Path) -> LoadError:
     """Return the error of a cache that cannot be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskError(LoadReason.DISK_FULL, f"the disk of {directory} is full: free some space, or move the cache.")
+        return LoadError(LoadReason.DISK_FULL, f"the disk of {directory} is full: free some space, or move the cache.")
     reason = f"{directory} cannot be written: {os.strerror(error.errno) if error.errno else error}"
-    return DiskError(LoadReason.NO_PERMISSION, f"{reason}. Set the hub's cache directory to a writable one.")
+    return LoadError(LoadReason.NO_PERMISSION, f"{reason}. Set the hub's cache directory to a writable one.")
 
 
 def _shown(text: str) -> str:

@@ -16,7 +16,7 @@ from typing import Final
 from emb_model_provider.errors import LoadError, LoadReason
 from emb_model_provider.logs import EventLog
 from emb_model_provider.modelmap import Hubs, ModelSpec
-from shard.hubs.client import DiskError, HubClient, Listing, disk_error
+from shard.hubs.client import HubClient, Listing, disk_error
 from shard.hubs.huggingface import HuggingFaceClient
 from shard.hubs.modelscope import ModelScopeClient, other_names
 from shard.hubs.near_names import suggest
@@ -43,6 +43,10 @@ _MODELSCOPE_OWNERS: Final = ("damo/", "iic/")
 _REPORT_EVERY_S: Final = 0.25
 #: What the other hub may have when the first says one of these.
 _TRY_THE_OTHER: Final = (LoadReason.NO_SUCH_MODEL, LoadReason.NO_NETWORK)
+
+
+class _NothingBegunError(LoadError):
+    """A cache that cannot be written: nothing was fetched, and what it has may be enough. A full disk leaves halves."""
 
 
 def fetch(spec: ModelSpec, hubs: Hubs, on_progress: OnProgress) -> Snapshot:
@@ -150,7 +154,7 @@ def _online(spec: ModelSpec, clients: list[HubClient], on_progress: OnProgress) 
     for index, client in enumerate(clients):
         try:
             return _download(spec, client, on_progress)
-        except DiskError:
+        except _NothingBegunError:
             if (found := _unverified(spec, clients)) is not None:
                 return found
             raise
@@ -217,7 +221,8 @@ def _locked(repository: Path) -> Iterator[None]:
         repository.mkdir(parents=True, exist_ok=True)
         lock = os.open(repository / ".emb-provider.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
     except OSError as error:
-        raise disk_error(error, repository) from error
+        problem = disk_error(error, repository)
+        raise _NothingBegunError(problem.reason, str(problem)) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 
+import huggingface_hub
 import pytest
 
 from emb_model_provider.errors import LoadError, LoadReason
@@ -144,6 +145,18 @@ def test_a_complete_cache_that_is_mounted_read_only_is_used_and_an_empty_one_is_
     error = refused(hub, tmp_path / "empty", name)
     assert error.reason == LoadReason.NO_PERMISSION
     assert "cannot be written" in str(error)
+
+
+def test_what_a_full_disk_left_of_a_download_is_not_taken_for_a_model(hub, tmp_path, monkeypatch):
+    really_fetch = huggingface_hub.hf_hub_download
+
+    def fetch_some(name, path, **options):
+        if path.startswith("tokenizer"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return really_fetch(name, path, **options)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch_some)
+    assert refused(hub, tmp_path, HF).reason == LoadReason.DISK_FULL
 
 
 def test_half_a_cache_of_another_tool_is_not_taken_for_a_model(hub, tmp_path):
