@@ -33,7 +33,8 @@ _REFUSAL_S: Final = 0.5
 _MAX_REFUSALS: Final = 64
 #: Descriptors that are no client's: shards, control channel, event loop, files.
 _OWN_DESCRIPTORS: Final = 64
-#: For so long a client may take nothing of its answer, which stays in memory meanwhile; as long as for its body.
+#: For so long a client may take nothing of its answer, which stays in memory meanwhile; as long as for its body. What
+#: it takes is seen once a sixteenth of its buffer is free again, so one below a few KB/s is given up, too.
 _UNREAD_MS: Final = 60_000
 _OUT_OF_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
