@@ -32,6 +32,7 @@ _ACTIVATIONS: Final[dict[str, Activation]] = {
 #: transformers' own number of labels where a configuration names none.
 _UNSTATED_LABELS: Final = 2
 _RANKING: Final = "text-ranking"
+_EMBEDDING: Final = "sentence-embedding"
 #: What sentence-transformers writes into a model card for a model trained with its ``MatryoshkaLoss``.
 _CARD_DIMENSIONS: Final = re.compile(r'"matryoshka_dims":\s*(\[[\d,\s]*\])')
 _MOST_CARD_BYTES: Final = 1024 * 1024
@@ -63,6 +64,15 @@ def is_modelscope_ranking(configuration: Document) -> bool:
     pipeline = configuration.get("pipeline")
     is_named = isinstance(pipeline, Mapping) and pipeline.get("type") == _RANKING
     return is_named and configuration.get("task") == _RANKING
+
+
+def is_modelscope_embedding(configuration: Document) -> bool:
+    """Tell whether ModelScope's own embedding pipeline serves a model, by that pipeline's rules.
+
+    Most repositories that were copied to ModelScope name the task and nothing else; modelscope itself hands those to
+    sentence-transformers.
+    """
+    return configuration.get("task") == _EMBEDDING and ("pipeline" in configuration or "model" in configuration)
 
 
 def count_labels(config: Document) -> int:

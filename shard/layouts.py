@@ -27,6 +27,7 @@ from shard.kinds import (
     find_activation,
     find_matryoshka,
     find_task,
+    is_modelscope_embedding,
     is_modelscope_ranking,
     states_labels,
 )
@@ -41,7 +42,6 @@ MODELSCOPE_MAX_TOKENS: Final = 128
 SPARSE_LINEAR: Final = "sparse_linear.pt"
 COLBERT_LINEAR: Final = "colbert_linear.pt"
 _LATE_MODULES: Final = ("Transformer", "Dense", "MultiVectorMask", "Normalize", "LayerNorm", "Dropout", "Pooling")
-_MODELSCOPE_TASK: Final = "sentence-embedding"
 _MODELSCOPE_POOLING: Final[dict[str, Pooling]] = {"cls": "cls", "avg": "mean"}
 _MODELSCOPE_MODEL_TYPES: Final = ("bert", "roberta", "xlm-roberta")
 _MODELSCOPE_BROKEN_POOLING: Final = ("avg_top2", "avg_first_last")
@@ -108,7 +108,7 @@ def read_recipe(directory: Path, spec: ModelSpec) -> Recipe:
     task = find_task(spec, config, configuration, None)
     if task in ("rerank", "classify"):
         return _read_classifier(directory, task, config, configuration, spec)
-    if configuration.get("task") == _MODELSCOPE_TASK:
+    if is_modelscope_embedding(configuration):
         return _read_modelscope(directory, configuration, spec)
     prompts = _prompts(directory, spec, {})
     if task == "sparse":

@@ -58,6 +58,17 @@ def test_modelscope_defaults_are_cls_unnormalised_and_128_tokens(tmp_path):
     assert not recipe.pooling_assumed
 
 
+@pytest.mark.parametrize(("family", "pooling"), [("bert", "mean"), ("qwen2", "lasttoken")])
+def test_a_configuration_that_names_no_more_than_the_task_leaves_the_model_to_the_rules_of_plain_ones(
+    tmp_path, family, pooling
+):
+    config = {"model_type": family, "architectures": ["Qwen2ForCausalLM" if family == "qwen2" else "BertModel"]}
+    write(tmp_path, config=config, configuration={"framework": "pytorch", "task": "sentence-embedding"})
+    recipe = read_recipe(tmp_path, SPEC)
+    assert (recipe.layout, recipe.pooling, recipe.max_length) == ("transformers", pooling, None)
+    assert recipe.pooling_assumed
+
+
 def test_modelscope_says_pooling_normalising_and_length(tmp_path):
     directory = modelscope(tmp_path, preprocessor={"max_length": 40}, emb_pooler_type="avg", normalize=True)
     recipe = read_recipe(directory, SPEC)
