@@ -155,7 +155,7 @@ def _read(encoder: Encoder, request: Encode, reading: Reading) -> list[Tokenized
     else:
         inputs = encoder.tokenize(request.texts, reading, request.seconds)
     if request.overlong == "error":
-        _refuse_overlong(inputs, _limit(encoder, reading), request)
+        _refuse_overlong(inputs, request)
     return inputs
 
 
@@ -192,16 +192,13 @@ def _accept_ids(encoder: Encoder, ids: Sequence[int], reading: Reading, label: s
         raise InvalidRequestError(f"{label.capitalize()}: {error.message}", param="input") from None
 
 
-def _limit(encoder: Encoder, reading: Reading) -> int:
-    return min(encoder.info.max_tokens, reading.max_tokens or encoder.info.max_tokens)
-
-
-def _refuse_overlong(inputs: Sequence[Tokenized], max_tokens: int, request: Encode) -> None:
+def _refuse_overlong(inputs: Sequence[Tokenized], request: Encode) -> None:
     for index, one in enumerate(inputs):
         if one.truncated:
             at_least = "" if one.counted else "more than "
+            # What is left of it is as long as may be: queries and documents can have lengths of their own.
             raise InvalidRequestError(
-                f"This model's maximum context length is {max_tokens} tokens, however {request.label(index)} has "
+                f"This model's maximum context length is {len(one.ids)} tokens, however {request.label(index)} has "
                 f"{at_least}{one.original_tokens} tokens. Please reduce the length of the input.",
                 param="input",
                 code="context_length_exceeded",

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from sentence_transformers import MultiVectorEncoder
 
 from emb_model_provider.errors import LoadError, LoadReason
+from emb_model_provider.messages import Encode, Failed
 from emb_model_provider.modelmap import ModelSpec
 from shard.encoder import Reading
+from shard.intake import tokenize
 from shard.isolate import encode_isolated
 from shard.loader import load
 from tests.support import tiny_models
@@ -167,3 +169,12 @@ def test_a_module_that_joins_tokens_is_refused_by_name(tmp_path):
     write_modules(directory, {"": "sentence_transformers.models.Transformer", "1_Dense": home})
     with pytest.raises(LoadError, match="HierarchicalTokenPooling"):
         opened(directory, tmp_path)
+
+
+@pytest.mark.parametrize(("role", "length"), [("query", 16), ("document", 20)])
+def test_a_text_over_the_length_of_its_kind_is_refused_with_that_length(tmp_path, role, length):
+    encoder = opened(make_multi_vector(tmp_path / "model", lengths=(16, 20)), tmp_path)
+    request = Encode(("好" * 30,), prompt_name=role, outputs=("multi_vector",), overlong="error")
+    refused = tokenize(encoder, request)
+    assert isinstance(refused, Failed)
+    assert f"maximum context length is {length} tokens" in refused.message
