@@ -28,7 +28,7 @@ def measure(request: EncodeRequest, limits: RequestLimits, longest_tokens: int |
     No input costs more than ``longest_tokens``, to which the model cuts it.
     """
     texts = request.texts
-    if len(texts) == 1 and len(texts[0]) < _SHORT_CHARS and not request.seconds and not request.prompt:
+    if len(texts) == 1 and len(texts[0]) < _SHORT_CHARS and not (request.seconds or request.prompt or request.sent):
         # Nearly always, and far below any limit that makes sense; one that an operator sets lower still is found below.
         tokens = estimate_tokens(texts[0])
         if not 0 < limits.max_input_chars < len(texts[0]) and not 0 < limits.max_tokens < tokens:
