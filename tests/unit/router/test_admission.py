@@ -23,6 +23,21 @@ def test_no_more_is_held_than_the_budget_but_for_one_that_came_when_nothing_was(
     assert budget.missing("z", 10**6) == 0
 
 
+@given(st.lists(st.tuples(clients, st.integers(1, 500), st.booleans()), max_size=60))
+def test_what_was_given_back_is_as_if_it_had_never_been_taken(steps):
+    budget, held = Budget(1000), []
+    for client, amount, gives_back in steps:
+        budget.take(client, amount)
+        held.append((client, amount))
+        if gives_back:
+            budget.give_back(*held.pop(amount % len(held)))
+    fresh = Budget(1000)
+    for client, amount in held:
+        fresh.take(client, amount)
+    assert (budget.total, budget._held) == (fresh.total, fresh._held)
+    assert fresh.total == sum(fresh._held.values())
+
+
 @given(st.lists(clients, min_size=1, max_size=8, unique=True))
 def test_however_many_flood_somebody_new_finds_room(flooding):
     budget = Budget(1000)
@@ -75,6 +90,21 @@ def test_few_answers_because_few_ask_say_nothing_of_the_rate():
         rate.answered(1, tick * 0.1, work_waits=False)
     assert rate.per_s == 100
     assert not rate.is_measured
+
+
+def test_the_first_measured_rate_is_taken_as_it_is_and_later_ones_in_part():
+    rate = Rate(100)
+    for tokens, now_s, expected in [(1, 0.0, 100), (500, 0.5, 1000), (1000, 1.0, 1300)]:
+        rate.answered(tokens, now_s, work_waits=True)
+        assert rate.per_s == pytest.approx(expected)
+
+
+def test_what_was_answered_before_work_ran_out_counts_for_nothing_after():
+    rate = Rate(100)
+    for tokens, now_s, work_waits in [(1, 0.0, True), (9999, 0.1, True), (1, 0.2, False), (1, 50.0, True)]:
+        rate.answered(tokens, now_s, work_waits=work_waits)
+    rate.answered(150, 50.5, work_waits=True)
+    assert rate.per_s == pytest.approx(300)
 
 
 @pytest.mark.parametrize(

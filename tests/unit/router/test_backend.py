@@ -111,3 +111,42 @@ async def test_a_process_whose_place_another_has_taken_was_relieved(tmp_path):
     finally:
         server.close()
         await server.wait_closed()
+
+
+async def test_requests_go_to_a_successor_although_its_predecessor_still_answers(tmp_path):
+    backend, _ = make_backend(tmp_path)
+    BlackBox(tmp_path / "next.box", 1)
+
+    def shard(generation):
+        class Shard(asyncio.Protocol):
+            def connection_made(self, transport):
+                self._transport, self._decoder = transport, FrameDecoder()
+                transport.write(pack(Hello("en", generation)))
+
+            def data_received(self, data):
+                for frame in self._decoder.feed(data):
+                    self._transport.write(pack(Encoded(bytes(4), 1, (generation,)), frame.request_id))
+
+        return Shard
+
+    async def answering() -> int:
+        return (await backend.encode("en", Encode(("x",)))).tokens[0]
+
+    loop = asyncio.get_running_loop()
+    servers = [
+        await loop.create_unix_server(shard(generation), str(tmp_path / name))
+        for generation, name in [(1, "s.sock"), (2, "next.sock")]
+    ]
+    try:
+        assert [await answering(), await answering()] == [1, 1]
+        successor = make_status("en", generation=2, info=make_info(), socket_path=str(tmp_path / "next.sock"))
+        old = backend._links["en"]
+        backend._registry.update(ShardTable((successor,)))
+        assert [await answering(), await answering()] == [2, 2]
+        assert not old.lost.done()
+    finally:
+        backend.close()
+        old.close()
+        for server in servers:
+            server.close()
+            await server.wait_closed()

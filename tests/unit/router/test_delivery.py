@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emb_model_provider.errors import EncodeError, QuarantinedError, UnavailableError
-from emb_model_provider.messages import Encode, Encoded, ShardTable
+from emb_model_provider.messages import Encode, Encoded, ShardTable, SparseRows, TokenVectors
 from router.delivery import Call
 from router.gate import Gate
 from router.link import ShardLostError
@@ -205,6 +205,33 @@ async def test_without_a_quarantine_a_killer_is_tried_again_each_time():
         assert backend.deaths == deaths
 
 
+@pytest.mark.parametrize(
+    ("outputs", "dimensions", "dimension"),
+    [
+        (("dense",), None, 4),
+        (("dense",), 2, 2),
+        (("scores",), None, 3),
+        (("sparse",), None, 0),
+        (("multi_vector",), None, 0),
+        (("dense", "sparse", "multi_vector"), None, 4),
+    ],
+)
+async def test_a_killer_among_partial_inputs_has_an_empty_row_of_each_output_that_was_asked_for(
+    outputs, dimensions, dimension
+):
+    registry = Registry(ready_wait_s=0.05)
+    info = make_info(labels=("a", "b", "c"), token_dimension=5)
+    registry.update(ShardTable((make_status("m", info=info),)))
+    service = EmbeddingService(registry, MortalBackend("poison"))
+    request = EncodeRequest("m", ("poison",), outputs=outputs, dimensions=dimensions, partial=True)
+    for code in ("request_crashed_model", "input_quarantined"):
+        (part,) = (await service.embed(request)).parts
+        assert [(error.index, error.code) for error in part.errors] == [(0, code)]
+        assert (part.dimension, part.vectors, part.tokens) == (dimension, bytes(4 * dimension), (0,))
+        assert part.sparse == (SparseRows(bytes(8), b"", b"") if "sparse" in outputs else None)
+        assert part.token_vectors == (TokenVectors(b"", 5, (0,)) if "multi_vector" in outputs else None)
+
+
 @given(
     st.lists(
         st.lists(st.sampled_from(["a", "bb", "ccc", "poison", "venom"]), min_size=1, max_size=5),
@@ -228,6 +255,20 @@ def test_whoever_asks_for_what_nobody_gets_a_wrong_vector_and_the_number_of_deat
         assert backend.deaths <= 3 * len(kinds)
 
     asyncio.run(run())
+
+
+def test_a_slice_takes_all_that_was_asked_to_the_model_and_no_inputs_but_its_own():
+    def message(request: EncodeRequest) -> Encode:
+        return Call(request, make_status("m", overlong="error"), Gate("m", 0), "", [1] * 3, True, None).message(1, 3)
+
+    asked = {
+        "dimensions": 2, "prompt_name": "query", "outputs": ("sparse",), "prompt": "query: ", "normalize": False,
+        "overlong": "truncate", "max_tokens": 8, "priority": "bulk", "partial": True, "traceparent": "00-1-2-01",
+    }  # fmt: skip
+    texts = EncodeRequest("m", ("a", "b", "c"), seconds=("x", "y", "z"), labels=("A", "B", "C"), **asked)
+    assert message(texts) == Encode(("b", "c"), seconds=("y", "z"), labels=("B", "C"), first_index=1, **asked)
+    ids = EncodeRequest("m", token_ids=((1,), (2, 3), (4,)))
+    assert message(ids) == Encode((), ((2, 3), (4,)), first_index=1, overlong="error")
 
 
 #: What says nothing of the tokens that the model reads, nor of what is wanted of them before it is cut.

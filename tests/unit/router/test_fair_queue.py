@@ -26,12 +26,13 @@ def test_every_entry_leaves_once_unless_discarded_and_each_clients_own_in_order(
         assert own == sorted(own)
 
 
-@given(entries, st.integers(1, 100))
-def test_a_newcomer_waits_for_at_most_one_entry_of_each_client(pushed, cost):
+@given(entries, st.integers(1, 100), st.data())
+def test_a_newcomer_waits_for_at_most_one_entry_of_each_client(pushed, cost, data):
     queue: FairQueue[str] = FairQueue()
     for client, one in pushed:
         queue.push(client, one, client)
-    queue.pop()
+    for _ in range(data.draw(st.integers(1, len(pushed)))):
+        queue.pop()
     queue.push("newcomer", cost, "newcomer")
     before = []
     while (entry := queue.pop()).client != "newcomer":

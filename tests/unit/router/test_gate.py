@@ -1,5 +1,6 @@
 import asyncio
 import itertools
+import time
 
 import pytest
 from hypothesis import given
@@ -225,3 +226,46 @@ async def test_the_shards_own_figure_counts_until_there_is_a_measured_one():
     assert gate.tokens_per_s == 300
     gate.expect(0)
     assert gate.tokens_per_s == 300
+
+
+async def test_a_model_that_is_found_faster_is_given_more_at_a_time(monkeypatch):
+    now_s = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
+    gate, order = Gate("m", 0, tokens_per_s=400), []
+    turns = [turn_of("a", 100) for _ in range(40)]
+    tasks = await start_all(gate, order, turns)
+    assert len(order) == 1, "a quarter of a second's work"
+    for turn in turns[:20]:
+        now_s += 0.1
+        gate.turn_over(turn, is_answered=True)
+    assert gate.tokens_per_s == pytest.approx(1000)
+    assert sum(turn.is_charged for turn in turns) == 3
+    for task in tasks:
+        task.cancel()
+
+
+async def test_the_time_in_which_nothing_waits_does_not_make_a_model_slow(monkeypatch):
+    now_s = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
+    gate = Gate("m", 0, tokens_per_s=400)
+    for began_s in (0.0, 1000.0):
+        turns = [turn_of("a", 100) for _ in range(3)]
+        await asyncio.gather(*await start_all(gate, [], turns[:1]))
+        waiting = await start_all(gate, [], turns[1:])
+        for number, turn in enumerate(turns):
+            now_s = began_s + number * 0.5
+            gate.turn_over(turn, is_answered=True)
+        await asyncio.gather(*waiting)
+        assert gate.tokens_per_s == pytest.approx(200)
+
+
+@pytest.mark.parametrize(("tokens_per_s", "tokens", "given"), [(300, 50, 2), (4000, 100, 10), (1, 10, 7)])
+async def test_by_the_shards_own_figure_it_is_given_a_quarter_of_a_second_and_never_next_to_nothing(
+    tokens_per_s, tokens, given
+):
+    gate, order = Gate("m", 0), []
+    gate.expect(tokens_per_s)
+    tasks = await start_all(gate, order, [turn_of("a", tokens) for _ in range(20)])
+    assert len(order) == given
+    for task in tasks:
+        task.cancel()

@@ -28,17 +28,26 @@ def ready(model_id: str, kind: str, **changes):
         ("owner/bge:document", "bge", "document"),
         ("bge:latest", "bge", None),
         ("C:/models/x", "x", None),
+        ("owner/bge:query-tuned", "tuned", None),
+        ("owner/bge:query-tuned:query", "tuned", "query"),
     ],
 )
-def test_a_name_may_end_in_a_role(asked, found, role):
-    made = registry(ready("bge", "embed"), make_status("x", name="C:/models/x"))
+def test_a_name_may_end_in_a_role_unless_a_model_has_that_whole_name(asked, found, role):
+    made = registry(
+        ready("bge", "embed"),
+        make_status("x", name="C:/models/x"),
+        make_status("tuned", name="owner/bge:query-tuned"),
+    )
     status, suffix = planning.find(made, asked)
     assert (status.model_id, suffix) == (found, role)
 
 
-@pytest.mark.parametrize("asked", ["nothing", "nothing:query", "nothing:latest"])
-def test_an_unknown_name_is_unknown_with_every_suffix(asked):
-    with pytest.raises(ModelNotFoundError):
+@pytest.mark.parametrize(
+    ("asked", "named"),
+    [("nothing", "nothing"), ("nothing:query", "nothing:query"), ("nothing:latest", "nothing")],
+)
+def test_an_unknown_name_is_unknown_with_every_suffix(asked, named):
+    with pytest.raises(ModelNotFoundError, match=f"The model '{named}' does not exist"):
         planning.find(registry(ready("bge", "embed")), asked)
 
 
@@ -62,6 +71,15 @@ def test_while_another_model_loads_the_choice_is_not_made_unless_there_is_none()
     assert planning.only_model(registry(loading), ("embed",), "/embed").model_id == "b"
     failed = make_status("b", state="failed")
     assert planning.only_model(registry(ready("a", "embed"), failed), ("embed",), "/embed").model_id == "a"
+
+
+def test_what_every_model_can_answer_means_the_only_one_there_is():
+    assert planning.any_model(registry(ready("a", "embed", state="failed")), "/info").model_id == "a"
+    with pytest.raises(InvalidRequestError, match=r"a, b.*/models/a/info") as caught:
+        planning.any_model(registry(ready("a", "embed"), ready("b", "rerank")), "/info")
+    assert caught.value.param == "model"
+    with pytest.raises(ModelNotFoundError, match="No model is served here"):
+        planning.any_model(registry(), "/info")
 
 
 @pytest.mark.parametrize("state", ["failed", "restarting"])
@@ -91,6 +109,7 @@ def test_a_model_that_cannot_is_said_to_and_where_it_answers():
 def test_a_prompt_is_for_rerankers_that_are_told_what_makes_a_document_relevant():
     asked = {"seconds": ("b",), "outputs": ("scores",), "prompt": "Find papers"}
     assert fit("rerank", **asked).prompt is None
+    assert fit("rerank", seconds=("b",), outputs=("scores",), prompt_name="query").prompt_name is None
     told = make_info(**KINDS["rerank"], takes_instruction=True).encoder
     assert planning.fit(EncodeRequest("m", ("a",), **asked), "query", told).prompt == "Find papers"
 
@@ -103,3 +122,12 @@ def test_dimensions_are_those_that_the_model_was_trained_for_where_that_is_known
         fit("m3", dimensions=3)
     with pytest.raises(InvalidRequestError, match="leave out 'normalize'"):
         fit("embed", dimensions=3, normalize=False)
+
+
+def test_all_dimensions_are_given_whatever_the_model_was_trained_to_be_cut_to():
+    cut_to_two = make_info(**KINDS["embed"] | {"dimension": 4, "matryoshka": (2,)}).encoder
+    for dimensions in (None, 2, 4):
+        assert (
+            planning.fit(EncodeRequest("m", ("a",), dimensions=dimensions), None, cut_to_two).dimensions == dimensions
+        )
+    assert fit("embed", normalize=False).normalize is False

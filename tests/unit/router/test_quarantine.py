@@ -25,6 +25,15 @@ def test_an_input_is_refused_until_its_time_is_over():
     assert len(quarantine) == 0
 
 
+def test_others_hear_of_what_is_found_guilty_here_and_not_of_what_they_have_found():
+    told: list[bytes] = []
+    quarantine = Quarantine(100)
+    quarantine.on_added = told.append
+    quarantine.add(b"ours")
+    quarantine.learn(b"theirs")
+    assert told == [b"ours"]
+
+
 def test_with_no_time_nothing_is_kept():
     quarantine = Quarantine(0)
     quarantine.add(b"guilty")

@@ -76,3 +76,5 @@ def test_a_model_that_changed_meanwhile_is_told_from_one_that_was_only_replaced(
     assert registry.makes_what_it_made(begun), "nothing came from a process that does not serve yet"
     registry.update(table(make_status("en", generation=3, info=make_info(fingerprint="other"))))
     assert not registry.makes_what_it_made(begun)
+    registry.update(table(row("zh")))
+    assert registry.makes_what_it_made(begun), "it is served no more, and answers what it has begun"

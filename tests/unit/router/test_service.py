@@ -161,14 +161,14 @@ async def test_a_failed_model_answers_at_once_with_its_reason():
     service = make_service(LengthBackend(), state="failed", detail="no such model")
     with pytest.raises(UnavailableError, match="no such model") as caught:
         await service.embed(EncodeRequest("m", ("a",)))
-    assert caught.value.code == "model_failed"
+    assert (caught.value.code, caught.value.param, caught.value.retry_after_s) == ("model_failed", "model", 60)
 
 
 async def test_a_loading_model_is_waited_for_and_then_refused_with_the_measured_time():
     service = make_service(LengthBackend(), state="downloading", done_bytes=43, total_bytes=100, expected_ready_s=12.4)
     with pytest.raises(UnavailableError, match=r"downloading \(43 %\)") as caught:
         await service.embed(EncodeRequest("m", ("a",)))
-    assert caught.value.retry_after_s == 12.4
+    assert (caught.value.param, caught.value.retry_after_s) == ("model", 12.4)
 
 
 async def test_a_model_that_becomes_ready_while_a_request_waits_answers_it():
