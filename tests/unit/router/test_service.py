@@ -13,7 +13,7 @@ from emb_model_provider.errors import (
     OverloadedError,
     UnavailableError,
 )
-from emb_model_provider.messages import Encode, Encoded, ShardTable, Tokenize
+from emb_model_provider.messages import Encode, Encoded, ShardTable, Tokenize, Tokens
 from router.limits import RequestLimits
 from router.link import ShardLostError
 from router.registry import Registry
@@ -241,3 +241,91 @@ async def test_who_waits_for_a_model_waits_no_longer_than_the_client_allows():
     with pytest.raises(DeadlineError, match=r"within 0.02 s"):
         await service.facts(EncodeRequest("m", ("a",), timeout_s=0.02))
     assert service.gate("m").requests == 0
+
+
+class ChangingBackend(LengthBackend):
+    """Its model is another one, by its fingerprint, after each of the first ``changes`` answers."""
+
+    def __init__(self, registry: Registry, changes: int) -> None:
+        super().__init__()
+        self.registry = registry
+        self.changes = changes
+
+    async def encode(self, model_id: str, message: Encode) -> Encoded:
+        encoded = await super().encode(model_id, message)
+        if len(self.seen) <= self.changes:
+            info = make_info(fingerprint=f"after {len(self.seen)}")
+            self.registry.update(ShardTable((make_status("m", info=info, generation=1 + len(self.seen)),)))
+        return encoded
+
+
+async def test_an_answer_is_whole_of_one_model_though_its_settings_change_meanwhile():
+    registry = Registry(ready_wait_s=0.05)
+    registry.update(ShardTable((make_status("m", info=make_info(fingerprint="before")),)))
+    backend = ChangingBackend(registry, 2)
+    result = await EmbeddingService(registry, backend).embed(EncodeRequest("m", ("a",)))
+    assert (result.fingerprint, len(backend.seen)) == ("after 2", 3)
+    backend = ChangingBackend(registry, 99)
+    with pytest.raises(UnavailableError, match="keep changing") as caught:
+        await EmbeddingService(registry, backend).embed(EncodeRequest("m", ("a",)))
+    assert (caught.value.retry_after_s, len(backend.seen)) == (1, 3)
+
+
+class Speller(LengthBackend):
+    """A tokenizer whose process goes away ``losses`` times, and takes ``delay_s`` for each text."""
+
+    def __init__(self, losses: int = 0, delay_s: float = 0.0) -> None:
+        super().__init__()
+        self.losses = losses
+        self.delay_s = delay_s
+        self.asked = 0
+
+    async def tokenize(self, model_id: str, message: Tokenize) -> Tokens:
+        self.asked += 1
+        await asyncio.sleep(self.delay_s)
+        if self.asked <= self.losses:
+            raise ShardLostError(started=True)
+        return Tokens(((),) * len(message.texts))
+
+
+async def test_texts_for_a_tokenizer_are_sent_again_when_its_process_dies_but_not_for_ever():
+    backend = Speller(losses=2)
+    assert await make_service(backend).tokenize("m", Tokenize(("a",))) == Tokens(((),))
+    assert backend.asked == 3
+    with pytest.raises(UnavailableError, match="went away") as caught:
+        await make_service(Speller(losses=3)).tokenize("m", Tokenize(("a",)))
+    assert (caught.value.status, caught.value.retry_after_s) == (503, 1)
+
+
+async def test_a_tokenizer_that_takes_too_long_is_not_waited_for():
+    with pytest.raises(DeadlineError, match=r"within 0.02 s"):
+        await make_service(Speller(delay_s=5), timeout_s=0.02).tokenize("m", Tokenize(("a",)))
+
+
+@pytest.mark.parametrize(("routers", "tokens_per_s"), [(1, 1000), (4, 250)])
+async def test_the_gate_counts_with_what_the_shard_has_measured_shared_among_routers(routers, tokens_per_s):
+    registry = Registry(ready_wait_s=0.05)
+    registry.update(ShardTable((make_status("m", info=make_info(tokens_per_s=1000.0)),)))
+    service = EmbeddingService(registry, LengthBackend(), Policy(routers=routers))
+    await service.embed(EncodeRequest("m", ("a",)))
+    assert service.gate("m").tokens_per_s == tokens_per_s
+
+
+async def test_a_models_failures_are_counted_and_its_clients_mistakes_are_not():
+    service = make_service(DyingBackend([True] * 2), timeout_s=0)
+    with pytest.raises(EncodeError):
+        await service.embed(EncodeRequest("m", ("a",)))
+    with pytest.raises(InvalidRequestError):
+        await service.embed(EncodeRequest("m", ("a",), dimensions=5))
+    await service.embed(EncodeRequest("m", ("b",)))
+    gate = service.gate("m")
+    assert (gate.answered, gate.failed, gate.requests, gate.tokens) == (1, 1, 0, 0)
+    assert gate.last_success > 0
+    slow = make_service(SlowBackend(5), timeout_s=0.01)
+    with pytest.raises(DeadlineError):
+        await slow.embed(EncodeRequest("m", ("a",)))
+    assert (slow.gate("m").failed, slow.gate("m").requests) == (1, 0)
+    loading, _ = make_loading(max_queue_s=0)
+    with pytest.raises(DeadlineError):
+        await loading.facts(EncodeRequest("m", ("a",), timeout_s=0.01))
+    assert loading.gate("m").failed == 1

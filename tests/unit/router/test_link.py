@@ -1,0 +1,135 @@
+"""One link over a transport that only remembers; a real socket and a real shard are in ``integration``."""
+
+import asyncio
+import contextlib
+
+import pytest
+
+from emb_model_provider.black_box import BlackBox, BlackBoxReader
+from emb_model_provider.errors import RequestError
+from emb_model_provider.frames import FrameDecoder
+from emb_model_provider.messages import Cancel, Encode, Encoded, Failed, Tokenize, Tokens, pack, unpack
+from router.link import Link, ShardLostError
+
+
+class Wire:
+    """What a link has written, and whether it has hung up."""
+
+    def __init__(self) -> None:
+        self.written = b""
+        self.is_aborted = False
+
+    def set_write_buffer_limits(self, high: int) -> None: ...
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def abort(self) -> None:
+        self.is_aborted = True
+
+    def messages(self) -> list[object]:
+        return [unpack(frame) for frame in FrameDecoder().feed(self.written)]
+
+
+@pytest.fixture
+async def wire():
+    return Wire()
+
+
+@pytest.fixture
+async def link(wire, tmp_path):
+    BlackBox(tmp_path / "box", 1)
+    link = Link("m", 1, BlackBoxReader(tmp_path / "box"))
+    link.connection_made(wire)
+    yield link
+    if not link.lost.done():
+        link.connection_lost(None)
+
+
+ONE = Encoded(bytes(4), 1, (1,))
+
+
+async def ask(link: Link, message=None, kind=Encoded):
+    asked = asyncio.create_task(link.request(message or Encode(("a",)), kind))
+    await asyncio.sleep(0)
+    return asked
+
+
+async def test_an_answer_that_comes_after_its_client_left_disturbs_nobody(link, wire):
+    left, error_left, stays = [await ask(link) for _ in range(3)]
+    left.cancel()
+    error_left.cancel()
+    await asyncio.wait([left, error_left])
+    assert link.in_flight == 1
+    link.data_received(pack(ONE, 1) + pack(Failed(500, "internal_error", None, "late"), 2) + pack(ONE, 3))
+    assert await stays == ONE
+    assert not link.complaint
+    assert wire.messages()[3:] == [Cancel((1,)), Cancel((2,))]
+    assert link.in_flight == 0
+
+
+async def test_a_models_error_is_its_clients_in_every_field(link):
+    asked = await ask(link)
+    link.data_received(pack(Failed(422, "invalid_request_error", "too_long", "no", param="input", index=7), 1))
+    with pytest.raises(RequestError) as caught:
+        await asked
+    error = caught.value
+    assert (error.status, error.kind, error.code, error.message) == (422, "invalid_request_error", "too_long", "no")
+    assert (error.param, error.index) == ("input", 7)
+    assert link.in_flight == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "complaint"),
+    [
+        (Tokens(((),)), "Tokens is no answer to Encode"),
+        (Encoded(bytes(8), 1, (1, 1)), "2 rows are no answer to 1 inputs"),
+        (Encoded(bytes(8), 1, (1,)), "bytes do not match their count and dimension"),
+        (Encoded(bytes(4), 2, (1,)), "bytes do not match their count and dimension"),
+    ],
+)
+async def test_a_shard_that_gives_a_wrong_answer_is_asked_nothing_more(link, wire, answer, complaint):
+    asked = await ask(link)
+    link.data_received(pack(answer, 1))
+    await asyncio.sleep(0)
+    link.connection_lost(None)
+    with pytest.raises(ShardLostError):
+        await asked
+    assert complaint in link.complaint
+    assert wire.is_aborted
+    with pytest.raises(ShardLostError):
+        await link.request(Tokenize(("a",)), Tokens)
+    assert len(wire.messages()) == 1
+
+
+async def test_while_a_shard_takes_nothing_no_more_is_written_and_all_is_once_it_does(link, wire):
+    link.pause_writing()
+    asked = [await ask(link) for _ in range(2)]
+    await asyncio.sleep(0)
+    assert wire.written == b""
+    asked.pop().cancel()
+    link.resume_writing()
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert wire.messages() == [Encode(("a",))]
+    link.data_received(pack(ONE, 1))
+    assert await asked[0] == ONE
+
+
+async def test_who_waits_to_be_written_to_a_shard_that_dies_has_not_killed_it(link):
+    link.pause_writing()
+    asked = await ask(link)
+    link.connection_lost(None)
+    with pytest.raises(ShardLostError) as lost:
+        await asyncio.wait_for(asked, 1)
+    assert not lost.value.started
+
+
+async def test_nothing_is_taken_back_from_a_shard_that_is_gone(link, wire):
+    asked = await ask(link)
+    link.connection_lost(None)
+    asked.cancel()
+    with contextlib.suppress(asyncio.CancelledError, ShardLostError):
+        await asked
+    await asyncio.sleep(0)
+    assert wire.messages() == [Encode(("a",))]
