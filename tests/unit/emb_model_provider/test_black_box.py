@@ -1,6 +1,8 @@
+import gc
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -34,6 +36,20 @@ def test_more_requests_than_a_slot_holds_are_unknown_and_not_none_at_all(tmp_pat
     assert len(reader.requests_of(1)) == MAX_ENTRIES
     box.enter(1, [(1, i) for i in range(MAX_ENTRIES + 1)])
     assert reader.requests_of(1) is None
+
+
+def test_each_side_holds_one_descriptor_and_none_once_it_is_closed(tmp_path):
+    def held() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    before = held()
+    box, reader = BlackBox(tmp_path / "b", 1), BlackBoxReader(tmp_path / "b")
+    assert held() == before + 2
+    reader.close()
+    assert held() == before + 1
+    del box
+    gc.collect()
+    assert held() == before
 
 
 def test_what_a_killed_process_was_at_can_be_read_afterwards_even_when_the_file_is_gone(tmp_path):

@@ -23,6 +23,25 @@ def test_a_plain_line_holds_time_level_process_event_and_values():
     assert line.endswith('INFO    shard[a#1] model_loaded dimension=384 note="two words" empty=""')
 
 
+def test_a_number_is_short_in_a_plain_line_and_what_has_no_value_is_left_out():
+    line = formatted("plain", lambda log: log.info("measured", took_ms=1 / 3, count=1234567, who=None))
+    assert line.endswith("measured took_ms=0.333333 count=1234567")
+
+
+def test_what_the_terminal_has_said_already_is_marked_for_it():
+    said = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append((record.getMessage(), record.levelname, record.said))
+    logger = logging.getLogger("test.logs.said")
+    logger.handlers[:], logger.propagate = [handler], False
+    logger.setLevel(logging.INFO)
+    log = EventLog("test.logs.said")
+    log.said("told")
+    log.info("new")
+    log.debug("not wanted")
+    assert said == [("told", "INFO", True), ("new", "INFO", False)]
+
+
 def test_a_json_line_is_one_object_with_types_kept():
     line = formatted("json", lambda log: log.warning("slow", took_ms=1.5, ok=False, who=None))
     body = json.loads(line)

@@ -70,9 +70,11 @@ def test_every_good_row_keeps_all_that_is_its_own_and_every_hole_is_where_the_cl
     at = sorted(data.draw(st.permutations(range(total)))[: total - len(good)])
     holes = {index: InvalidRequestError(f"hole {index}", code="bad") for index in at}
     result = with_holes(EncodeResult("m", parts, 7, tuple(np.flatnonzero(cut).tolist()), "f00d"), holes)
-    expected, left = [], iter(zip(good, cut, strict=True))
-    for index in range(total):
-        expected.append((([0, 0], 0, None, [], [], [], f"hole {index}"), False) if index in holes else next(left))
+    left = iter(zip(good, cut, strict=True))
+    expected = [
+        (([0, 0], 0, None, [], [], [], f"hole {index}"), False) if index in holes else next(left)
+        for index in range(total)
+    ]
     found = [row for part in result.parts for row in rows_of(part)]
     assert found == [row for row, _ in expected]
     assert result.truncated == tuple(index for index, (_, is_cut) in enumerate(expected) if is_cut)

@@ -9,7 +9,7 @@ from emb_model_provider.messages import BatchTotals, Encoded, InputError, Progre
 from router.metrics import catalogue
 from router.metrics.meter import Meter
 from router.metrics.scripts import script_shares
-from router.metrics.store import Store
+from router.metrics.store import Gauges, Store
 from router.requests import EncodeResult
 from router.visit import Visit
 from shard.batch_totals import FILL_BOUNDS, RATIO_BOUNDS
@@ -85,6 +85,33 @@ def test_several_routers_are_summed_whichever_is_asked(tmp_path, monkeypatch):
     assert get(found, "emb_request_seconds_count", route="/v1/embeddings", dialect="openai", model="m") == 2
     assert get(found, "emb_routers") == 2
     assert get(found, "emb_router_starts_total") == 2
+
+
+def test_what_routers_have_in_hand_is_summed_over_those_that_live(tmp_path, monkeypatch):
+    first = Meter(Store(str(tmp_path), 0))
+    first.in_flight = 2
+    first.watch(lambda: Gauges(connections=3, quarantined=2, by_model={"m": (10, 1), "n": (5, 4)}))
+    first.write()
+    with monkeypatch.context() as dying:
+        dying.setattr(os, "getpid", lambda: 2**22 + 1)
+        dead = Meter(Store(str(tmp_path), 2))
+        dead.watch(lambda: Gauges(connections=99, by_model={"m": (99, 99)}))
+        dead.write()
+    monkeypatch.setattr(os, "getpid", os.getppid)
+    second = Meter(Store(str(tmp_path), 1))
+    second.in_flight = 4
+    second.watch(lambda: Gauges(connections=7, quarantined=1, by_model={"m": (20, 3)}))
+    found = values(second)
+    assert get(found, "emb_requests_in_flight") == 6
+    assert get(found, "emb_connections") == 10
+    assert get(found, "emb_quarantined_inputs") == 2
+    admitted, waiting = catalogue.ADMITTED.name, catalogue.WAITING.name
+    assert {model: (get(found, admitted, model=model), get(found, waiting, model=model)) for model in "mn"} == {
+        "m": (30, 4),
+        "n": (5, 4),
+    }
+    processes = {dict(labels)["process"] for name, labels in found if name == catalogue.MEMORY.name}
+    assert {process for process in processes if process.startswith("router")} == {"router-0", "router-1"}
 
 
 def test_counters_outlive_a_router_and_its_file_does_not(tmp_path, monkeypatch):
