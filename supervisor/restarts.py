@@ -118,7 +118,6 @@ class RestartPolicy:
         self._deaths.clear()
         self._streak = 0
         self._is_open = False
-        self._is_probing = False
         self._probes = 0
 
     def _is_stable(self, now_s: float) -> bool:

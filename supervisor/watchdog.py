@@ -76,7 +76,6 @@ class Watchdog:
             self._load = load
         elif isinstance(message, Ready | RouterReady):
             self.is_ready = True
-            self._idle_s = now_s
             if isinstance(message, Ready) and self._batch_s:
                 self._batch_s = max(self._batch_s, _SLOWEST_FACTOR * _longest_batch_s(message.info.encoder))
         elif isinstance(message, Progress):

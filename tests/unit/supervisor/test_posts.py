@@ -186,8 +186,26 @@ async def test_a_successor_that_cannot_come_up_leaves_the_holder_where_it_is(sce
     assert scene.post.lacked_memory is lacked
     again = await begin(scene.post.renew(overlap=True))
     assert scene.post.row().reason == "", "a new try clears it"
+    assert not scene.post.lacked_memory
     serve(scene.shards[2])
     assert await again
+
+
+async def test_a_holder_that_fails_later_says_what_it_failed_of_and_not_that_it_was_not_replaced(scene):
+    serve(scene.shards[0])
+    renewal = await begin(scene.post.renew(overlap=True))
+    fail(scene.shards[1], "wrong_weights")
+    assert not await renewal
+    fail(scene.shards[0], "crashed")
+    assert (scene.post.row().state, scene.post.row().reason) == ("failed", "crashed")
+
+
+async def test_a_holder_that_failed_is_revived_with_the_settings_wanted_now(scene):
+    fail(scene.shards[0])
+    scene.post.wanted = replace(scene.post.wanted, spec=ModelSpec(id="en", name="hub/newer"))
+    scene.post.revive()
+    assert scene.told(0) == ["start", "revive"]
+    assert scene.shards[0].setting.spec.name == "hub/newer"
 
 
 async def test_a_holder_that_fails_for_good_makes_room_for_the_successor_at_once(scene):
@@ -244,9 +262,9 @@ async def test_newer_settings_withdraw_a_successor_that_has_older_ones(scene):
     serve(scene.shards[0])
     renewal = await begin(scene.post.renew(overlap=True))
     scene.post.wanted = replace(scene.post.wanted, spec=ModelSpec(id="en", name="hub/newer"))
-    scene.post.withdraw()
-    assert not await renewal
     again = await begin(scene.post.renew(overlap=True))
+    assert not await renewal
+    assert scene.told(1) == ["start", "kill", "stop"]
     assert scene.shards[2].setting.spec.name == "hub/newer"
     serve(scene.shards[1])  # too late: it is nobody's successor any more
     assert scene.post.holder is scene.shards[0]
@@ -267,6 +285,24 @@ async def test_closing_ends_holder_successor_and_those_that_leave_and_its_row_sa
     await closing
     assert not await scene.post.renew(overlap=True), "a closed post is filled no more"
     assert len(scene.shards) == 2
+
+
+async def test_a_withdrawn_successor_belongs_to_the_post_until_its_process_is_gone(scene):
+    serve(scene.shards[0])
+    renewal = await begin(scene.post.renew(overlap=True))
+    scene.post.withdraw()
+    assert scene.shards[1] in scene.post.everybody()
+    assert not await renewal
+    await begin(asyncio.sleep(0))
+    assert scene.post.everybody() == [scene.shards[0]]
+
+
+async def test_a_model_that_failed_before_its_post_is_closed_is_still_said_to_have_failed(scene):
+    fail(scene.shards[0])
+    closing = await begin(scene.post.close(1.0))
+    assert scene.post.row().state == "failed"
+    scene.leave(0)
+    assert await closing
 
 
 async def test_what_went_wrong_is_counted_over_replacements(scene):

@@ -84,6 +84,28 @@ def test_starts_that_fail_slowly_open_the_breaker_too():
     assert one.breaker(6000.0) == "open"
 
 
+@pytest.mark.parametrize(("apart_s", "breaker"), [(24.0, "open"), (24.5, "closed")])
+def test_a_child_that_comes_up_and_dies_too_often_within_the_period_opens_the_breaker(apart_s, breaker):
+    one = policy()
+    for died_s in (0.0, *(1000.0 + apart_s * number for number in range(6))):
+        one.became_ready(died_s - 1)
+        one.died(died_s, -9)
+    assert one.breaker(1000.0 + apart_s * 5) == breaker
+
+
+def test_a_child_that_was_ready_once_may_fail_to_start_as_often_as_before():
+    one = policy()
+    for number in range(5):
+        one.died(1000.0 * number, 1)
+    one.became_ready(5000.0)
+    one.died(5001.0, -9)
+    states = []
+    for number in range(6, 12):
+        one.died(1000.0 * number, 1)
+        states.append(one.breaker(1000.0 * number))
+    assert states == ["closed"] * 5 + ["open"]
+
+
 def test_boot_failures_and_crashes_are_counted_apart():
     one = policy()
     one.died(0.0, 1)
@@ -118,6 +140,26 @@ def test_a_reset_closes_the_breaker():
     one.started()
     assert one.breaker(7.0) == "closed"
     assert one.died(8.0, 1) == 0.5
+
+
+def test_a_reset_forgets_every_failure_and_every_probe():
+    one = opened()
+    assert [one.died(100.0 * number, 1) for number in (1, 2)] == [120.0, 240.0]
+    one.reset()
+    assert [one.died(1000.0 * number, 1) for number in range(1, 7)] == [0.5, 1.0, 2.0, 4.0, 8.0, 60.0]
+
+
+@pytest.mark.parametrize("intensity", [2, 8])
+def test_after_a_change_of_the_intensity_so_many_crashes_and_one_more_open_the_breaker(intensity):
+    one = policy()
+    one.retune(RestartLimits(intensity=intensity))
+    states = []
+    long_ago = -1000
+    for second in (long_ago, *range(0, 2 * intensity + 2, 2)):
+        one.became_ready(float(second))
+        one.died(float(second + 1), -9)
+        states.append(one.breaker(float(second + 1)))
+    assert states == ["closed"] * (1 + intensity) + ["open"]
 
 
 def test_other_limits_count_from_now_on_and_what_has_happened_counts_on():

@@ -111,6 +111,12 @@ def test_a_model_so_slow_that_its_longest_text_takes_longer_has_that_time():
     assert life.hang.kind == "stuck"
 
 
+def test_a_batch_without_a_limit_gets_none_from_what_was_measured_at_the_start():
+    life = Life(WatchLimits(batch_s=0, silence_s=30))
+    life.hear(Ready(make_info(max_tokens=512, tokens_per_s=1000.0)))
+    assert life.passes(5000, lambda second: report(running_s=float(second))) is None
+
+
 def test_many_batches_that_are_each_short_are_no_hang():
     assert ready().passes(1000, lambda second: report(running_s=second % 100, batches_done=second // 100)) is None
 
@@ -128,6 +134,12 @@ def test_texts_that_wait_while_no_batch_begins_are_a_hang():
     assert "3 texts wait" in life.hang.sentence
 
 
+def test_a_child_that_has_nothing_to_do_is_not_at_fault_below_the_limit_of_silence():
+    life = ready(WatchLimits(batch_s=60, silence_s=300))
+    life.hear(report())
+    assert life.passes(300) is None
+
+
 def test_a_queue_that_moves_is_none():
     assert ready().passes(500, lambda second: report(waiting_texts=3, batches_done=second // 50)) is None
 
@@ -137,9 +149,17 @@ def test_a_router_that_is_late_is_busy_and_not_ended_below_the_limit():
     life.hear(RouterReady(1))
     assert life.passes(5, lambda second: Heartbeat(0.0, 0, 1)) is None
     assert not life.dog.is_busy(life.now_s)
-    assert life.passes(5) is None
+    assert life.passes(3) is None
+    assert not life.dog.is_busy(life.now_s)
+    assert life.passes(1) is None
     assert life.dog.is_busy(life.now_s)
     life.hear(Heartbeat(5.0, 0, 1))
+    assert not life.dog.is_busy(life.now_s)
+
+
+def test_a_child_that_still_starts_is_not_called_busy():
+    life = Life()
+    assert life.passes(500) is None
     assert not life.dog.is_busy(life.now_s)
 
 
@@ -149,6 +169,20 @@ def test_a_supervisor_that_was_stopped_itself_finds_nobody_silent():
     assert life.dog.check(life.now_s, is_stopped=False) is None
     assert life.passes(20) is None
     assert life.passes(20) is not None
+
+
+def test_nor_does_it_find_a_stopped_start_or_a_waiting_text_too_old():
+    starting = Life()
+    assert starting.passes(20, is_stopped=lambda _second: True) is None
+    starting.now_s += 3600
+    assert starting.passes(8, is_stopped=lambda _second: True) is None
+    assert starting.passes(8, is_stopped=lambda _second: True) is not None
+    serving = ready()
+    assert serving.passes(100, lambda second: report(waiting_texts=3)) is None
+    serving.now_s += 3600
+    assert serving.passes(18, lambda second: report(waiting_texts=3)) is None
+    assert serving.passes(8, lambda second: report(waiting_texts=3)) is not None
+    assert serving.hang.kind == "stuck"
 
 
 def test_limits_of_nought_are_none():
@@ -176,4 +210,8 @@ def test_whoever_reports_in_time_and_works_in_time_is_never_ended(reports):
 def test_reports_come_several_times_within_each_limit(batch_s, silence_s):
     limits = WatchLimits(batch_s=batch_s, silence_s=silence_s)
     assert limits.report_every_s <= min(1.0, batch_s / 4, silence_s / 4)
-    assert Watchdog(limits).check_every_s <= 1.0
+    assert Watchdog(limits).check_every_s <= min(1.0, batch_s / 4, silence_s / 4)
+
+
+def test_without_limits_a_child_reports_once_a_second():
+    assert WatchLimits().report_every_s == Watchdog(WatchLimits()).check_every_s == 1.0
