@@ -59,6 +59,8 @@ _MODULE_HOMES: Final = (
 )
 #: Files larger than this hold vocabularies or data; what names classes is small.
 _MAX_CONFIG_BYTES: Final = 4 * 1024 * 1024
+#: transformers takes either, and the second also where the first is there and null.
+_ATTENTION_KEYS: Final = ("attn_implementation", "_attn_implementation")
 _SETTINGS: Final = {
     "huggingface": "EMB_PROVIDER_HUGGINGFACE_TRUST_REMOTE_CODE=true, or ",
     "modelscope": "EMB_PROVIDER_MODELSCOPE_TRUST_REMOTE_CODE=true, or ",
@@ -124,10 +126,21 @@ def _wishes(filename: str, document: object) -> Iterator[str]:
     activation = document.get("activation_function")
     if isinstance(activation, str) and "in_features" in document and not _is_torch_activation(activation):
         yield f"names the activation function {activation!r}"
-    for options in (document, *(value for value in document.values() if isinstance(value, dict))):
-        attention = options.get("attn_implementation", options.get("_attn_implementation"))
-        if isinstance(attention, str) and "/" in attention:
+    for attention in _attentions(document):
+        if "/" in attention:
             yield f"names the attention kernel {attention!r} of a hub"
+
+
+def _attentions(document: dict[str, object]) -> Iterator[str]:
+    """Yield what a configuration, or one within it, names under either key: a name, or a table of names by part."""
+    waiting = [document]
+    while waiting:
+        options = waiting.pop()
+        waiting += [value for value in options.values() if isinstance(value, dict)]
+        for key in _ATTENTION_KEYS:
+            value = options.get(key)
+            names = value.values() if isinstance(value, dict) else (value,)
+            yield from (name for name in names if isinstance(name, str))
 
 
 def _is_torch_activation(path: str) -> bool:

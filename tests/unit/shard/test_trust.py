@@ -27,6 +27,10 @@ def write(directory, name, content):
         ("2_Dense/config.json", {"in_features": 4, "activation_function": "torch.load"}, "torch.load"),
         ("config.json", {"attn_implementation": "someone/kernel"}, "someone/kernel"),
         ("sentence_bert_config.json", {"model_args": {"attn_implementation": "someone/kernel"}}, "someone/kernel"),
+        ("config.json", {"attn_implementation": None, "_attn_implementation": "someone/kernel"}, "someone/kernel"),
+        ("config.json", {"_attn_implementation": {"": "someone/kernel"}}, "someone/kernel"),
+        ("config.json", {"a": {"b": {"attn_implementation": "someone/kernel"}}}, "someone/kernel"),
+        ("config.json", {"custom_pipelines": {"p": {"impl": "pipe.P"}}}, "custom_pipelines"),
     ],
 )
 def test_a_directory_that_names_code_of_its_own_is_refused(tmp_path, name, content, wish):
@@ -52,7 +56,15 @@ def test_allow_remote_without_any_python_needs_no_trust(tmp_path):
 
 def test_a_training_script_that_nothing_names_is_not_run_and_not_refused(tmp_path):
     write(tmp_path, "config.json", {"model_type": "bert"})
+    write(tmp_path, "configuration.json", {"allow_remote": False})
     (tmp_path / "train_script.py").write_text("raise SystemExit", encoding="utf-8")
+    assert list(code_requests(tmp_path)) == []
+    refuse_code(tmp_path, "local", "some/model")
+
+
+def test_modules_that_are_known_here_or_part_of_the_library_ask_for_nothing(tmp_path):
+    kinds = ["pylate.models.Dense.Dense", "sentence_transformers.models.Pooling", "sentence_transformers.models.Router"]
+    write(tmp_path, "modules.json", [{"type": kind, "path": ""} for kind in kinds])
     assert list(code_requests(tmp_path)) == []
 
 
@@ -93,6 +105,8 @@ def test_ordinary_activations_and_files_ask_for_nothing(tmp_path):
     write(
         tmp_path, "3_Dense/config.json", {"in_features": 4, "activation_function": "torch.nn.modules.linear.Identity"}
     )
-    write(tmp_path, "config.json", {"model_type": "bert", "attn_implementation": "sdpa"})
+    write(tmp_path, "config.json", {"model_type": "bert", "attn_implementation": "sdpa", "_attn_implementation": None})
+    write(tmp_path, "2_Dense/modules.json", {"type": "a table is no list of modules"})
+    write(tmp_path, "added_tokens.json", [{"content": "<a/b>"}, "x"])
     (tmp_path / "vocab.json").write_text("[" * 100_000, encoding="utf-8")
     assert list(code_requests(tmp_path)) == []
