@@ -21,7 +21,9 @@ from shard.hubs.snapshot import (
 
 
 def safetensors(data: bytes = b"\0" * 8) -> bytes:
-    header = json.dumps({"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, len(data)]}}).encode()
+    tensors = {"w": [0, len(data)], "nothing": [0, 0]}
+    entries = {name: {"dtype": "F32", "shape": [2], "data_offsets": ends} for name, ends in tensors.items()}
+    header = json.dumps({"__metadata__": {"format": "pt"}, **entries}).encode()
     return struct.pack("<Q", len(header)) + header + data
 
 
@@ -40,6 +42,11 @@ def test_only_what_loading_needs_is_fetched():
     assert selected("pytorch_model.bin", "config.json") == ["pytorch_model.bin", "config.json"]
 
 
+def test_what_bge_m3_and_colbert_keep_beside_their_weights_is_fetched():
+    heads = ["colbert_linear.pt", "sparse_linear.pt", "artifact.metadata"]
+    assert selected(*heads, "other.pt") == heads
+
+
 @pytest.mark.parametrize("other", ["consolidated.safetensors", "model.fp16.safetensors", "adapter_model.safetensors"])
 def test_safetensors_that_nobody_loads_are_no_reason_to_leave_the_weights_out(other):
     assert "pytorch_model.bin" in selected("config.json", "pytorch_model.bin", other)
@@ -51,6 +58,7 @@ def test_safetensors_that_nobody_loads_are_no_reason_to_leave_the_weights_out(ot
     [
         "onnx/model.onnx", "onnx/config.json", "openvino/openvino_model.xml", "tf_model.h5", "rust_model.ot",
         "flax_model.msgpack", "training_args.bin", "optimizer.bin", ".gitattributes", "README.md", "images/a.png",
+        ".cache/config.json",
     ],
 )  # fmt: skip
 def test_other_formats_and_leftovers_of_training_are_not(path):
@@ -75,6 +83,18 @@ def test_garbage_is_never_a_whole_safetensors_file(tmp_path_factory, data):
     assert not is_whole_safetensors(path)
 
 
+@pytest.mark.parametrize("header", [b"\xff{", b"[]", b'{"w": {}}', b'{"w": {"data_offsets": [0]}}', b'{"w": 1}'])
+def test_a_file_whose_header_is_none_is_not_whole(tmp_path, header):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+    assert not is_whole_safetensors(path)
+
+
+def test_a_file_without_any_tensor_is_whole(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
+    assert is_whole_safetensors(tmp_path / "model.safetensors")
+
+
 def test_each_damage_is_told_in_words(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"hello\n")
     good = RemoteFile("a.txt", 6, git_sha1="ce013625030ba8dba906f756967f9e9ca394464a")
@@ -84,13 +104,25 @@ def test_each_damage_is_told_in_words(tmp_path):
     assert damaged_file(tmp_path, RemoteFile("a.txt", 7), hashes=True) == "6 bytes instead of 7"
     assert "SHA-256" in damaged_file(tmp_path, RemoteFile("a.txt", 6, "0" * 64), hashes=True)
     assert "hash" in damaged_file(tmp_path, RemoteFile("a.txt", 6, git_sha1="0" * 40), hashes=True)
+    (tmp_path / "m.safetensors").write_bytes(b"\0" * 64)
+    assert "header" in damaged_file(tmp_path, RemoteFile("m.safetensors", 64), hashes=False)
+
+
+def test_the_content_is_held_against_its_own_hash_and_only_where_that_is_asked_for(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"hello\n")
+    # Of a large file git keeps a pointer, and hashes that.
+    large = RemoteFile("a.txt", 6, hashlib.sha256(b"hello\n").hexdigest(), git_sha1="0" * 40)
+    assert damaged_file(tmp_path, large, hashes=True) == ""
+    assert damaged_file(tmp_path, RemoteFile("a.txt", 6, "0" * 64), hashes=False) == ""
+    assert damaged_file(tmp_path, RemoteFile("a.txt", 6, git_sha1="0" * 40), hashes=False) == ""
 
 
 def marked(repository, revision="main"):
     directory = repository / "snapshots" / "abc"
     directory.mkdir(parents=True)
     (directory / "model.safetensors").write_bytes(safetensors())
-    files = (RemoteFile("model.safetensors", len(safetensors())),)
+    (directory / "config.json").write_bytes(b"{}")
+    files = (RemoteFile("model.safetensors", len(safetensors())), RemoteFile("config.json", 2))
     write_marker(repository, revision, Marker("snapshots/abc", "abc", files))
     return directory
 
@@ -149,3 +181,38 @@ def test_a_missing_part_of_an_index_or_a_missing_module_folder_makes_it_incomple
     assert not is_structurally_complete(tmp_path)
     (tmp_path / "1_Pooling").mkdir()
     assert is_structurally_complete(tmp_path)
+
+
+def test_a_cache_with_modules_needs_no_configuration_beside_them(tmp_path):
+    (tmp_path / "0_Transformer").mkdir()
+    (tmp_path / "modules.json").write_text(json.dumps([{"path": "0_Transformer", "type": "T"}]))
+    assert not is_structurally_complete(tmp_path)
+    (tmp_path / "0_Transformer" / "model.safetensors").write_bytes(safetensors())
+    assert is_structurally_complete(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["modules.json", "model.safetensors.index.json"])
+@pytest.mark.parametrize("content", ["[", "[1]", '[{"type": "T"}]'])
+def test_a_cache_whose_list_of_parts_cannot_be_read_is_incomplete(tmp_path, name, content):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(safetensors())
+    assert is_structurally_complete(tmp_path)
+    (tmp_path / name).write_text(content)
+    assert not is_structurally_complete(tmp_path)
+
+
+def test_every_file_of_weights_must_be_whole(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "a.safetensors").write_bytes(safetensors())
+    (tmp_path / "b.safetensors").write_bytes(safetensors()[:-1])
+    assert not is_structurally_complete(tmp_path)
+
+
+def test_weights_of_the_older_format_count_unless_they_are_empty_or_lack_a_part(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "pytorch_model.bin").touch()
+    assert not is_structurally_complete(tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"x")
+    assert is_structurally_complete(tmp_path)
+    (tmp_path / "pytorch_model.bin.index.json").write_text('{"weight_map": {"w": "pytorch_model-2.bin"}}')
+    assert not is_structurally_complete(tmp_path)
