@@ -148,7 +148,7 @@ class Scheduler(Generic[ItemT]):
         _discard_done(self._bulk)
         if self._is_alones_turn():
             return None if self._running else 0.0
-        if not self._waiting_texts or self._runs_alone or self._is_held:
+        if not self._waiting_texts or self._is_held:
             return None
         if not self._limits.dynamic or self._waiting_texts >= self._limits.min_batch_size:
             return 0.0
@@ -212,10 +212,6 @@ class Scheduler(Generic[ItemT]):
     def observe(self, batch: Batch[ItemT], took_ms: float) -> None:
         """Learn how long a batch really took on the cores of one lane."""
         self._pace.observe(batch.planned_ms, took_ms)
-
-    @property
-    def _runs_alone(self) -> bool:
-        return any(batch.is_alone for batch in self._running)
 
     @property
     def _runs_interactive(self) -> bool:

@@ -81,6 +81,25 @@ def test_requests_of_one_class_are_served_in_order_of_arrival(lengths, max_token
         assert max(order.index(item) for item in earlier) < min(order.index(item) for item in later)
 
 
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=60), plans, st.integers(1, 16))
+def test_no_batch_is_smaller_than_it_must_be(lengths, plan, max_size):
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(max_batch_size=max_size), plan)
+    add(scheduler, lengths)
+    for batch, following in itertools.pairwise(drain(scheduler)):
+        more = [item.length for item in (*batch, following[0])]
+        ms = plan.costs.ms(len(more), sum(more), sum(length**2 for length in more))
+        assert len(more) > max_size or sum(more) > plan.max_tokens or ms > plan.slice_ms
+
+
+def test_a_request_is_served_among_those_of_the_priority_that_its_client_names():
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(max_batch_size=9), make_plan())
+    small, many = [Item(5)], [Item(6) for _ in range(9)]
+    scheduler.add(small, 0.0, "bulk")
+    scheduler.add(many, 0.0, "interactive")
+    assert take(scheduler) == many
+    assert take(scheduler) == small
+
+
 def test_a_small_request_overtakes_bulk_and_waits_for_no_more_than_the_slice_in_hand():
     scheduler: Scheduler[Item] = Scheduler(BatchLimits(), make_plan(slice_ms=50, ms_per_token=1))
     add(scheduler, [10] * 64)
@@ -149,6 +168,17 @@ def test_a_minimum_is_waited_for_but_never_longer_than_asked():
     assert scheduler.due_in_s(10.02) == 0.0
 
 
+@pytest.mark.parametrize("priority", ["interactive", "bulk"])
+def test_a_minimum_is_waited_for_from_the_oldest_request_that_is_not_dropped(priority):
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(min_batch_size=4, max_wait_time_ms=50), make_plan())
+    dropped, older = Item(5), Item(5)
+    scheduler.add([dropped], 9.99, priority)
+    scheduler.add([older], 10.0, priority)
+    scheduler.add([Item(5)], 10.02, "bulk" if priority == "interactive" else "interactive")
+    scheduler.drop(dropped)
+    assert scheduler.due_in_s(10.02) == pytest.approx(0.030)
+
+
 def test_without_dynamic_batching_requests_neither_share_a_batch_nor_wait_for_each_other():
     scheduler: Scheduler[Item] = Scheduler(BatchLimits(min_batch_size=4, dynamic=False), make_plan())
     first, second = add(scheduler, [5]), add(scheduler, [6, 5])
@@ -185,6 +215,30 @@ def test_slices_shrink_when_batches_take_longer_than_predicted():
         scheduler.finished(batch)
         scheduler.observe(batch, took_ms=2 * len(batch.items))
     assert len(take(scheduler)) == 25
+
+
+def test_a_prediction_follows_what_batches_really_take_and_what_they_hold():
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(), make_plan(slice_ms=50, ms_per_token=1))
+    for _ in range(100):
+        add(scheduler, [10, 10])
+        batch = scheduler.take(0.0)
+        scheduler.finished(batch)
+        scheduler.observe(batch, took_ms=40)
+    assert scheduler.predicted_ms(batch) == pytest.approx(40, rel=0.01)
+    scheduler.replan(batch, batch.items[1:])
+    assert (len(batch.items), scheduler.predicted_ms(batch)) == (1, pytest.approx(20, rel=0.01))
+
+
+def test_beside_an_interactive_batch_the_next_lane_is_bulks_until_more_waits_than_one_batch_should_take():
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(), make_plan(slice_ms=50, ms_per_token=1), lanes=3)
+    add(scheduler, [5] * 90)
+    add(scheduler, [5])
+    assert not scheduler.take(0.0).is_bulk
+    add(scheduler, [5])
+    assert scheduler.take(0.0).is_bulk
+    for _ in range(5):
+        add(scheduler, [5])
+    assert not scheduler.take(0.0).is_bulk
 
 
 def test_no_lane_takes_more_bulk_than_its_part_of_what_runs_and_waits():
@@ -311,7 +365,7 @@ def test_what_may_kill_the_process_waits_for_every_lane_and_then_has_the_device_
     for suspect in suspects:
         assert scheduler.due_in_s(0.0) == 0.0
         alone = scheduler.take(0.0)
-        assert (alone.items, alone.is_alone) == ([suspect], True)
+        assert (alone.items, alone.is_alone, alone.is_wide, alone.is_bulk) == ([suspect], True, True, False)
         assert scheduler.due_in_s(0.0) is None
         scheduler.finished(alone)
         # Everybody else has one turn in each of the four lanes before the next suspect.
@@ -321,6 +375,24 @@ def test_what_may_kill_the_process_waits_for_every_lane_and_then_has_the_device_
         for batch in shared:
             scheduler.finished(batch)
     assert len(drain(scheduler)) == 18 - 8
+
+
+def test_suspects_that_nobody_waits_beside_follow_one_another():
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(), make_plan(), lanes=2)
+    suspects = [Item(3), Item(4)]
+    scheduler.add_alone(suspects)
+    for suspect in suspects:
+        assert scheduler.due_in_s(0.0) == 0.0
+        assert take(scheduler) == [suspect]
+    assert scheduler.due_in_s(0.0) is None
+
+
+def test_a_small_request_has_its_turn_between_two_suspects():
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(), make_plan(), lanes=2)
+    first, second = Item(3), Item(4)
+    scheduler.add_alone([first, second])
+    small = add(scheduler, [5])
+    assert [take(scheduler) for _ in range(3)] == [[first], small, [second]]
 
 
 def test_a_dropped_suspect_holds_up_nobody():

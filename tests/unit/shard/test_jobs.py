@@ -1,0 +1,93 @@
+"""The bookkeeping between requests and the texts that they share, without an engine."""
+
+import numpy as np
+import pytest
+
+from emb_model_provider.messages import Encode, InputError
+from emb_model_provider.modelmap import BatchLimits
+from shard.encoder import Result, Tokenized
+from shard.jobs import Job, Jobs, Times
+from tests.support.plans import make_plan
+
+ROW = Result(np.ones(2, "<f4"))
+
+
+def text(*ids: int) -> Tokenized:
+    return Tokenized(ids, len(ids))
+
+
+def jobs(**limits) -> Jobs:
+    return Jobs(BatchLimits(**limits), make_plan(), 1, 2)
+
+
+def add(into: Jobs, key: int, texts, *, at_s: float = 0.0, **fields) -> Job:
+    request = Encode(tuple("x" for _ in texts), **fields)
+    return into.add(key, request, texts, Times(at_s, at_s))
+
+
+def run(on: Jobs, now_s: float = 0.0) -> list[Job]:
+    """Run the next batch and return the jobs that it completes."""
+    batch, _ = on.take(now_s)
+    on.scheduler.finished(batch)
+    return on.settle(batch, [ROW] * len(batch.items))[0]
+
+
+def test_an_answer_says_how_long_it_was_read_waited_and_encoded():
+    all_jobs = jobs(max_batch_size=1)
+    request = Encode(("a", "b"))
+    job = all_jobs.add(1, request, [text(1), text(2)], Times(1.0, 1.5))
+    for now_s, took_ms in ((2.25, 30.0), (9.0, 12.0)):
+        batch, _ = all_jobs.take(now_s)
+        all_jobs.scheduler.finished(batch)
+        all_jobs.charge(batch, took_ms)
+        complete, _ = all_jobs.settle(batch, [ROW])
+    assert complete == [job]
+    timing = job.encoded().timing
+    assert (timing.tokenize_ms, timing.queue_ms, timing.encode_ms) == (500.0, 750.0, 42.0)
+
+
+def test_a_request_for_a_text_that_the_device_is_at_has_waited_for_nothing_and_is_answered_with_it():
+    all_jobs = jobs()
+    first = add(all_jobs, 1, [text(1)])
+    batch, _ = all_jobs.take(3.0)
+    second = add(all_jobs, 2, [text(1)], at_s=5.0)
+    assert all_jobs.scheduler.waiting_texts == 0
+    all_jobs.scheduler.finished(batch)
+    assert all_jobs.settle(batch, [ROW])[0] == [first, second]
+    assert second.encoded().timing.queue_ms == 0.0
+
+
+def test_a_request_that_names_a_text_twice_waits_for_its_turn_all_the_same():
+    all_jobs = jobs()
+    job = add(all_jobs, 1, [text(1), text(1)])
+    assert job.started_s is None
+    assert run(all_jobs, 2.0) == [job]
+    assert job.encoded().timing.queue_ms == 2000.0
+
+
+def test_a_small_request_for_a_text_of_a_big_one_does_not_wait_for_the_big_one():
+    all_jobs = jobs(max_batch_size=1)
+    add(all_jobs, 1, [text(number) for number in range(9)], priority="bulk")
+    small = add(all_jobs, 2, [text(8)], priority="interactive")
+    assert run(all_jobs) == [small]
+    assert all_jobs.scheduler.waiting_texts == 8
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_job_whose_last_inputs_are_refused_is_complete_with_the_last_of_them(count):
+    job = add(jobs(), 1, [text(number) for number in range(count)], partial=True)
+    error = InputError(0, 422, "invalid_request_error", None, "no")
+    assert [job.refuse(error) for _ in range(count)] == [False] * (count - 1) + [True]
+    assert job.encoded().errors == (error,) * count
+
+
+def test_a_dropped_request_takes_only_the_texts_with_it_that_nobody_else_waits_for():
+    all_jobs = jobs()
+    add(all_jobs, 1, [text(1), text(2), text(1)])
+    other = add(all_jobs, 2, [text(2)])
+    all_jobs.drop(1)
+    all_jobs.drop(1)
+    assert all_jobs.scheduler.waiting_texts == 1
+    assert run(all_jobs) == [other]
+    again = add(all_jobs, 3, [text(1)])
+    assert run(all_jobs) == [again]
