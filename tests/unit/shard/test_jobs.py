@@ -51,10 +51,12 @@ def test_a_request_for_a_text_that_the_device_is_at_has_waited_for_nothing_and_i
     first = add(all_jobs, 1, [text(1)])
     batch, _ = all_jobs.take(3.0)
     second = add(all_jobs, 2, [text(1)], at_s=5.0)
-    assert all_jobs.scheduler.waiting_texts == 0
+    third = add(all_jobs, 3, [text(1), text(2)], at_s=5.0)
+    assert all_jobs.scheduler.waiting_texts == 1
     all_jobs.scheduler.finished(batch)
     assert all_jobs.settle(batch, [ROW])[0] == [first, second]
-    assert second.encoded().timing.queue_ms == 0.0
+    assert run(all_jobs, 9.0) == [third]
+    assert second.encoded().timing.queue_ms == third.encoded().timing.queue_ms == 0.0
 
 
 def test_a_request_that_names_a_text_twice_waits_for_its_turn_all_the_same():
@@ -91,3 +93,41 @@ def test_a_dropped_request_takes_only_the_texts_with_it_that_nobody_else_waits_f
     assert run(all_jobs) == [other]
     again = add(all_jobs, 3, [text(1)])
     assert run(all_jobs) == [again]
+
+
+def test_a_text_that_came_too_late_is_encoded_for_the_next_who_asks_for_it():
+    all_jobs = jobs()
+    late = all_jobs.add(1, Encode(("x", "x")), [text(1), text(2)], Times(0.0, 0.0, deadline_s=5.0))
+    other = add(all_jobs, 2, [text(2)])
+    batch, expired = all_jobs.take(6.0)
+    assert expired == [late]
+    assert [one.tokenized for one in batch.items] == [text(2)]
+    all_jobs.scheduler.finished(batch)
+    assert all_jobs.settle(batch, [ROW])[0] == [other]
+    again = add(all_jobs, 3, [text(1)])
+    assert run(all_jobs, 7.0) == [again]
+
+
+def test_what_runs_alone_is_shared_with_nobody_and_counted_once_it_is_read():
+    all_jobs = jobs()
+    all_jobs.add_unread(1, Encode(("x",), alone=True), Times(0.0, 0.0))
+    other = add(all_jobs, 2, [text(1, 2)])
+    batch, _ = all_jobs.take(0.0)
+    ((alone, _),) = batch.items[0].waiters
+    assert all_jobs.read(alone, [text(1, 2)])
+    all_jobs.scheduler.finished(batch)
+    assert all_jobs.settle(batch, [ROW])[0] == [alone]
+    assert list(alone.encoded().tokens) == [2]
+    third = add(all_jobs, 3, [text(1, 2)])
+    assert run(all_jobs) == [other, third], "the equal text that waited is still one"
+
+
+def test_what_runs_alone_and_cannot_be_read_is_complete_and_not_encoded():
+    all_jobs = jobs()
+    all_jobs.add_unread(1, Encode(("x",), alone=True, partial=True), Times(0.0, 0.0))
+    batch, _ = all_jobs.take(0.0)
+    ((alone, _),) = batch.items[0].waiters
+    error = InputError(0, 422, "invalid_request_error", None, "no")
+    assert not all_jobs.read(alone, [error])
+    assert not batch.items[0].waiters
+    assert alone.encoded().errors == (error,)

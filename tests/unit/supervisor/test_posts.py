@@ -142,6 +142,51 @@ async def test_without_room_for_two_the_holder_leaves_first(scene):
     assert await renewal
 
 
+@pytest.mark.parametrize("closed", [True, False])
+async def test_who_waits_for_the_holder_to_leave_never_starts_once_the_post_is_closed_or_filled_anew(scene, closed):
+    serve(scene.shards[0])
+    renewal = await begin(scene.post.renew(overlap=False))
+    scene.post.give_up_renewal()
+    newer = await begin(scene.post.close(1.0) if closed else scene.post.renew(overlap=False))
+    scene.leave(0)
+    await begin(asyncio.sleep(0))
+    assert "start" not in scene.told(1)
+    assert not await renewal
+    if not closed:
+        assert scene.told(2) == ["start"]
+        serve(scene.shards[2])
+    assert await newer
+
+
+async def test_all_that_changes_of_holder_and_successor_is_told_and_nothing_of_who_leaves(scene):
+    serve(scene.shards[0])
+    renewal = await begin(scene.post.renew(overlap=True))
+    scene.shards[0].on_message(LoadProgress("loading", 0, 0))
+    serve(scene.shards[0])
+    assert (1, "ready") in scene.changes
+    assert scene.changes[-3:] == [(2, "starting"), (1, "loading"), (1, "ready")]
+    serve(scene.shards[1])
+    assert await renewal
+    assert scene.changes[-1] == (2, "ready")
+    scene.changes.clear()
+    fail(scene.shards[0])
+    assert scene.changes == []
+    again = await begin(scene.post.renew(overlap=False))
+    assert scene.changes[0] == (0, "starting"), "whoever begins anew is told of before it starts"
+    scene.post.give_up_renewal()
+    scene.leave(1)
+    assert not await again
+
+
+async def test_killed_is_everybody_of_a_post(scene):
+    serve(scene.shards[0])
+    renewal = await begin(scene.post.renew(overlap=True))
+    scene.post.kill()
+    assert [scene.told(number)[-1] for number in (0, 1)] == ["kill", "kill"]
+    scene.post.withdraw()
+    assert not await renewal
+
+
 async def test_a_holder_that_does_not_serve_is_replaced_at_once(scene):
     fail(scene.shards[0])
     renewal = await begin(scene.post.renew(overlap=True))
@@ -234,9 +279,11 @@ async def test_a_holder_that_fails_the_router_gives_way_to_a_successor_or_is_sta
     assert scene.told(0) == ["start", "replace: answered nonsense"]
     assert not scene.post.give_up(7, "answered nonsense"), "nobody has this number"
     renewal = await begin(scene.post.renew(overlap=True))
+    scene.changes.clear()
     assert scene.post.give_up(1, "answered nonsense")
     assert "kill" in scene.told(0)
     assert scene.post.row().generation == 2
+    assert scene.changes == [(2, "starting")]
     serve(scene.shards[1])
     assert await renewal
 
