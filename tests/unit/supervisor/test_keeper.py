@@ -214,6 +214,76 @@ async def test_a_process_that_even_sigkill_does_not_end_cannot_hold_up_the_stop(
     assert child.signals == ["SIGTERM", "KILL"]
 
 
+async def test_why_one_process_was_ended_is_not_said_of_the_next(make_world):
+    world = make_world()
+    first = await world.child()
+    assert (world.keeper.generation, world.keeper.pid) == (1, first.pid)
+    world.keeper.replace("answered nonsense")
+    assert first.signals == ["KILL"]
+    assert (await world.death()).how == "answered nonsense and was ended"
+    second = await world.child()
+    second.end(-11)
+    assert (await world.death()).how == "was killed by SIGSEGV"
+    await world.child()
+    assert world.keeper.generation == 3
+
+
+async def test_in_the_pause_before_a_restart_nobody_is_there_to_be_told_watched_or_killed(make_world):
+    world = make_world(restarts=RestartLimits(first_delay_s=3600, max_delay_s=3600))
+    child = await world.child()
+    world.keeper.send(Ready(make_info()))
+    assert child.signals == [str(Ready(make_info()))]
+    child.end(1)
+    await world.death()
+    world.keeper.send(Ready(make_info()))
+    world.keeper.replace("answered nonsense")
+    assert len(child.signals) == 1
+    assert world.keeper.pid == 0
+    await asyncio.sleep(0)
+    assert "watch child" not in {task.get_name() for task in asyncio.all_tasks()}
+
+
+async def test_a_person_who_asks_while_a_child_lives_does_not_shorten_the_pause_after_its_death(make_world):
+    world = make_world(restarts=RestartLimits(first_delay_s=3600, max_delay_s=3600))
+    child = await world.child()
+    world.keeper.revive()
+    child.end(1)
+    await world.death()
+    await asyncio.sleep(0.05)
+    assert world.spawned == 1
+
+
+async def test_other_limits_on_hangs_hold_from_the_next_child_on(make_world):
+    world = make_world()
+    first = await world.child()
+    limits = WatchLimits(startup_s=0.1, silence_s=0.4)
+    world.keeper.retune(QUICK, limits)
+    assert world.keeper.report_every_s == limits.report_every_s == 0.1
+    await asyncio.sleep(0.3)
+    assert first.signals == []
+    first.end(1)
+    await world.death()
+    second = await world.child()
+    assert "made no progress" in (await world.death()).how
+    assert second.signals == ["ABORT"]
+
+
+async def test_a_stop_while_the_process_is_being_made_reaches_it(make_world, monkeypatch):
+    made = asyncio.Event()
+    world = make_world()
+
+    async def spawn_slowly(*arguments):
+        await made.wait()
+        return await world._spawn(*arguments)
+
+    monkeypatch.setattr(keeper_module, "spawn", spawn_slowly)
+    stopping = asyncio.create_task(world.keeper.stop(5))
+    await asyncio.sleep(0.01)
+    made.set()
+    assert await asyncio.wait_for(stopping, 1)
+    assert (await world.child()).signals == ["SIGTERM"]
+
+
 def test_ends_are_told_in_words():
     assert describe_exit(-9) == "was killed by SIGKILL, perhaps out of memory"
     assert describe_exit(-11) == "was killed by SIGSEGV"

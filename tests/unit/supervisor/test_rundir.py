@@ -2,13 +2,15 @@ import fcntl
 import os
 import socket
 import stat
+import tempfile
 import threading
+from pathlib import Path
 
 import pytest
 
 from emb_model_provider.errors import ConfigurationError
 from emb_model_provider.private_socket import bind_private
-from supervisor.rundir import DirectoryInUseError, RunDirectory, find_running, running_in
+from supervisor.rundir import DirectoryInUseError, RunDirectory, find_running, running_in, runtime_parent
 
 
 def die(directory: RunDirectory) -> None:
@@ -34,11 +36,13 @@ def test_what_a_killed_supervisor_left_is_swept_and_nothing_else(short_path):
     dead = RunDirectory.fresh(short_path)
     leave_socket(dead)
     die(dead)
-    foreign = short_path / "emb-provider-notes"
+    foreign, empty = short_path / "emb-provider-notes", short_path / "emb-provider-empty"
     foreign.mkdir()
     (foreign / "keep.txt").touch()
+    empty.mkdir()
     fresh = RunDirectory.fresh(short_path)
-    assert {path.name for path in short_path.iterdir()} == {living.path.name, fresh.path.name, "emb-provider-notes"}
+    stayed = {living.path, fresh.path, foreign, empty}
+    assert set(short_path.iterdir()) == stayed
     assert (foreign / "keep.txt").exists()
     living.remove()
     fresh.remove()
@@ -125,7 +129,12 @@ def test_a_directory_that_somebody_removed_is_made_again_and_is_held_again(short
     assert not directory.restore()
     (directory.path / "pid").unlink()
     directory.path.rmdir()
+    held = directory._descriptor
     assert directory.restore()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(held)
+    assert stat.S_IMODE(directory.path.stat().st_mode) == 0o700
+    assert running_in(directory.path).pid == os.getpid()
     with pytest.raises(DirectoryInUseError):
         RunDirectory.fixed(short_path / "run")
     directory.remove()
@@ -176,3 +185,36 @@ def test_what_ended_shards_left_is_tidied_away_and_living_ones_and_strangers_sta
     assert {path.name for path in short_path.iterdir()} == {"pid", "s0-2.sock", "s0-2.box", "s1-1.txt"}
     directory.remove()
     assert {path.name for path in short_path.iterdir()} == {"s1-1.txt"}
+
+
+@pytest.mark.parametrize("others", [True, False])
+def test_a_directory_that_is_ours_no_more_is_left_to_whoever_has_it(short_path, others):
+    ours = RunDirectory.fixed(short_path / "run")
+    (ours.path / "pid").unlink()
+    ours.path.rmdir()
+    theirs = RunDirectory.fixed(short_path / "run") if others else None
+    ours.remove()
+    assert (running_in(short_path / "run") is not None) is others
+    if theirs is not None:
+        theirs.remove()
+
+
+def test_a_directory_that_is_exchanged_before_it_is_locked_is_not_taken(short_path, monkeypatch):
+    path = short_path / "run"
+    lock = fcntl.flock
+
+    def exchange(descriptor, kind):
+        path.rmdir()
+        path.mkdir(mode=0o700)
+        lock(descriptor, kind)
+
+    monkeypatch.setattr(fcntl, "flock", exchange)
+    with pytest.raises(ConfigurationError, match="cannot be used"):
+        RunDirectory.fixed(path)
+
+
+def test_run_directories_go_into_the_users_own_if_it_may_be_written_to(short_path):
+    assert runtime_parent({"XDG_RUNTIME_DIR": str(short_path)}) == short_path
+    elsewhere = Path(tempfile.gettempdir())
+    assert runtime_parent({"XDG_RUNTIME_DIR": str(short_path / "missing")}) == elsewhere
+    assert runtime_parent({"XDG_RUNTIME_DIR": ""}) == runtime_parent({}) == elsewhere
