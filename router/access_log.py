@@ -100,7 +100,7 @@ def logfmt(one: Answered) -> str:
 
 def _logfmt_value(value: object) -> str:
     text = str(value)
-    return json.dumps(text, ensure_ascii=False) if not text or any(sign in text for sign in ' "=') else text
+    return json.dumps(text, ensure_ascii=False) if not text or any(sign in text for sign in ' "=\\') else text
 
 
 def _in_quotes(text: str) -> str:

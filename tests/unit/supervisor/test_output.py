@@ -83,6 +83,7 @@ def test_an_end_does_not_wait_for_an_output_that_takes_nothing_more(monkeypatch)
     output.close()
     assert time.monotonic() - began_s < 5
     screen.go_on.set()
+    output._thread.join(10)  # or what it says last would fall into another test
 
 
 def test_a_file_that_cannot_be_renamed_goes_on_and_it_is_said_once_in_a_while(tmp_path, monkeypatch, caplog):
