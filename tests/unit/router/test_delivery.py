@@ -271,6 +271,14 @@ def test_a_slice_takes_all_that_was_asked_to_the_model_and_no_inputs_but_its_own
     assert message(ids) == Encode((), ((2, 3), (4,)), first_index=1, overlong="error")
 
 
+def test_a_turn_costs_the_tokens_of_its_own_inputs():
+    request = EncodeRequest("m", ("a", "b", "c", "d"), client="c")
+    call = Call(request, make_status("m"), Gate("m", 0), "c", [1, 20, 300, 4000], False, None)
+    for begin, end, tokens in [(0, 1, 1), (1, 2, 20), (0, 2, 21), (1, 3, 320), (0, 4, 4321)]:
+        turn = call.turn(begin, end)
+        assert (turn.tokens, turn.client, turn.is_small) == (tokens, "c", False)
+
+
 #: What says nothing of the tokens that the model reads, nor of what is wanted of them before it is cut.
 _OF_NO_CONSEQUENCE = {
     "model", "dimensions", "priority", "partial", "timeout_s", "client", "traceparent", "labels", "sent",

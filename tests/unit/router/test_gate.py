@@ -240,6 +240,8 @@ async def test_a_model_that_is_found_faster_is_given_more_at_a_time(monkeypatch)
         gate.turn_over(turn, is_answered=True)
     assert gate.tokens_per_s == pytest.approx(1000)
     assert sum(turn.is_charged for turn in turns) == 3
+    gate.expect(5)
+    assert gate.tokens_per_s == pytest.approx(1000), "what was measured here counts more"
     for task in tasks:
         task.cancel()
 

@@ -131,3 +131,4 @@ def test_all_dimensions_are_given_whatever_the_model_was_trained_to_be_cut_to():
             planning.fit(EncodeRequest("m", ("a",), dimensions=dimensions), None, cut_to_two).dimensions == dimensions
         )
     assert fit("embed", normalize=False).normalize is False
+    assert fit("m3", dimensions=3, outputs=("sparse",)).dimensions == 3, "of no consequence without dense vectors"

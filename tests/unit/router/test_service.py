@@ -14,6 +14,7 @@ from emb_model_provider.errors import (
     UnavailableError,
 )
 from emb_model_provider.messages import Encode, Encoded, ShardTable, Tokenize, Tokens
+from router.caller import CALLER, Caller
 from router.limits import RequestLimits
 from router.link import ShardLostError
 from router.registry import Registry
@@ -107,6 +108,18 @@ async def test_a_request_that_takes_too_long_is_taken_back_and_answered_with_the
         await make_service(backend, timeout_s=0.05).embed(EncodeRequest("m", ("a",) * 300))
     assert (caught.value.status, caught.value.code) == (504, "deadline_exceeded")
     assert backend.cancelled == 2
+
+
+@pytest.mark.parametrize(
+    ("allowed_s", "ours_s", "client_s"), [(60.0, 0.0, 0.05), (0.05, 60.0, 0.0), (60.0, 0.05, 60.0)]
+)
+async def test_the_shortest_of_all_times_that_are_allowed_counts(allowed_s, ours_s, client_s):
+    token = CALLER.set(Caller("c", client_s or None))
+    try:
+        with pytest.raises(DeadlineError, match=r"within 0.05 s"):
+            await make_service(SlowBackend(30), ours_s).embed(EncodeRequest("m", ("a",), timeout_s=allowed_s))
+    finally:
+        CALLER.reset(token)
 
 
 async def test_each_slice_tells_the_shard_how_long_the_client_still_waits():
