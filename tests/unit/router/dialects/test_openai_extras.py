@@ -74,6 +74,15 @@ async def test_bad_inputs_of_a_partial_request_carry_their_errors_at_their_place
     assert backend.seen[0].partial
 
 
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("/v1/embeddings", "input"), ("/v2/embed", "texts"), ("/embed", "inputs"), ("/api/embed", "input")],
+)
+async def test_whatever_the_dialect_good_inputs_keep_the_names_that_their_client_knows(ask, backend, path, name):
+    await ask(path, model="embed", **{name: ["", "a", "", "b"]}, on_error="null")
+    assert (backend.seen[0].texts, backend.seen[0].labels) == (("a", "b"), ("input 1", "input 3"))
+
+
 async def test_without_on_error_one_bad_input_fails_the_request(refuse):
     status, error = await refuse("/v1/embeddings", model="embed", input=["", "b"])
     assert (status, error["error"]["param"]) == (400, "input")
