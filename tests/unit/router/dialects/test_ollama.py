@@ -1,6 +1,9 @@
+import orjson
 import pytest
 
+from router.dialects import ollama
 from tests.support.made_up_models import dense_of
+from tests.support.statuses import make_info, make_status
 
 
 async def test_embed(ask, backend):
@@ -37,3 +40,38 @@ async def test_errors_are_one_string(refuse, client):
     assert error["error"].startswith("The model 'nothing' does not exist")
     assert (await refuse("/api/nothing"))[1]["error"] == "There is no POST /api/nothing here."
     assert (await refuse("/api/embed", model="embed", input=[]))[0] == 400
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("/api/embed", "input"), ("/api/embeddings", "prompt"), ("/v1/embeddings", "input"), ("/embed", "inputs")],
+)
+async def test_what_a_text_is_for_may_be_said_on_every_route(ask, backend, path, name):
+    await ask(path, model="embed", **{name: "a"}, input_type="search_query")
+    assert backend.seen[0].prompt_name == "query"
+
+
+async def test_without_a_name_nothing_is_shown(refuse):
+    assert await refuse("/api/show") == (400, {"error": "'model' is required: the id of a served model, as a string."})
+
+
+def test_a_model_that_has_never_loaded_is_listed_and_shown_with_what_is_known_and_a_failed_one_is_not_listed():
+    loaded = make_info(weights_bytes=7, device="cuda:0", precision="int8", fingerprint="f00d")
+    statuses = [
+        make_status("there", info=loaded),
+        make_status("comes", state="loading"),
+        make_status("was", state="restarting", info=loaded),
+        make_status("gone", state="failed", info=loaded),
+    ]
+    listed = orjson.loads(ollama._list(statuses))["models"]
+    assert [(one["name"], one["size"], one["details"]["quantization_level"]) for one in listed] == [
+        ("there", 7, "Q8_0"),
+        ("comes", 0, ""),
+        ("was", 7, "Q8_0"),
+    ]
+    assert listed[0]["digest"] == listed[2]["digest"] != listed[1]["digest"]
+    assert listed[0]["modified_at"] == "2023-11-14T22:13:20Z"
+    running = orjson.loads(ollama._running(statuses))["models"]
+    assert [(one["name"], one["size_vram"]) for one in running] == [("there", 7)]
+    shown = orjson.loads(ollama._show(statuses[1]))
+    assert (shown["model_info"], shown["capabilities"]) == ({"general.basename": "owner/name"}, ["embedding"])

@@ -74,6 +74,16 @@ async def test_bad_inputs_of_a_partial_request_carry_their_errors_at_their_place
     assert backend.seen[0].partial
 
 
+@pytest.mark.parametrize("outputs", [["dense"], ["dense", "sparse"], ["multi_vector"]])
+async def test_items_are_numbered_through_all_slices_those_with_errors_too(ask, outputs):
+    texts = ["BAD" if index % 70 == 69 else "" if index % 50 == 49 else "a" for index in range(300)]
+    data = (await embed(ask, model="m3", input=texts, outputs=outputs, on_error="null"))["data"]
+    assert [one["index"] for one in data] == list(range(300))
+    assert [index for index, one in enumerate(data) if "error" in one] == [
+        index for index, text in enumerate(texts) if text != "a"
+    ]
+
+
 @pytest.mark.parametrize(
     ("path", "name"),
     [("/v1/embeddings", "input"), ("/v2/embed", "texts"), ("/embed", "inputs"), ("/api/embed", "input")],
@@ -107,6 +117,8 @@ async def test_the_model_may_be_named_with_its_prompt(ask, backend):
     [
         ({"priority": "bulk"}, {"priority": "bulk"}),
         ({"priority": -1}, {"priority": "interactive"}),
+        ({"priority": 0}, {"priority": "auto"}),
+        ({"priority": 1}, {"priority": "bulk"}),
         ({"priority": 0}, {"priority": "auto"}),
         ({"timeout_ms": 60_000}, {"timeout_ms": 60_000}),
         ({"truncate": False}, {"overlong": "error"}),
