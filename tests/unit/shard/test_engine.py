@@ -9,6 +9,7 @@ from emb_model_provider.modelmap import BatchLimits
 from shard.activity import Activity
 from shard.encoder import FatalDeviceError
 from shard.engine import Engine
+from shard.failures import too_late
 from shard.intake import is_small
 from shard.lane import Lane
 from shard.listener import FIRST_LANE, SPELLING_THREAD
@@ -406,3 +407,48 @@ def test_a_short_query_with_a_long_document_is_not_small():
     assert is_small(Encode(("query",), seconds=("short",)))
     assert not is_small(Encode(("query",), seconds=("x" * 10_000,)))
     assert not is_small(Encode(("query",), prompt="x" * 10_000))
+
+
+# --- who is woken, and who waits for nothing -------------------------------------------------------------------
+
+
+def test_what_one_lane_leaves_wakes_the_next(make_engine):
+    encoder = FakeEncoder(closed=True)
+    engine, heard = make_engine(encoder, lanes=2)
+    time.sleep(0.05)  # until both wait
+    engine.submit(1, Encode(tuple(f"text {n}" for n in range(16))))
+    until_s = time.monotonic() + 5
+    while set(heard.at) != {FIRST_LANE, FIRST_LANE + 1} and time.monotonic() < until_s:
+        time.sleep(0.01)
+    assert set(heard.at) == {FIRST_LANE, FIRST_LANE + 1}
+    encoder.gate.set()
+    heard.wait_for(1)
+
+
+def test_an_engine_is_idle_as_soon_as_its_last_request_is_cancelled(make_engine):
+    engine, _ = make_engine(FakeEncoder(closed=True))
+    engine.submit(1, Encode(("text",)))
+    threading.Timer(0.05, engine.cancel, [1]).start()
+    began_s = time.monotonic()
+    assert engine.wait_idle(20)
+    assert time.monotonic() - began_s < 10
+
+
+def test_what_waited_too_long_to_be_read_or_was_cancelled_meanwhile_is_never_read(make_engine):
+    go_on, read = threading.Event(), []
+
+    class Reader(FakeEncoder):
+        def tokenize(self, texts, *more):
+            read.append(texts[0])
+            assert go_on.wait(10)
+            return super().tokenize(texts, *more)
+
+    engine, heard = make_engine(Reader())
+    for key, timeout_ms in ((1, 0), (2, 20), (3, 0), (4, 0)):
+        engine.submit(key, Encode(tuple(f"{key} {n}" for n in range(20)), timeout_ms=timeout_ms))
+    engine.cancel(3)
+    time.sleep(0.05)
+    go_on.set()
+    late = heard.wait_for(1, 2, 4)[1]
+    assert (late.status, read) == (too_late().status, ["1 0", "4 0"])
+    assert 3 not in heard.outcomes

@@ -27,6 +27,13 @@ def test_a_request_that_runs_alone_shares_neither_its_batch_nor_an_equal_text(ma
     assert recorder.encoded_keys.index(3) < recorder.encoded_keys.index(2)
 
 
+def test_a_request_that_runs_alone_is_answered_where_nothing_else_comes(make_engine):
+    engine, recorder = make_engine(FakeEncoder(), lanes=2)
+    time.sleep(0.05)  # until every lane waits
+    engine.submit(1, Encode(("suspect",), alone=True))
+    recorder.wait_for(1)
+
+
 class SlowReader(FakeEncoder):
     """Reads ``SLOW`` only when it is told to, and tells when it is at it."""
 
@@ -55,11 +62,23 @@ def test_a_request_that_runs_alone_waits_for_what_is_being_read(make_engine):
     assert encoder.encoded[0] == "suspect"
 
 
+def test_a_request_that_takes_long_to_read_is_not_read_before_submit_returns(make_engine):
+    encoder = SlowReader()
+    encoder.gate.set()
+    engine, recorder = make_engine(encoder)
+    engine.submit(1, Encode(("SLOW", *(f"text {n}" for n in range(20)))))
+    assert encoder.at_slow.wait(10)
+    assert HOST_THREAD not in recorder.at
+    encoder.go_on.set()
+    recorder.wait_for(1)
+
+
 def test_when_a_request_that_was_to_run_alone_leaves_nothing_waits_for_it_any_more(make_engine):
     encoder = SlowAtFirst()
     engine, recorder = make_engine(encoder, lanes=2)
     engine.submit(1, Encode(("first",), priority="bulk"))
     assert encoder.entered.wait(10)
+    time.sleep(0.05)  # until the other lane waits
     engine.submit(2, Encode(("suspect",), alone=True))
     engine.submit(3, Encode(("other",)))
     engine.cancel(2)
