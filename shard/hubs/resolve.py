@@ -26,7 +26,9 @@ from shard.hubs.snapshot import (
     Progress,
     Snapshot,
     damaged_file,
+    is_half_fetched,
     is_structurally_complete,
+    note_begun,
     read_marked,
     remove_file,
     select_files,
@@ -121,6 +123,8 @@ def _verified(spec: ModelSpec, clients: list[HubClient]) -> Snapshot | None:
 def _unverified(spec: ModelSpec, clients: list[HubClient]) -> Snapshot | None:
     """Return what another tool has put into a cache, if it looks complete."""
     for client in clients:
+        if is_half_fetched(client.repository(spec.name)):
+            continue
         for directory in client.cached_directories(spec.name, spec.revision):
             if is_structurally_complete(directory):
                 log.warning("unverified_cache", model=spec.id, source=client.source, directory=directory)
@@ -192,12 +196,22 @@ def _download(spec: ModelSpec, client: HubClient, on_progress: OnProgress) -> Sn
         listing = Listing(listing.revision, select_files(listing.files))
         meter = _Meter(sum(file.size for file in listing.files), client.source, on_progress)
         log.info("download", model=spec.id, source=client.source, files=len(listing.files), bytes=meter.total_bytes)
+        note = _note_begun(repository, listing)
         directory = client.download(spec.name, listing, meter.add)
         meter.finish()
         _verify(spec, directory, listing)
         relative = os.path.relpath(directory, repository)
         write_marker(repository, asked, Marker(relative, listing.revision, listing.files))
+        note.unlink(missing_ok=True)
     return Snapshot(directory, client.source, spec.name, listing.revision)
+
+
+def _note_begun(repository: Path, listing: Listing) -> Path:
+    """Both clients download into a folder of the revision's name."""
+    try:
+        return note_begun(repository, Marker(f"snapshots/{listing.revision}", listing.revision, listing.files))
+    except OSError as error:
+        raise disk_error(error, repository) from error
 
 
 def _verify(spec: ModelSpec, directory: Path, listing: Listing) -> None:

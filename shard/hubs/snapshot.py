@@ -20,6 +20,7 @@ HubName = Literal["huggingface", "modelscope"]
 Origin = Literal["huggingface", "modelscope", "local", "embedded"]
 
 _READ_BYTES: Final = 4 * 1024 * 1024
+_BEGUN: Final = ".emb-provider.begun"
 _MARKER_VERSION: Final = 1
 #: What BGE-M3 and ColBERT models keep beside their weights.
 _KEPT_NAMES: Final = ("sparse_linear.pt", "colbert_linear.pt", "artifact.metadata")
@@ -204,7 +205,22 @@ def marker_path(repository: Path, revision: str) -> Path:
 
 def write_marker(repository: Path, asked_revision: str, marker: Marker) -> None:
     """Write atomically: a marker is whole or absent."""
-    path = marker_path(repository, asked_revision)
+    _write(marker_path(repository, asked_revision), marker)
+
+
+def note_begun(repository: Path, marker: Marker) -> Path:
+    """Note what a download is to bring, and return the note, to be removed when it has."""
+    path = repository / _BEGUN
+    _write(path, marker)
+    return path
+
+
+def is_half_fetched(repository: Path) -> bool:
+    """Tell whether a download of ours was begun here and still lacks files, which may look complete."""
+    return (repository / _BEGUN).exists() and _read_whole(repository, repository / _BEGUN) is None
+
+
+def _write(path: Path, marker: Marker) -> None:
     unfinished = path.with_suffix(f".{os.getpid()}.tmp")
     unfinished.write_text(json.dumps({"version": _MARKER_VERSION} | asdict(marker), indent=1), "utf-8")
     unfinished.replace(path)
@@ -212,8 +228,12 @@ def write_marker(repository: Path, asked_revision: str, marker: Marker) -> None:
 
 def read_marked(repository: Path, asked_revision: str) -> tuple[Path, str] | None:
     """Return (directory, revision) of a marked snapshot whose files all have their sizes still; else ``None``."""
+    return _read_whole(repository, marker_path(repository, asked_revision))
+
+
+def _read_whole(repository: Path, marker: Path) -> tuple[Path, str] | None:
     try:
-        data = json.loads(marker_path(repository, asked_revision).read_text("utf-8"))
+        data = json.loads(marker.read_text("utf-8"))
         files = [RemoteFile(**file) for file in data["files"]]
         directory, revision = repository / data["directory"], str(data["revision"])
     except (OSError, ValueError, KeyError, TypeError):

@@ -159,6 +159,26 @@ def test_what_a_full_disk_left_of_a_download_is_not_taken_for_a_model(hub, tmp_p
     assert refused(hub, tmp_path, HF).reason == LoadReason.DISK_FULL
 
 
+def test_what_a_lost_network_left_of_a_download_is_not_taken_for_a_model_and_completed_later(
+    hub, tmp_path, monkeypatch
+):
+    really_fetch = huggingface_hub.hf_hub_download
+
+    def fetch_some(name, path, **options):
+        if path.startswith("tokenizer"):
+            raise ConnectionError("the network is gone")
+        return really_fetch(name, path, **options)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch_some)
+    assert refused(hub, tmp_path, HF).reason == LoadReason.NO_NETWORK
+    assert refused(hub, tmp_path, HF, offline=True).reason == LoadReason.INCOMPLETE_DOWNLOAD
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", really_fetch)
+    assert (get(hub, tmp_path, HF).directory / "tokenizer.json").is_file()
+    for marker in tmp_path.rglob(".emb-provider-*.json"):
+        marker.unlink()
+    assert get(hub, tmp_path, HF, offline=True)
+
+
 def test_half_a_cache_of_another_tool_is_not_taken_for_a_model(hub, tmp_path):
     directory = get(hub, tmp_path, HF).directory
     for marker in tmp_path.rglob(".emb-provider-*.json"):
