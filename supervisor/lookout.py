@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from emb_model_provider.logs import EventLog
 from supervisor.control import ControlSocket
+from supervisor.orphans import Orphans
 from supervisor.posts import Post
 from supervisor.renewals import Lifespan, RecycleLimits, Renewals
 from supervisor.room import resident_bytes
@@ -21,6 +23,7 @@ log = EventLog("supervisor")
 
 _LOOK_S = 1.0
 _TRY_AGAIN_S = 600.0
+_INIT = 1
 
 
 class Lookout:
@@ -39,6 +42,7 @@ class Lookout:
         self._notifier = notifier
         self._renewals = renewals
         self._posts = posts
+        self._orphans = Orphans()
         self._lifespans: dict[Shard, Lifespan] = {}
         #: When processes are replaced by fresh ones; may be set at any time.
         self.limits = RecycleLimits()
@@ -67,6 +71,8 @@ class Lookout:
 
     async def _look(self) -> None:
         self._notifier.alive()
+        if os.getpid() == _INIT:
+            self._orphans.look()
         serving, leaving = self._posts()
         if self._directory.restore() or not self._directory.control_path.exists():
             log.warning("run_directory_restored", path=self._directory.path)
