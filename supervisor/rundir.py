@@ -66,7 +66,11 @@ class RunDirectory:
         self.path = path
         self._descriptor = descriptor
         self._made = made
-        (path / _PID).write_text(f"{os.getpid()}\n")
+        try:
+            (path / _PID).write_text(f"{os.getpid()}\n")
+        except OSError as error:  # a full disk; which one, the error does not say where writing fails
+            self.remove()
+            raise OSError(error.errno, error.strerror, str(path)) from None
 
     @classmethod
     def fresh(cls, parent: Path) -> RunDirectory:

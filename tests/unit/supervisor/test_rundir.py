@@ -1,3 +1,4 @@
+import errno
 import fcntl
 import os
 import socket
@@ -218,3 +219,15 @@ def test_run_directories_go_into_the_users_own_if_it_may_be_written_to(short_pat
     elsewhere = Path(tempfile.gettempdir())
     assert runtime_parent({"XDG_RUNTIME_DIR": str(short_path / "missing")}) == elsewhere
     assert runtime_parent({"XDG_RUNTIME_DIR": ""}) == runtime_parent({}) == elsewhere
+
+
+def test_a_disk_without_room_is_named_and_nothing_is_left_behind(short_path, monkeypatch):
+    def refuse(_path, _text):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    with pytest.raises(OSError, match=rf"No space left on device: '{short_path}/run'"):
+        RunDirectory.fixed(short_path / "run")
+    with pytest.raises(OSError, match=rf"No space left on device: '{short_path}/emb-provider"):
+        RunDirectory.fresh(short_path)
+    assert list(short_path.iterdir()) == []
