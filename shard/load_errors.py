@@ -10,6 +10,7 @@ import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 import torch
 from safetensors import SafetensorError
@@ -17,6 +18,11 @@ from transformers.utils import logging as transformers_logging
 
 from emb_model_provider.errors import LoadError, LoadReason
 from shard.weights import hostile_pickle
+
+_ATTENTION_ADVICE: Final = (
+    " Its files ask for it: take attn_implementation out of config.json or sentence_bert_config.json in a copy of the"
+    " model and serve that; its vectors are the same with any implementation."
+)
 
 
 @contextmanager
@@ -30,7 +36,8 @@ def reasons(directory: Path) -> Iterator[None]:
             f"{directory} does not fit into memory: use a lower precision, another device, or fewer models ({error})",
         ) from error
     except ImportError as error:
-        raise LoadError(LoadReason.PACKAGE_MISSING, f"{directory} needs a package: {error}") from error
+        advice = _ATTENTION_ADVICE if "FlashAttention" in str(error) else ""
+        raise LoadError(LoadReason.PACKAGE_MISSING, f"{directory} needs a package: {error}{advice}") from error
     except pickle.UnpicklingError as error:
         raise hostile_pickle(directory / "pytorch_model.bin") from error
     except SafetensorError as error:

@@ -230,7 +230,11 @@ def _load_module(directory: Path, entry: ModuleEntry, recipe: Recipe, options: L
     if name is not None and name in _HEADS:
         return _HEADS[name].load(str(directory), **common)
     if entry.type.startswith("sentence_transformers."):
-        raise _unsupported(f"it has a module of type {entry.type}, which is not supported")
+        served = ", ".join(_HEADS)
+        raise _unsupported(
+            f"it has a module of type {entry.type}, which is not supported. Take a model that is a Transformer, behind "
+            f"which there may be {served}"
+        )
     return _load_foreign_module(directory, entry, options)
 
 

@@ -515,9 +515,21 @@ def test_a_module_type_we_do_not_serve_is_named(tmp_path, opened, kind):
     modules = json.loads((directory / "modules.json").read_text())
     modules[0]["type"] = f"sentence_transformers.models.{kind}"
     write_json(directory / "modules.json", modules)
-    with pytest.raises(LoadError, match=kind) as caught:
+    with pytest.raises(
+        LoadError, match=rf"{kind}, which is not supported\. Take a model that is a Transformer"
+    ) as caught:
         opened(directory)
     assert caught.value.reason is LoadReason.UNSUPPORTED_MODEL
+
+
+@pytest.mark.skipif(importlib.util.find_spec("flash_attn") is not None, reason="the package is there")
+def test_a_model_that_asks_for_an_attention_that_is_not_there_is_refused_with_what_to_do(tmp_path, opened):
+    directory = tiny_models.make_plain(tmp_path / "model")
+    config = json.loads((directory / "config.json").read_text())
+    write_json(directory / "config.json", config | {"attn_implementation": "flash_attention_2"})
+    with pytest.raises(LoadError, match="take attn_implementation out of config") as caught:
+        opened(directory)
+    assert caught.value.reason is LoadReason.PACKAGE_MISSING
 
 
 def test_an_unknown_architecture_is_unsupported(tmp_path, opened):
