@@ -119,7 +119,6 @@ async def test_the_model_may_be_named_with_its_prompt(ask, backend):
         ({"priority": -1}, {"priority": "interactive"}),
         ({"priority": 0}, {"priority": "auto"}),
         ({"priority": 1}, {"priority": "bulk"}),
-        ({"priority": 0}, {"priority": "auto"}),
         ({"timeout_ms": 60_000}, {"timeout_ms": 60_000}),
         ({"truncate": False}, {"overlong": "error"}),
         ({"truncate": "START"}, {"overlong": "start"}),
