@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final, NamedTuple
 
 from emb_model_provider.messages import Encoded, Output, Priority
 from emb_model_provider.modelmap import Overlong
+
+
+class Queries(NamedTuple):
+    """So many of the first texts of a request have a prompt of their own, called so."""
+
+    texts: int = 0
+    prompt_name: str | None = None
+
+
+_NO_QUERIES: Final = Queries()
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +47,15 @@ class EncodeRequest:
     traceparent: str = ""
     labels: tuple[str, ...] = ()
     sent: int = 0
+    queries: Queries = _NO_QUERIES
 
     @property
     def count(self) -> int:
         return len(self.texts) or len(self.token_ids)
+
+    def prompt_name_of(self, index: int) -> str | None:
+        """Return the name of the prompt before the input at ``index``."""
+        return self.queries.prompt_name if index < self.queries.texts else self.prompt_name
 
     def label(self, index: int) -> str:
         """Return what errors call the input at ``index``."""

@@ -216,7 +216,7 @@ class EmbeddingService:
         self._delivery.refuse_quarantined(call)
         if len(tokens) == 1:
             parts = await self._delivery.send(call, 0, 1)
-        elif len(slices := slice_bounds(request.texts or request.token_ids)) == 1:
+        elif len(slices := slice_bounds(request.texts or request.token_ids, request.queries.texts)) == 1:
             parts = await self._delivery.send(call, *slices[0])
         else:
             parts = await self._send_all(call, slices)
@@ -239,14 +239,18 @@ class EmbeddingService:
         return [part for index in range(len(slices)) for part in parts[index]]
 
 
-def slice_bounds(inputs: Sequence[Sized]) -> list[tuple[int, int]]:
-    """Cut inputs into runs of bounded count and size (characters or token ids); return each one's begin and end."""
+def slice_bounds(inputs: Sequence[Sized], queries: int = 0) -> list[tuple[int, int]]:
+    """Cut inputs into runs of bounded count and size (characters or token ids); return each one's begin and end.
+
+    The first ``queries`` of them are in runs of their own.
+    """
     if len(inputs) == 1:
         return [(0, 1)]
     bounds: list[tuple[int, int]] = []
     begin, units = 0, 0
     for index, one in enumerate(inputs):
-        if index > begin and (index - begin >= _SLICE_INPUTS or units + len(one) > _SLICE_UNITS):
+        is_full = index - begin >= _SLICE_INPUTS or units + len(one) > _SLICE_UNITS
+        if index > begin and (is_full or index == queries):
             bounds.append((begin, index))
             begin, units = index, 0
         units += len(one)

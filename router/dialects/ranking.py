@@ -19,7 +19,8 @@ from emb_model_provider.messages import EncoderInfo, Task
 from router.dialects.pairs import Pairs
 from router.dialects.seam import Answered
 from router.dialects.vectors import ReadInput, all_errors, all_rows, chunks, error_object, read_inputs, refusal_object
-from router.requests import EncodeRequest
+from router.prompts import with_role
+from router.requests import EncodeRequest, Queries
 
 RANKS: Final[tuple[Task, ...]] = ("rerank", "multi_vector", "embed")
 #: More products of token vectors than this at once would keep the loop waiting for more than a millisecond or two.
@@ -49,7 +50,7 @@ def plan_pairs(request: EncodeRequest, encoder: EncoderInfo) -> EncodeRequest:
         raise InvalidRequestError("This model makes nothing that texts can be ranked by.", param="model")
     firsts = tuple(dict.fromkeys(request.texts))
     names = ("the query",) if len(firsts) == 1 else (f"first text {place}" for place in range(len(firsts)))
-    return dataclasses.replace(
+    planned = dataclasses.replace(
         request,
         texts=firsts + request.seconds,
         labels=(*names, *(request.label(index) for index in range(len(request.seconds)))),
@@ -57,9 +58,15 @@ def plan_pairs(request: EncodeRequest, encoder: EncoderInfo) -> EncodeRequest:
         sent=request.sent or request.count,
         outputs=("multi_vector",) if late else ("dense",),
         normalize=None if late else True,
-        # Both sides go through one request, and a prompt for queries does not suit documents: none, unless named.
-        prompt="" if request.prompt_name is None and request.prompt is None else request.prompt,
     )
+    if request.prompt is not None or request.prompt_name is not None:
+        return planned
+    query, document = (with_role(planned, role, encoder) for role in ("query", "document"))
+    if not late or query.prompt_name is None or document.prompt_name is None:
+        # A prompt for queries does not suit documents, and of two texts to compare neither need be a query.
+        return dataclasses.replace(planned, prompt="")
+    # MaxSim is of a query and a document, which such a model reads differently.
+    return dataclasses.replace(document, queries=Queries(len(firsts), query.prompt_name))
 
 
 def scores(

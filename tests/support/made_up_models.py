@@ -33,7 +33,7 @@ KINDS = {
     "embed": {"task": "embed", "outputs": ("dense",), "prompts": ("query", "passage"), "fingerprint": "f00d"},
     "m3": {"task": "embed", "outputs": ("dense", "sparse", "multi_vector"), "matryoshka": (2, 4)},
     "splade": {"task": "sparse", "outputs": ("sparse",)},
-    "colbert": {"task": "multi_vector", "outputs": ("multi_vector",)},
+    "colbert": {"task": "multi_vector", "outputs": ("multi_vector",), "prompts": ("query", "document")},
     "rerank": {"task": "rerank", "outputs": ("scores",), "labels": ("LABEL_0",), "activation": "identity"},
     "classify": {
         "task": "classify",

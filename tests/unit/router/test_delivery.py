@@ -15,7 +15,7 @@ from router.gate import Gate
 from router.link import ShardLostError
 from router.quarantine import fingerprint
 from router.registry import Registry
-from router.requests import EncodeRequest
+from router.requests import EncodeRequest, Queries
 from router.service import EmbeddingService, Policy
 from tests.support.statuses import make_info, make_status
 
@@ -286,6 +286,7 @@ _OF_NO_CONSEQUENCE = {
 _OTHER_VALUES = {
     "texts": ("other",), "token_ids": ((1, 2),), "seconds": ("second",), "prompt_name": "query", "prompt": "query: ",
     "outputs": ("sparse",), "normalize": False, "overlong": "error", "max_tokens": 8,
+    "queries": Queries(1, "query"),
 }  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from router.caller import CALLER, Caller
 from router.limits import RequestLimits
 from router.link import ShardLostError
 from router.registry import Registry
-from router.requests import EncodeRequest
+from router.requests import EncodeRequest, Queries
 from router.service import EmbeddingService, Policy, slice_bounds
 from tests.support.statuses import make_info, make_status
 
@@ -66,6 +66,24 @@ def test_slices_hold_every_input_once_and_in_order(texts):
     bounds = slice_bounds(texts)
     assert [index for begin, end in bounds for index in range(begin, end)] == list(range(len(texts)))
     assert all(1 <= end - begin <= 64 for begin, end in bounds)
+
+
+@given(st.lists(st.text(min_size=1, max_size=4000), min_size=2, max_size=200), st.data())
+def test_queries_are_in_slices_of_their_own(texts, data):
+    queries = data.draw(st.integers(1, len(texts) - 1))
+    bounds = slice_bounds(texts, queries)
+    assert [index for begin, end in bounds for index in range(begin, end)] == list(range(len(texts)))
+    assert queries in [end for _, end in bounds]
+
+
+async def test_queries_have_a_prompt_of_their_own_and_documents_theirs():
+    backend = LengthBackend()
+    texts = tuple("x" * (1 + index % 10) for index in range(70))
+    request = EncodeRequest("owner/name", texts, prompt_name="document", queries=Queries(2, "query"))
+    result = await make_service(backend).embed(request)
+    sent = [(message.first_index, message.count, message.prompt_name) for message in backend.seen]
+    assert sorted(sent) == [(0, 2, "query"), (2, 64, "document"), (66, 4, "document")]
+    assert sum(len(part.tokens) for part in result.parts) == 70
 
 
 def test_a_few_giant_texts_do_not_share_a_slice():

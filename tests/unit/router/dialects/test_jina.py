@@ -37,6 +37,17 @@ async def test_an_embedding_model_ranks_by_cosine_and_a_multi_vector_model_token
     assert [(one["index"], one["relevance_score"]) for one in late["results"]] == [(1, 2.0), (0, 1.0), (2, 0.0)]
 
 
+async def test_a_multi_vector_model_reads_the_query_as_one_and_documents_as_such_unless_a_prompt_is_named(ask, backend):
+    def sent():
+        return sorted((one.texts, one.prompt_name, one.prompt) for one in backend.seen)
+
+    await ask("/v1/rerank", model="colbert", query="ab", documents=["b", "ba"])
+    assert sent() == [(("ab",), "query", None), (("b", "ba"), "document", None)]
+    backend.seen.clear()
+    await ask("/v1/rerank", model="colbert", query="ab", documents=["b", "ba"], prompt="x: ")
+    assert sent() == [(("ab", "b", "ba"), None, "x: ")]
+
+
 async def test_large_documents_come_back_whole(ask):
     documents = [f"{index} " + "ab" * 500 for index in range(400)]
     answer = await ask("/v1/rerank", model="rerank", query="ab", documents=documents)
