@@ -10,7 +10,10 @@ from emb_model_provider.modelmap import Overlong
 
 
 class Queries(NamedTuple):
-    """So many of the first texts of a request have a prompt of their own, called so."""
+    """The first ``texts`` of a request are read with the model's prompt ``prompt_name``, the others with the request's.
+
+    Where texts that are compared are read differently, they go to the model as one request all the same.
+    """
 
     texts: int = 0
     prompt_name: str | None = None

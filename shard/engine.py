@@ -76,14 +76,15 @@ class Engine:
         self._batches_done = 0
         self._totals = Totals(limits, plan, is_padded=encoder.info.batching == "padded")
         places = [(where, self._incoming) for where in TOKENIZER_THREADS[: count_tokenizers(encoder.info, threads)]]
+        #: Each with the queue that it reads.
         self._tokenizers = [
-            threading.Thread(target=self._tokenize_loop, args=place, name="tokenizer", daemon=True)
+            (threading.Thread(target=self._tokenize_loop, args=place, name="tokenizer", daemon=True), place[1])
             for place in [*places, (SPELLING_THREAD, self._to_spell)]
         ]
 
     def start(self) -> None:
         """Let all threads work from now on."""
-        for tokenizer in self._tokenizers:
+        for tokenizer, _ in self._tokenizers:
             tokenizer.start()
         for device in self._devices:
             device.lane.begin(partial(self._device_loop, device))
@@ -132,14 +133,13 @@ class Engine:
 
     def stop(self) -> None:
         """End all threads after the batches in hand."""
-        self._to_spell.put(None)
-        for _ in self._tokenizers[:-1]:
-            self._incoming.put(None)
+        for _, incoming in self._tokenizers:
+            incoming.put(None)
         with self._lock:
             self._stopping = True
             for device in self._devices:
                 device.wake.notify()
-        for tokenizer in self._tokenizers:
+        for tokenizer, _ in self._tokenizers:
             tokenizer.join()
         for device in self._devices:
             device.lane.join()

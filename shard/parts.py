@@ -69,6 +69,7 @@ def place(modules: Sequence[nn.Module], plan: ComputePlan, recipe: Recipe) -> Pa
         transformer, heads, plan.device, pad_id=tokenizer.pad_token_id or 0, wants_type_ids=wants_type_ids
     )
     if rotaries := find_rescaled(transformer):
+        log.info("alone", reason="its positions are scaled by the longest text of a pass")
         plain = RescaledRope(plain, rotaries)
     return Parts(transformer, heads, plain, wants_type_ids)
 

@@ -28,7 +28,6 @@ from shard.encoders.graph.lowering import Kernel, Kernels, lower
 from shard.encoders.graph.program import compile_graph
 from shard.encoders.one_by_one import OneByOne
 from shard.encoders.packed import PackedGraph, PackedPath, by_tokens, find_first_position
-from shard.encoders.rescaled_rope import RescaledRope
 from shard.encoders.score_head import ScoreHead
 from shard.encoders.sentence_transformer import ForwardPath, run_path
 from shard.fidelity import Nearness, compare_results
@@ -171,8 +170,7 @@ def _is_within(cosine: float) -> Judge:
 
 
 def _capture(parts: Parts) -> fx.GraphModule | None:
-    if isinstance(parts.plain, RescaledRope):
-        log.info("alone", reason="its positions are scaled by the longest text of a pass")
+    if isinstance(parts.plain, OneByOne):
         return None
     model = parts.heads.body if isinstance(parts.heads, ScoreHead) else getattr(parts.transformer, "model", None)
     if not isinstance(model, PreTrainedModel) or not parts.heads.takes_flat_output:
@@ -204,7 +202,7 @@ def _padded(parts: Parts, plan: ComputePlan, trial: Trial) -> Chosen:
     results, nearness = trial.run(parts.plain)
     log.info("plain", kernel=kernel, cosine=nearness.cosine, deviation=nearness.deviation)
     weights_bytes = count_bytes([parts.transformer, parts.heads.modules])
-    if isinstance(parts.plain, RescaledRope):
+    if isinstance(parts.plain, OneByOne):
         return Chosen(parts.plain, "alone", kernel, results, weights_bytes)
     if not _judge(plan)(nearness):
         alone = run_alone(parts.plain, trial.probes)

@@ -20,6 +20,7 @@ HubName = Literal["huggingface", "modelscope"]
 Origin = Literal["huggingface", "modelscope", "local", "embedded"]
 
 _READ_BYTES: Final = 4 * 1024 * 1024
+#: A marker of a download that has not ended.
 _BEGUN: Final = ".emb-provider.begun"
 _MARKER_VERSION: Final = 1
 #: What BGE-M3 and ColBERT models keep beside their weights.
