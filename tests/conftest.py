@@ -7,6 +7,11 @@ import pytest
 from hypothesis import settings
 
 from tests.support.alone import turn
+from tests.support.server import WAIT_POLICY
+
+# Read when torch comes in. The suite has as many processes as a small machine has CPUs, and a thread of OpenMP that
+# waits in a loop keeps the CPU from the very thread that it waits for.
+os.environ.setdefault(WAIT_POLICY, "passive")
 
 # A shared machine may stall for longer than hypothesis' default deadline; the time limit of each test still holds.
 settings.register_profile("project", deadline=None)

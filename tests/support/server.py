@@ -20,6 +20,8 @@ from typing import Any
 
 from tests.support.processes import alive, children_of
 
+#: How OpenMP's threads wait. The tests choose for themselves, not for the servers that they start.
+WAIT_POLICY = "OMP_WAIT_POLICY"
 _ADDRESS = re.compile(r"on (https?://\S+) \(accepting")
 
 
@@ -42,7 +44,8 @@ class Server:
         # Not below ``directory``: pytest's directories are too deep for Unix sockets.
         own_run_directory = tempfile.mkdtemp(prefix="emb-")
         weakref.finalize(self, shutil.rmtree, own_run_directory, ignore_errors=True)
-        self._env = {name: value for name, value in os.environ.items() if not name.startswith("EMB_PROVIDER_")}
+        foreign = (name for name in os.environ if not name.startswith("EMB_PROVIDER_") and name != WAIT_POLICY)
+        self._env = {name: os.environ[name] for name in foreign}
         self._env |= {
             "EMB_PROVIDER_PORT": "0",
             "EMB_PROVIDER_SHUTDOWN_GRACE_S": "10",
