@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from emb_model_provider.dotenv_file import parse_dotenv
 from emb_model_provider.errors import ConfigurationError
 from emb_model_provider.key_file import KeyFile
+from emb_model_provider.model_settings import id_of
 from emb_model_provider.modelmap import BatchLimits, ModelSpec, is_model_id
 from emb_model_provider.setting_table import SETTINGS
-from emb_model_provider.settings import Settings, id_of, load_settings
+from emb_model_provider.settings import Settings, load_settings
 
 P = "EMB_PROVIDER_"
 

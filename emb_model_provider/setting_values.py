@@ -1,0 +1,105 @@
+"""Looks settings up, in the environment first and in a ``.env`` file then, and collects what is wrong with them.
+
+Made by ``load_settings`` once; ``settings`` and ``model_settings`` take every value from it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from emb_model_provider.dotenv_file import PREFIX, DotenvFile
+from emb_model_provider.errors import ConfigurationError
+from emb_model_provider.positioned_json import Document, document_of_variable
+from emb_model_provider.setting_table import SETTINGS, Setting
+from emb_model_provider.value_kinds import WrongValueError
+
+T = TypeVar("T")
+
+ENVIRONMENT: Final = "the environment"
+_URL_PASSWORD: Final = re.compile(r"//[^/\s]*@")
+_KNOWN_NAMES: Final = frozenset(row.name for row in SETTINGS)
+#: Compared without what all names share, which would make every name look near.
+_KNOWN_SUFFIXES: Final = tuple(row.name.removeprefix(PREFIX) for row in SETTINGS)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The text of one value and the words that say where it stands."""
+
+    text: str
+    where: str
+    document: Document | None = None
+
+
+class Values:
+    """Looks values up by row and collects what is wrong with them."""
+
+    def __init__(self, env: Mapping[str, str], dotenv: DotenvFile | None) -> None:
+        self._env = env
+        self._dotenv = dotenv
+        self.problems: list[str] = []
+        self.warnings: list[str] = list(dotenv.warnings) if dotenv else []
+        self._warn_of_unknown_names()
+
+    def find(self, row: Setting[object]) -> Found | None:
+        """Return the value that counts; ``None`` where it is missing or empty and so means the default."""
+        found = self._look_up(row.name)
+        return found if found and (found.text or row.takes_empty) else None
+
+    def get(self, row: Setting[T]) -> T:
+        """Return the checked value; a wrong one becomes a problem and the default stands in for it."""
+        found = self.find(row)
+        if found is None:
+            return row.default
+        try:
+            return row.kind.parse(found.text)
+        except WrongValueError as error:
+            # A password in a URL is a secret in the wrong place, and still one.
+            shown = "***" if row.secret else _URL_PASSWORD.sub("//***@", found.text)
+            self.problems.append(f"{row.name}={shown!r} ({found.where}) cannot be used: {error}.")
+            return row.default
+
+    def where(self, row: Setting[object]) -> str:
+        """Return ``.env:12`` or the environment, for the message about a value that is set."""
+        found = self.find(row)
+        return found.where if found else "the default"
+
+    def blame(self, rows: Iterable[Setting[object]], error: ConfigurationError) -> None:
+        """Note what is wrong with the files that ``rows`` name."""
+        place = " and ".join(f"{row.name} ({self.where(row)})" for row in rows)
+        self.problems.extend(f"{place}: {problem}" for problem in error.problems)
+
+    def path(self, text: str) -> str:
+        """Replace a leading ``~`` by the home directory, as a shell would."""
+        home = self._env.get("HOME", "")
+        return home.rstrip("/") + text[1:] if home and (text == "~" or text.startswith("~/")) else text
+
+    def warn_ignored(self, rows: Iterable[Setting[object]], reason: str) -> None:
+        """Warn of each of ``rows`` that is set although it means nothing here."""
+        for row in rows:
+            if self.find(row):
+                self.warnings.append(f"{row.name} ({self.where(row)}) is ignored, because {reason}.")
+
+    def _look_up(self, name: str) -> Found | None:
+        if name in self._env:
+            text = self._env[name]
+            return Found(text.strip(), ENVIRONMENT, document_of_variable(text, ENVIRONMENT))
+        assignment = self._dotenv.assignments.get(name) if self._dotenv else None
+        if self._dotenv is None or assignment is None:
+            return None
+        return Found(assignment.value.strip(), f"{self._dotenv.label}:{assignment.line}", assignment.document)
+
+    def _warn_of_unknown_names(self) -> None:
+        in_file = self._dotenv.assignments if self._dotenv else {}
+        for name in sorted({*self._env, *in_file}):
+            if not name.upper().startswith(PREFIX) or name in _KNOWN_NAMES:
+                continue
+            found = self._look_up(name)
+            near = difflib.get_close_matches(name[len(PREFIX) :].upper(), _KNOWN_SUFFIXES, n=1)
+            advice = f" Did you mean {PREFIX}{near[0]}?" if near else ""
+            where = found.where if found else ENVIRONMENT
+            self.warnings.append(f"{name} ({where}) is no setting of this program and is ignored.{advice}")
