@@ -55,6 +55,7 @@ class LocalBackend:
         self._demand_restart = demand_restart
         self._links: dict[str, Link] = {}
         self._opening: dict[str, asyncio.Lock] = {}
+        self._is_closed = False
 
     async def encode(self, model_id: str, message: Encode) -> Encoded:
         link = self._links.get(model_id)
@@ -73,7 +74,8 @@ class LocalBackend:
         return sum(link.in_flight for link in self._links.values())
 
     def close(self) -> None:
-        """Close every link."""
+        """Close every link; what breaks so is no loss."""
+        self._is_closed = True
         for link in self._links.values():
             link.close()
 
@@ -116,6 +118,8 @@ class LocalBackend:
                 return link
 
     def _link_broken(self, link: Link) -> None:
+        if self._is_closed:
+            return
         if self._registry.is_relieved(link.model_id, link.generation):
             link.was_relieved = True
             log.info("shard_left", model=link.model_id, generation=link.generation)

@@ -60,6 +60,7 @@ def test_case_28_sigterm_with_200_in_flight_answers_all_of_them_and_leaves_nothi
         assert {one.status for one in [*first.finish(), *asking.finish()]} == {200}
         assert server.process.wait(15) == 0, server.story()
         assert_nothing_left(server, family)
+        assert not re.search(" (WARNING|ERROR) ", server.stderr), server.stderr
 
 
 def test_case_29_a_batch_that_hangs_ends_at_the_hard_limit_with_a_code_and_a_line_that_names_it(tmp_path):

@@ -113,6 +113,34 @@ async def test_a_process_whose_place_another_has_taken_was_relieved(tmp_path):
         await server.wait_closed()
 
 
+@pytest.mark.parametrize(("who", "warnings"), [("the router", []), ("the shard", ["shard_lost"])])
+async def test_a_link_that_the_router_itself_closes_is_no_shard_lost(who, warnings, tmp_path, caplog):
+    """As it does when it has finished: at every orderly stop, and when a reload replaces it."""
+    caplog.set_level("INFO")
+    backend, demands = make_backend(tmp_path)
+    end = asyncio.get_running_loop().create_future()
+
+    class Shard(asyncio.Protocol):
+        def connection_made(self, transport):
+            end.set_result(transport)
+
+    server = await asyncio.get_running_loop().create_unix_server(Shard, str(tmp_path / "s.sock"))
+    try:
+        link = await backend._link("en")
+        theirs = await end
+        if who == "the router":
+            backend.close()
+        else:
+            theirs.close()
+        await link.lost
+        assert [record.message for record in caplog.records if record.name == "router.backend"] == warnings
+        assert demands == []
+    finally:
+        backend.close()
+        server.close()
+        await server.wait_closed()
+
+
 async def test_requests_go_to_a_successor_although_its_predecessor_still_answers(tmp_path):
     backend, _ = make_backend(tmp_path)
     BlackBox(tmp_path / "next.box", 1)
