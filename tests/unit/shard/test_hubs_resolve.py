@@ -1,13 +1,15 @@
+import threading
 from pathlib import Path
 
 import pytest
 
 from emb_model_provider.errors import LoadError, LoadReason
 from emb_model_provider.modelmap import HubAccess, Hubs, ModelSpec
-from shard.hubs import fetch
+from shard.hubs import fetch, resolve
 from shard.hubs.modelscope import other_names
 from shard.hubs.near_names import suggest
 from shard.hubs.resolve import hub_order
+from shard.hubs.snapshot import Marker, RemoteFile, note_begun
 
 
 def spec(name: str, **fields) -> ModelSpec:
@@ -87,3 +89,30 @@ def test_what_this_user_may_not_look_into_is_said_and_no_mistake_of_ours(monkeyp
     with pytest.raises(LoadError, match=r"may not be read by this server's user \(\d+\)") as caught:
         fetch(spec(name), hubs, lambda _progress: None)
     assert caught.value.reason == LoadReason.NO_PERMISSION
+
+
+def test_who_waits_for_another_process_to_download_the_model_reports_its_progress(tmp_path, monkeypatch):
+    """Or it would be ended for making none, as long as the other takes."""
+    monkeypatch.setattr(resolve, "_LOOK_EVERY_S", 0.001)
+    reports, has_moved, is_inside = [], threading.Event(), threading.Event()
+
+    def hear(progress):
+        reports.append(progress)
+        if progress.done_bytes >= 100_000:
+            has_moved.set()
+
+    def wait_and_enter():
+        with resolve._locked(tmp_path, "huggingface", hear):
+            is_inside.set()
+
+    waiting = threading.Thread(target=wait_and_enter)
+    with resolve._locked(tmp_path, "huggingface", reports.append):
+        assert reports == [], "nobody else downloads"
+        waiting.start()
+        note_begun(tmp_path, Marker("snapshots/c", "c", (RemoteFile("m", 200_000),)))
+        (tmp_path / "m.incomplete").write_bytes(b"x" * 100_000)
+        assert has_moved.wait(10)
+        assert not is_inside.is_set()
+    assert is_inside.wait(10)
+    waiting.join()
+    assert {report.total_bytes for report in reports} == {200_000}

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 import struct
 
 import pytest
@@ -8,11 +9,14 @@ from hypothesis import strategies as st
 
 from shard.hubs.snapshot import (
     Marker,
+    Progress,
     RemoteFile,
     damaged_file,
     is_structurally_complete,
     is_whole_safetensors,
     marker_path,
+    note_begun,
+    progress_of_another,
     read_marked,
     remove_file,
     select_files,
@@ -216,3 +220,26 @@ def test_weights_of_the_older_format_count_unless_they_are_empty_or_lack_a_part(
     assert is_structurally_complete(tmp_path)
     (tmp_path / "pytorch_model.bin.index.json").write_text('{"weight_map": {"w": "pytorch_model-2.bin"}}')
     assert not is_structurally_complete(tmp_path)
+
+
+def test_the_progress_of_another_process_is_what_it_has_written_of_what_it_has_noted(tmp_path):
+    assert progress_of_another(tmp_path, "huggingface") is None
+    blobs = tmp_path / "blobs"
+    blobs.mkdir()
+    (blobs / "older").write_bytes(b"x" * 50_000)
+    os.utime(blobs / "older", (1, 1))
+    files = (RemoteFile("model.safetensors", 1_000_000), RemoteFile("config.json", 2))
+    note = note_begun(tmp_path, Marker("snapshots/c", "c", files))
+    at_first = progress_of_another(tmp_path, "modelscope")
+    assert (at_first.total_bytes, at_first.source) == (1_000_002, "modelscope")
+    assert at_first.done_bytes < 50_000
+    with (blobs / "weights.incomplete").open("wb") as file:
+        file.truncate(900_000)
+        assert progress_of_another(tmp_path, "modelscope").done_bytes < 50_000, "room is no progress"
+        file.write(b"x" * 300_000)
+    (tmp_path / "snapshots").symlink_to(blobs)
+    assert 300_000 <= progress_of_another(tmp_path, "modelscope").done_bytes < 400_000
+    (blobs / "more").write_bytes(b"x" * 1_000_000)
+    assert progress_of_another(tmp_path, "huggingface") == Progress(1_000_002, 1_000_002, "huggingface")
+    note.write_text('{"files": 3}', "utf-8")
+    assert progress_of_another(tmp_path, "huggingface") is None
