@@ -638,8 +638,10 @@ SILENCE_TIMEOUT_S: Final = Setting(
     30.0,
     Bilingual(
         "How long a process that serves may give no sign of life, or one that starts be stopped by a signal, before "
-        "it is replaced, in seconds. 0: for ever.",
-        "正在服务的进程毫无响应、或正在启动的进程被信号停住的最长秒数，超过则将其替换。0 表示不限。",
+        "it is replaced, in seconds. One that starts and of which no thread runs, as if a disk or a lock held it, has "
+        "ten times that, 150 s at least. 0: for ever.",
+        "正在服务的进程毫无响应、或正在启动的进程被信号停住的最长秒数，超过则将其替换。启动中的进程若没有任何线程在运行"
+        "（例如被磁盘或锁阻塞），时限为此值的十倍，至少 150 秒。0 表示不限。",
     ),
     "60",
 )

@@ -17,6 +17,7 @@ from emb_model_provider.errors import ProtocolError
 from emb_model_provider.frames import FrameDecoder
 from emb_model_provider.logs import EventLog
 from emb_model_provider.messages import Message, pack, unpack
+from supervisor.stillness import Stillness
 
 log = EventLog("supervisor.child")
 
@@ -51,6 +52,7 @@ class Child:
         self._control = control
         self._stderr_reader = stderr_reader
         self.pid = process.pid
+        self._stillness = Stillness(process.pid)
 
     @property
     def is_stopped(self) -> bool:
@@ -60,6 +62,10 @@ class Child:
         except OSError:
             return False
         return stat.rpartition(")")[2].lstrip().startswith("T")
+
+    def stands_still(self) -> bool:
+        """Tell whether none of its threads has run since the last call; one that is gone does not."""
+        return self._stillness.look()
 
     def send(self, message: Message) -> None:
         """Send a control message; a child that is gone drops it."""

@@ -224,7 +224,8 @@ class Keeper:
         while True:
             await asyncio.sleep(self._watchdog.check_every_s)
             now_s = time.monotonic()
-            hang = self._watchdog.check(now_s, is_stopped=child.is_stopped)
+            is_still = not self._watchdog.is_ready and child.stands_still()
+            hang = self._watchdog.check(now_s, is_stopped=child.is_stopped, is_still=is_still)
             if hang is not None and not self._stopping.is_set():
                 log.error(
                     "hung", child=self._kept.name, pid=child.pid, kind=hang.kind, why=f"its process {hang.sentence}"

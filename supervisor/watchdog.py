@@ -5,7 +5,9 @@ Asked by ``keeper``.
 A process that lives is no proof: a thread can be stuck on the device for ever, or in a C call that keeps the
 interpreter from every other thread. Before READY nothing is known of how long a model takes to load, or for how long
 it keeps the interpreter to itself, so the limit on the start holds there, counted from the last sign of progress, and
-that on silence only for a process that the kernel says is stopped.
+that on silence only for a process that the kernel says is stopped. Many times that on silence holds for one of which
+the kernel says that it stands still: no thread of it has run. Whoever computes, reads from a slow disk, swaps, tries a
+hub again or looks at a lock now and then is seen to run; whoever waits for an answer gives up sooner.
 """
 
 from __future__ import annotations
@@ -21,6 +23,10 @@ _BUSY_INTERVALS: Final = 3.0
 #: A batch may take this many times what was measured for as many tokens: others compute beside it, and attention grows
 #: with the square of a text's length.
 _SLOWEST_FACTOR: Final = 4.0
+#: No start has a reason to stand still for as long: a hub may be silent for 30 s, the kernel gives up a connection that
+#: nobody answers after 127, a file server is back in minutes.
+_STANDSTILL_FACTOR: Final = 10.0
+_LEAST_STANDSTILL_S: Final = 150.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +42,17 @@ class WatchLimits:
         """How often a child reports: often enough that one lost moment is no silence."""
         return min([_REPORT_S, *(limit_s / 4 for limit_s in (self.batch_s, self.silence_s) if limit_s)])
 
+    @property
+    def standstill_s(self) -> float:
+        """For how long no thread of a start may run."""
+        return max(_LEAST_STANDSTILL_S, _STANDSTILL_FACTOR * self.silence_s) if self.silence_s else 0.0
+
 
 @dataclass(frozen=True, slots=True)
 class Hang:
     """The verdict that ends a child; ``sentence`` continues "its process"."""
 
-    kind: Literal["startup", "silent", "stuck"]
+    kind: Literal["startup", "standstill", "silent", "stuck"]
     sentence: str
 
 
@@ -63,6 +74,8 @@ class Watchdog:
         self._heard_s = now_s
         #: When it was last seen not to be stopped by a signal.
         self._moved_s = now_s
+        #: When a thread of it was last seen to have run.
+        self._ran_s = now_s
         self._load: tuple[str, int] = ("", 0)
         self._last: Progress | None = None
         #: Since when texts have waited and no batch has begun.
@@ -83,15 +96,25 @@ class Watchdog:
             self._last = message
         self._heard_s = now_s
 
-    def check(self, now_s: float, *, is_stopped: bool) -> Hang | None:
-        """Return why the child must be ended, or ``None``. To be called every ``check_every_s``."""
+    def check(self, now_s: float, *, is_stopped: bool, is_still: bool = False) -> Hang | None:
+        """Return why the child must be ended, or ``None``. To be called every ``check_every_s``.
+
+        ``is_still``: no thread of the child has run since the last call, and it waits for no process of its own.
+        """
         self._excuse_own_absence(now_s)
         if not is_stopped:
             self._moved_s = now_s
+        if not is_still:
+            self._ran_s = now_s
         silent_s = now_s - self._heard_s
         if not self.is_ready:
             if _exceeds(stopped_s := now_s - self._moved_s, self._limits.silence_s):
                 return Hang("silent", f"was stopped by a signal for {stopped_s:.3g} s while it started")
+            if _exceeds(still_s := now_s - self._ran_s, self._limits.standstill_s):
+                return Hang(
+                    "standstill",
+                    f"stood still for {still_s:.3g} s while it started, as one that waits for a disk or a lock",
+                )
             if _exceeds(silent_s, self._limits.startup_s):
                 return Hang("startup", f"made no progress for {silent_s:.3g} s while it started")
             return None
@@ -127,6 +150,7 @@ class Watchdog:
         if absent_s > 0:
             self._heard_s += absent_s
             self._moved_s += absent_s
+            self._ran_s += absent_s
             self._idle_s += absent_s
 
 

@@ -100,6 +100,22 @@ def test_case_12_a_load_that_a_signal_stops_is_ended_by_the_limit_on_silence_lon
         assert not zombies_under(server.process.pid)
 
 
+@pytest.mark.chaos
+@pytest.mark.timeout(300)
+def test_case_12_a_load_that_stands_still_is_ended_long_before_the_limit_on_the_start(tmp_path):
+    held = FaultyModel(tmp_path / "held", load_hang=True)
+    with server_with(tmp_path, {"EMB_PROVIDER_SILENCE_TIMEOUT_S": "1"}, held=held) as server:
+        wait_until(lambda: held.start_pids() != [], 20, "it begins to load")
+        began_s = time.monotonic()
+        pid = held.start_pids()[0]
+        held.behave(load_hang=False)
+        wait_until(lambda: not alive(pid), 200, "it is ended")
+        assert time.monotonic() - began_s > 100
+        server.wait_for_states(held="ready")
+        assert "stood still for" in server.stderr
+        assert "in load" in server.stderr, "the log shows where it hung"
+
+
 def test_case_13_a_load_that_holds_the_gil_is_left_alone(tmp_path):
     """No verdict of liveness before READY: three times the silence limit in one C call, and one start all the same."""
     slow = FaultyModel(tmp_path / "slow", load_spin_s=3.0)

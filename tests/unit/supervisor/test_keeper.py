@@ -8,6 +8,7 @@ import pytest
 from emb_model_provider.errors import EXIT_CONFIGURATION
 from emb_model_provider.messages import Ready
 from supervisor import keeper as keeper_module
+from supervisor import watchdog as watchdog_module
 from supervisor.child import Launch
 from supervisor.keeper import Death, Keeper, describe_exit
 from supervisor.restarts import RestartLimits, RestartPolicy
@@ -21,10 +22,15 @@ class FakeChild:
     def __init__(self, pid: int, on_message) -> None:
         self.pid = pid
         self.is_stopped = False
+        self.looks = 0
         self.on_message = on_message
         self.code = asyncio.get_running_loop().create_future()
         self.signals: list[str] = []
         self.heeds = True
+
+    def stands_still(self) -> bool:
+        self.looks += 1
+        return True
 
     def end(self, code: int) -> None:
         if not self.code.done():
@@ -186,6 +192,21 @@ async def test_a_breaker_that_is_open_is_reported_and_ended_by_a_person(make_wor
     world.keeper.revive()
     await world.child()
     assert world.keeper.breaker == "closed"
+
+
+async def test_a_start_that_stands_still_is_ended_with_its_stacks_and_who_serves_is_not_looked_at(
+    make_world, monkeypatch
+):
+    monkeypatch.setattr(watchdog_module, "_LEAST_STANDSTILL_S", 0.05)
+    world = make_world(watch=WatchLimits(silence_s=0.02))
+    blocked = await world.child()
+    assert "stood still" in (await world.death()).ended_because
+    assert blocked.signals == ["ABORT"]
+    served = await world.child()
+    served.on_message(Ready(make_info()))
+    looks = served.looks
+    await world.death()
+    assert served.looks == looks
 
 
 async def test_a_child_that_is_stopped_has_no_successor_and_is_no_death(make_world):

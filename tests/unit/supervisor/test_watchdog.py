@@ -25,13 +25,19 @@ class Life:
     def hear(self, message) -> None:
         self.dog.hear(self.now_s, message)
 
-    def passes(self, seconds: int, every_second=lambda second: None, is_stopped=lambda second: False):
+    def passes(
+        self,
+        seconds: int,
+        every_second=lambda second: None,
+        is_stopped=lambda second: False,
+        is_still=lambda second: False,
+    ):
         """Let time pass; return the second of the verdict, or ``None``."""
         for second in range(1, seconds + 1):
             self.now_s += 1
             if (message := every_second(second)) is not None:
                 self.hear(message)
-            self.hang = self.dog.check(self.now_s, is_stopped=is_stopped(second))
+            self.hang = self.dog.check(self.now_s, is_stopped=is_stopped(second), is_still=is_still(second))
             if self.hang is not None:
                 return second
         return None
@@ -63,6 +69,30 @@ def test_a_start_that_goes_on_after_a_stop_is_left_alone():
 
 def test_a_stopped_start_waits_for_ever_where_silence_has_no_limit():
     assert Life(WatchLimits(silence_s=0)).passes(5000, is_stopped=lambda _second: True) is None
+
+
+def test_a_start_of_which_no_thread_runs_is_ended_long_before_the_limit_on_the_start():
+    life = Life()
+    assert life.passes(2000, is_still=lambda second: second > 100) == 401
+    assert (life.hang.kind, "stood still for 301 s while it started" in life.hang.sentence) == ("standstill", True)
+
+
+def test_a_start_that_does_the_least_thing_now_and_then_is_left_to_the_limit_on_the_start():
+    life = Life()
+    assert life.passes(2000, is_still=lambda second: second % 300 != 0) == 901
+    assert life.hang.kind == "startup"
+
+
+def test_a_start_may_stand_still_for_longer_than_any_answer_takes_however_short_the_limit_on_silence():
+    assert Life(WatchLimits(silence_s=5)).passes(2000, is_still=lambda _second: True) == 151
+
+
+def test_a_start_may_stand_still_for_ever_where_silence_has_no_limit():
+    assert Life(WatchLimits(silence_s=0)).passes(5000, is_still=lambda _second: True) is None
+
+
+def test_who_serves_and_reports_may_stand_still_between_its_reports():
+    assert ready().passes(2000, lambda second: report(), is_still=lambda _second: True) is None
 
 
 def test_a_download_that_moves_is_alive_however_long_it_takes():
@@ -177,6 +207,12 @@ def test_nor_does_it_find_a_stopped_start_or_a_waiting_text_too_old():
     starting.now_s += 3600
     assert starting.passes(8, is_stopped=lambda _second: True) is None
     assert starting.passes(8, is_stopped=lambda _second: True) is not None
+    still = Life()
+    assert still.passes(200, is_still=lambda _second: True) is None
+    still.now_s += 3600
+    assert still.passes(98, is_still=lambda _second: True) is None
+    assert still.passes(8, is_still=lambda _second: True) is not None
+    assert still.hang.kind == "standstill"
     serving = ready()
     assert serving.passes(100, lambda second: report(waiting_texts=3)) is None
     serving.now_s += 3600
