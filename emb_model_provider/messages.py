@@ -164,13 +164,21 @@ class Cancel(Wire, frozen=True):
 
 
 class Tokenize(Wire, frozen=True):
-    """Router to shard: which tokens are these texts? Answered with ``Tokens`` or ``Failed``."""
+    """Router to shard: which tokens are these texts? Answered with ``Tokens`` or ``Failed``.
+
+    ``alone`` is as that of ``Encode``.
+    """
 
     texts: Many[str]
     add_special_tokens: bool = True
     prompt_name: str | None = None
     prompt: str | None = None
     request_id: str = ""
+    alone: bool = False
+
+    @property
+    def count(self) -> int:
+        return len(self.texts)
 
 
 class Token(Wire, frozen=True):
@@ -190,11 +198,19 @@ class Tokens(Wire, frozen=True):
 
 
 class Detokenize(Wire, frozen=True):
-    """Router to shard: which texts are these token ids? Answered with ``Texts`` or ``Failed``."""
+    """Router to shard: which texts are these token ids? Answered with ``Texts`` or ``Failed``.
+
+    ``alone`` is as that of ``Encode``.
+    """
 
     token_ids: Many[Many[int]]
     skip_special_tokens: bool = True
     request_id: str = ""
+    alone: bool = False
+
+    @property
+    def count(self) -> int:
+        return len(self.token_ids)
 
 
 class Texts(Wire, frozen=True):

@@ -13,13 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from emb_model_provider.errors import EncodeError, QuarantinedError, RequestError, UnavailableError
+from emb_model_provider.errors import RequestError
 from emb_model_provider.logs import EventLog
 from emb_model_provider.messages import Encode, Encoded, InputError, ShardStatus, SparseRows, TokenVectors
 from router.backend import EmbeddingBackend
 from router.gate import Gate, Turn, Work
 from router.link import ShardLostError
-from router.quarantine import Quarantine, fingerprint
+from router.quarantine import Quarantine, crashed_model, fingerprint, keeps_dying, quarantined
 from router.registry import Registry
 from router.requests import EncodeRequest
 from router.visit import VISIT, request_id
@@ -27,7 +27,6 @@ from router.visit import VISIT, request_id
 log = EventLog("router.delivery")
 
 _MAX_LOSSES: Final = 10
-_PAUSE_S: Final = 10.0
 
 
 @dataclass(eq=False, slots=True)
@@ -133,7 +132,7 @@ class Delivery:
             if (left_s := self._left_s(call, index)) > 0:
                 if index > begin:
                     parts += await self._send_healthy(call, begin, index)
-                parts.append(_without(call, _quarantined(call.request.label(index), left_s)))
+                parts.append(_without(call, quarantined(call.request.label(index), left_s)))
                 begin = index + 1
         if begin < end:
             parts += await self._send_healthy(call, begin, end)
@@ -145,7 +144,7 @@ class Delivery:
             return
         for index in range(call.request.count):
             if (left_s := self._left_s(call, index)) > 0:
-                raise _quarantined(call.request.label(index), left_s)
+                raise quarantined(call.request.label(index), left_s)
 
     def _left_s(self, call: Call, index: int) -> float:
         return self._quarantine.left_s(_fingerprint(call, index))
@@ -181,7 +180,7 @@ class Delivery:
             finally:
                 call.gate.turn_over(turn, is_answered=is_answered)
             return await self.send(call, begin, end)  # something among these has been found guilty since
-        raise _keeps_dying()
+        raise keeps_dying()
 
     def _trials_of(self, call: Call, begin: int, end: int) -> list[asyncio.Future[_Verdict | None]]:
         if not self._trials:
@@ -225,15 +224,15 @@ class Delivery:
             # First the wait for a process: another router may find the same input guilty meanwhile.
             await self._registry.ready(call.status.model_id)
             if (left_s := self._quarantine.left_s(mark)) > 0:
-                return _without(call, _quarantined(call.request.label(index), left_s))
+                return _without(call, quarantined(call.request.label(index), left_s))
             try:
                 return await self._backend.encode(call.status.model_id, call.message(index, index + 1, alone=True))
             except ShardLostError as lost:
                 if lost.started:
                     log.error("input_kills", request_id=request_id() or None, model=call.status.model_id, index=index)
                     self._quarantine.add(mark)
-                    return _without(call, _crashed_model(call.request.label(index)))
-        raise _keeps_dying()
+                    return _without(call, crashed_model(call.request.label(index)))
+        raise keeps_dying()
 
 
 def first_error(errors: ExceptionGroup[RequestError]) -> RequestError:
@@ -267,27 +266,4 @@ def _without(call: Call, error: RequestError) -> Encoded:
         sparse=SparseRows(struct.pack("<II", 0, 0), b"", b"") if "sparse" in wanted else None,
         token_vectors=TokenVectors(b"", encoder.token_dimension, (0,)) if "multi_vector" in wanted else None,
         errors=(InputError(0, error.status, error.kind, error.code, error.message),),
-    )
-
-
-def _quarantined(label: str, left_s: float) -> QuarantinedError:
-    return QuarantinedError(
-        f"{label.capitalize()} has ended the model's process more than once and is not tried for another "
-        f"{left_s:.0f} s. Change or leave out that input.",
-        param="input",
-    )
-
-
-def _crashed_model(label: str) -> EncodeError:
-    return EncodeError(
-        f"The model's process died twice while it worked on {label}, the second time on nothing else. "
-        "Change or leave out that input.",
-        param="input",
-        code="request_crashed_model",
-    )
-
-
-def _keeps_dying() -> UnavailableError:
-    return UnavailableError(
-        "The model's process keeps going away before it can answer. Try again in a while.", retry_after_s=_PAUSE_S
     )

@@ -98,7 +98,7 @@ class Link(asyncio.Protocol):
         self._outbox.add(pack(message, request_id))
         future: asyncio.Future[Encoded | Tokens | Texts] = asyncio.get_running_loop().create_future()
         self._waiting[request_id] = future
-        if isinstance(message, Encode) and message.alone:
+        if message.alone:
             self._alone.add(request_id)
         try:
             answer = await future
@@ -206,13 +206,11 @@ class Link(asyncio.Protocol):
 def _rows(message: Encode | Tokenize | Detokenize | Encoded | Tokens | Texts) -> int:
     """Return how many inputs a message has, or how many it answers."""
     match message:
-        case Encode():
+        case Encode() | Tokenize() | Detokenize():
             return message.count
         case Encoded():
             return len(message.tokens)
         case Tokens():
             return len(message.rows)
-        case Detokenize():
-            return len(message.token_ids)
-        case Tokenize() | Texts():
+        case Texts():
             return len(message.texts)

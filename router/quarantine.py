@@ -1,4 +1,6 @@
-"""Inputs that have ended a model's process, and for how long nobody tries them again: pure. Used by ``delivery``.
+"""Inputs that have ended a model's process, and for how long nobody tries them again: pure.
+
+Used by ``delivery`` and ``spelling``.
 
 An input is known by a digest of everything that the device sees of it, so that the same one is refused whoever sends it
 and however many processes the model has had since.
@@ -12,10 +14,12 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
-from emb_model_provider.messages import Encode
+from emb_model_provider.errors import EncodeError, QuarantinedError, UnavailableError
+from emb_model_provider.messages import Detokenize, Encode, Tokenize
 
 _MAX_INPUTS: Final = 10_000
 _DIGEST_BYTES: Final = 16
+_PAUSE_S: Final = 10.0
 
 
 class Quarantine:
@@ -61,16 +65,51 @@ class Quarantine:
         return left_s
 
 
-def fingerprint(model_id: str, message: Encode, index: int) -> bytes:
-    """Return what tells the input at ``index`` of ``message`` from all others that the device may see."""
-    seen = (
-        model_id,
-        message.texts[index] if message.texts else message.token_ids[index],
-        message.seconds[index] if message.seconds else None,
-        message.prompt_name,
-        message.prompt,
-        message.max_tokens,
-        message.overlong,
-        message.outputs,
-    )
+def fingerprint(model_id: str, message: Encode | Tokenize | Detokenize, index: int) -> bytes:
+    """Return what tells the input at ``index`` of ``message`` from all others that the process may see."""
+    seen = (model_id, *_seen(message, index))
     return hashlib.blake2b(repr(seen).encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES).digest()
+
+
+def _seen(message: Encode | Tokenize | Detokenize, index: int) -> tuple[object, ...]:
+    match message:
+        case Tokenize():
+            return "tokenize", message.texts[index], message.add_special_tokens, message.prompt_name, message.prompt
+        case Detokenize():
+            return "detokenize", message.token_ids[index], message.skip_special_tokens
+        case Encode():
+            return (
+                message.texts[index] if message.texts else message.token_ids[index],
+                message.seconds[index] if message.seconds else None,
+                message.prompt_name,
+                message.prompt,
+                message.max_tokens,
+                message.overlong,
+                message.outputs,
+            )
+
+
+def quarantined(label: str, left_s: float) -> QuarantinedError:
+    """Return the error of an input that is not tried."""
+    return QuarantinedError(
+        f"{label.capitalize()} has ended the model's process more than once and is not tried for another "
+        f"{left_s:.0f} s. Change or leave out that input.",
+        param="input",
+    )
+
+
+def crashed_model(label: str) -> EncodeError:
+    """Return the error of an input that has just been found guilty."""
+    return EncodeError(
+        f"The model's process died twice while it worked on {label}, the second time on nothing else. "
+        "Change or leave out that input.",
+        param="input",
+        code="request_crashed_model",
+    )
+
+
+def keeps_dying() -> UnavailableError:
+    """Return the error of innocents whose process dies again and again."""
+    return UnavailableError(
+        "The model's process keeps going away before it can answer. Try again in a while.", retry_after_s=_PAUSE_S
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence, Sized
 from dataclasses import dataclass, field
@@ -17,10 +16,10 @@ from router.caller import CALLER
 from router.delivery import Call, Delivery, first_error
 from router.gate import Gate
 from router.limits import RequestLimits, measure, measure_spelled
-from router.link import ShardLostError
 from router.quarantine import Quarantine
 from router.registry import Registry
 from router.requests import EncodeRequest, EncodeResult
+from router.spelling import Spelling
 from router.visit import request_id
 
 log = EventLog("router.service")
@@ -57,11 +56,11 @@ class EmbeddingService:
 
     def __init__(self, registry: Registry, backend: EmbeddingBackend, policy: Policy | None = None) -> None:
         self._registry = registry
-        self._backend = backend
         self._policy = policy or Policy()
         self._gates: dict[str, Gate] = {}
         self.quarantine = Quarantine(self._policy.quarantine_s)
         self._delivery = Delivery(registry, backend, self.quarantine, self._resent)
+        self._spelling = Spelling(registry, backend, self.quarantine, self._resent)
         #: Hears of each slice that is sent again because a process died.
         self.on_resent: Callable[[str], None] = lambda _model_id: None
 
@@ -123,13 +122,13 @@ class EmbeddingService:
         """Return the tokens of texts as the model's tokenizer makes them."""
         message = message.replace(request_id=request_id())
         tokens = measure_spelled(message, self._policy.limits)
-        return await self._ask(model, tokens, lambda model_id: self._backend.tokenize(model_id, message))
+        return await self._ask(model, tokens, lambda model_id: self._spelling.tokenize(model_id, message))
 
     async def detokenize(self, model: str, message: Detokenize) -> Texts:
         """Return the texts of token ids."""
         message = message.replace(request_id=request_id())
         tokens = [len(ids) for ids in message.token_ids]
-        return await self._ask(model, tokens, lambda model_id: self._backend.detokenize(model_id, message))
+        return await self._ask(model, tokens, lambda model_id: self._spelling.detokenize(model_id, message))
 
     def gates(self) -> Collection[Gate]:
         """Return those of all models that have been asked for anything."""
@@ -172,14 +171,11 @@ class EmbeddingService:
         timeout_s = _shortest(self._policy.timeout_s, CALLER.get().timeout_s)
         try:
             async with asyncio.timeout(timeout_s) as limit:
-                for _ in range(_TRIES):
-                    with contextlib.suppress(ShardLostError):
-                        return await ask(model_id)
+                return await ask(model_id)
         except TimeoutError:
             if not limit.expired():
                 raise
             raise _too_late(timeout_s or 0.0, count) from None
-        raise UnavailableError("The model's process went away. Try again in a while.", retry_after_s=1.0)
 
     async def _embed(
         self,

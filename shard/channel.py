@@ -128,7 +128,7 @@ class Channel:
         if isinstance(message, (Encode, Tokenize, Detokenize)):
             if request_id in link.keys:
                 raise ProtocolError(f"request id {request_id} is already in use on this link")
-            if isinstance(message, Encode) and message.alone and message.count != 1:
+            if message.alone and message.count != 1:
                 raise ProtocolError(f"what runs alone is one input, not {message.count}")
             key = next(self._keys)
             self.requests_taken += 1

@@ -98,7 +98,7 @@ class Engine:
         timeout_ms = request.timeout_ms if isinstance(request, Encode) else 0
         with self._lock:
             self._accepted[key] = now_s + timeout_ms / 1000 if timeout_ms else NEVER_S
-            if isinstance(request, Encode) and request.alone:
+            if request.alone:
                 self._jobs.add_unread(key, request, Times(now_s, now_s, self._accepted[key]))
                 self._wake_idle()
                 return
@@ -209,10 +209,11 @@ class Engine:
         return results, took_ms
 
     def _read_alone(self, batch: Batch[Input]) -> None:
-        """Tokenise what runs alone, now that nothing else can be taken for guilty; what has an error leaves."""
+        """Tokenise what runs alone, now that nothing else can be taken for guilty; what has its answer then leaves."""
         for job in {job: None for one in batch.items for job, _ in one.waiters}:
-            texts = tokenize(self._encoder, job.request)
-            if isinstance(texts, Failed):
+            spelled = job.spelled
+            texts = tokenize(self._encoder, job.request) if spelled is None else spell(self._encoder, spelled)
+            if isinstance(texts, (Tokens, Texts, Failed)):
                 self._answer([(job.key, texts)])
                 continue
             with self._lock:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from emb_model_provider.messages import Encode, Encoded, InputError, Timing
+from emb_model_provider.messages import Detokenize, Encode, Encoded, InputError, Timing, Tokenize
 from emb_model_provider.modelmap import BatchLimits
 from shard.answers import Answer
 from shard.costs import SlicePlan
@@ -21,6 +21,7 @@ from shard.scheduler import Batch, Item, Scheduler
 NEVER_S: Final = float("inf")
 #: Stands for the tokens of what is not read yet.
 _UNREAD: Final = Tokenized((), 0)
+_NOTHING: Final = Encode(())
 
 
 class Times(NamedTuple):
@@ -44,6 +45,8 @@ class Job:
     inputs: list[Input] = field(default_factory=list)
     started_s: float | None = None
     encode_ms: float = 0.0
+    #: What runs alone only to be read; ``request`` then asks for nothing.
+    spelled: Tokenize | Detokenize | None = None
 
     def take(self, index: int, result: Result) -> bool:
         """Keep the results of one input; tell whether it was the last one missing."""
@@ -112,9 +115,10 @@ class Jobs:
             self.scheduler.add(list(queued), times.queued_s, request.priority)
         return job
 
-    def add_unread(self, key: int, request: Encode, times: Times) -> None:
+    def add_unread(self, key: int, request: Encode | Tokenize | Detokenize, times: Times) -> None:
         """Queue a request of one input that runs alone; it is not even tokenised before that."""
-        job = Job(key, request, (), Answer(request, self._dimension), times, 1)
+        encode, spelled = (request, None) if isinstance(request, Encode) else (_NOTHING, request)
+        job = Job(key, encode, (), Answer(encode, self._dimension), times, 1, spelled=spelled)
         self._jobs[key] = job
         job.inputs = [Input(1, _UNREAD, [(job, 0)])]
         self.scheduler.add_alone(job.inputs)

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -131,6 +132,25 @@ def test_case_4_a_text_that_is_read_while_another_kills_is_not_taken_for_guilty(
     assert (asked.status, asked.error["code"]) == (500, "request_crashed_model")
     assert "input 0" in asked.error["message"]
     server.check("en", texts[1:])
+    assert deaths(server) == 2
+
+
+def test_case_4_a_text_that_kills_when_its_tokens_are_asked_for_is_kept_away_as_any_other(server):
+    def tokens(texts):
+        return server.post("/tokenize", {"model": "en", "inputs": texts})
+
+    pool = ThreadPoolExecutor(4)
+    poison = [pool.submit(tokens, ["fine", "!spell-exit"]) for _ in range(2)]
+    innocent = [pool.submit(tokens, [f"text {n}", "!slow-spell=0.1"]) for n in range(2)]
+    assert [[len(row) for row in one.result().json] for one in innocent] == [[6, 15]] * 2
+    told = [one.result() for one in poison]
+    assert {one.status for one in told} <= {500, 422}
+    assert all("nput 1" in one.text for one in told)
+    again = tokens(["!spell-exit"])
+    assert again.status == 422
+    assert "has ended the model's process" in again.text
+    server.wait_for_states(en="ready")
+    server.check("en", ["!spell-exit"])
     assert deaths(server) == 2
 
 

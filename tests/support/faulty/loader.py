@@ -27,6 +27,8 @@ misplaced vector cannot pass for a right one. Orders stand anywhere in a text, `
 ``!wire=3``         the first time that this text is encoded, its answer leaves as ``_LIES`` says under that number
 ``!untokenizable``  the tokenizer raises
 ``!slow-token=1``   the tokenizer takes so many seconds
+``!spell-exit``     ``os._exit(1)`` when its tokens are asked for; ``!spell-exit-times=1``: so many times
+``!slow-spell=1``   telling them takes so many seconds
 
 Every batch is written to ``encoded.jsonl`` in the model's directory before any order is obeyed; every start to
 ``starts``.
@@ -169,6 +171,14 @@ class FaultyEncoder:
         return self._tokenized(list(ids))
 
     def spell(self, texts: Sequence[str], *, prompt: str | None, add_special_tokens: bool) -> list[tuple[Token, ...]]:
+        for text in texts:
+            for order, number in _ORDER.findall(text):
+                if order == "slow-spell":
+                    time.sleep(float(number or 1))
+                elif order == "spell-exit" or (
+                    order == "spell-exit-times" and _count(self._mark(text), "x") <= float(number or 1)
+                ):
+                    os._exit(1)
         return [
             tuple(Token(ord(one), one, special=False, start=index, stop=index + 1) for index, one in enumerate(text))
             for text in texts

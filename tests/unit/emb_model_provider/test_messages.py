@@ -141,7 +141,7 @@ def test_a_field_that_has_a_default_may_not_be_missing_either():
 @pytest.mark.parametrize("within", [lambda many: many, lambda many: [many]])
 def test_more_than_a_million_items_are_refused(within):
     with pytest.raises(ProtocolError, match="length <= 1000000"):
-        codec.decode(Detokenize, msgpack.packb([within([0] * 1_000_001), True, ""]))
+        codec.decode(Detokenize, msgpack.packb([within([0] * 1_000_001), True, "", False]))
 
 
 def test_text_that_is_no_utf_8_is_refused():

@@ -303,29 +303,15 @@ async def test_an_answer_is_whole_of_one_model_though_its_settings_change_meanwh
 
 
 class Speller(LengthBackend):
-    """A tokenizer whose process goes away ``losses`` times, and takes ``delay_s`` for each text."""
+    """A tokenizer that takes ``delay_s`` for each text."""
 
-    def __init__(self, losses: int = 0, delay_s: float = 0.0) -> None:
+    def __init__(self, delay_s: float) -> None:
         super().__init__()
-        self.losses = losses
         self.delay_s = delay_s
-        self.asked = 0
 
     async def tokenize(self, model_id: str, message: Tokenize) -> Tokens:
-        self.asked += 1
         await asyncio.sleep(self.delay_s)
-        if self.asked <= self.losses:
-            raise ShardLostError(started=True)
         return Tokens(((),) * len(message.texts))
-
-
-async def test_texts_for_a_tokenizer_are_sent_again_when_its_process_dies_but_not_for_ever():
-    backend = Speller(losses=2)
-    assert await make_service(backend).tokenize("m", Tokenize(("a",))) == Tokens(((),))
-    assert backend.asked == 3
-    with pytest.raises(UnavailableError, match="went away") as caught:
-        await make_service(Speller(losses=3)).tokenize("m", Tokenize(("a",)))
-    assert (caught.value.status, caught.value.retry_after_s) == (503, 1)
 
 
 async def test_a_tokenizer_that_takes_too_long_is_not_waited_for():

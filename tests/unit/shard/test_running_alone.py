@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from emb_model_provider.messages import Encode, Encoded
+from emb_model_provider.messages import Detokenize, Encode, Encoded, Texts, Tokenize
 from shard.listener import FIRST_LANE, HOST_THREAD
 from tests.support.fake_encoder import FakeEncoder, expected_vector
 from tests.support.recorder import vectors
@@ -154,6 +154,28 @@ def test_whatever_comes_at_whatever_time_a_request_that_runs_alone_is_the_only_o
     assert [vectors(outcomes[key]).tolist() for key in range(100)] == [
         [expected_vector(f"!{key}")] for key in range(100)
     ]
+
+
+def test_a_text_that_is_spelled_out_alone_has_the_process_to_itself(make_engine):
+    encoder = SlowReader()
+    encoder.go_on.set()
+    engine, recorder = make_engine(encoder, lanes=2)
+    engine.submit(1, Encode(("first",)))
+    assert encoder.entered.wait(10)
+    engine.submit(2, Tokenize(("ab",), alone=True))
+    engine.submit(3, Detokenize(((97,),), alone=True))
+    engine.submit(4, Tokenize(("a",), prompt_name="unknown", alone=True))
+    time.sleep(0.05)
+    assert recorder.at == {FIRST_LANE: [1]}
+    assert not recorder.outcomes
+    encoder.gate.set()
+    _, tokens, texts, bad = recorder.wait_for(1, 2, 3, 4)
+    assert [one.text for one in tokens.rows[0]] == ["a", "b"]
+    assert texts == Texts(("a",))
+    assert (bad.status, bad.param) == (400, "prompt_name")
+    engine.submit(5, Encode(("after",)))
+    recorder.wait_for(5)
+    assert engine.wait_idle(5)
 
 
 @pytest.mark.parametrize("partial", [False, True])

@@ -1,0 +1,134 @@
+"""What becomes of questions to a tokenizer whose process dies: a backend with one that dies of certain texts."""
+
+import asyncio
+
+import pytest
+
+from emb_model_provider.errors import EncodeError, QuarantinedError, UnavailableError
+from emb_model_provider.messages import Detokenize, ShardTable, Texts, Token, Tokenize, Tokens
+from router.link import ShardLostError
+from router.registry import Registry
+from router.service import EmbeddingService, Policy
+from tests.support.statuses import make_info, make_status
+
+
+class MortalSpeller:
+    """One process after the other: it reads one message at a time and dies, with all it has, of each deadly input."""
+
+    def __init__(self, *deadly: object) -> None:
+        self.deadly = set(deadly)
+        self.deaths = 0
+        self.on_death = lambda: None
+        self.seen: list[Tokenize | Detokenize] = []
+        self._here: dict[asyncio.Future[object], Tokenize | Detokenize] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    async def tokenize(self, model_id: str, message: Tokenize) -> Tokens:
+        return await self._ask(message)
+
+    async def detokenize(self, model_id: str, message: Detokenize) -> Texts:
+        return await self._ask(message)
+
+    async def _ask(self, message):
+        self.seen.append(message)
+        future = asyncio.get_running_loop().create_future()
+        self._here[future] = message
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._work())
+        return await future
+
+    async def _work(self) -> None:
+        while self._here:
+            await asyncio.sleep(0)
+            first = next((one for one, message in self._here.items() if message.alone), next(iter(self._here)))
+            message = self._here[first]
+            inputs = message.texts if isinstance(message, Tokenize) else message.token_ids
+            if self.deadly & set(inputs):
+                self.deaths += 1
+                self.on_death()
+                here, self._here = self._here, {}
+                for future in here:
+                    if not future.done():
+                        future.set_exception(ShardLostError(started=future is first))
+                continue
+            del self._here[first]
+            if not first.done():
+                first.set_result(
+                    Tokens(tuple(map(spelled, inputs))) if isinstance(message, Tokenize) else Texts(("a",))
+                )
+
+
+def spelled(text: str) -> tuple[Token, ...]:
+    return tuple(Token(ord(one), one, False, index, index + 1) for index, one in enumerate(text))
+
+
+def make_service(backend, policy: Policy | None = None) -> EmbeddingService:
+    registry = Registry(ready_wait_s=0.05)
+    registry.update(ShardTable((make_status("m", info=make_info()),)))
+    return EmbeddingService(registry, backend, policy)
+
+
+@pytest.mark.parametrize(
+    ("ask", "deadly"),
+    [
+        (lambda service: service.tokenize("m", Tokenize(("fine", "poison"))), "poison"),
+        (lambda service: service.detokenize("m", Detokenize(((1,), (2, 3)))), (2, 3)),
+    ],
+)
+async def test_an_input_that_kills_twice_is_named_and_is_then_refused_without_touching_the_model(ask, deadly):
+    backend = MortalSpeller(deadly)
+    service = make_service(backend)
+    with pytest.raises(EncodeError, match="on input 1,") as caught:
+        await ask(service)
+    assert (caught.value.status, caught.value.code) == (500, "request_crashed_model")
+    assert [one.alone for one in backend.seen] == [False, True, True]
+    with pytest.raises(QuarantinedError, match=r"Input 1 has ended .* for another \d+ s") as caught:
+        await ask(service)
+    assert (caught.value.status, caught.value.code) == (422, "input_quarantined")
+    assert (len(backend.seen), backend.deaths) == (3, 2)
+
+
+async def test_whoever_asks_beside_a_killer_is_answered_and_all_who_ask_for_it_cost_two_deaths():
+    backend = MortalSpeller("poison")
+    service = make_service(backend)
+    texts = [("poison",) if index % 3 == 1 else (f"text {index}", "b") for index in range(30)]
+    outcomes = await asyncio.gather(*(service.tokenize("m", Tokenize(one)) for one in texts), return_exceptions=True)
+    for text, outcome in zip(texts, outcomes, strict=True):
+        if text == ("poison",):
+            assert isinstance(outcome, EncodeError | QuarantinedError)
+        else:
+            assert outcome == Tokens(tuple(map(spelled, text)))
+    assert backend.deaths == 2
+
+
+async def test_one_that_was_read_when_the_process_died_for_another_reason_is_read_again_once():
+    backend = MortalSpeller("unlucky")
+    service = make_service(backend)
+    backend.on_death = backend.deadly.clear
+    answer = await service.tokenize("m", Tokenize(("unlucky", "other")))
+    assert backend.deaths == 1
+    assert answer == Tokens((spelled("unlucky"), spelled("other")))
+    assert not service.quarantine
+
+
+async def test_one_that_kills_with_a_prompt_is_welcome_without_it():
+    backend = MortalSpeller("poison")
+    service = make_service(backend)
+    with pytest.raises(EncodeError):
+        await service.tokenize("m", Tokenize(("poison",), prompt="query: "))
+    backend.deadly.clear()
+    assert await service.tokenize("m", Tokenize(("poison",))) == Tokens((spelled("poison"),))
+
+
+async def test_what_was_never_read_is_sent_again_as_it_was_until_there_is_no_hope():
+    class Unlucky(MortalSpeller):
+        async def _ask(self, message):
+            self.seen.append(message)
+            raise ShardLostError(started=False)
+
+    backend = Unlucky()
+    with pytest.raises(UnavailableError) as caught:
+        await make_service(backend).tokenize("m", Tokenize(("a",)))
+    assert caught.value.retry_after_s == 10
+    assert len(backend.seen) == 10
+    assert not any(message.alone for message in backend.seen)
