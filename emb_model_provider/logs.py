@@ -22,7 +22,7 @@ _MAX_VALUE_CHARS: Final = 2000
 _MAX_TRACE_CHARS: Final = 8000
 #: C0 and C1 controls, line and paragraph separators, and the bidirectional controls that reorder a terminal line.
 _UNSAFE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-_NEEDS_QUOTES: Final = re.compile(r'[\s"=]')
+_NEEDS_QUOTES: Final = re.compile(r'[\s"=\\]')
 
 
 def escape(text: str) -> str:
@@ -89,7 +89,7 @@ class EventFormatter(logging.Formatter):
 
     def _as_plain(self, record: logging.LogRecord, values: Mapping[str, object]) -> str:
         stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
-        pairs = "".join(f" {key}={_quoted(value)}" for key, value in values.items() if value is not None)
+        pairs = "".join(f" {key}={logfmt_value(value)}" for key, value in values.items() if value is not None)
         head = f"{stamp}.{int(record.msecs):03d} {record.levelname:<7} {self._process}"
         return f"{head} {escape(record.getMessage())}{pairs}"
 
@@ -107,7 +107,8 @@ class EventFormatter(logging.Formatter):
         return json.dumps(body, ensure_ascii=True)
 
 
-def _quoted(value: object) -> str:
+def logfmt_value(value: object) -> str:
+    """Return a value as it stands after ``key=``: on one line, in quotes where a reader could take it for more."""
     if isinstance(value, float):
         return f"{value:.6g}"
     text = escape(str(value))

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, TextIO
 
-from emb_model_provider.logs import MARK, escape
+from emb_model_provider.logs import MARK, escape, logfmt_value
 from emb_model_provider.messages import AccessLog
 
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -95,12 +95,7 @@ def as_json(one: Answered) -> str:
 
 def logfmt(one: Answered) -> str:
     """Return ``key=value`` pairs."""
-    return " ".join(f"{key}={_logfmt_value(value)}" for key, value in _fields(one).items() if value is not None)
-
-
-def _logfmt_value(value: object) -> str:
-    text = str(value)
-    return json.dumps(text, ensure_ascii=False) if not text or any(sign in text for sign in ' "=\\') else text
+    return " ".join(f"{key}={logfmt_value(value)}" for key, value in _fields(one).items() if value is not None)
 
 
 def _in_quotes(text: str) -> str:

@@ -1,5 +1,6 @@
 import json
 import logging
+import shlex
 
 import pytest
 
@@ -21,6 +22,11 @@ def formatted(style: str, write) -> str:
 def test_a_plain_line_holds_time_level_process_event_and_values():
     line = formatted("plain", lambda log: log.info("model_loaded", dimension=384, note="two words", empty=""))
     assert line.endswith('INFO    shard[a#1] model_loaded dimension=384 note="two words" empty=""')
+
+
+def test_a_value_with_a_backslash_is_in_quotes_so_that_it_cannot_join_the_next_one():
+    line = formatted("plain", lambda log: log.info("failed", path="C:\\", status=500))
+    assert shlex.split(line)[-2:] == ["path=C:\\", "status=500"]
 
 
 def test_a_number_is_short_in_a_plain_line_and_what_has_no_value_is_left_out():
