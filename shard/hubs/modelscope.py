@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from emb_model_provider.errors import LoadError, LoadReason
+from emb_model_provider.logs import EventLog
 from emb_model_provider.modelmap import HubAccess
 from shard.hubs.client import (
     Listing,
@@ -27,6 +29,10 @@ from shard.hubs.snapshot import HubName, RemoteFile
 if TYPE_CHECKING:
     from modelscope_hub import HubApi
 
+log = EventLog("shard.hubs.modelscope")
+
+_SILENT_TRIES: Final = 2
+_PAUSE_S: Final = 1.0
 #: The institute's models were published under the first owner and moved to the second; the hub answers to both.
 _RENAMED_OWNERS = (("damo/", "iic/"), ("iic/", "damo/"))
 
@@ -43,6 +49,10 @@ class ModelScopeClient:
             os.environ["MODELSCOPE_ENDPOINT"] = access.endpoint
         # Read when the client is imported. A silent hub would be asked four times for 15 s each, and again by us.
         os.environ.setdefault("MODELSCOPE_REPO_TREE_PAGE_MAX_ATTEMPTS", "2")
+        # In the midst of a file it would be asked six times for 60 s. How often is up to ``download``: the client would
+        # count all tries of a file, also those that brought half of it.
+        os.environ.setdefault("MODELSCOPE_DOWNLOAD_TIMEOUT", "15")
+        os.environ.setdefault("MODELSCOPE_DOWNLOAD_MAX_RETRIES", "0")
         self._access = access
         default = os.environ.get("MODELSCOPE_CACHE") or str(Path.home() / ".cache" / "modelscope")
         self._cache = Path(access.cache_dir or default).expanduser()
@@ -72,14 +82,26 @@ class ModelScopeClient:
 
     def download(self, name: str, listing: Listing, on_bytes: Callable[[int], None]) -> Path:
         wanted = [{"Path": f["path"], "Size": f["size"], "Sha256": f["sha256"]} for f in map(asdict, listing.files)]
-        with self._reasons(name, listing.revision):
+        arrival = _Arrival(on_bytes)
+        while True:
+            try:
+                return self._fetch(name, listing.revision, wanted, arrival)
+            except LoadError as error:
+                if error.reason != LoadReason.NO_NETWORK or arrival.is_over():
+                    raise
+                log.warning("download_broken", model=name, source=self.source, error=error)
+            time.sleep(_PAUSE_S)
+
+    def _fetch(self, name: str, revision: str, wanted: list[dict[str, object]], arrival: _Arrival) -> Path:
+        """Fetch what is missing, trying each file once; what has come of it is kept."""
+        with self._reasons(name, revision):
             directory = self._api().download_repo(
                 name,
                 "model",
-                revision=listing.revision,
+                revision=revision,
                 cache_dir=self._cache,
                 file_list=wanted,
-                progress_callbacks=[_meter_class(on_bytes)],
+                progress_callbacks=[arrival.meter_class()],
             )
         return Path(directory)
 
@@ -143,16 +165,41 @@ def other_names(name: str) -> list[str]:
     return [name, *(new + name.removeprefix(old) for old, new in _RENAMED_OWNERS if name.startswith(old))]
 
 
-def _meter_class(on_bytes: Callable[[int], None]) -> type:
-    """Return the client's progress callback for one file."""
+class _Arrival:
+    """How far each file of a download has come, over all tries; told to ``on_bytes``."""
 
-    class Meter:
-        def __init__(self, filename: str, file_size: int) -> None:
-            del filename, file_size
+    def __init__(self, on_bytes: Callable[[int], None]) -> None:
+        self._on_bytes = on_bytes
+        self._most: dict[str, int] = {}
+        self._grew_s = time.monotonic()
 
-        def update(self, size: int) -> None:
-            on_bytes(size)
+    def is_over(self) -> bool:
+        """Tell whether nothing has come for as long as two silent tries last."""
+        from modelscope_hub import constants  # noqa: PLC0415
 
-        def end(self) -> None: ...
+        return time.monotonic() - self._grew_s >= _SILENT_TRIES * constants.DOWNLOAD_TIMEOUT
 
-    return Meter
+    def _is_at(self, filename: str, done_bytes: int) -> None:
+        more = done_bytes - self._most.get(filename, 0)
+        if more > 0:  # and not what an earlier try has brought
+            self._most[filename] = done_bytes
+            self._grew_s = time.monotonic()
+            self._on_bytes(more)
+
+    def meter_class(self) -> type:
+        """Return the client's progress callback for one file."""
+        is_at = self._is_at
+
+        class Meter:
+            def __init__(self, filename: str, file_size: int) -> None:
+                del file_size
+                self._filename = filename
+                self._done_bytes = 0
+
+            def update(self, size: int) -> None:
+                self._done_bytes += size
+                is_at(self._filename, self._done_bytes)
+
+            def end(self) -> None: ...
+
+        return Meter

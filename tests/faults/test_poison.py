@@ -145,10 +145,10 @@ def test_case_4_a_text_that_kills_when_its_tokens_are_asked_for_is_kept_away_as_
     assert [[len(row) for row in one.result().json] for one in innocent] == [[6, 15]] * 2
     told = [one.result() for one in poison]
     assert {one.status for one in told} <= {500, 422}
-    assert all("nput 1" in one.text for one in told)
+    assert all(b"nput 1" in one.body for one in told)
     again = tokens(["!spell-exit"])
     assert again.status == 422
-    assert "has ended the model's process" in again.text
+    assert b"has ended the model's process" in again.body
     server.wait_for_states(en="ready")
     server.check("en", ["!spell-exit"])
     assert deaths(server) == 2

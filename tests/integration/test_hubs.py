@@ -247,3 +247,55 @@ def test_a_modelscope_that_takes_connections_and_says_nothing_is_asked_twice_and
                 silent.accept()[0].close()
                 asked += 1
     assert asked == 2
+
+
+FETCH = """
+import sys
+from emb_model_provider.modelmap import HubAccess, Hubs, ModelSpec
+from shard.hubs import fetch
+access = HubAccess(sys.argv[1], sys.argv[2])
+fetch(ModelSpec(id="m", name="iic/gte", source="modelscope"), Hubs(access, access, offline=False), lambda _: None)
+"""
+
+
+def fetch_from_modelscope(hub, cache, **env) -> subprocess.CompletedProcess[str]:
+    """Fetch in a process of its own: the client reads its settings when it is imported."""
+    return subprocess.run(
+        [sys.executable, "-c", FETCH, str(cache), hub.endpoint],
+        env=os.environ | env, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def weights_of(directory):
+    return next(path for path in directory.iterdir() if path.suffix in (".bin", ".safetensors"))
+
+
+def test_a_modelscope_that_falls_silent_in_the_midst_of_a_file_is_asked_twice_and_no_more(hub, tmp_path, directories):
+    weights = weights_of(directories[MS])
+    hub.stall_after(MS, weights.name, 100_000)
+    done = fetch_from_modelscope(hub, tmp_path, MODELSCOPE_DOWNLOAD_TIMEOUT="1")
+    assert "cannot be reached" in done.stderr
+    asked = [one for one in hub.requests if weights.name in one.path]
+    assert len(asked) == 2
+    assert asked[-1].range == "bytes=100000-"
+
+
+def test_a_modelscope_that_cuts_every_connection_is_asked_as_long_as_each_brings_something(hub, tmp_path, directories):
+    weights = weights_of(directories[MS])
+    assert weights.stat().st_size > 6 * 50_000
+    hub.cut_each_after(MS, weights.name, 50_000)
+    done = fetch_from_modelscope(hub, tmp_path)
+    assert done.returncode == 0, done.stderr
+    (fetched,) = tmp_path.rglob(weights.name)
+    assert fetched.read_bytes() == weights.read_bytes()
+
+
+def test_the_client_of_modelscope_waits_for_a_file_for_15_s_and_tries_once():
+    code = """
+    from emb_model_provider.modelmap import HubAccess
+    from shard.hubs.modelscope import ModelScopeClient
+    ModelScopeClient(HubAccess())
+    from modelscope_hub import constants
+    assert (constants.DOWNLOAD_TIMEOUT, constants.DOWNLOAD_RETRY_TIMES) == (15, 0)
+    """
+    assert subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=False).returncode == 0

@@ -47,10 +47,15 @@ class SeenRequest:
 
 @dataclass(slots=True)
 class _Cut:
-    """Drop the connection at this offset into the file; ``times`` ``None`` means every time."""
+    """End what is sent at this offset into the file; ``times`` ``None`` means every time.
+
+    ``is_relative``: counted from where each request begins. ``stalls``: the connection stays open, and silent.
+    """
 
     offset: int
     times: int | None
+    is_relative: bool = False
+    stalls: bool = False
 
 
 @dataclass(slots=True)
@@ -145,6 +150,14 @@ class LoopbackHub:
         """Drop the connection once byte ``n_bytes`` of the file is reached; ``times=None``: whenever it is."""
         self._faults.cuts[name, path] = _Cut(n_bytes, times)
 
+    def cut_each_after(self, name: str, path: str, n_bytes: int) -> None:
+        """Drop the connection whenever it has sent so many bytes of the file."""
+        self._faults.cuts[name, path] = _Cut(n_bytes, None, is_relative=True)
+
+    def stall_after(self, name: str, path: str, n_bytes: int) -> None:
+        """Send nothing more once byte ``n_bytes`` of the file is reached, and keep the connection open."""
+        self._faults.cuts[name, path] = _Cut(n_bytes, None, stalls=True)
+
     def throttle(self, bytes_per_s: float | None) -> None:
         """Send each file's body at this rate (per connection); ``None``: as fast as it goes."""
         self._faults.bytes_per_s = bytes_per_s
@@ -204,14 +217,14 @@ class LoopbackHub:
         flipped = bytes(byte ^ 0xFF for byte in file.content[middle:end])
         return file.content[:middle] + flipped + file.content[end:]
 
-    def _cut_offset(self, name: str, path: str) -> int | None:
-        """Where to drop a body that is about to be sent; uses up one of the cut's times."""
+    def _cut_of(self, name: str, path: str) -> _Cut | None:
+        """Where to end a body that is about to be sent; uses up one of the cut's times."""
         with self._lock:
             cut = self._faults.cuts.get((name, path))
             if cut is None or cut.times == 0:
                 return None
             cut.times = cut.times - 1 if cut.times is not None else None
-            return cut.offset
+            return cut
 
     def _count(self, name: str, path: str, sent_bytes: int) -> None:
         with self._lock:
@@ -308,14 +321,18 @@ class _Handler(BaseHTTPRequestHandler):
             status = 206
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(body)}"
         self._send_head(status, headers, end - start)
-        cut = self.server.hub._cut_offset(reply.repository, file.path) if end > start else None
-        stop = end if cut is None else max(start, min(cut, end))
+        cut = self.server.hub._cut_of(reply.repository, file.path) if end > start else None
+        offset = end if cut is None else cut.offset + start * cut.is_relative
+        stop = max(start, min(offset, end))
         while start < stop:
             chunk = body[start : min(start + self._chunk_bytes(), stop)]
             self._write(chunk)
             start += len(chunk)
             self.server.hub._count(reply.repository, file.path, len(chunk))
             self._pace(len(chunk))
+        if cut is not None and cut.stalls:
+            self.wfile.flush()
+            self.server.stopping.wait()
 
     def _chunk_bytes(self) -> int:
         rate = self.server.hub._faults.bytes_per_s
