@@ -9,6 +9,7 @@ from collections.abc import Callable
 from emb_model_provider.errors import ConfigurationError
 from emb_model_provider.logs import EventLog
 from emb_model_provider.messages import LogConfig, RouterConfig
+from emb_model_provider.modelmap import BatchLimits
 from emb_model_provider.settings import Settings
 from supervisor.changes import Changes, compare, keep_fixed
 from supervisor.plan import Placement
@@ -72,10 +73,15 @@ class SettingsInUse:
             around=server.around.replace(run_directory=run_directory),
         )
 
-    def watch_limits(self) -> WatchLimits:
-        """Return when a child counts as hung."""
+    def watch_limits(self, batch: BatchLimits | None = None) -> WatchLimits:
+        """Return when a child counts as hung; ``batch`` is how a shard forms its batches."""
         supervision = self.settings.supervision
-        return WatchLimits(supervision.startup_timeout_s, supervision.batch_timeout_s, supervision.silence_timeout_s)
+        return WatchLimits(
+            supervision.startup_timeout_s,
+            supervision.batch_timeout_s,
+            supervision.silence_timeout_s,
+            company_s=batch.max_wait_time_ms / 1000 if batch is not None else 0.0,
+        )
 
     def restart_limits(self) -> RestartLimits:
         """Return when a shard that died is started again."""

@@ -173,7 +173,7 @@ class Tree:
             else:
                 post.wanted = self._next_setting(post)
                 post.take_hubs()
-                post.retune(self._use.restart_limits(), self._use.watch_limits())
+                post.retune(self._use.restart_limits(), self._use.watch_limits(spec.batch))
                 if spec.id in changes.changed:
                     self._renewals.ask(post, "its settings have changed")
                 elif post.problem:
@@ -233,7 +233,7 @@ class Tree:
 
     def _hire(self, setting: ShardSetting, on_change: Callable[[Shard], None]) -> Shard:
         shard = Shard(setting, on_change, self._front.push_progress)
-        shard.keeper = self._keeper(shard, self._use.restart_limits(), self._use.watch_limits())
+        shard.keeper = self._keeper(shard, self._use.restart_limits(), self._use.watch_limits(setting.spec.batch))
         return shard
 
     def _on_shard_change(self, shard: Shard) -> None:

@@ -31,11 +31,15 @@ _LEAST_STANDSTILL_S: Final = 150.0
 
 @dataclass(frozen=True, slots=True)
 class WatchLimits:
-    """How long a start may go without progress, one batch take, and a child that serves say nothing; 0: for ever."""
+    """How long a start may go without progress, one batch take, and a child that serves say nothing; 0: for ever.
+
+    ``company_s`` is for how long a child may let texts wait for others, by its settings.
+    """
 
     startup_s: float = 0.0
     batch_s: float = 0.0
     silence_s: float = 0.0
+    company_s: float = 0.0
 
     @property
     def report_every_s(self) -> float:
@@ -133,8 +137,10 @@ class Watchdog:
             batch_s = self._last.running_s + silent_s
             if _exceeds(batch_s, self._batch_s):
                 return Hang("stuck", f"was at one batch for {batch_s:.3g} s")
-        elif self._last.waiting_texts and _exceeds(idle_s := now_s - self._idle_s, self._batch_s):
-            return Hang("stuck", f"let {self._last.waiting_texts} texts wait for {idle_s:.3g} s and began no batch")
+        elif self._last.waiting_texts and self._batch_s:
+            idle_s = now_s - self._idle_s
+            if idle_s > self._batch_s + self._limits.company_s:
+                return Hang("stuck", f"let {self._last.waiting_texts} texts wait for {idle_s:.3g} s and began no batch")
         return None
 
     def _note_idleness(self, now_s: float, progress: Progress) -> None:

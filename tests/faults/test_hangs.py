@@ -65,6 +65,14 @@ def stacks_in(server) -> list[str]:
     return block
 
 
+def test_case_18_a_text_that_waits_for_company_by_the_settings_is_no_hang(make_server):
+    server = make_server(batch_timeout_s=1, max_wait_time_ms=3000, min_batch_size=4)
+    pid = server.shard_pid("en")
+    server.check("en", ["alone"])
+    assert server.shard_pid("en") == pid
+    assert " hung " not in server.story()
+
+
 def test_case_17_a_stopped_shard_is_found_silent_ended_and_replaced(make_server):
     """SIGSTOP: the verdict is silence, the process goes although it is stopped, clients are answered by their time."""
     server = make_server()

@@ -164,6 +164,18 @@ def test_texts_that_wait_while_no_batch_begins_are_a_hang():
     assert "3 texts wait" in life.hang.sentence
 
 
+def test_texts_that_wait_for_company_as_long_as_they_may_are_none():
+    life = ready(WatchLimits(batch_s=5, company_s=10))
+    assert life.passes(12, lambda second: report(waiting_texts=1, batches_done=7)) is None
+    assert life.passes(500, lambda second: report(waiting_texts=1, batches_done=7)) == 5
+    assert life.hang.kind == "stuck"
+
+
+def test_a_batch_has_no_more_time_because_texts_may_wait_before_it():
+    life = ready(WatchLimits(batch_s=5, company_s=10))
+    assert life.passes(500, lambda second: report(running_s=second, waiting_texts=1)) == 6
+
+
 def test_a_child_that_has_nothing_to_do_is_not_at_fault_below_the_limit_of_silence():
     life = ready(WatchLimits(batch_s=60, silence_s=300))
     life.hear(report())
