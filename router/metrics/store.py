@@ -55,21 +55,25 @@ class Store:
         self._born = _birth(self._pid)
 
     def take_over(self) -> Tallies:
-        """Return what dead routers of this place have counted, and remove their files."""
+        """Return what dead routers of this place have counted; their files become this router's own.
+
+        Renamed and not removed, so that the others go on counting it until this router first writes.
+        """
         taken = Tallies()
         for path in self._files(f"{_PREFIX}{self.index}-*{_SUFFIX}"):
             found = _read(path)
             if found is not None and not found.is_alive:
                 taken.add(found.tallies)
                 with contextlib.suppress(OSError):
-                    path.unlink()
+                    path.rename(self._own_file(path.parent))
+                self.write(taken, Gauges())
         return taken
 
     def write(self, tallies: Tallies, gauges: Gauges) -> None:
         """Write this router's own file; a directory that is gone or full is no reason to stop serving."""
         if self._directory is None:
             return
-        path = self._directory / f"{_PREFIX}{self.index}-{self._pid}{_SUFFIX}"
+        path = self._own_file(self._directory)
         body = msgpack.packb(
             {"i": self.index, "pid": self._pid, "born": self._born, "t": tallies.packed(), "g": _packed(gauges)}
         )
@@ -82,6 +86,9 @@ class Store:
         """Return what all others say, dead ones too that nobody has taken over yet."""
         found = (_read(path) for path in self._files(f"{_PREFIX}*{_SUFFIX}"))
         return [one for one in found if one is not None and one.pid != self._pid]
+
+    def _own_file(self, directory: Path) -> Path:
+        return directory / f"{_PREFIX}{self.index}-{self._pid}{_SUFFIX}"
 
     def _files(self, pattern: str) -> Iterator[Path]:
         if self._directory is not None:

@@ -131,6 +131,22 @@ def test_counters_outlive_a_router_and_its_file_does_not(tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} == {f"metrics-{index}-{os.getpid()}.mp" for index in (0, 1)}
 
 
+def test_counters_do_not_fall_while_a_new_router_has_yet_to_write_what_it_took_over(tmp_path, monkeypatch):
+    with monkeypatch.context() as dying:
+        dying.setattr(os, "getpid", lambda: 2**22 + 1)
+        before = Meter(Store(str(tmp_path), 0))
+        before.answered(visit(), 200, 0.4)
+        before.write()
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(os, "getpid", os.getppid)
+        other = Meter(Store(str(tmp_path), 1))
+    assert get(values(other), "emb_tokens_total", model="m") == 7
+    after = Meter(Store(str(tmp_path), 0))
+    assert get(values(other), "emb_tokens_total", model="m") == 7
+    after.write()
+    assert get(values(other), "emb_tokens_total", model="m") == 7
+
+
 def test_a_file_that_is_not_whole_counts_for_nothing(tmp_path):
     (tmp_path / "metrics-3-77.mp").write_bytes(b"\x81\xa1")
     (tmp_path / "metrics-4-78.mp").write_bytes(b"\x80")
