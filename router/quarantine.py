@@ -32,11 +32,18 @@ class Quarantine:
         self._max_inputs = max_inputs
         self._clock = clock
         self._until_s: OrderedDict[bytes, float] = OrderedDict()
+        self._last_until_s = 0.0
         #: Hears of every input that is found guilty here.
         self.on_added: Callable[[bytes], None] = lambda _fingerprint: None
 
     def __len__(self) -> int:
-        return len(self._until_s)
+        """Return how many inputs are refused now."""
+        now_s = self._clock()
+        return sum(until_s > now_s for until_s in self._until_s.values())
+
+    def __bool__(self) -> bool:
+        """Tell the same as a non-zero length, at no cost: asked for every request."""
+        return bool(self._until_s) and self._last_until_s > self._clock()
 
     def add(self, fingerprint: bytes) -> None:
         """Refuse this input from now on."""
@@ -47,7 +54,7 @@ class Quarantine:
         """Do so for an input that somebody else has found guilty."""
         if self._for_s <= 0:
             return
-        self._until_s[fingerprint] = self._clock() + self._for_s
+        self._until_s[fingerprint] = self._last_until_s = self._clock() + self._for_s
         self._until_s.move_to_end(fingerprint)
         while len(self._until_s) > self._max_inputs:
             self._until_s.popitem(last=False)

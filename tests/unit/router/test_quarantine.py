@@ -25,6 +25,23 @@ def test_an_input_is_refused_until_its_time_is_over():
     assert len(quarantine) == 0
 
 
+def test_one_whose_time_is_over_counts_no_more_though_nobody_asks_for_it_again():
+    clock = Clock()
+    quarantine = Quarantine(600, clock=clock)
+    assert not quarantine
+    quarantine.add(b"first")
+    clock.now_s = 300
+    quarantine.add(b"second")
+    assert quarantine
+    assert len(quarantine) == 2
+    clock.now_s = 600
+    assert quarantine
+    assert len(quarantine) == 1
+    clock.now_s = 900
+    assert not quarantine
+    assert len(quarantine) == 0
+
+
 def test_others_hear_of_what_is_found_guilty_here_and_not_of_what_they_have_found():
     told: list[bytes] = []
     quarantine = Quarantine(100)
