@@ -113,6 +113,13 @@ def _inputs(
     return texts, (), holes
 
 
+_WRITERS: Final[dict[Output, Build]] = {
+    "dense": build_embed,
+    "sparse": build_embed_sparse,
+    "multi_vector": build_embed_all,
+}
+
+
 # ------------------------------------------------------------------------------------------------- scores
 
 
@@ -267,7 +274,7 @@ TEI: Final = Dialect(
         Route("/tokenize", at_once(parse_tokenize), takes=_is_ours),
         Route("/decode", parse_decode),
         Route("/info", at_once(lambda fields: DescribeCall(fields.string("model") or "", render_info)), method="GET"),
-        Route("/", lambda fields: parse_root(fields, parse_embed, parse_rerank, parse_similarity)),
+        Route("/", lambda fields: parse_root(fields, parse_embed, parse_rerank, parse_similarity, _WRITERS)),
     ),
     render_error=render_error,
     status_of=_status_of,

@@ -6,7 +6,7 @@ Hugging Face's ``InferenceClient`` posts to the address it was given, with nothi
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Final, Literal
 
@@ -15,13 +15,13 @@ import orjson
 from numpy.typing import NDArray
 
 from emb_model_provider.errors import InvalidRequestError, RequestError
-from emb_model_provider.messages import EncoderInfo
+from emb_model_provider.messages import EncoderInfo, Output, Task
 from router.dialects.fields import Fields, check_count
 from router.dialects.jina import read_raw
 from router.dialects.options import MAX_INPUTS, read_options
 from router.dialects.ranking import label_of, probabilities
-from router.dialects.seam import Answered, EncodeCall, Steps
-from router.dialects.vectors import PLAIN, all_errors, all_rows, rows_json
+from router.dialects.seam import Answered, Build, EncodeCall, Steps
+from router.dialects.vectors import all_errors, all_rows
 from router.requests import EncodeRequest
 
 _EXPECTED: Final = "a string, a pair of strings, or a list of lists of one or two strings"
@@ -31,6 +31,10 @@ _FUNCTIONS: Final[dict[str, Literal["identity", "sigmoid", "softmax"]]] = {
     "softmax": "softmax",
     "none": "identity",
 }
+#: What ``/`` asks of a model by what it is for, in the order in which such models are meant by a body without a name.
+_MADE_BY: Final[dict[Task, Output]] = {
+    "embed": "dense", "classify": "scores", "rerank": "scores", "sparse": "sparse", "multi_vector": "multi_vector",
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -107,15 +111,17 @@ def parse_root(
     embed: Callable[[Fields], Steps],
     rerank: Callable[[Fields], EncodeCall],
     similarity: Callable[[Fields], EncodeCall],
+    writers: Mapping[Output, Build],
 ) -> Steps:
-    """Read a body posted to ``/``: what it is shows in its shape, else in what the model is for."""
+    """Read a body posted to ``/``: what it is shows in its shape, else in what the model is for.
+
+    ``writers`` write what models make that have no scores.
+    """
     if fields.has("texts") or fields.has("query"):
         return rerank(fields)
     value = fields.values.get("inputs")
     if isinstance(value, dict):
         return similarity(fields)
-    call = yield from embed(fields)
-    assert isinstance(call, EncodeCall)
     parameters = fields.object("parameters")
     prediction = Prediction(
         raw=read_raw(fields),
@@ -123,24 +129,23 @@ def parse_root(
         nested=isinstance(value, list) or "parameters" in fields.values,
         function=parameters.choice("function_to_apply", _FUNCTIONS),
     )
+    if isinstance(value, list) and any(isinstance(one, list) and one and isinstance(one[0], str) for one in value):
+        return dataclasses.replace(parse_predict(fields), build=partial(build_predict, prediction))
+    call = yield from embed(fields)
+    assert isinstance(call, EncodeCall)
     return dataclasses.replace(
         call,
-        tasks=("embed", "classify", "rerank"),
+        tasks=tuple(_MADE_BY),
         plan=_for_its_task,
-        build=partial(_build_root, prediction),
+        build=partial(_build_root, prediction, writers),
     )
 
 
 def _for_its_task(request: EncodeRequest, encoder: EncoderInfo) -> EncodeRequest:
-    if encoder.task in ("classify", "rerank"):
-        return dataclasses.replace(request, outputs=("scores",), normalize=None)
-    return request
+    made = _MADE_BY[encoder.task]
+    return dataclasses.replace(request, outputs=(made,), normalize=request.normalize if made == "dense" else None)
 
 
-def _build_root(prediction: Prediction, answered: Answered) -> Iterator[bytes]:
-    if answered.encoder.task in ("classify", "rerank"):
-        yield from build_predict(prediction, answered)
-        return
-    yield b"["
-    yield from rows_json(answered.result, PLAIN)
-    yield b"]"
+def _build_root(prediction: Prediction, writers: Mapping[Output, Build], answered: Answered) -> Iterator[bytes]:
+    made = _MADE_BY[answered.encoder.task]
+    return build_predict(prediction, answered) if made == "scores" else writers[made](answered)

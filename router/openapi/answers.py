@@ -63,7 +63,7 @@ STRINGS: Final = listed(TEXT)
 TEI_INFO: Final = record(
     {"model_id": TEXT, "model_type": ANYTHING, "max_input_length": or_null(WHOLE), "version": TEXT}
 )
-ROOT: Final = either(VECTORS, TEI_RANKING, PREDICTIONS, SIMILARITIES)
+ROOT: Final = either(VECTORS, SPARSE_VECTORS, TOKEN_VECTORS, TEI_RANKING, PREDICTIONS, SIMILARITIES)
 SCORES: Final = record({"data": listed(record({"index": WHOLE, "score": or_null(NUMBER)})), "usage": _USAGE})
 CLASSES: Final = record(
     {

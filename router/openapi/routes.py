@@ -187,7 +187,7 @@ ROUTES: Final[dict[tuple[str, str], Described]] = {
         a.ROOT,
         ({"inputs": ["hello"]}, {"query": "q", "texts": ["a", "b"]}),
         optional={
-            "inputs": either(p.INPUTS, record({"source_sentence": FILLED, "sentences": p.TEXTS})),
+            "inputs": either(p.INPUTS, listed(_PAIR, 1), record({"source_sentence": FILLED, "sentences": p.TEXTS})),
             "query": _QUERY,
             "texts": p.TEXTS,
             "parameters": told({"type": "object"}, "Options, as at the top; for classifiers `top_k`."),

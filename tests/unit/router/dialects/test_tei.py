@@ -170,6 +170,22 @@ async def test_the_bare_address_does_what_the_model_is_for(ask):
     assert await ask("/models/embed", inputs={"source_sentence": "a", "sentences": ["a"]}) == pytest.approx([1.0])
     classes = await ask("/models/classify", inputs="abcde", parameters={"top_k": 2, "function_to_apply": "none"})
     assert classes == [[{"score": 2.0, "label": "no"}, {"score": 0.0, "label": "maybe"}]]
+    assert await ask("/models/splade", inputs=["aba"]) == await ask("/embed_sparse", model="splade", inputs=["aba"])
+    assert await ask("/models/colbert", inputs="ab", normalize=True) == [[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]]
+
+
+async def test_the_bare_address_of_a_classifier_takes_lists_of_one_or_two_texts(ask, backend):
+    pairs = [["a", "b"], ["abcde"]]
+    assert await ask("/models/classify", inputs=pairs) == await ask("/predict", model="classify", inputs=pairs)
+    assert (backend.seen[-2].texts, backend.seen[-2].seconds) == (("a", "abcde"), ("b", ""))
+    best = await ask("/models/classify", inputs=pairs, parameters={"top_k": 1})
+    assert [[one["label"] for one in row] for row in best] == [["yes"], ["no"]]
+
+
+@pytest.mark.parametrize("kind", ["embed", "classify", "rerank", "splade", "colbert"])
+async def test_the_bare_address_means_the_only_model_whatever_it_is_for(aiohttp_client, kind):
+    client = await aiohttp_client(make_app(kind))
+    assert (await client.post("/", json={"inputs": "a"})).status == 200
 
 
 @pytest.mark.parametrize(
