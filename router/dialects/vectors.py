@@ -52,10 +52,6 @@ class Chunk:
         """Return the errors among these rows, counted from ``begin``."""
         return {error.index - self.begin: error for error in self.part.errors if self.begin <= error.index < self.end}
 
-    def truncated(self) -> frozenset[int]:
-        """Return which of these rows were cut, counted from ``begin``."""
-        return frozenset(row - self.begin for row in self.part.truncated if self.begin <= row < self.end)
-
     def token_vectors(self) -> list[NDArray[np.float32]]:
         """Return each row's matrix of token vectors."""
         tokens = self.part.token_vectors
