@@ -42,6 +42,28 @@ async def test_every_type_comes_as_numbers_or_as_base64_of_the_same(ask, fields,
     assert numbers == pytest.approx([scale * number for number in dense_of("aab")], abs=scale / 200)
 
 
+@pytest.mark.parametrize("name", ["embedding_type", "output_dtype", "embed_dtype"])
+async def test_base64_is_a_type_too(ask, name):
+    (first, _) = (await embed(ask, **{name: "base64"}))["data"]
+    assert np.frombuffer(base64.b64decode(first["embedding"]), "<f4").tolist() == pytest.approx(dense_of("aab"))
+
+
+@pytest.mark.parametrize("types", ["int8", ["float", "INT8"]])
+async def test_a_type_goes_with_other_outputs_and_with_a_report(ask, types):
+    answer = await embed(ask, model="m3", outputs=["dense", "sparse"], embedding_type=types, usage_details=True)
+    first = answer["data"][0]
+    assert first["object"] == "embedding"
+    assert first["sparse_embedding"]["indices"] == [97, 98]
+    made = first["embedding"] if types == "int8" else first["embeddings"]["int8"]
+    assert made == [round(127 * number) for number in dense_of("aab")]
+    assert len(answer["usage"]["details"]) == 2
+
+
+async def test_an_error_stands_in_an_item_like_the_others(ask):
+    (_, failed) = (await embed(ask, input=["a", "BAD"], on_error="null"))["data"]
+    assert (failed["object"], failed["index"]) == ("embedding", 1)
+
+
 async def test_int8_is_of_vectors_of_length_1(ask, backend, refuse):
     await embed(ask, output_dtype="int8")
     assert backend.seen[0].normalize is True

@@ -5,7 +5,7 @@ import pytest
 
 from router.limits import RequestLimits
 from router.service import Policy
-from tests.support.made_up_models import dense_of, make_app
+from tests.support.made_up_models import MadeUpBackend, dense_of, make_app
 
 
 async def test_embed_answers_a_list_of_vectors_with_teis_times(client, backend):
@@ -186,6 +186,87 @@ async def test_the_bare_address_of_a_classifier_takes_lists_of_one_or_two_texts(
 async def test_the_bare_address_means_the_only_model_whatever_it_is_for(aiohttp_client, kind):
     client = await aiohttp_client(make_app(kind))
     assert (await client.post("/", json={"inputs": "a"})).status == 200
+
+
+async def test_token_ids_are_taken_as_one_list_or_several(ask, backend):
+    for inputs, sent in (([97], ((97,),)), ([[97], [98, 99]], ((97,), (98, 99)))):
+        for path, model in (("/embed", "embed"), ("/embed_sparse", "splade"), ("/embed_all", "colbert")):
+            assert len(await ask(path, model=model, inputs=inputs)) == len(sent)
+            assert (backend.seen[-1].texts, backend.seen[-1].token_ids) == ((), sent)
+    await ask("/embed", model="embed", inputs=[[97]], on_error="null")
+    assert backend.seen[-1].token_ids == ((97,),)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "meant"),
+    [
+        ("/embed", {"inputs": "a"}, {"embed": 1}),
+        ("/embed_sparse", {"inputs": "a"}, {"splade": 1}),
+        ("/embed_all", {"inputs": "a"}, {"colbert": 1}),
+        ("/rerank", {"query": "a", "texts": ["b"]}, {"rerank": 1}),
+        ("/predict", {"inputs": "a"}, {"classify": 1}),
+        ("/similarity", {"inputs": {"source_sentence": "a", "sentences": ["b"]}}, {"embed": 1}),
+    ],
+)
+async def test_among_models_of_all_kinds_that_of_the_route_is_meant(aiohttp_client, path, body, meant):
+    asked = []
+
+    class Remembering(MadeUpBackend):
+        async def encode(self, model_id, message):
+            asked.append(model_id)
+            return await super().encode(model_id, message)
+
+    kinds = ("colbert", "splade", "classify", "rerank", "embed")
+    client = await aiohttp_client(make_app(*kinds, backend=Remembering()))
+    assert (await client.post(path, json=body)).status == 200
+    assert asked == list(meant)
+
+
+async def test_a_scores_model_is_asked_as_it_is_raw_or_between_0_and_1(ask):
+    body = {"query": "abc", "texts": ["a"], "return_text": False}
+    assert await ask("/rerank", model="rerank", **body, raw_scores=True) == [{"index": 0, "score": -2.0}]
+
+
+async def test_how_texts_are_spelled_is_the_clients_to_say(ask, backend):
+    await ask("/tokenize", model="embed", inputs="a", add_special_tokens=False, prompt_name="query", prompt="p")
+    asked = backend.asked[-1]
+    assert (asked.texts, asked.add_special_tokens, asked.prompt_name, asked.prompt) == (("a",), False, "query", "p")
+    for fields, skips in (({}, True), ({"skip_special_tokens": False}, False)):
+        await ask("/decode", model="embed", ids=[97], **fields)
+        assert backend.asked[-1].skip_special_tokens is skips
+
+
+async def test_many_texts_are_spelled_in_their_order(ask):
+    answer = await ask("/tokenize", model="embed", inputs=[chr(97 + index % 26) for index in range(50)])
+    assert [row[1]["text"] for row in answer] == [chr(97 + index % 26) for index in range(50)]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "sentence"),
+    [
+        ("/similarity", {"inputs": {"sentences": ["a"]}}, "'inputs.source_sentence' is required"),
+        (
+            "/similarity",
+            {"inputs": {"source_sentence": "", "sentences": ["a"]}},
+            "'inputs.source_sentence' is required",
+        ),
+        ("/similarity", {"inputs": {"source_sentence": "a", "sentences": []}}, "'inputs.sentences' is empty"),
+        ("/similarity", {"inputs": "a"}, "'inputs' must be an object"),
+        ("/decode", {"ids": []}, "'ids' is an empty list"),
+        ("/decode", {"ids": None}, "'ids' must be a list"),
+        ("/decode", {"ids": [[1]] * 2049}, "'ids' holds 2049 items; at most 2048"),
+        ("/embed", {"inputs": []}, "'inputs' is empty"),
+        ("/embed", {"inputs": ["a", ""]}, "'inputs[1]' is an empty string"),
+        ("/embed", {"inputs": "a", "input_type": "nonsense"}, "'nonsense' is not a kind of input"),
+        ("/rerank", {"query": "a"}, "'documents' is required"),
+        ("/rerank", {"query": "a", "inputs": ["b"]}, "'texts' must be a list"),
+        ("/tokenize", {"inputs": []}, "'inputs' is empty"),
+    ],
+)
+async def test_what_is_wrong_is_named(refuse, path, body, sentence):
+    _, error = await refuse(path, model="embed", **body)
+    told = error["error"]
+    assert (told if isinstance(told, str) else told["message"]).startswith(sentence)
 
 
 @pytest.mark.parametrize(

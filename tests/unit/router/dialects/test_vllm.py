@@ -2,6 +2,8 @@ import math
 
 import pytest
 
+from tests.support.made_up_models import KINDS, make_app
+
 
 @pytest.mark.parametrize("path", ["/score", "/v1/score"])
 async def test_one_text_is_scored_with_several(ask, path):
@@ -64,3 +66,69 @@ async def test_refusals_have_openais_shape(refuse):
     assert "give one 'text_1', or as many of both" in error["error"]["message"]
     assert (await refuse("/tokenize", model="embed", messages=[]))[1]["error"]["param"] == "messages"
     assert (await refuse("/classify", model="embed", input="a"))[1]["error"]["param"] == "model"
+
+
+async def test_a_list_says_who_answered_what_was_read_and_of_each_input_if_asked(ask):
+    whole = {"tokens": 9, "original_tokens": 10, "truncated": True}
+    score = await ask("/score", model="embed", text_1="a", text_2=["a" * 9, "b"], usage_details=True)
+    assert score["usage"] == {
+        "prompt_tokens": 10,
+        "total_tokens": 10,
+        "details": [whole, {"tokens": 2, "original_tokens": 2, "truncated": False}],
+    }
+    classes = await ask("/classify", model="classify", input=["a" * 9, "", "b"], usage_details=True, on_error="null")
+    assert classes["usage"]["details"] == [
+        {"tokens": 8, "original_tokens": 9, "truncated": True},
+        {"tokens": 0, "original_tokens": 0, "truncated": False},
+        {"tokens": 1, "original_tokens": 1, "truncated": False},
+    ]
+    for path, body in (("/score", {"text_1": "a", "text_2": "b"}), ("/classify", {"input": "a"})):
+        answer = await ask(path, model="rerank", **body)
+        assert answer["usage"] == {"prompt_tokens": 1, "total_tokens": 1}
+        assert answer["id"].startswith("req-")
+        assert answer["data"][0]["index"] == 0
+
+
+async def test_a_score_is_the_models_logit_where_its_activation_is_not_wanted(aiohttp_client, monkeypatch):
+    monkeypatch.setitem(KINDS, "cross", KINDS["rerank"] | {"activation": "sigmoid"})
+    client = await aiohttp_client(make_app("cross"))
+    for fields, score in (({}, 0.5), ({"use_activation": False}, 0.0), ({"activation": True, "raw_scores": True}, 0.5)):
+        body = {"text_1": "abc", "text_2": "abc"} | fields
+        assert (await (await client.post("/score", json=body)).json())["data"][0]["score"] == score
+
+
+@pytest.mark.parametrize(
+    ("kinds", "path", "body", "meant"),
+    [
+        (("embed", "colbert", "rerank", "classify"), "/score", {"text_1": "a", "text_2": "b"}, "rerank"),
+        (("embed", "colbert", "classify"), "/score", {"text_1": "a", "text_2": "b"}, "colbert"),
+        (("embed", "classify"), "/score", {"text_1": "a", "text_2": "b"}, "embed"),
+        (("embed", "rerank", "classify"), "/classify", {"input": "a"}, "classify"),
+        (("embed", "rerank"), "/classify", {"input": "a"}, "rerank"),
+    ],
+)
+async def test_without_a_name_the_model_is_meant_that_suits_best(aiohttp_client, kinds, path, body, meant):
+    response = await (await aiohttp_client(make_app(*kinds))).post(path, json=body)
+    assert (await response.json())["model"] == meant
+
+
+async def test_the_only_model_of_all_spells_texts_without_being_named(aiohttp_client):
+    client = await aiohttp_client(make_app("embed"))
+    assert (await (await client.post("/tokenize", json={"prompt": "a"})).json())["tokens"] == [1, 97]
+    assert await (await client.post("/detokenize", json={"tokens": [97]})).json() == {"prompt": "a"}
+
+
+async def test_what_is_spelled_keeps_its_special_tokens(ask, backend):
+    await ask("/detokenize", model="embed", tokens=[97])
+    assert backend.asked[-1].skip_special_tokens is False
+
+
+@pytest.mark.parametrize("tokens", [None, "a", [], ["a"], [-1], [True], [2**31]])
+async def test_what_is_no_list_of_token_ids_is_refused(refuse, tokens):
+    status, error = await refuse("/detokenize", model="embed", tokens=tokens)
+    assert (status, error["error"]["param"]) == (400, "tokens")
+
+
+async def test_a_kind_of_input_that_is_none_is_refused(refuse):
+    status, error = await refuse("/classify", model="classify", input="a", input_type="nonsense")
+    assert (status, error["error"]["param"]) == (400, "input_type")
