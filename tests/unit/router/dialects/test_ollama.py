@@ -15,6 +15,15 @@ async def test_embed(ask, backend):
     assert [one.overlong for one in backend.seen] == ["truncate", "error"]
 
 
+async def test_bad_inputs_of_a_partial_request_are_null_and_named_and_what_was_read_is_told(ask):
+    answer = await ask("/api/embed", model="embed", input=["", "a", "BAD"], on_error="null", usage_details=True)
+    assert [one is None for one in answer["embeddings"]] == [True, False, True]
+    assert [(one["index"], one["code"]) for one in answer["errors"]] == [(0, None), (2, "bad_input")]
+    assert [one["tokens"] for one in answer["usage_details"]] == [0, 1, 3]
+    plain = await ask("/api/embed", model="m3", input="a")
+    assert set(plain) == {"model", "embeddings", "total_duration", "load_duration", "prompt_eval_count"}
+
+
 async def test_the_older_route_has_one_vector(ask, backend):
     answer = await ask("/api/embeddings", model="embed", prompt="a", keep_alive=-1)
     assert answer == {"embedding": pytest.approx(dense_of("a"))}
@@ -75,3 +84,61 @@ def test_a_model_that_has_never_loaded_is_listed_and_shown_with_what_is_known_an
     assert [(one["name"], one["size_vram"]) for one in running] == [("there", 7)]
     shown = orjson.loads(ollama._show(statuses[1]))
     assert (shown["model_info"], shown["capabilities"]) == ({"general.basename": "owner/name"}, ["embedding"])
+
+
+def test_a_row_holds_what_ollamas_clients_read_of_it():
+    loaded = make_status("m", info=make_info(precision="bf16", weights_bytes=7))
+    (row,) = orjson.loads(ollama._running([loaded]))["models"]
+    digest = row.pop("digest")
+    assert (len(digest), int(digest, 16) > 0) == (64, True)
+    details = {
+        "parent_model": "",
+        "format": "safetensors",
+        "family": "plain",
+        "families": ["plain"],
+        "parameter_size": "",
+        "quantization_level": "BF16",
+    }
+    assert row == {
+        "name": "m",
+        "model": "m",
+        "modified_at": "2023-11-14T22:13:20Z",
+        "size": 7,
+        "details": details,
+        "expires_at": "9999-12-31T23:59:59Z",
+        "size_vram": 0,
+    }
+    shown = orjson.loads(ollama._show(loaded))
+    assert shown == {
+        "modelfile": "",
+        "parameters": "",
+        "template": "",
+        "license": "",
+        "modified_at": "2023-11-14T22:13:20Z",
+        "details": details,
+        "model_info": {
+            "general.basename": "owner/name",
+            "general.architecture": "plain",
+            "plain.embedding_length": 4,
+            "plain.context_length": 8,
+            "plain.pooling_type": "cls",
+            "tokenizer.ggml.tokens": None,
+        },
+        "capabilities": ["embedding"],
+    }
+    coming = orjson.loads(ollama._list([make_status("m", state="loading")]))["models"][0]["details"]
+    assert (coming["family"], coming["families"], coming["quantization_level"]) == ("", [], "")
+
+
+@pytest.mark.parametrize(("precision", "word"), [("fp32", "F32"), ("fp16", "F16"), ("int4", "Q4_0"), ("odd", "")])
+def test_precisions_have_ollamas_names(precision, word):
+    assert ollama._details(make_status("m", info=make_info(precision=precision)))["quantization_level"] == word
+
+
+def test_a_model_has_another_digest_once_it_makes_other_vectors_and_one_of_its_own_before_it_has_loaded():
+    def digest(**changes):
+        return ollama._row(make_status("m", **changes))["digest"]
+
+    loaded = digest(info=make_info(fingerprint="f00d"))
+    assert loaded == digest(info=make_info(fingerprint="f00d"), name="other/name")
+    assert len({loaded, digest(info=make_info(fingerprint="beef")), digest(), digest(name="other/name")}) == 4

@@ -3,16 +3,19 @@
 import asyncio
 import itertools
 
+import numpy as np
 import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emb_model_provider.errors import InvalidRequestError
-from emb_model_provider.messages import Encode
+from emb_model_provider.messages import Encode, Encoded, InputError, TokenVectors
 from router import planning
-from router.dialects import cohere, jina, tei, vllm
+from router.dialects import cohere, jina, ranking, tei, vllm
 from router.dialects.fields import Fields
+from router.dialects.pairs import Pairs
+from router.dialects.ranking import label_of, probabilities, scores
 from router.dialects.seam import Answered
 from router.requests import EncodeResult
 from tests.support.made_up_models import KINDS, MadeUpBackend
@@ -128,3 +131,110 @@ def test_a_bad_query_is_everybodys_error():
     made = answer(jina.parse_rerank(Fields({"query": "BAD", "documents": ["a", "b"], "on_error": "null"})), "embed")
     assert [error["index"] for error in made["errors"]] == [0, 1]
     assert made["results"] == []
+
+
+def late_scores(counts, errors=()):
+    """Return the scores of a query and documents of so many tokens each, all of them alike, and the pauses made."""
+    vectors = np.ones((sum(counts), 4), dtype="<f4")
+    tokens = TokenVectors(vectors.tobytes(), 4, counts)
+    part = Encoded(b"", 0, (1,) * len(counts), token_vectors=tokens, errors=errors)
+    encoder = make_info(**KINDS["colbert"]).encoder
+    steps = scores(Answered(EncodeResult("m", (part,), 0, ()), encoder, "", 0, 0.0), Pairs(("a",), ("b", "c", "d")))
+    pauses = 0
+    while True:
+        try:
+            assert next(steps) == b""
+        except StopIteration as done:
+            return done.value.tolist(), pauses
+        pauses += 1
+
+
+def test_a_text_without_any_token_vector_scores_0_and_one_with_an_error_not_at_all():
+    assert late_scores((2, 3, 0, 1))[0] == [8.0, 0.0, 8.0]
+    assert late_scores((0, 3, 0, 1))[0] == [0.0, 0.0, 0.0]
+    error = InputError(2, 500, "server_error", None, "no")
+    assert np.isnan(late_scores((2, 3, 0, 1), (error,))[0]).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize(("step", "pauses"), [(7, 3), (8, 1), (15, 1), (23, 1), (24, 0)])
+def test_others_have_a_turn_after_so_many_products(monkeypatch, step, pauses):
+    monkeypatch.setattr(ranking, "_PRODUCTS_A_STEP", step)
+    assert late_scores((2, 1, 1, 1)) == ([8.0] * 3, pauses)
+
+
+async def test_a_model_that_embeds_ranks_by_vectors_of_length_1_whatever_else_it_makes(ask, backend):
+    await ask("/v1/rerank", model="m3", query="a", documents=["b"], normalize=False)
+    await ask("/v1/rerank", model="colbert", query="a", documents=["b"], normalize=True)
+    assert [(one.outputs, one.normalize) for one in backend.seen] == [
+        (("dense",), True),
+        (("multi_vector",), None),
+        (("multi_vector",), None),
+    ]
+
+
+async def test_a_prompt_that_is_named_stands_before_query_and_documents(ask, backend):
+    await ask("/v1/rerank", model="embed", query="a", documents=["b"], prompt_name="query")
+    assert [(one.texts, one.prompt_name, one.prompt) for one in backend.seen] == [(("a", "b"), "query", None)]
+
+
+async def test_a_model_of_sparse_vectors_ranks_nothing(refuse):
+    status, error = await refuse("/v1/rerank", model="splade", query="a", documents=["b"])
+    assert (status, error["message"]) == (400, "This model makes nothing that texts can be ranked by.")
+
+
+@pytest.mark.parametrize("partial", [{}, {"on_error": "null"}])
+@pytest.mark.parametrize(
+    ("fields", "param", "sentence"),
+    [
+        ({"text_1": [], "text_2": ["a"]}, "text_1", "'text_1' is empty"),
+        ({"text_1": "a", "text_2": []}, "text_2", "'text_2' is empty"),
+        ({"text_1": ["a", "b"], "text_2": ["a"]}, "text_1", "'text_1' has 2 texts and 'text_2' 1"),
+        ({"text_1": ["a"] * 3, "text_2": ["a"] * 2}, "text_1", "'text_1' has 3 texts and 'text_2' 2"),
+        ({"text_1": [""], "text_2": ["a", "b"]}, "text_1", "'text_1[0]' is an empty string"),
+        ({"text_1": [1], "text_2": ["a", "b"]}, "text_1", "'text_1[0]' must be a string"),
+    ],
+)
+async def test_pairs_that_do_not_fit_each_other_are_refused(refuse, fields, param, sentence, partial):
+    status, error = await refuse("/score", model="rerank", **fields, **partial)
+    assert (status, error["error"]["param"]) == (400, param)
+    assert error["error"]["message"].startswith(sentence)
+
+
+async def test_without_on_error_one_bad_document_fails_the_request(refuse):
+    status, error = await refuse("/score", model="rerank", text_1="a", text_2=["a", ""])
+    assert (status, error["error"]["message"].split(":")[0]) == (400, "'text_2[1]' is an empty string")
+
+
+def test_a_list_longer_than_any_server_takes_is_refused_before_it_is_gone_through(monkeypatch):
+    monkeypatch.setattr("router.dialects.pairs.MAX_INPUTS", 2)
+    for body in ({"text_1": "a", "text_2": ["a"] * 3}, {"text_1": ["a"] * 3, "text_2": ["a"] * 3}):
+        for partial in ({}, {"on_error": "null"}):
+            with pytest.raises(InvalidRequestError, match="holds 3 items; at most 2"):
+                vllm.parse_score(Fields(body | partial))
+
+
+@pytest.mark.parametrize(
+    ("logits", "activation", "options", "made"),
+    [
+        ([[0.0]], "identity", {"raw": False}, [[0.0]]),
+        ([[0.0]], "identity", {"raw": False, "always": True}, [[0.5]]),
+        ([[0.0, 0.0]], "identity", {"raw": False}, [[0.0, 0.0]]),
+        ([[0.0, 0.0]], "identity", {"raw": False, "always": True}, [[0.5, 0.5]]),
+        ([[0.0, 0.0]], "sigmoid", {"raw": False, "always": True}, [[0.5, 0.5]]),
+        ([[0.0, 200.0]], "softmax", {"raw": False}, [[0.0, 1.0]]),
+        ([[300.0, 300.0], [0.0, 300.0]], "softmax", {"raw": False}, [[0.5, 0.5], [0.0, 1.0]]),
+        ([[0.0]], "softmax", {"raw": False}, [[0.5]]),
+        ([[-300.0]], "sigmoid", {"raw": False}, [[0.0]]),
+        ([[7.0, 3.0]], "softmax", {"raw": True, "always": True}, [[7.0, 3.0]]),
+    ],
+)
+def test_scores_of_classes_are_what_the_models_activation_makes_of_them(logits, activation, options, made):
+    encoder = make_info(activation=activation).encoder
+    rows = probabilities(np.array(logits, dtype=np.float32), encoder, **options)
+    assert rows.dtype == np.float32
+    assert rows.tolist() == [pytest.approx(row) for row in made]
+
+
+def test_a_class_without_a_name_has_transformers_name():
+    encoder = make_info(labels=("no", "yes")).encoder
+    assert [label_of(encoder, index) for index in range(3)] == ["no", "yes", "LABEL_2"]

@@ -3,9 +3,24 @@ import math
 
 import pytest
 
+from emb_model_provider.errors import (
+    AuthenticationError,
+    EncodeError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    OverloadedError,
+    PayloadTooLargeError,
+    RequestError,
+    UnavailableError,
+)
+from emb_model_provider.messages import Encoded, Timing
+from router.dialects.seam import Answered
+from router.dialects.tei import TEI
 from router.limits import RequestLimits
+from router.requests import EncodeResult
 from router.service import Policy
 from tests.support.made_up_models import MadeUpBackend, dense_of, make_app
+from tests.support.statuses import make_info
 
 
 async def test_embed_answers_a_list_of_vectors_with_teis_times(client, backend):
@@ -24,6 +39,51 @@ async def test_embed_answers_a_list_of_vectors_with_teis_times(client, backend):
     assert times == ["1", "2", "3"]
     assert int(headers["x-compute-time"]) == int(headers["x-total-time"]) >= 0
     assert headers["x-truncated-inputs"] == "0"
+
+
+@pytest.mark.parametrize(("device", "compute"), [("cuda:1", "gpu+optimized"), ("cpu", "cpu")])
+def test_the_times_of_slices_that_ran_beside_each_other_are_the_longest_of_each(device, compute):
+    parts = (
+        Encoded(b"", 0, (1,), timing=Timing(tokenize_ms=1.4, queue_ms=20.6, encode_ms=3)),
+        Encoded(b"", 0, (1,), timing=Timing(tokenize_ms=0.2, queue_ms=5, encode_ms=30)),
+    )
+    encoder = make_info(device=device).encoder
+    assert TEI.headers(Answered(EncodeResult("m", parts, 7, ()), encoder, "req", 9, 1.2341)) == {
+        "x-compute-type": compute,
+        "x-compute-time": "1235",
+        "x-compute-characters": "9",
+        "x-compute-tokens": "7",
+        "x-total-time": "1235",
+        "x-tokenization-time": "1",
+        "x-queue-time": "21",
+        "x-inference-time": "30",
+    }
+
+
+class ShardsError(RequestError):
+    def __init__(self, status: int, kind: str, code: str | None = None) -> None:
+        super().__init__("no", code=code)
+        self.status, self.kind = status, kind
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (InvalidRequestError("no"), 422),
+        (ShardsError(400, "invalid_request_error", "context_length_exceeded"), 422),
+        (ShardsError(400, "server_error"), 400),
+        (ShardsError(413, "invalid_request_error", "input_too_large"), 413),
+        (EncodeError("no", code="encode_failed"), 424),
+        (EncodeError("no", code="request_crashed_model"), 500),
+        (PayloadTooLargeError("no"), 413),
+        (AuthenticationError("no"), 401),
+        (ModelNotFoundError("no"), 404),
+        (OverloadedError("no", retry_after_s=1), 429),
+        (UnavailableError("no", retry_after_s=1), 503),
+    ],
+)
+def test_each_error_has_teis_status(error, status):
+    assert TEI.status_of(error) == status
 
 
 async def test_a_bad_input_of_a_partial_request_is_null(ask):
@@ -122,6 +182,11 @@ async def test_similarity_is_the_cosine_in_the_order_given(ask):
         parameters={"truncate": True},
     )
     assert answer == pytest.approx([0.01 / 1.01, 1.0], abs=1e-6)
+
+
+async def test_similarity_by_a_reranker_is_between_0_and_1(ask):
+    answer = await ask("/similarity", model="rerank", inputs={"source_sentence": "abc", "sentences": ["abc", "a"]})
+    assert answer == [0.5, pytest.approx(1 / (1 + math.exp(2)))]
 
 
 async def test_tokens_of_texts_and_texts_of_tokens(ask):

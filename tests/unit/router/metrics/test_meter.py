@@ -10,6 +10,7 @@ from router.metrics import catalogue
 from router.metrics.meter import Meter
 from router.metrics.scripts import script_shares
 from router.metrics.store import Gauges, Store
+from router.metrics.tallies import Tallies, unpack
 from router.requests import EncodeResult
 from router.visit import Visit
 from shard.batch_totals import FILL_BOUNDS, RATIO_BOUNDS
@@ -175,12 +176,125 @@ def test_a_model_tells_its_state_its_deaths_its_queue_and_its_batches():
     assert get(found, "emb_model_boot_failures_total", model="m") == 2
     assert get(found, "emb_model_breaker", model="m", state="open") == 1
     assert get(found, "emb_model_load_seconds", model="m") == 4.5
+    assert get(found, "emb_model_ready", model="m") == 1
+    facts = {"name": "owner/name", "device": "cpu", "precision": "fp32", "batching": "padded", "fingerprint": "f00d"}
+    assert [dict(labels) for name, labels in found if name == "emb_model_info"] == [{"model": "m", **facts}]
+    assert get(found, "emb_queue_texts", model="m") == 11
     assert get(found, "emb_queue_tokens", model="m") == 120
+    assert get(found, "emb_running_batch_seconds", model="m") == 0.5
+    assert get(found, "emb_last_success_timestamp_seconds", model="m") == 1_700_000_000
+    assert get(found, "emb_batches_total", model="m") == 3
+    assert get(found, "emb_batch_texts_total", model="m") == 9
+    assert get(found, "emb_batch_tokens_total", model="m") == 90
+    assert get(found, "emb_batch_predicted_seconds_total", model="m") == 2
     assert get(found, "emb_process_memory_bytes", process="model-m") == 2**20
     assert get(found, "emb_batch_computed_tokens_total", model="m") == 100
     assert get(found, "emb_batch_seconds_total", model="m") == 3
     assert get(found, "emb_batch_fill_ratio_bucket", model="m", le="0.5") == 1
     assert get(found, "emb_batch_time_ratio_sum", model="m") == 1.5
+    assert get(found, "emb_batch_time_ratio_bucket", model="m", le="+Inf") == 1
+    assert get(found, "emb_batch_time_ratio_count", model="m") == 1
+
+
+def test_of_a_model_that_has_not_loaded_or_says_nothing_only_its_state_is_told():
+    batches = BatchTotals(0, 0, 0, 0, 0, fill=(1.0,), time_ratio=())
+    coming = make_status("m", state="loading", health=ShardHealth(Progress(0, 0.0, 0, 0, 1, 0.0, batches)))
+    found = values(Meter(), [coming, make_status("n", state="failed")])
+    assert get(found, "emb_model_ready", model="m") == get(found, "emb_model_ready", model="n") == 0
+    told = {name for name, labels in found if ("model", "m") in labels}
+    assert not told & {"emb_model_info", "emb_model_load_seconds", "emb_last_success_timestamp_seconds"}
+    assert not [name for name in told if "ratio" in name], "rows of another version's buckets"
+    assert not [name for name, labels in found if ("model", "n") in labels and "batch" in name]
+
+
+@pytest.mark.parametrize("accept", ["", "application/openmetrics-text; version=1.0.0"])
+def test_every_metric_stands_there_with_its_kind(accept):
+    text, _ = Meter().render([], accept)
+    is_open = bool(accept)
+    kinds = dict(line.split()[2:] for line in text.decode().splitlines() if line.startswith("# TYPE"))
+    assert kinds == {
+        one.name.removesuffix("_total") if is_open and one.kind == "counter" else one.name: one.kind
+        for one in catalogue.METRICS
+    }
+
+
+def test_a_label_may_hold_whatever_a_path_or_a_models_name_may():
+    odd = 'a"b\\c\nd,{}=é'
+    meter = Meter()
+    meter.answered(visit(model=odd, result=None), 200, 0.1)
+    labels = {"route": "/v1/embeddings", "dialect": "openai", "model": odd}
+    assert get(values(meter), "emb_requests_total", **labels, status="200") == 1
+
+
+def test_of_several_routers_the_loop_that_is_latest_and_the_memory_of_each_and_of_the_supervisor_are_told(
+    tmp_path, monkeypatch
+):
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(os, "getpid", os.getppid)
+        other = Store(str(tmp_path), 1)
+        other.write(Meter().tallies, Gauges(loop_lag_s=7.5, memory_bytes=77))
+    found = values(Meter(Store(str(tmp_path), 0)))
+    assert get(found, "emb_router_loop_lag_seconds") == 7.5
+    assert get(found, "emb_process_memory_bytes", process="router-1") == 77
+    for process in ("router-0", "supervisor"):
+        assert get(found, "emb_process_memory_bytes", process=process) > 1_000_000
+
+
+def test_the_longest_of_each_stage_and_the_inputs_of_all_slices_count():
+    parts = (
+        Encoded(b"", 0, (3, 4), truncated=(0, 1), timing=Timing(tokenize_ms=1, queue_ms=20, encode_ms=300)),
+        Encoded(b"", 0, (5,), timing=Timing(tokenize_ms=2, queue_ms=10, encode_ms=100)),
+    )
+    meter = Meter()
+    meter.answered(visit(result=EncodeResult("m", parts, 12, (0, 1)), shares=(("cjk", 0.25), ("latin", 0.75))), 200, 1)
+    found = values(meter)
+    for stage, longest_s in (("tokenize", 0.002), ("queue", 0.02), ("encode", 0.3), ("router", 0.678)):
+        assert get(found, "emb_stage_seconds_sum", model="m", stage=stage) == pytest.approx(longest_s)
+    assert get(found, "emb_inputs_total", model="m") == get(found, "emb_request_inputs_sum", model="m") == 3
+    assert get(found, "emb_request_tokens_sum", model="m") == 12
+    assert get(found, "emb_request_tokens_bucket", model="m", le="8.0") == 0
+    assert get(found, "emb_truncated_inputs_total", model="m") == 2
+    assert [get(found, "emb_script_tokens_total", model="m", script=one) for one in ("cjk", "latin")] == [3, 9]
+
+
+def test_what_a_series_has_counted_before_is_kept_by_the_next_one():
+    meter = Meter()
+    for _ in range(3):
+        meter.answered(visit(), 200, 0.4)
+    found = values(meter)
+    assert get(found, "emb_request_seconds_count", route="/v1/embeddings", dialect="openai", model="m") == 3
+    assert get(found, "emb_stage_seconds_count", model="m", stage="encode") == 3
+    assert not [name for name, _ in found if name in ("emb_errors_total", "emb_failed_inputs_total")]
+
+
+def test_an_answer_that_is_no_refusal_is_none_and_connections_and_resent_slices_count():
+    meter = Meter()
+    meter.answered(visit(error="encode_failed", result=None), 500, 0.1)
+    meter.answered(visit(error="model_not_found", result=None), 404, 0.1)
+    assert not [name for name, _ in values(meter) if name == "emb_refused_total"]
+    for status in (401, 403, 408, 413, 415, 429, 503):
+        meter.answered(visit(error=f"e{status}", result=None), status, 0.1)
+    meter.refused("too_many_connections")
+    meter.resent("m")
+    found = values(meter)
+    refused = {dict(labels)["reason"] for name, labels in found if name == "emb_refused_total"}
+    assert refused == {"e401", "e403", "e408", "e413", "e415", "e429", "e503", "too_many_connections"}
+    assert get(found, "emb_resends_total", model="m") == 1
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        {},
+        {"c": [["emb_gone_total", 1.0]], "h": []},
+        {"c": [[1.0]], "h": []},
+        {"c": None, "h": []},
+        {"c": [], "h": None},
+        {"c": [], "h": [[["emb_gone_seconds", "m"], [1.0, 1.0]], [["emb_request_seconds", "a", "b", "m"], [1.0, 2.0]]]},
+    ],
+)
+def test_what_another_version_has_left_and_this_one_does_not_know_is_left_out(stored):
+    assert unpack(stored) == Tallies()
 
 
 async def test_a_loop_that_is_held_up_shows_at_once_and_for_some_seconds():
@@ -215,6 +329,9 @@ def test_shard_and_router_mean_the_same_buckets():
         (["Grüße"], {"latin": 1.0}),
         (["中文中文", "four" * 4], {"cjk": 0.5, "latin": 0.5}),
         (["привет"], {"other": 1.0}),
+        (["приветпривет", "a" * 24], {"other": 0.5, "latin": 0.5}),
+        (["中" * 200 + "a" * 999], {"cjk": 1.0}),
+        (["中", *["a" * 4] * 16], {"cjk": 1 / 9, "latin": 8 / 9}),
         ([""], {"latin": 1.0}),
     ],
 )
