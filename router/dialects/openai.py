@@ -152,10 +152,11 @@ def read_words(name: str, value: list[object], known: Collection[str]) -> list[s
 
 
 def _form(name: str, value: object, *, base64: bool) -> VectorForm:
-    if value == "base64":
+    word = value.lower() if isinstance(value, str) else ""
+    if word == "base64":
         return VectorForm(base64=True)
-    if isinstance(value, str) and value.lower() in _KINDS:
-        return VectorForm(_KINDS[value.lower()], base64)
+    if word in _KINDS:
+        return VectorForm(_KINDS[word], base64)
     raise unsupported(name, value, FORMS)
 
 

@@ -42,9 +42,11 @@ async def test_every_type_comes_as_numbers_or_as_base64_of_the_same(ask, fields,
     assert numbers == pytest.approx([scale * number for number in dense_of("aab")], abs=scale / 200)
 
 
-@pytest.mark.parametrize("name", ["embedding_type", "output_dtype", "embed_dtype"])
-async def test_base64_is_a_type_too(ask, name):
-    (first, _) = (await embed(ask, **{name: "base64"}))["data"]
+@pytest.mark.parametrize(
+    ("name", "word"), [("embedding_type", "base64"), ("output_dtype", "BASE64"), ("embed_dtype", "Base64")]
+)
+async def test_base64_is_a_type_too(ask, name, word):
+    (first, _) = (await embed(ask, **{name: word}))["data"]
     assert np.frombuffer(base64.b64decode(first["embedding"]), "<f4").tolist() == pytest.approx(dense_of("aab"))
 
 
