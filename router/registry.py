@@ -50,10 +50,11 @@ class Registry:
 
     def find(self, model: str) -> ShardStatus:
         """Return the model called ``model``; raise ``ModelNotFoundError`` naming those that are served."""
-        status = self._by_id.get(model) or self._by_name.get(model)
-        if status is None or status.state == "stopping":
-            raise ModelNotFoundError(self._not_found_sentence(model), param="model")
-        return status
+        # One that was removed and finishes may have had the id that is another's full name.
+        for status in (self._by_id.get(model), self._by_name.get(model)):
+            if status is not None and status.state != "stopping":
+                return status
+        raise ModelNotFoundError(self._not_found_sentence(model), param="model")
 
     def is_ready(self, status: ShardStatus) -> bool:
         """Tell whether requests may be sent to this generation now.

@@ -50,6 +50,11 @@ async def test_a_removed_model_is_unknown_to_new_requests_and_finishes_those_it_
         await registry.ready("en")
 
 
+def test_a_model_whose_id_was_its_full_name_is_found_by_it_while_the_process_from_before_finishes(registry):
+    registry.update(table(row("m3", name="BAAI/bge-m3"), row("BAAI/bge-m3", name="BAAI/bge-m3", state="stopping")))
+    assert registry.find("BAAI/bge-m3").model_id == "m3"
+
+
 async def test_who_waits_for_a_model_that_is_removed_hears_that_it_is_unknown(registry):
     registry.update(table(row(generation=1, state="loading"), row("zh")))
     waiting = asyncio.create_task(registry.ready("en"))

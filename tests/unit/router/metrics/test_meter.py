@@ -132,6 +132,26 @@ def test_counters_outlive_a_router_and_its_file_does_not(tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} == {f"metrics-{index}-{os.getpid()}.mp" for index in (0, 1)}
 
 
+def test_counts_of_one_that_still_finishes_in_this_place_are_not_taken_over_and_those_of_all_dead_ones_are(
+    tmp_path, monkeypatch
+):
+    counted = Meter()
+    counted.answered(visit(), 200, 0.4)
+    for number in (os.getppid(), 2**22 + 1, 2**22 + 2):
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setattr(os, "getpid", lambda number=number: number)
+            Store(str(tmp_path), 0).write(counted.tallies, Gauges())
+    (tmp_path / "metrics-0-77.mp").write_bytes(b"broken")
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(os, "getpid", lambda: 2**22 + 3)
+        other = Meter(Store(str(tmp_path), 1))
+    assert get(values(other), "emb_tokens_total", model="m") == 21
+    after = Meter(Store(str(tmp_path), 0))
+    assert after.tallies.counters["emb_tokens_total", "m"] == 14
+    assert get(values(other), "emb_tokens_total", model="m") == 21
+    assert get(values(after), "emb_tokens_total", model="m") == 21
+
+
 def test_counters_do_not_fall_while_a_new_router_has_yet_to_write_what_it_took_over(tmp_path, monkeypatch):
     with monkeypatch.context() as dying:
         dying.setattr(os, "getpid", lambda: 2**22 + 1)
