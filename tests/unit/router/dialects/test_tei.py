@@ -87,6 +87,11 @@ def test_each_error_has_teis_status(error, status):
 
 
 async def test_a_bad_input_of_a_partial_request_is_null(ask):
+    assert await ask("/embed", model="embed", inputs=[7, [1], "a"], on_error="null") == [
+        None,
+        None,
+        pytest.approx(dense_of("a")),
+    ]
     answer = await ask("/embed", model="embed", inputs=["", "a", "BAD"], on_error="null")
     assert answer == [None, pytest.approx(dense_of("a")), None]
 

@@ -1,5 +1,6 @@
 import asyncio
 import os
+import subprocess
 import time
 
 import pytest
@@ -9,7 +10,7 @@ from emb_model_provider.messages import BatchTotals, Encoded, InputError, Progre
 from router.metrics import catalogue
 from router.metrics.meter import Meter
 from router.metrics.scripts import script_shares
-from router.metrics.store import Gauges, Store
+from router.metrics.store import Gauges, Store, _birth
 from router.metrics.tallies import Tallies, unpack
 from router.requests import EncodeResult
 from router.visit import Visit
@@ -150,6 +151,27 @@ def test_counts_of_one_that_still_finishes_in_this_place_are_not_taken_over_and_
     assert after.tallies.counters["emb_tokens_total", "m"] == 14
     assert get(values(other), "emb_tokens_total", model="m") == 21
     assert get(values(after), "emb_tokens_total", model="m") == 21
+
+
+def test_a_process_is_known_by_its_number_and_its_birth(tmp_path, monkeypatch):
+    own = Store(str(tmp_path), 0)
+    for number, later, is_alive in ((os.getppid(), 0, True), (os.getppid(), 1, False), (2**22 + 1, 0, False)):
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setattr(os, "getpid", lambda number=number: number)
+            other = Store(str(tmp_path), 1)
+        other._born += later
+        other.write(Tallies(), Gauges())
+        (found,) = (one for one in own.others() if one.pid == number)
+        assert found.is_alive is is_alive
+    before = _birth(os.getpid())
+    held = bytearray(2**22)  # the size of a process stands beside its birth, and changes
+    assert 0 < before == _birth(os.getpid()), len(held)
+
+
+def test_a_process_that_has_ended_and_is_not_waited_for_is_dead():
+    with subprocess.Popen(["true"]) as child:
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert _birth(child.pid) == 0
 
 
 def test_counters_do_not_fall_while_a_new_router_has_yet_to_write_what_it_took_over(tmp_path, monkeypatch):
