@@ -29,6 +29,8 @@ _ACTIVATIONS: Final[dict[str, Activation]] = {
     "torch.nn.modules.activation.Softmax": "softmax",
     "torch.nn.Softmax": "softmax",
 }
+#: ``problem_type`` in ``config.json`` → what transformers' text-classification pipeline then applies.
+_PROBLEMS: Final[dict[str, Activation]] = {"multi_label_classification": "sigmoid", "regression": "identity"}
 #: transformers' own number of labels where a configuration names none.
 _UNSTATED_LABELS: Final = 2
 _RANKING: Final = "text-ranking"
@@ -122,7 +124,7 @@ def find_activation(config: Document, options: Document | None, labels: int) -> 
         return "sigmoid"
     if named or nested or options:
         return "identity"
-    return "sigmoid" if config.get("problem_type") == "multi_label_classification" else "softmax"
+    return _PROBLEMS.get(str(config.get("problem_type")), "softmax")
 
 
 def find_matryoshka(directory: Path, config: Document, options: Document | None) -> tuple[int, ...]:

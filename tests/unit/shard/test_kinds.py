@@ -60,7 +60,9 @@ def test_a_name_alone_makes_no_reranker_of_a_model_that_says_what_it_is():
     [
         ({}, None, 1, "sigmoid"),
         ({}, None, 3, "softmax"),
+        ({"problem_type": "single_label_classification"}, None, 3, "softmax"),
         ({"problem_type": "multi_label_classification"}, None, 3, "sigmoid"),
+        ({"problem_type": "regression"}, None, 3, "identity"),
         ({}, {"model_type": "CrossEncoder"}, 3, "identity"),
         ({"sentence_transformers": {"version": "4"}}, None, 3, "identity"),
         ({}, {"activation_fn": "torch.nn.modules.activation.Softmax"}, 3, "softmax"),
