@@ -4,7 +4,15 @@ import pytest
 
 from emb_model_provider.errors import LoadError
 from emb_model_provider.modelmap import ModelSpec
-from shard.kinds import check_labels, find_activation, find_matryoshka, find_task
+from shard.kinds import (
+    check_labels,
+    find_activation,
+    find_matryoshka,
+    find_task,
+    is_modelscope_embedding,
+    is_modelscope_ranking,
+    states_labels,
+)
 
 SPEC = ModelSpec(id="m", name="some/model")
 CLASSIFIER = {"architectures": ["BertForSequenceClassification"]}
@@ -24,6 +32,15 @@ CLASSIFIER = {"architectures": ["BertForSequenceClassification"]}
         (CLASSIFIER | {"id2label": {"0": "LABEL_0"}}, {}, {"model_type": "CrossEncoder"}, "rerank"),
         (CLASSIFIER, {}, {"model_type": "SentenceTransformer"}, "embed"),
         ({}, {}, {"model_type": "SparseEncoder"}, "sparse"),
+        ({}, {}, {"model_type": "MultiVectorEncoder"}, "multi_vector"),
+        ({}, {}, {"model_type": "ColBERT"}, "multi_vector"),
+        ({}, {}, {"model_type": "SentenceTransformer", "query_prefix": None}, "multi_vector"),
+        ({"architectures": ["HF_ColBERT"]}, {"task": "text-ranking"}, None, "multi_vector"),
+        ({}, {}, {"model_type": "ImageEncoder"}, "embed"),
+        (CLASSIFIER | {"num_labels": 1}, {}, {}, "embed"),
+        (CLASSIFIER | {"id2label": {}, "num_labels": 1}, {}, None, "classify"),
+        (CLASSIFIER | {"num_labels": 0}, {}, None, "classify"),
+        (CLASSIFIER | {"num_labels": "1"}, {}, None, "classify"),
         ({"architectures": 7}, {"task": ["x"]}, None, "embed"),
     ],
 )
@@ -74,6 +91,32 @@ def test_scores_go_through_what_the_models_library_applies(config, options, labe
     assert find_activation(config, options, labels) == activation
 
 
+def test_an_activation_is_looked_for_in_the_files_of_sentence_transformers_first_and_in_the_oldest_place_last():
+    sigmoid, identity, softmax = (f"torch.nn.{name}" for name in ("Sigmoid", "Identity", "Softmax"))
+    config = {"sentence_transformers": {"activation_fn": identity}, "sbert_ce_default_activation_function": sigmoid}
+    assert find_activation(config, {"activation_fn": softmax}, 1) == "softmax"
+    assert find_activation(config, {"activation_fn": None}, 1) == "identity"
+    assert find_activation(config | {"sentence_transformers": "4.0"}, None, 3) == "sigmoid"
+
+
+@pytest.mark.parametrize(
+    ("configuration", "ranks", "embeds"),
+    [
+        ({"task": "text-ranking", "pipeline": {"type": "text-ranking"}}, True, False),
+        ({"task": "text-ranking"}, False, False),
+        ({"task": "text-ranking", "pipeline": {"type": "other"}}, False, False),
+        ({"task": "other", "pipeline": {"type": "text-ranking"}}, False, False),
+        ({"task": "text-ranking", "pipeline": "text-ranking"}, False, False),
+        ({"task": "sentence-embedding", "pipeline": {"type": "sentence-embedding"}}, False, True),
+        ({"task": "sentence-embedding", "model": {"type": "bert"}}, False, True),
+        ({"task": "sentence-embedding"}, False, False),
+        ({"task": "other", "model": {"type": "bert"}, "pipeline": {}}, False, False),
+    ],
+)
+def test_modelscopes_own_pipelines_serve_what_names_more_than_their_task(configuration, ranks, embeds):
+    assert (is_modelscope_ranking(configuration), is_modelscope_embedding(configuration)) == (ranks, embeds)
+
+
 def test_an_activation_of_torch_that_is_not_known_is_refused():
     with pytest.raises(LoadError, match="Tanh"):
         find_activation({"sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Tanh"}}, None, 1)
@@ -84,10 +127,14 @@ def test_a_head_with_several_labels_does_not_rank():
     check_labels("classify", 3)
     with pytest.raises(LoadError, match='"task": "classify"'):
         check_labels("rerank", 2)
+    assert [states_labels(said) for said in ({"id2label": {}}, {"num_labels": 1}, {})] == [True, True, False]
 
 
 def test_sizes_for_a_cut_are_found_in_the_configuration_or_the_card(tmp_path):
     assert find_matryoshka(tmp_path, {"matryoshka_dimensions": [512, 32, 32]}, None) == (32, 512)
     assert find_matryoshka(tmp_path, {"matryoshka_dimensions": "many"}, {}) == ()
+    assert find_matryoshka(tmp_path, {"matryoshka_dimensions": [0, 8]}, {"matryoshka_dims": [16, 8]}) == (8, 16)
     (tmp_path / "README.md").write_text('"matryoshka_dims": [\n 768,\n 64\n ]')
     assert find_matryoshka(tmp_path, {}, None) == (64, 768)
+    (tmp_path / "README.md").write_bytes(b"\xff" * 1024 * 1024 + b'"matryoshka_dims": [64]')
+    assert find_matryoshka(tmp_path, {}, None) == (), "a card is read as far as one may be long"
