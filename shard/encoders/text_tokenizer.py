@@ -98,7 +98,7 @@ class TextTokenizer:
         self._tokenizer.encode_special_tokens = facts.split_special_tokens
         self._places = find_safe_places(self._tokenizer)
         self._frame = _find_frame(self._tokenizer.encode("a"), texts=1)
-        self._prompt_tokens: dict[str, int] = {}
+        self._prompt_tokens: dict[str, tuple[int, bool]] = {}
 
     @property
     def vocabulary_size(self) -> int:
@@ -108,8 +108,8 @@ class TextTokenizer:
     def tokenize(self, texts: Sequence[str], reading: Reading = PLAIN) -> list[Tokenized]:
         """Tokenise ``prompt + text`` each."""
         prompt = reading.prompt
-        prompt_tokens = self._count_prompt(prompt) if prompt else 0
         frame, limit = self._frame, self._limit(reading, self._frame)
+        prompt_tokens = self._count_prompt(prompt, limit) if prompt else 0
         whole = [f"{prompt}{text}" if prompt else text for text in texts]
         parts = self._shorten(whole, limit, reading)
         tokenized = []
@@ -269,16 +269,16 @@ class TextTokenizer:
                     param="input",
                 )
 
-    def _count_prompt(self, prompt: str) -> int:
-        """Count a prompt as sentence-transformers does: with the prefix, without one trailing special token."""
+    def _count_prompt(self, prompt: str, limit: int) -> int:
+        """Count a prompt as sentence-transformers does: with the prefix, cut, without one trailing special token."""
         known = self._prompt_tokens.get(prompt)
         if known is None:
             (encoding,) = self._encode([prompt])
-            ids = encoding.ids[: self._max_tokens]
-            known = len(ids) - (1 if ids and ids[-1] in self._facts.special_ids else 0)
+            known = len(encoding.ids), not self._facts.special_ids.isdisjoint(encoding.ids[-1:])
             if len(self._prompt_tokens) < _KNOWN_PROMPTS:
                 self._prompt_tokens[prompt] = known
-        return known
+        tokens, ends_special = known
+        return min(tokens, limit) - ends_special
 
     def _without_frame(self, ids: tuple[int, ...]) -> tuple[int, ...]:
         prefix, suffix = self._frame.parts

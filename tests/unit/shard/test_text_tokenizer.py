@@ -91,6 +91,24 @@ def test_a_request_cannot_make_texts_longer_than_the_model_takes(raw):
     assert len(found.ids) == 9
 
 
+@SIDES
+@pytest.mark.parametrize("limit", [3, 7, 12, None])
+@pytest.mark.parametrize("count", [1, 4, 9, 30])
+def test_a_prompt_is_as_long_as_it_is_within_the_limit_without_what_ends_every_text(raw, side, limit, count):
+    """sentence-transformers' ``_get_prompt_length``: of what is cut as a text is, without one trailing special token."""
+    facts = TokenizerFacts(raw["bert"].get_vocab_size(), side, frozenset(raw["bert"].encode("").ids))
+    tokenizer = TextTokenizer(raw["bert"], facts, 12)
+    prompt = text_of(count, count)
+    for _ in range(2):  # the second time it is remembered
+        (one,) = tokenizer.tokenize(["weather"], Reading(prompt=prompt, max_tokens=limit))
+        assert one.prompt_tokens == len(theirs(raw["bert"], limit or 12, side).encode(prompt).ids) - 1 < len(one.ids)
+
+
+def test_without_a_special_token_at_its_end_all_of_a_prompt_counts(raw):
+    (one,) = ours(raw["bert"]).tokenize(["x"], Reading(prompt="a b "))
+    assert one.prompt_tokens == len(raw["bert"].encode("a b").ids)
+
+
 def test_a_limit_without_room_for_any_text_is_refused(raw):
     with pytest.raises(InvalidRequestError, match="2 are special tokens"):
         ours(raw["bert"]).tokenize(["a"], Reading(max_tokens=2))
