@@ -1,8 +1,9 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shard.encoder import Results
+from shard.encoder import FatalDeviceError, Results, SparseRow
 from shard.isolate import NonFiniteVectorError, encode_isolated
 
 
@@ -53,3 +54,35 @@ def test_a_vector_with_nan_or_infinity_is_made_exactly_once_more_and_else_an_err
     assert isinstance(third, NonFiniteVectorError)
     assert isinstance(fourth, KeyError)
     assert asked == [["b"], ["c"], ["d"]]
+
+
+def test_another_number_of_results_than_of_inputs_is_a_failure_and_shifts_nobodys():
+    def encode(batch):
+        return Results(np.array([[index] for index in batch[:2]], dtype=np.float32))
+
+    assert [result.row.tolist() for result in encode_isolated(encode, never, [0, 1, 2])] == [[0], [1], [2]]
+    (error,) = encode_isolated(lambda _batch: Results(np.ones((2, 1), np.float32)), never, [0])
+    assert str(error) == "the model made 2 results of 1 inputs"
+
+
+@pytest.mark.parametrize("kind", ["sparse", "tokens"])
+def test_weights_and_token_vectors_that_are_not_finite_are_made_exactly_once_more(kind):
+    def results(value):
+        values = np.array([value], dtype=np.float32)
+        return SparseRow(np.array([7], np.uint32), values) if kind == "sparse" else values[None]
+
+    def exactly(batch):
+        assert list(batch) == ["b"]
+        return Results(**{kind: [results(2)]})
+
+    first, second = encode_isolated(lambda _batch: Results(**{kind: [results(1), results(np.nan)]}), exactly, "ab")
+    values = [one.sparse.values if kind == "sparse" else one.tokens for one in (first, second)]
+    assert [float(one.sum()) for one in values] == [1, 2]
+
+
+def test_a_device_that_breaks_while_an_input_is_made_once_more_is_nobodys_failure():
+    def exactly(_batch):
+        raise FatalDeviceError("lost card")
+
+    with pytest.raises(FatalDeviceError):
+        encode_isolated(lambda _batch: Results(np.array([[np.nan]], np.float32)), exactly, ["a"])
