@@ -55,6 +55,23 @@ def test_what_was_not_asked_for_is_not_sent():
         Encode(("a",), outputs=("sparse",)), [Tokenized((1,), 1)], {0: Result(row(1, 2), sparse((1, 1.0)))}
     )
     assert (message.vectors, message.dimension, message.token_vectors) == (b"", 0, None)
+    # In a batch with others that did ask for them.
+    message = encoded(
+        Encode(("a",)), [Tokenized((1,), 1)], {0: Result(row(1, 2), sparse((1, 1.0)), np.ones((1, 3), np.float32))}
+    )
+    assert (rows_of(message), message.sparse, message.token_vectors) == ([[1, 2]], None, None)
+
+
+def test_an_answer_of_nothing_but_errors_has_no_token_vectors_of_no_dimension():
+    error = InputError(0, 400, "invalid_request_error", None, "bad")
+    vectors = encoded(Encode(("a",), outputs=("multi_vector",), partial=True), [error], {}).token_vectors
+    assert (vectors.vectors, vectors.dimension, vectors.counts) == (b"", 0, (0,))
+
+
+def test_errors_are_in_the_order_of_their_inputs_whenever_they_were_found():
+    errors = [InputError(index, 400, "invalid_request_error", None, "bad") for index in (2, 0, 1)]
+    message = encoded(Encode(("a",) * 3, partial=True), errors, {})
+    assert [error.index for error in message.errors] == [0, 1, 2]
 
 
 def test_an_input_with_an_error_has_zeros_in_every_output():

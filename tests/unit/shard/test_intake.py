@@ -1,6 +1,7 @@
 """From requests to tokens or errors, with an encoder whose tokens are characters."""
 
 import pytest
+from tokenizers import decoders
 
 from emb_model_provider.errors import InvalidRequestError
 from emb_model_provider.messages import Detokenize, Encode, Failed, InputError, Texts, Tokenize, Tokens
@@ -156,3 +157,34 @@ def test_a_prompt_that_the_model_lacks_is_refused_here_too():
     outcome = spell(FakeEncoder(), Tokenize(("a",), prompt_name="query"))
     assert isinstance(outcome, Failed)
     assert (outcome.status, outcome.param) == (400, "prompt_name")
+
+
+# --- a tokenizer of Rust that panics --------------------------------------------------------------------------
+
+
+class Panicking(FakeEncoder):
+    """Panics at ``PANIC`` and at every list of ids without a text, as the real tokenizer does."""
+
+    def tokenize(self, texts, *more):
+        if "PANIC" in texts:
+            _panic()
+        return super().tokenize(texts, *more)
+
+    def detokenize(self, token_ids, **options):
+        if () in token_ids:
+            _panic()
+        return super().detokenize(token_ids, **options)
+
+
+def _panic():
+    decoders.Strip(right=1).decode([""])
+
+
+def test_a_panic_of_the_tokenizer_fails_what_it_was_asked_and_nothing_else():
+    assert refusal(Panicking(), Encode(("a", "PANIC"))).code == "encode_failed"
+    outcome = spell(Panicking(), Detokenize(((),)))
+    assert isinstance(outcome, Failed)
+    assert outcome.code == "encode_failed"
+    good, bad = tokenize(Panicking(), Encode(("a", "PANIC"), partial=True))
+    assert isinstance(good, Tokenized)
+    assert (bad.index, bad.status) == (1, 500)

@@ -2,6 +2,7 @@ import asyncio
 import queue
 import time
 
+from emb_model_provider.messages import BatchTotals
 from shard.activity import Activity, WorkInHand
 from shard.progress import _Reporter, report_progress
 
@@ -11,23 +12,26 @@ class Engine:
         self.oldest_s = oldest_s
 
     def activity(self) -> Activity:
-        return Activity(7, self.oldest_s, 3, 30, 1_700_000_000.0)
+        return Activity(7, self.oldest_s, 3, 30, 1_700_000_000.0, BatchTotals(texts=9))
 
 
 async def test_a_report_says_what_the_engine_is_at():
     reports = queue.SimpleQueue()
-    report_progress(Engine(oldest_s=2.5), asyncio.get_running_loop(), reports.put, every_s=0.01)
+    began_s = time.monotonic()
+    report_progress(Engine(oldest_s=2.5), asyncio.get_running_loop(), reports.put, every_s=0.02)
     first, *_others = [reports.get(timeout=5) for _ in range(3)]
     assert (first.batches_done, first.running_s, first.waiting_texts, first.waiting_tokens) == (7, 2.5, 3, 30)
-    assert first.last_success == 1_700_000_000.0
+    assert time.monotonic() - began_s >= 0.04
+    assert (first.last_success, first.batches.texts) == (1_700_000_000.0, 9)
     assert first.rss_bytes > 1_000_000
 
 
 async def test_a_loop_that_stands_counts_as_work_that_does_not_end():
     reporter = _Reporter(Engine(), asyncio.get_running_loop(), lambda _message: None)
     assert reporter._report().running_s == 0.0
+    assert reporter._report().running_s == 0.0  # no loop turns at once
     time.sleep(1.1)  # noqa: ASYNC251 - the loop stands
-    assert reporter._report().running_s > 1.0
+    assert 1.0 < reporter._report().running_s < 60.0
     await asyncio.sleep(0.01)
     assert reporter._report().running_s == 0.0
 
