@@ -142,7 +142,7 @@ def _guarded(work: Callable[[], Answer], request: Encode | Tokenize | Detokenize
         return work()
     except RequestError as error:
         return as_failed(error)
-    except Exception:  # a tokenizer may raise anything; only this request fails
+    except BaseException:  # a tokenizer may raise anything, a panic of Rust is no Exception; only this request fails
         log.exception("tokenize_failed", request_id=request.request_id or None)
         return as_failed(EncodeError("the model's tokenizer failed on this input"))
 
