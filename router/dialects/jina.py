@@ -43,7 +43,7 @@ def parse_rerank(fields: Fields, *, returns_documents: bool = True) -> EncodeCal
     options = read_options(fields)
     query, documents = fields.text("query"), read_documents(fields)
     pairs = read_pairs(Listed("query", [query]), Listed("documents", documents), partial=options.partial)
-    asked = fields.flag(fields.first_of("return_documents", "return_text"))
+    asked = _wants_documents(fields)
     ranking = Ranking(
         pairs=pairs,
         top_n=fields.whole(fields.first_of("top_n", "top_k"), 0) or None,  # 0 is vLLM's word for all
@@ -53,6 +53,13 @@ def parse_rerank(fields: Fields, *, returns_documents: bool = True) -> EncodeCal
     )
     request = pairs.request(options, fields.string("model") or "")
     return EncodeCall(request, partial(build_rerank, ranking), tasks=RANKS, role=options.role, plan=plan_pairs)
+
+
+def _wants_documents(fields: Fields) -> bool | None:
+    name = fields.first_of("return_documents", "return_text")
+    if isinstance(fields.values.get(name), str):  # RAGFlow sends the word, which Xinference takes
+        return fields.choice(name, {"true": True, "false": False})
+    return fields.flag(name)
 
 
 def read_raw(fields: Fields) -> bool:

@@ -45,8 +45,8 @@ _RANKING_OPTIONS: Final[dict[str, Schema]] = {
     "model": p.OPTIONAL_MODEL,
     "top_n": told(whole(0), "Only the best so many; 0: all."),
     "top_k": told(whole(0), "Another name for `top_n`."),
-    "return_documents": told(FLAG, "Send the documents back."),
-    "return_text": told(FLAG, "Another name for `return_documents`."),
+    "return_documents": told(either(FLAG, words("true", "false")), "Send the documents back."),
+    "return_text": told(either(FLAG, words("true", "false")), "Another name for `return_documents`."),
 }
 _RANKING_EXAMPLE: Final = {"query": "capital of France", "documents": ["Paris is …", "Berlin is …"], "top_n": 1}
 

@@ -20,6 +20,17 @@ async def test_documents_stay_away_when_they_are_not_wanted(ask):
     assert answer["results"] == [{"index": 0, "relevance_score": -2.0}]
 
 
+@pytest.mark.parametrize(("word", "comes_back"), [("true", True), ("False", False)])
+async def test_whether_documents_are_wanted_may_be_a_word_as_ragflow_sends_it_to_xinference(
+    ask, refuse, word, comes_back
+):
+    body = {"model": "rerank", "query": "a", "documents": ["a"], "return_documents": word, "return_len": "true"}
+    (result,) = (await ask("/v1/rerank", **body))["results"]
+    assert ("document" in result) is comes_back
+    status, answer = await refuse("/v1/rerank", **body | {"return_documents": "maybe"})
+    assert (status, answer["error"]["param"]) == (400, "return_documents")
+
+
 async def test_a_thousand_documents_are_one_request(ask, backend):
     documents = ["abc"[: 1 + index % 3] for index in range(1000)]
     answer = await ask("/v1/rerank", model="rerank", query="abc", documents=documents, top_n=5)
