@@ -292,6 +292,35 @@ async def test_among_models_of_all_kinds_that_of_the_route_is_meant(aiohttp_clie
     assert asked == list(meant)
 
 
+@pytest.mark.parametrize("path", ["/rerank", "/predict", "/embed", "/similarity"])
+async def test_a_model_that_is_named_in_the_body_is_asked_though_another_suits_better(ask, backend, path):
+    model = {"/predict": "rerank", "/embed": "m3"}.get(path, "colbert")
+    inputs = {"source_sentence": "ab", "sentences": ["ab"]} if path == "/similarity" else "ab"
+    body = {"query": "ab", "texts": ["ab"]} if path == "/rerank" else {"inputs": inputs}
+    answer = await ask(path, model=model, **body)
+    assert (
+        answer
+        == {
+            "/rerank": [{"index": 0, "score": 2.0}],
+            "/predict": [{"score": pytest.approx(1 / (1 + math.exp(3))), "label": "LABEL_0"}],
+            "/embed": [pytest.approx(dense_of("ab"))],
+            "/similarity": [2.0],
+        }[path]
+    )
+
+
+async def test_where_no_model_embeds_sentences_are_compared_token_by_token(aiohttp_client):
+    client = await aiohttp_client(make_app("rerank", "colbert"))
+    response = await client.post("/similarity", json={"inputs": {"source_sentence": "ab", "sentences": ["ab"]}})
+    assert await response.json() == [2.0]
+
+
+@pytest.mark.parametrize("path", ["/embed_sparse", "/embed_all"])
+async def test_a_model_that_embeds_is_asked_for_more_where_no_other_can(aiohttp_client, path):
+    client = await aiohttp_client(make_app("rerank", "m3"))
+    assert (await client.post(path, json={"inputs": "a"})).status == 200
+
+
 async def test_a_scores_model_is_asked_as_it_is_raw_or_between_0_and_1(ask):
     body = {"query": "abc", "texts": ["a"], "return_text": False}
     assert await ask("/rerank", model="rerank", **body, raw_scores=True) == [{"index": 0, "score": -2.0}]

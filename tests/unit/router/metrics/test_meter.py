@@ -351,6 +351,28 @@ async def test_a_loop_that_is_held_up_shows_at_once_and_for_some_seconds():
     measuring.cancel()
 
 
+async def test_a_router_writes_at_once_and_again_and_again_and_forgets_how_late_it_was(monkeypatch):
+    monkeypatch.setattr("router.metrics.meter._LAG_EVERY_S", 0.0005)
+    monkeypatch.setattr("router.metrics.meter._WRITE_EVERY_S", 0.001)
+    written, enough = [], asyncio.Event()
+
+    class Remembering(Store):
+        def write(self, tallies, gauges):
+            written.append(gauges.loop_lag_s)
+            if len(written) > 16:
+                enough.set()
+
+    meter = Meter(Remembering("", 0))
+    meter._lags_s = [9.0] * 15
+    writing = asyncio.create_task(meter.write_again_and_again())
+    await asyncio.sleep(0)
+    assert written == [9.0]
+    await enough.wait()
+    writing.cancel()
+    assert written[:15] == [9.0] * 15
+    assert written[16] < 9
+
+
 def test_who_accepts_openmetrics_gets_it():
     text, content_type = Meter().render([], "application/openmetrics-text; version=1.0.0")
     assert content_type.startswith("application/openmetrics-text")
