@@ -39,10 +39,12 @@ async def test_classes_with_their_probabilities(ask):
     assert raw["data"][0]["probs"] == [2.0, 0.0, -2.0]
 
 
-async def test_a_bad_text_of_a_partial_request_has_no_class_but_an_error(ask):
+async def test_a_bad_text_of_a_partial_request_has_no_class_but_an_error(ask, backend):
     answer = await ask("/classify", model="classify", input=["", "abcde", "BAD"], on_error="null")
     assert [one["label"] for one in answer["data"]] == [None, "no", None]
     assert [one["error"]["code"] for one in answer["data"] if "error" in one] == [None, "bad_input"]
+    assert [(one["index"], one["probs"] == []) for one in answer["data"]] == [(0, True), (1, False), (2, True)]
+    assert backend.seen[0].labels == ("input 1", "input 2")
 
 
 async def test_a_text_becomes_tokens_and_back(ask):

@@ -65,13 +65,14 @@ def test_errors_count_by_code_refusals_by_reason_and_bad_inputs_of_good_requests
     meter = Meter()
     meter.answered(visit(error="overloaded", result=None), 429, 0.001)
     meter.answered(visit(error="context_length_exceeded", result=None), 400, 0.001)
-    part = Encoded(b"", 0, (0,), errors=(InputError(0, 400, "invalid_request_error", None, "bad"),))
+    errors = tuple(InputError(index, 400, "invalid_request_error", None, "bad") for index in range(2))
+    part = Encoded(b"", 0, (0, 0), errors=errors)
     meter.answered(visit(result=EncodeResult("m", (part,), 0, ())), 200, 0.001)
     found = values(meter)
     assert get(found, "emb_errors_total", kind="overloaded", dialect="openai", model="m") == 1
     assert get(found, "emb_errors_total", kind="context_length_exceeded", dialect="openai", model="m") == 1
     assert get(found, "emb_refused_total", reason="overloaded") == 1
-    assert get(found, "emb_failed_inputs_total", model="m") == 1
+    assert get(found, "emb_failed_inputs_total", model="m") == 2
 
 
 def test_several_routers_are_summed_whichever_is_asked(tmp_path, monkeypatch):
