@@ -94,6 +94,11 @@ def test_sparse_and_token_vectors_count_for_the_size_of_a_piece():
         ]
 
 
+def test_a_row_larger_than_a_piece_is_a_piece():
+    rows = np.zeros((3, PIECE_BYTES), dtype=np.float32)
+    assert [(one.begin, one.end) for one in chunks(result_of(part_of(rows)))] == [(0, 1), (1, 2), (2, 3)]
+
+
 def test_an_answer_of_one_piece_is_small_and_one_that_is_larger_by_a_row_is_not(rows):
     assert is_small(result_of(part_of(rows[:ROWS_A_PIECE])))
     assert not is_small(result_of(part_of(rows[: ROWS_A_PIECE + 1])))
