@@ -73,6 +73,22 @@ async def test_int8_is_of_vectors_of_length_1(ask, backend, refuse):
     assert (status, error["error"]["param"]) == (400, "normalize")
 
 
+@pytest.mark.parametrize("types", ["float16", "binary", "ubinary", ["float", "binary"]])
+@pytest.mark.parametrize("normalize", [None, False, True])
+async def test_other_types_are_of_vectors_as_the_model_or_the_client_has_them(ask, backend, types, normalize):
+    await embed(ask, output_dtype=types, normalize=normalize)
+    assert backend.seen[0].normalize is normalize
+
+
+async def test_a_single_text_may_be_asked_for_with_on_error(ask, refuse):
+    assert len((await embed(ask, input="a", on_error="null"))["data"]) == 1
+    assert (await refuse("/v1/embeddings", model="embed", input="", on_error="null"))[0] == 400
+
+
+async def test_a_model_whose_vectors_have_no_mark_yet_tells_none(ask):
+    assert set(await embed(ask, model="m3")) == {"object", "data", "model", "usage"}
+
+
 async def test_what_was_read_of_each_input_is_told_on_request(ask, client):
     answer = await embed(ask, input=["a", "a" * 9], usage_details=True)
     assert answer["usage"]["details"] == [
