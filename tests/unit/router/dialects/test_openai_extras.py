@@ -67,8 +67,9 @@ async def test_an_error_stands_in_an_item_like_the_others(ask):
 
 
 async def test_int8_is_of_vectors_of_length_1(ask, backend, refuse):
-    await embed(ask, output_dtype="int8")
-    assert backend.seen[0].normalize is True
+    for types in ("int8", ["float", "uint8"]):
+        await embed(ask, output_dtype=types)
+        assert backend.seen.pop().normalize is True
     status, error = await refuse("/v1/embeddings", model="embed", input="a", output_dtype="uint8", normalize=False)
     assert (status, error["error"]["param"]) == (400, "normalize")
 
@@ -188,6 +189,7 @@ async def test_options_reach_the_model(ask, backend, fields, expected):
         ({"outputs": ["sparse"]}, "outputs"),
         ({"embedding_type": ["int4"]}, "embedding_type"),
         ({"embedding_type": []}, "embedding_type"),
+        ({"embedding_type": ["float", {}]}, "embedding_type"),
         ({"output_dtype": "int4"}, "output_dtype"),
         ({"input_type": 1}, "input_type"),
         ({"task": "dance"}, "input_type"),

@@ -61,7 +61,7 @@ def test_every_row_or_the_null_of_its_error_stands_at_its_place(rows, form, bad)
 def test_each_embedding_has_its_index_in_the_request_and_so_has_each_error(rows, form):
     result = result_of(part_of(rows), part_of(rows, (ROWS_A_PIECE, 69)))
     data = orjson.loads(b"".join(render_embeddings(result, Shape(form))))["data"]
-    assert [one["index"] for one in data] == list(range(140))
+    assert [(one["object"], one["index"]) for one in data] == [("embedding", index) for index in range(140)]
     assert [one["index"] for one in data if one["embedding"] is None] == [70 + ROWS_A_PIECE, 139]
     assert [one["index"] for one in data if "error" in one] == [70 + ROWS_A_PIECE, 139]
     assert [one["index"] for one in errors_json(result)] == [70 + ROWS_A_PIECE, 139]
