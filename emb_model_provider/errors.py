@@ -95,6 +95,12 @@ class LoadError(ProviderError):
         self.reason = reason
 
 
+def unsupported(reason: str, role: str = "") -> LoadError:
+    """Return the error of a model that is of no kind we serve; ``role`` is what it was to be, such as "a reranker"."""
+    as_what = f" as {role}" if role else ""
+    return LoadError(LoadReason.UNSUPPORTED_MODEL, f"this model cannot be served{as_what}: {reason}")
+
+
 class RequestError(ProviderError):
     """An answer in OpenAI's error shape.
 

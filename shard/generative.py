@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from emb_model_provider.errors import LoadError, LoadReason
+from emb_model_provider.errors import LoadError, unsupported
 from emb_model_provider.modelmap import ModelSpec
 from shard.json_files import Document, as_object, read_json, read_object
 
@@ -61,7 +61,7 @@ def read_generative_modules(directory: Path, modules: Sequence[tuple[str, str]])
     """Read ``modules``, each a class's name and its folder; raise ``LoadError`` for what is not those two."""
     names = [name for name, _ in modules]
     if tuple(names) != _MODULES:
-        raise _unsupported(
+        raise _no_reranker(
             f"it is a reranker of a language model and {', '.join(names[1:]) or 'nothing else'}; those with LogitScore "
             "are served"
         )
@@ -71,7 +71,7 @@ def read_generative_modules(directory: Path, modules: Sequence[tuple[str, str]])
     answers = as_object(read_json(directory / modules[1][1] / "config.json"))
     true_id, false_id = answers.get("true_token_id"), answers.get("false_token_id")
     if type(true_id) is not int or (false_id is not None and type(false_id) is not int):
-        raise _unsupported("its LogitScore names no token for a relevant document")
+        raise _no_reranker("its LogitScore names no token for a relevant document")
     named = as_object(modalities.get("message")).get("format")
     return GenerativeFiles(
         true_id=true_id,
@@ -90,9 +90,5 @@ def read_plain_generative(config: Document) -> GenerativeFiles:
     return GenerativeFiles(is_qwen3=config.get("model_type") == "qwen3")
 
 
-def _unsupported(reason: str) -> LoadError:
-    return LoadError(
-        LoadReason.UNSUPPORTED_MODEL,
-        f"this model cannot be served: {reason}. Serve a cross-encoder such as BAAI/bge-reranker-v2-m3, or "
-        "Qwen/Qwen3-Reranker-0.6B",
-    )
+def _no_reranker(reason: str) -> LoadError:
+    return unsupported(f"{reason}. Serve a cross-encoder such as BAAI/bge-reranker-v2-m3, or Qwen/Qwen3-Reranker-0.6B")

@@ -6,22 +6,19 @@ Pure reading of ``modules.json``, ``configuration.json`` and their companions; `
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Final, Literal
+from typing import Final
 
-from emb_model_provider.errors import LoadError, LoadReason
+from emb_model_provider.errors import LoadError, LoadReason, unsupported
 from emb_model_provider.modelmap import ModelSpec, Pooling, Task
 from shard.generative import (
     QWEN3_MAX_TOKENS,
-    GenerativeFiles,
     is_language_model,
     read_generative_modules,
     read_plain_generative,
 )
 from shard.json_files import as_object, read_json, read_object
 from shard.kinds import (
-    Activation,
     check_labels,
     count_labels,
     find_activation,
@@ -33,8 +30,7 @@ from shard.kinds import (
 )
 from shard.late_files import LateFiles, read_pylate, read_stanford
 from shard.prompt_families import complete_prompts
-
-Layout = Literal["sentence-transformers", "modelscope", "transformers"]
+from shard.recipe import ModuleEntry, Recipe
 
 #: modelscope's own default when a repository does not say (``SentenceEmbeddingTransformersPreprocessor``).
 MODELSCOPE_MAX_TOKENS: Final = 128
@@ -47,55 +43,10 @@ _MODELSCOPE_MODEL_TYPES: Final = ("bert", "roberta", "xlm-roberta")
 _MODELSCOPE_BROKEN_POOLING: Final = ("avg_top2", "avg_first_last")
 
 
-@dataclass(frozen=True, slots=True)
-class ModuleEntry:
-    """One line of ``modules.json``: a dotted class name and the subfolder with its files ('' is the root)."""
-
-    type: str
-    path: str
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """How to build an encoder from a directory, settings already applied.
-
-    ``pooling``, ``normalize`` and ``max_length`` are ``None`` where the modules of the directory say it themselves.
-    ``pooling_assumed``: nobody named a pooling, it is a guess the operator must hear of. ``modules`` is empty for
-    layouts without ``modules.json``. ``truncate_dimension`` is the model's own cut of its vectors, ``matryoshka`` the
-    sizes that it says it may be cut to. ``num_labels`` is set where the files that transformers reads do not say it;
-    ``activation`` is what the model's library applies to scores. ``has_token_linears``: BGE-M3's layers for sparse and
-    token vectors lie beside its weights. ``max_active`` is how many weights a sparse vector keeps. ``late`` is
-    what a multi-vector model has beside its modules, ``generative`` how a language model is asked for scores.
-    """
-
-    layout: Layout
-    modules: tuple[ModuleEntry, ...] = ()
-    pooling: Pooling | None = None
-    pooling_assumed: bool = False
-    normalize: bool | None = None
-    max_length: int | None = None
-    prompts: tuple[tuple[str, str], ...] = ()
-    default_prompt_name: str | None = None
-    truncate_dimension: int | None = None
-    task: Task = "embed"
-    num_labels: int | None = None
-    activation: Activation = "identity"
-    matryoshka: tuple[int, ...] = ()
-    has_token_linears: bool = False
-    max_active: int | None = None
-    late: LateFiles | None = None
-    generative: GenerativeFiles | None = None
-
-    @property
-    def scores(self) -> bool:
-        """Whether the model gives scores, in place of vectors."""
-        return self.task in ("rerank", "classify")
-
-
 def read_recipe(directory: Path, spec: ModelSpec) -> Recipe:
     """Decide the layout of ``directory``; raise ``LoadError`` when its files are broken or of an unknown kind."""
     if (directory / "adapter_config.json").exists():
-        raise _unsupported("it is an adapter (adapter_config.json); merge it into its base model and serve that")
+        raise unsupported("it is an adapter (adapter_config.json); merge it into its base model and serve that")
     if (directory / "modules.json").exists():
         return _read_sentence_transformers(directory, spec)
     if not (directory / "config.json").exists():
@@ -116,7 +67,7 @@ def read_recipe(directory: Path, spec: ModelSpec) -> Recipe:
     if task == "multi_vector":
         return _read_stanford(directory, config, spec)
     if task != "embed":
-        raise _unsupported(f'nothing in its files makes it a model for "{task}", as its mapping entry says')
+        raise unsupported(f'nothing in its files makes it a model for "{task}", as its mapping entry says')
     # Without sentence-transformers' files, FlagEmbedding's definition says the rest: the first token, normalised.
     is_bge_m3 = _has_token_linears(directory)
     return Recipe(
@@ -185,7 +136,7 @@ def _read_language_model(config: Mapping[str, object], spec: ModelSpec, prompts:
     architectures = config.get("architectures")
     names = architectures if isinstance(architectures, list) else []
     if not any(str(name).endswith("ForMaskedLM") for name in names):
-        raise _unsupported(
+        raise unsupported(
             f"a sparse model needs a masked language model (…ForMaskedLM), and config.json names {names or 'nothing'}"
         )
     return Recipe(
@@ -244,7 +195,7 @@ def _read_late_interaction(modules: tuple[ModuleEntry, ...], options: Mapping[st
     names = [entry.type.rpartition(".")[2] for entry in modules]
     unknown = [name for name in names if name not in _LATE_MODULES]
     if unknown:
-        raise _unsupported(f"it is a multi-vector model with {', '.join(unknown)}, which is not supported")
+        raise unsupported(f"it is a multi-vector model with {', '.join(unknown)}, which is not supported")
     kind = options.get("model_type")
     return _late_recipe(read_pylate(options, is_bare=kind != "MultiVectorEncoder"), modules, spec)
 
@@ -252,7 +203,7 @@ def _read_late_interaction(modules: tuple[ModuleEntry, ...], options: Mapping[st
 def _read_stanford(directory: Path, config: Mapping[str, object], spec: ModelSpec) -> Recipe:
     architectures = config.get("architectures")
     if not isinstance(architectures, list) or "HF_ColBERT" not in architectures:
-        raise _unsupported(
+        raise unsupported(
             'nothing in its files makes it a model for "multi_vector": it has no projection of its tokens, and a '
             "random one would give random vectors"
         )
@@ -280,15 +231,15 @@ def _check_kind(kind: object, task: Task, names: Sequence[str]) -> None:
     modules = ", ".join(names)
     if ("SpladePooling" in names) != (task == "sparse"):
         if kind == "SparseEncoder" and task == "sparse":
-            raise _unsupported(
+            raise unsupported(
                 f"it is a sparse model made of {modules}; of sparse models those with SpladePooling are served, not "
                 "those without inference (SparseStaticEmbedding) or with an autoencoder (SparseAutoEncoder)"
             )
-        raise _unsupported(f'its modules ({modules}) do not make a model for "{task}": leave out its "task"')
+        raise unsupported(f'its modules ({modules}) do not make a model for "{task}": leave out its "task"')
     if task == "sparse" and len(names) != len(("transformer", "SpladePooling")):
-        raise _unsupported(f"it is a sparse model made of {modules}, of which only the first two are supported")
+        raise unsupported(f"it is a sparse model made of {modules}, of which only the first two are supported")
     if kind not in ("SentenceTransformer", "CrossEncoder", "SparseEncoder"):
-        raise _unsupported(f"it is a {kind}, which is not supported")
+        raise unsupported(f"it is a {kind}, which is not supported")
 
 
 def _read_modules(path: Path) -> tuple[ModuleEntry, ...]:
@@ -309,19 +260,19 @@ def _read_modelscope(directory: Path, configuration: Mapping[str, object], spec:
     model = as_object(configuration.get("model"))
     model_type = read_object(directory / "config.json").get("model_type", model.get("model_type", "bert"))
     if model_type not in _MODELSCOPE_MODEL_TYPES and spec.pooling is None:
-        raise _unsupported(
+        raise unsupported(
             f"ModelScope's sentence-embedding pipeline treats model type {model_type!r} in a way of its own "
             'that is not known here; if you know its pooling, set "pooling" in this model\'s mapping entry'
         )
     pooler = model.get("emb_pooler_type", "cls")
     if pooler in _MODELSCOPE_BROKEN_POOLING and spec.pooling is None:
-        raise _unsupported(
+        raise unsupported(
             f"its emb_pooler_type {pooler!r} does not work in ModelScope itself, so there is no right answer to give; "
             'set "pooling" in this model\'s mapping entry to choose another'
         )
     pooling = spec.pooling or (_MODELSCOPE_POOLING.get(pooler) if isinstance(pooler, str) else None)
     if pooling is None:
-        raise _unsupported(f'its emb_pooler_type {pooler!r} is unknown; set "pooling" in this model\'s mapping entry')
+        raise unsupported(f'its emb_pooler_type {pooler!r} is unknown; set "pooling" in this model\'s mapping entry')
     prompts = _prompts(directory, spec, {})
     return Recipe(
         "modelscope",
@@ -350,14 +301,10 @@ def _known_default(name: object, prompts: Mapping[str, object]) -> str | None:
         return None
     if not isinstance(name, str) or name not in prompts:
         known = ", ".join(prompts) or "none"
-        raise _unsupported(f"its default prompt {name!r} is not among its prompts ({known}); set default_prompt_name")
+        raise unsupported(f"its default prompt {name!r} is not among its prompts ({known}); set default_prompt_name")
     return name
 
 
 def _stays_inside(folder: str) -> bool:
     path = PurePosixPath(folder)
     return not path.is_absolute() and ".." not in path.parts
-
-
-def _unsupported(reason: str) -> LoadError:
-    return LoadError(LoadReason.UNSUPPORTED_MODEL, f"this model cannot be served: {reason}")

@@ -17,7 +17,7 @@ from sentence_transformers.sparse_encoder.modules import SpladePooling
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
-from emb_model_provider.errors import LoadError, LoadReason
+from emb_model_provider.errors import unsupported
 from emb_model_provider.logs import EventLog
 from shard.device import ComputePlan
 from shard.encoders.asked_pairs import AskedTokenizer, Write, template_writer, write_qwen3
@@ -35,7 +35,7 @@ from shard.encoders.splade import SpladeHead
 from shard.encoders.text_tokenizer import TextTokenizer, TokenizerFacts
 from shard.foreign_ids import Decode
 from shard.generative import GenerativeFiles
-from shard.layouts import Recipe
+from shard.recipe import Recipe
 from shard.storage16 import store_in_16_bit
 
 log = EventLog("shard.parts")
@@ -151,21 +151,18 @@ def _make_writer(transformer: Module, tokenizer: PreTrainedTokenizerFast, genera
         return template_writer(tokenizer, options, structured=message_format == "structured")
     if generative.is_qwen3:
         return write_qwen3
-    raise LoadError(
-        LoadReason.UNSUPPORTED_MODEL,
-        f"this model cannot be served as a reranker: its chat template cannot carry a query and a document "
-        f"({failure}). Put a chat_template.jinja beside it that writes messages of the roles query and document, as "
-        "sentence-transformers' CrossEncoder reads it, or serve a cross-encoder such as BAAI/bge-reranker-v2-m3",
+    raise unsupported(
+        f"its chat template cannot carry a query and a document ({failure}). Put a chat_template.jinja beside it that "
+        "writes messages of the roles query and document, as sentence-transformers' CrossEncoder reads it, or serve a "
+        "cross-encoder such as BAAI/bge-reranker-v2-m3",
+        "a reranker",
     )
 
 
 def _fast_tokenizer(transformer: Module) -> PreTrainedTokenizerFast:
     tokenizer: PreTrainedTokenizerFast | None = transformer.tokenizer
     if tokenizer is None or not tokenizer.is_fast:
-        raise LoadError(
-            LoadReason.UNSUPPORTED_MODEL,
-            f"this model cannot be served: its tokenizer ({type(tokenizer).__name__}) has no tokenizer.json form",
-        )
+        raise unsupported(f"its tokenizer ({type(tokenizer).__name__}) has no tokenizer.json form")
     return tokenizer
 
 

@@ -18,7 +18,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import nn
 from transformers import AddedToken, PreTrainedTokenizerFast
 
-from emb_model_provider.errors import LoadError, LoadReason
+from emb_model_provider.errors import LoadError, LoadReason, unsupported
 from shard.encoders.late_interaction import FillUp, Lengths
 from shard.late_files import LateFiles
 from shard.weights import find_checkpoint, read_pickled
@@ -46,7 +46,9 @@ def complete_modules(modules: Sequence[nn.Module], late: LateFiles, directory: P
         if isinstance(step, Dense):
             step.module_input_name = step.module_output_name = "token_embeddings"
     if not any(isinstance(step, Dense) for step in following) and late.is_bare:
-        raise _unsupported("it has no projection (Dense), and a random one would give random vectors")
+        raise unsupported(
+            "it has no projection (Dense), and a random one would give random vectors", "a multi-vector one"
+        )
     return [transformer, *following]
 
 
@@ -108,7 +110,3 @@ def _tensor_of(file: Path) -> torch.Tensor | None:
         return read_pickled(file).get(_PROJECTION)
     with safe_open(file, framework="pt") as tensors:
         return tensors.get_tensor(_PROJECTION) if _PROJECTION in tensors.keys() else None  # noqa: SIM118 - no dict
-
-
-def _unsupported(reason: str) -> LoadError:
-    return LoadError(LoadReason.UNSUPPORTED_MODEL, f"this model cannot be served as a multi-vector one: {reason}")

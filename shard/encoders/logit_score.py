@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from emb_model_provider.errors import LoadError, LoadReason
+from emb_model_provider.errors import unsupported
 from shard.encoder import Results, Tokenized
 from shard.encoders.heads import Features, HeadFacts, hidden_states, in_blocks
 
@@ -59,9 +59,9 @@ def split_answers(model: PreTrainedModel, true_id: int, false_id: int | None) ->
     transformer = model.base_model
     ids = [true_id] if false_id is None else [true_id, false_id]
     if not isinstance(transformer, PreTrainedModel) or transformer is model or not isinstance(head, nn.Linear):
-        raise _unsupported("its language model cannot be told from its transformer")
+        raise unsupported("its language model cannot be told from its transformer", "a reranker")
     if max(ids) >= head.out_features or min(ids) < 0:
-        raise _unsupported(f"the tokens of its answers ({ids}) are not among its {head.out_features}")
+        raise unsupported(f"the tokens of its answers ({ids}) are not among its {head.out_features}", "a reranker")
     rows = nn.Linear(head.in_features, len(ids), bias=head.bias is not None, dtype=torch.float32)
     model.train(mode=False)
     probe = torch.arange(_PROBED_TOKENS, device=model.device)[None] % head.out_features
@@ -73,14 +73,10 @@ def split_answers(model: PreTrainedModel, true_id: int, false_id: int | None) ->
         states = transformer(input_ids=probe, use_cache=False).last_hidden_state[0, -1].float()
         found = rows.to(states.device)(states)
     if not torch.allclose(found, expected, atol=_SPLIT_TOLERANCE, rtol=_tolerance(model)):
-        raise _unsupported("its language model does more than read the last hidden states")
+        raise unsupported("its language model does more than read the last hidden states", "a reranker")
     return transformer, rows
 
 
 def _tolerance(model: PreTrainedModel) -> float:
     """Return how much of a logit its own number format may lose."""
     return _SPLIT_TOLERANCE if model.dtype == torch.float32 else 0.05
-
-
-def _unsupported(reason: str) -> LoadError:
-    return LoadError(LoadReason.UNSUPPORTED_MODEL, f"this model cannot be served as a reranker: {reason}")

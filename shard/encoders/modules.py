@@ -23,7 +23,7 @@ from torch import nn
 from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
-from emb_model_provider.errors import LoadError, LoadReason
+from emb_model_provider.errors import unsupported
 from shard.device import ComputePlan
 from shard.encoders.bge_m3 import read_token_linears
 from shard.encoders.heads import measure_dimension
@@ -33,7 +33,7 @@ from shard.encoders.score_head import SCORES
 from shard.encoders.splade import LanguageHead, split_language_model
 from shard.generative import DEFAULT_ANSWERS, GenerativeFiles
 from shard.late_files import LateFiles
-from shard.layouts import ModuleEntry, Recipe
+from shard.recipe import ModuleEntry, Recipe
 from shard.trust import own_module_name
 from shard.weights import check_filled, convert_once, find_checkpoint
 
@@ -122,10 +122,10 @@ def build_modules(directory: Path, recipe: Recipe, options: LoadOptions) -> list
     if recipe.layout == "sentence-transformers":
         modules: list[nn.Module] = [_load_module(directory, entry, recipe, options) for entry in recipe.modules]
         if not isinstance(modules[0], Transformer) and not options.trust_remote_code:
-            raise _unsupported(f"its first module is a {recipe.modules[0].type}, not a Transformer")
+            raise unsupported(f"its first module is a {recipe.modules[0].type}, not a Transformer")
         modules = _apply_settings(modules, recipe)
         if recipe.scores and len(modules) > 1:
-            raise _unsupported("its scores are made by modules behind the transformer, which is not supported")
+            raise unsupported("its scores are made by modules behind the transformer, which is not supported")
     elif recipe.task == "sparse":
         modules = [_load_language_model(directory, "", options), SpladePooling("max")]
     elif recipe.scores:
@@ -147,7 +147,7 @@ def _build_late_modules(directory: Path, late: LateFiles, recipe: Recipe, option
     else:
         modules = [_load_module(directory, entry, recipe, options) for entry in recipe.modules]
     if not isinstance(modules[0], Transformer):
-        raise _unsupported(f"its first module is a {type(modules[0]).__name__}, not a Transformer")
+        raise unsupported(f"its first module is a {type(modules[0]).__name__}, not a Transformer")
     _check_text_only(modules[0])
     folder = recipe.modules[0].path if recipe.modules else ""
     said = CheckedTransformer.load_config(str(directory), subfolder=folder, local_files_only=True)
@@ -176,7 +176,7 @@ def _build_asked_model(
     if true_id is None:
         known = transformer.tokenizer.get_vocab() if transformer.tokenizer is not None else {}
         if any(word not in known for word in DEFAULT_ANSWERS):
-            raise _unsupported(f"its tokenizer has no tokens for {' and '.join(DEFAULT_ANSWERS)}")
+            raise unsupported(f"its tokenizer has no tokens for {' and '.join(DEFAULT_ANSWERS)}")
         true_id, false_id = (known[word] for word in DEFAULT_ANSWERS)
     transformer.model, rows = split_answers(transformer.model, true_id, false_id)
     return [transformer, rows]
@@ -231,7 +231,7 @@ def _load_module(directory: Path, entry: ModuleEntry, recipe: Recipe, options: L
         return _HEADS[name].load(str(directory), **common)
     if entry.type.startswith("sentence_transformers."):
         served = ", ".join(_HEADS)
-        raise _unsupported(
+        raise unsupported(
             f"it has a module of type {entry.type}, which is not supported. Take a model that is a Transformer, behind "
             f"which there may be {served}"
         )
@@ -308,14 +308,10 @@ def _check_text_only(module: nn.Module) -> None:
     if not isinstance(module, Transformer):
         return
     if "message" in module.modality_config:
-        raise _unsupported("it wraps texts in a chat template, which is not supported")
+        raise unsupported("it wraps texts in a chat template, which is not supported")
     if "text" not in module.modality_config:
-        raise _unsupported("it takes no texts")
+        raise unsupported("it takes no texts")
     options = {**module.processing_kwargs.get("common", {}), **module.processing_kwargs.get("text", {})}
     unknown = sorted(set(options) - _KNOWN_TEXT_OPTIONS)
     if unknown or module.processing_kwargs.get("chat_template"):
-        raise _unsupported(f"it sets tokenizer options that are not supported: {', '.join(unknown) or 'chat_template'}")
-
-
-def _unsupported(reason: str) -> LoadError:
-    return LoadError(LoadReason.UNSUPPORTED_MODEL, f"this model cannot be served: {reason}")
+        raise unsupported(f"it sets tokenizer options that are not supported: {', '.join(unknown) or 'chat_template'}")

@@ -19,7 +19,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from emb_model_provider.errors import LoadError, LoadReason
+from emb_model_provider.errors import unsupported
 from shard.encoder import Results, SparseRow, Tokenized
 from shard.encoders.heads import BLOCK_ROWS, Features, HeadFacts, hidden_states, in_blocks
 
@@ -59,7 +59,7 @@ def split_language_model(model: PreTrainedModel) -> tuple[PreTrainedModel, Langu
     prefix = model.base_model_prefix
     transformer = getattr(model, prefix, None)
     if not isinstance(transformer, PreTrainedModel):
-        raise _unsupported("its language model cannot be told from its transformer")
+        raise unsupported("its language model cannot be told from its transformer", "a sparse one")
     model.train(mode=False)
     ids = torch.arange(5, 5 + _PROBED_TOKENS, device=model.device)[None]
     mask = torch.ones_like(ids)
@@ -71,7 +71,7 @@ def split_language_model(model: PreTrainedModel) -> tuple[PreTrainedModel, Langu
     with torch.inference_mode():
         found = head(states)
     if not torch.allclose(found.float(), expected.float(), atol=_SPLIT_TOLERANCE, rtol=_SPLIT_TOLERANCE):
-        raise _unsupported("its language model does more than read the last hidden states")
+        raise unsupported("its language model does more than read the last hidden states", "a sparse one")
     return transformer, head
 
 
@@ -141,7 +141,3 @@ class SpladeHead:
             largest = np.argpartition(-values[indices], self._max_active)[: self._max_active]
             indices = np.sort(indices[largest])
         return SparseRow(indices.astype(np.uint32), values[indices])
-
-
-def _unsupported(reason: str) -> LoadError:
-    return LoadError(LoadReason.UNSUPPORTED_MODEL, f"this model cannot be served as a sparse one: {reason}")
