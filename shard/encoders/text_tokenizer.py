@@ -19,6 +19,7 @@ from emb_model_provider.messages import Token
 from shard.encoder import PLAIN, CutSide, Reading, Tokenized
 from shard.encoders.in_parts import ALONE, Helpers
 from shard.encoders.safe_places import SafePlaces, find_safe_places
+from shard.encoders.special_frame import Frame, find_frame
 from shard.foreign_ids import Decode
 
 #: A text of more characters than this, and than so many for each token that is kept, is not tokenised to its end.
@@ -38,42 +39,6 @@ class TokenizerFacts:
     cut_side: CutSide
     special_ids: frozenset[int]
     split_special_tokens: bool = False
-
-
-@dataclass(frozen=True)
-class _Frame:
-    """The special tokens that the model wants around and between its texts, with their type ids.
-
-    ``parts`` has one entry more than there are texts; ``text_types`` one entry per text.
-    """
-
-    parts: tuple[tuple[int, ...], ...]
-    part_types: tuple[tuple[int, ...], ...]
-    text_types: tuple[int, ...]
-
-    @cached_property
-    def size(self) -> int:
-        return sum(map(len, self.parts))
-
-    @cached_property
-    def has_types(self) -> bool:
-        return any(self.text_types) or any(map(any, self.part_types))
-
-    def fill(self, contents: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-        """Return the ids of texts within the frame."""
-        ids = self.parts[0]
-        for content, part in zip(contents, self.parts[1:], strict=True):
-            ids = (*ids, *content, *part)
-        return ids
-
-    def types(self, lengths: Sequence[int]) -> tuple[int, ...] | None:
-        """Return the type ids of texts of these lengths within the frame, ``None`` where all are 0."""
-        if not self.has_types:
-            return None
-        types = self.part_types[0]
-        for length, kind, part in zip(lengths, self.text_types, self.part_types[1:], strict=True):
-            types = (*types, *([kind] * length), *part)
-        return types
 
 
 class TextTokenizer:
@@ -97,7 +62,7 @@ class TextTokenizer:
         self._tokenizer.no_truncation()
         self._tokenizer.encode_special_tokens = facts.split_special_tokens
         self._places = find_safe_places(self._tokenizer)
-        self._frame = _find_frame(self._tokenizer.encode("a"), texts=1)
+        self._frame = find_frame(self._tokenizer.encode("a"), texts=1)
         self._prompt_tokens: dict[str, tuple[int, bool]] = {}
 
     @property
@@ -204,8 +169,8 @@ class TextTokenizer:
         return list(self._tokenizer.decode_batch([list(ids) for ids in token_ids], skip_special_tokens))
 
     @cached_property
-    def _pair_frame(self) -> _Frame:
-        return _find_frame(self._tokenizer.encode("a", "b"), texts=2)
+    def _pair_frame(self) -> Frame:
+        return find_frame(self._tokenizer.encode("a", "b"), texts=2)
 
     def _encode(self, texts: list[str], *, add_special_tokens: bool = True, offsets: bool = False) -> list[Encoding]:
         # Not counting characters saves a tenth of the time.
@@ -223,7 +188,7 @@ class TextTokenizer:
     def _text_limit(self, reading: Reading) -> int:
         return min(self._max_tokens, reading.max_tokens or self._max_tokens)
 
-    def _limit(self, reading: Reading, frame: _Frame) -> int:
+    def _limit(self, reading: Reading, frame: Frame) -> int:
         limit = self._text_limit(reading)
         if limit <= frame.size and limit < self._max_tokens:
             raise InvalidRequestError(
@@ -305,24 +270,3 @@ def _cut(content: tuple[int, ...], room: int, side: CutSide) -> tuple[int, ...]:
     if len(content) <= room:
         return content
     return content[:room] if side == "end" else content[len(content) - room :]
-
-
-def _find_frame(encoding: Encoding, *, texts: int) -> _Frame:
-    """Read off a short encoding of one-letter texts where special tokens stand."""
-    # 1 marks what the post-processor put there; an unknown character is text (0) all the same.
-    mask, ids, types = encoding.special_tokens_mask, encoding.ids, encoding.type_ids
-    owners = encoding.sequence_ids
-    parts: list[tuple[int, ...]] = []
-    part_types: list[tuple[int, ...]] = []
-    text_types: list[int] = []
-    begin = 0
-    for number in range(texts):
-        own = [index for index, owner in enumerate(owners) if owner == number and not mask[index]]
-        start, end = (own[0], own[-1] + 1) if own else (begin, begin)
-        parts.append(tuple(ids[begin:start]))
-        part_types.append(tuple(types[begin:start]))
-        text_types.append(types[start] if own else 0)
-        begin = end
-    parts.append(tuple(ids[begin:]))
-    part_types.append(tuple(types[begin:]))
-    return _Frame(tuple(parts), tuple(part_types), tuple(text_types))
