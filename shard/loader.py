@@ -20,11 +20,12 @@ from emb_model_provider.messages import EncoderInfo
 from emb_model_provider.modelmap import ModelSpec
 from shard.device import ComputePlan, Machine, plan_compute, this_machine
 from shard.encoder import Encoder, Reading, Results, Tokenized
+from shard.encoders.checked_transformer import LoadOptions
 from shard.encoders.graph.lowering import Kernel
 from shard.encoders.heads import HeadFacts
 from shard.encoders.in_parts import Helpers, count_helpers
 from shard.encoders.late_modules import read_lengths
-from shard.encoders.modules import LoadOptions, build_modules
+from shard.encoders.modules import build_modules
 from shard.encoders.sentence_transformer import ForwardPath, SentenceTransformerEncoder
 from shard.encoders.text_tokenizer import TextTokenizer
 from shard.fidelity import PROBES, compare_results, compare_scores

@@ -1,0 +1,101 @@
+"""A transformer whose weights are complete, in the precision of the settings. Used by ``modules``.
+
+sentence-transformers' own would leave missing weights random and pick the number format of the file.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from sentence_transformers.base.modules import Transformer
+from sentence_transformers.base.modules.transformer import TransformerTask
+from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_MAPPING
+
+from shard.device import ComputePlan
+from shard.encoders.splade import LanguageHead, split_language_model
+from shard.weights import check_filled, convert_once, find_checkpoint
+
+#: What a model's files may ask of its loading and the precision in the settings decides.
+_OUR_ARGUMENTS: Final = ("dtype", "torch_dtype", "quantization_config", "device_map")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """How to load one directory."""
+
+    plan: ComputePlan
+    trust_remote_code: bool
+    cache_directory: Path
+
+
+class CheckedTransformer(Transformer):
+    """A ``Transformer`` whose weights are complete or which is not made at all.
+
+    Of a masked language model it is the transformer alone, with ``language_head`` beside it.
+    """
+
+    language_head: LanguageHead
+
+    def _load_model(
+        self,
+        model_name_or_path: str,
+        transformer_task: TransformerTask,
+        config: PretrainedConfig,
+        backend: str,
+        is_peft_model: bool,  # noqa: FBT001 - the base class calls it by position
+        **model_kwargs: Any,  # noqa: ANN401 - handed on to transformers as they are
+    ) -> PreTrainedModel:
+        options: LoadOptions = model_kwargs.pop("emb_options")
+        needs_pooler: bool = model_kwargs.pop("emb_needs_pooler")
+        for name in _OUR_ARGUMENTS:
+            model_kwargs.pop(name, None)
+        folder = Path(model_name_or_path, model_kwargs.get("subfolder") or "")
+        source = folder
+        checkpoint = find_checkpoint(folder)
+        if checkpoint.pickled and options.plan.on_cpu:
+            source = convert_once(checkpoint, options.cache_directory) or folder
+        if source != folder:
+            model_kwargs["subfolder"] = ""
+        else:
+            source = Path(model_name_or_path)
+        if not needs_pooler and _has_optional_pooler(config):
+            model_kwargs["add_pooling_layer"] = False
+        loaded: Any = super()._load_model(  # a pair, because of output_loading_info
+            str(source),
+            transformer_task,
+            config,
+            backend,
+            is_peft_model,
+            **model_kwargs,
+            **_precision_arguments(options.plan),
+            output_loading_info=True,
+        )
+        model: PreTrainedModel = loaded[0]
+        check_filled(loaded[1]["missing_keys"], loaded[1]["mismatched_keys"], folder, needs_pooler=needs_pooler)
+        if transformer_task == "fill-mask":
+            model, self.language_head = split_language_model(model)
+        return model
+
+
+def _precision_arguments(plan: ComputePlan) -> dict[str, Any]:
+    # 16-bit storage starts from fp32, mapped: storage16 narrows the large matrices and nothing else.
+    compute = getattr(torch, plan.compute)
+    if not plan.uses_bitsandbytes:
+        return {"dtype": compute}
+    wanted: dict[str, Any] = {"load_in_8bit": True}
+    if plan.storage == "nf4":
+        wanted = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": compute}
+    quantization = BitsAndBytesConfig(**wanted)  # type: ignore[no-untyped-call]
+    return {"dtype": compute, "quantization_config": quantization, "device_map": {"": plan.device}}
+
+
+def _has_optional_pooler(config: PretrainedConfig) -> bool:
+    if getattr(config, "auto_map", None) or type(config) not in MODEL_MAPPING:
+        return False
+    kind: Any = MODEL_MAPPING[type(config)]  # a class, or for a few families a tuple of them
+    return isinstance(kind, type) and "add_pooling_layer" in inspect.signature(kind).parameters
