@@ -15,6 +15,10 @@ def lifespan(ready_mib: int = 100, jitter: float = 0.0) -> Lifespan:
     return Lifespan(1, ready_mib * MIB, lambda: jitter)
 
 
+def test_a_life_is_that_of_one_generation():
+    assert Lifespan(7, 0, lambda: 0.0).generation == 7
+
+
 def test_without_limits_a_process_serves_for_ever():
     assert lifespan().due(RecycleLimits(), 1 << 50, 1e9) == ""
 
@@ -144,3 +148,23 @@ async def test_a_mistake_in_one_renewal_does_not_hold_up_the_next(renewals):
     renewals.ask(zh, "why not")
     await settle()
     assert diary == ["zh overlaps"]
+
+
+async def test_once_it_is_closed_the_renewal_under_way_is_over_and_nobody_is_asked_any_more(renewals):
+    diary: list[str] = []
+    en, zh = NoPost("en", diary), NoPost("zh", diary)
+    renewals.ask(en, "why not")
+    renewals.ask(zh, "why not")
+    await settle()
+    await renewals.close()
+    assert renewals._task.done()
+    assert not renewals.is_asked(en)
+    assert not renewals.is_asked(zh)
+    assert renewals.is_idle
+    en.end(served=True)
+    await settle()
+    assert diary == ["en overlaps"]
+
+
+async def test_what_never_began_can_be_closed():
+    await Renewals().close()

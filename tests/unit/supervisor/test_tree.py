@@ -85,12 +85,12 @@ class World:
 
     diary: list[str]
 
-    def __init__(self, tmp_path: Path, monkeypatch) -> None:
+    def __init__(self, tmp_path: Path, monkeypatch, env=()) -> None:
         self.keepers: list[NoKeeper] = []
         self.notes: list[str] = []
         World.diary = []
         monkeypatch.setattr(tree_module, "Keeper", self._keep)
-        self.settings = self.with_models(model("en"), model("zh"))
+        self.settings = self.with_models(model("en"), model("zh"), env=env)
         self.places: dict[str, Placement] = {}
         self.problem = ""
         self.path = tmp_path
@@ -478,6 +478,11 @@ async def test_shards_have_the_limits_of_the_settings_and_routers_their_own(worl
     assert (world.keeper("en").limits, world.keeper("en").watch) == (use.restart_limits(), use.watch_limits())
     assert world.router.limits == ROUTER_LIMITS
     assert world.router.watch == replace(use.watch_limits(), startup_s=ROUTER_STARTUP_S)
+
+
+async def test_processes_are_recycled_by_the_settings_of_the_start(tmp_path, monkeypatch):
+    world = World(tmp_path, monkeypatch, {"EMB_PROVIDER_RECYCLE_AGE_S": "99"})
+    assert world.tree._lookout.limits.age_s == 99.0
 
 
 async def test_a_shard_is_made_with_what_the_settings_say(world):
