@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import signal
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -163,6 +164,53 @@ async def world(tmp_path, monkeypatch):
 async def settle() -> None:
     for _ in range(10):
         await asyncio.sleep(0)
+
+
+# ------------------------------------------------------------------------------------------------------------- running
+
+
+async def test_signals_and_operators_are_heard_before_any_child_is_started_and_until_all_have_gone(world, monkeypatch):
+    tree, handlers, looking = world.tree, {}, asyncio.Event()
+    for keeper in world.keepers:
+        keeper.told.clear()
+
+    async def open_control(path):
+        assert set(handlers) == unblocked == set(tree_module.OBEYED)
+        assert not any(keeper.told for keeper in world.keepers)
+        World.diary.append(f"control opens {path.name}")
+
+    async def close_control():
+        World.diary.append("control closes")
+
+    async def look():
+        looking.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            looking.clear()
+
+    unblocked = set()
+    monkeypatch.setattr(asyncio.get_running_loop(), "add_signal_handler", handlers.__setitem__, raising=False)
+    monkeypatch.setattr(
+        signal, "pthread_sigmask", lambda how, those: how == signal.SIG_UNBLOCK and unblocked.update(those)
+    )
+    monkeypatch.setattr(tree, "_control", SimpleNamespace(open=open_control, close=close_control))
+    monkeypatch.setattr(tree._lookout, "run", look)
+    running = asyncio.create_task(tree.run())
+    await settle()
+    assert World.diary == ["control opens control"]
+    assert [keeper.told for keeper in world.keepers] == [["start"]] * 3
+    assert looking.is_set()
+    handlers[signal.SIGHUP]()
+    assert world.notes[-3:-1] == ["notifier reloading", "console say settings read again; kept: en, zh"]
+    assert tree._renewals._task is not None
+    handlers[signal.SIGTERM]()
+    assert await asyncio.wait_for(running, 5) == 0
+    assert World.diary[-1] == "control closes"
+    assert not looking.is_set()
+    assert tree._renewals._task.done()
+    handlers[signal.SIGINT]()
+    assert world.router.told[-1] == "kill"
 
 
 # ----------------------------------------------------------------------------------------------------------- reloading
