@@ -245,7 +245,7 @@ async def test_a_router_is_started_with_its_seats_config_the_table_and_its_socke
 
 async def test_the_only_router_has_no_number(make_house):
     house = make_house()
-    assert house.front.routers[0].name == "router"
+    assert (house.front.routers[0].name, house.front.routers[0].restarts) == ("router", 0)
     assert house.front.routers[0].launch(1)
     assert house.front.routers[0].restarts == 0
 

@@ -162,7 +162,7 @@ async def world(tmp_path, monkeypatch):
 
 
 async def settle() -> None:
-    for _ in range(10):
+    for _ in range(50):
         await asyncio.sleep(0)
 
 
