@@ -21,6 +21,7 @@ def test_a_life_is_that_of_one_generation():
 
 def test_without_limits_a_process_serves_for_ever():
     assert lifespan().due(RecycleLimits(), 1 << 50, 1e9) == ""
+    assert lifespan(0).due(RecycleLimits(), 1 << 50, 1e9) == ""
 
 
 def test_a_process_that_is_too_old_or_too_large_is_due_and_the_reason_is_said():
