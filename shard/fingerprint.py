@@ -21,13 +21,16 @@ _TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer_config.json", "vocab.txt
 _COMPANIONS: Final = ("sparse_linear.pt", "colbert_linear.pt", "artifact.metadata")
 
 
-def start_hashing(directory: Path, folders: Sequence[Path]) -> Future[str]:
-    """Hash weights and tokenizers in ``folders``, all within ``directory``, in a thread of its own: hex SHA-256."""
+def start_hashing(directory: Path, folders: Sequence[Path], code: Sequence[Path] = ()) -> Future[str]:
+    """Hash weights and tokenizers in ``folders``, and ``code`` of the model's own, in a thread: hex SHA-256.
+
+    All of them are within ``directory``.
+    """
     tokenizers = [
         path for folder in folders for name in (*_TOKENIZER_FILES, *_COMPANIONS) if (path := folder / name).exists()
     ]
     pool = ThreadPoolExecutor(1, thread_name_prefix="fingerprint")
-    future = pool.submit(hash_files, [*weight_files(folders), *dict.fromkeys(tokenizers)], directory)
+    future = pool.submit(hash_files, [*weight_files(folders), *dict.fromkeys(tokenizers), *code], directory)
     pool.shutdown(wait=False)
     return future
 

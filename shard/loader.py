@@ -37,7 +37,7 @@ from shard.memory import keep_freed_memory, limit_kernel_caches, return_freed_me
 from shard.parts import Parts, find_question, make_tokenizer, max_tokens, narrow, place
 from shard.paths import Chosen, Trial, choose_path, run_alone
 from shard.recipe import Recipe
-from shard.trust import ModelOrigin, refuse_code
+from shard.trust import ModelOrigin, own_code, refuse_code
 from shard.weights import weight_files
 
 log = EventLog("shard.loader")
@@ -101,7 +101,8 @@ class _Build:
     threads: int
 
     def run(self) -> SentenceTransformerEncoder:
-        hashing = start_hashing(self.directory, self._folders())
+        code = own_code(self.directory) if self.trust_remote_code else []
+        hashing = start_hashing(self.directory, self._folders(), code)
         parts = self._parts(_EXACT if self.plan.starts_from_fp32 else self.plan)
         length = max_tokens(parts.transformer, self.recipe)
         lengths = None if self.recipe.late is None else read_lengths(parts.transformer)

@@ -94,6 +94,12 @@ def refuse_code(directory: Path, origin: ModelOrigin, name: str) -> None:
     )
 
 
+def own_code(directory: Path) -> list[Path]:
+    """Return the Python files of a model that asks for code, none of one that does not."""
+    asks = next(code_requests(directory), None) is not None
+    return sorted(directory.rglob("*.py")) if asks else []
+
+
 def code_requests(directory: Path) -> Iterator[CodeRequest]:
     """Yield every place of ``directory`` that asks for code which this project does not already contain."""
     documents = {path: _read(path) for path in sorted(directory.rglob("*.json"))}

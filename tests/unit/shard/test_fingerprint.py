@@ -1,0 +1,35 @@
+"""What a fingerprint is made of, beside the facts that the loader gives it."""
+
+import json
+
+import pytest
+
+from shard.fingerprint import start_hashing
+from shard.trust import own_code
+from tests.support.tiny_models import make_plain
+
+
+@pytest.fixture
+def directory(tmp_path):
+    make_plain(tmp_path)
+    (tmp_path / "modeling_own.py").write_text("factor = 1\n")
+    return tmp_path
+
+
+def fingerprint(directory):
+    return start_hashing(directory, [directory], own_code(directory)).result(10)
+
+
+def test_a_models_own_code_is_part_of_what_makes_its_vectors(directory):
+    config = json.loads((directory / "config.json").read_text("utf-8"))
+    asking = config | {"auto_map": {"AutoModel": "modeling_own.OwnModel"}}
+    (directory / "config.json").write_text(json.dumps(asking))
+    before = fingerprint(directory)
+    (directory / "modeling_own.py").write_text("factor = 2\n")
+    assert fingerprint(directory) != before
+
+
+def test_a_script_that_nothing_names_is_not(directory):
+    before = fingerprint(directory)
+    (directory / "modeling_own.py").write_text("factor = 2\n")
+    assert fingerprint(directory) == before
