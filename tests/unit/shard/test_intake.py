@@ -6,7 +6,7 @@ from tokenizers import decoders
 from emb_model_provider.errors import InvalidRequestError
 from emb_model_provider.messages import Detokenize, Encode, Failed, InputError, Texts, Tokenize, Tokens
 from shard.encoder import Tokenized
-from shard.intake import read_options, spell, tokenize
+from shard.intake import is_small, read_options, spell, tokenize
 from tests.support.fake_encoder import MAX_TOKENS, VOCABULARY_SIZE, FakeEncoder
 
 
@@ -51,6 +51,7 @@ def test_outputs_are_in_the_models_order_so_that_equal_requests_are_equal():
     )
     assert one == other
     assert one.outputs == ("dense", "sparse")
+    assert read_options(model, Encode(("a",), outputs=("sparse",))).outputs == ("sparse",)
 
 
 @pytest.mark.parametrize("dimensions", [0, -1, 5])
@@ -69,7 +70,9 @@ def test_scores_have_no_dimensions_to_cut():
     (True, False, True), (True, True, False), (True, None, False), (False, False, False), (False, True, False),
 ])  # fmt: skip
 def test_a_pass_without_normalising_is_asked_for_only_where_the_model_would(is_normalized, wanted, raw):
-    assert read_options(encoder_that(normalized=is_normalized), Encode(("a",), normalize=wanted)).raw is raw
+    model = encoder_that(normalized=is_normalized, outputs=("dense", "sparse"))
+    assert read_options(model, Encode(("a",), normalize=wanted)).raw is raw
+    assert not read_options(model, Encode(("a",), normalize=wanted, outputs=("sparse",))).raw
 
 
 @pytest.mark.parametrize(
@@ -81,9 +84,27 @@ def test_the_side_to_cut_is_that_of_the_request(overlong, side):
 
 
 def test_a_prompt_of_the_request_wins_over_a_name_even_an_unknown_one():
-    assert read_options(FakeEncoder(), Encode(("a",), prompt="ask: ", prompt_name="nobody knows")).prompt == "ask: "
+    reading = read_options(FakeEncoder(), Encode(("a",), prompt="ask: ", prompt_name="nobody knows"))
+    assert (reading.prompt, reading.prompt_name) == ("ask: ", "nobody knows")
+    assert isinstance(spell(FakeEncoder(), Tokenize(("a",), prompt="ask: ", prompt_name="nobody knows")), Tokens)
     with pytest.raises(InvalidRequestError):
         read_options(FakeEncoder(), Encode(("a",), prompt_name="nobody knows"))
+
+
+# --- what is read at once -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("request_", "small"), [
+    (Encode(("a",) * 8), True), (Encode(("a",) * 9), False),
+    (Encode(("a" * 500, "b" * 12)), True), (Encode(("a" * 500, "b" * 13)), False),
+    (Encode((), token_ids=((1,) * 512,)), True), (Encode((), token_ids=((1,) * 513,)), False),
+    (Encode(("a" * 6,) * 2, prompt="p" * 250), True), (Encode(("a" * 7,) * 2, prompt="p" * 250), False),
+    (Encode(("a" * 12,), seconds=("b" * 500,)), True), (Encode(("a" * 13,), seconds=("b" * 500,)), False),
+    (Encode(("a",), prompt="p" * 10, seconds=("b" * 501,)), True),
+    (Encode(("a",), prompt="p" * 11, seconds=("b" * 501,)), False),
+])  # fmt: skip
+def test_up_to_eight_inputs_of_512_characters_or_ids_with_all_around_them_are_small(request_, small):
+    assert is_small(request_) is small
 
 
 # --- partial requests -----------------------------------------------------------------------------------------
@@ -125,6 +146,13 @@ def test_more_tokens_than_one_answer_holds_are_refused_with_what_to_do():
     outcome = spell(FakeEncoder(), Tokenize(("x" * 500_001,)))
     assert isinstance(outcome, Failed)
     assert "several requests" in outcome.message
+    assert outcome.param == "input"
+
+
+def test_as_many_tokens_as_one_answer_holds_are_spelled(monkeypatch):
+    monkeypatch.setattr("shard.intake._MOST_SPELLED_TOKENS", 4)
+    assert isinstance(spell(FakeEncoder(), Tokenize(("ab", "cd"))), Tokens)
+    assert isinstance(spell(FakeEncoder(), Tokenize(("ab", "cde"))), Failed)
 
 
 def test_no_more_texts_are_spelled_once_there_are_too_many_tokens():
