@@ -32,6 +32,12 @@ def test_an_output_that_the_model_lacks_is_refused_with_what_it_has():
     assert "does not give sparse vectors" in failed.message
 
 
+def test_nothing_at_all_is_no_output():
+    failed = refusal(FakeEncoder(), Encode(("a",), outputs=()))
+    assert failed.code == "unsupported_output"
+    assert "does not give no output at all" in failed.message
+
+
 def test_a_reranker_refuses_to_embed_and_says_what_it_is_for():
     reranker = encoder_that(task="rerank", outputs=("scores",), labels=("LABEL_0",), dimension=0)
     assert "'rerank'" in refusal(reranker, Encode(("a",))).message
@@ -61,9 +67,16 @@ def test_a_cut_that_the_model_cannot_make_is_refused(dimensions):
     assert "4 dimensions" in failed.message
 
 
+@pytest.mark.parametrize("dimensions", [1, 4])
+def test_a_cut_to_one_dimension_or_to_all_is_made(dimensions):
+    assert read_options(FakeEncoder(), Encode(("a",), dimensions=dimensions)).outputs == ("dense",)
+
+
 def test_scores_have_no_dimensions_to_cut():
     reranker = encoder_that(task="rerank", outputs=("scores",), labels=("x",))
-    assert "cuts dense vectors" in refusal(reranker, Encode(("a",), outputs=("scores",), dimensions=1)).message
+    failed = refusal(reranker, Encode(("a",), outputs=("scores",), dimensions=1))
+    assert "cuts dense vectors" in failed.message
+    assert failed.param == "dimensions"
 
 
 @pytest.mark.parametrize(("is_normalized", "wanted", "raw"), [
