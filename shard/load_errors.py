@@ -52,6 +52,13 @@ def reasons(directory: Path) -> Iterator[None]:
         raise LoadError(
             LoadReason.UNSUPPORTED_MODEL, f"{directory} holds a model that cannot be served: {error}"
         ) from error
+    except Exception:
+        raise
+    except BaseException as error:  # a panic of the tokenizer's Rust, or sys.exit() in the model's own code
+        raise LoadError(
+            LoadReason.UNSUPPORTED_MODEL,
+            f"{directory} holds a model that cannot be served: {type(error).__name__}: {error}",
+        ) from error
 
 
 @contextmanager

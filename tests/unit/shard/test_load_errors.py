@@ -1,0 +1,27 @@
+"""What a model's files or its code raise while it loads → a reason that stops the tries."""
+
+import sys
+
+import pytest
+from tokenizers import decoders
+
+from emb_model_provider.errors import LoadError, LoadReason
+from shard.load_errors import reasons
+
+
+@pytest.mark.parametrize(
+    ("load", "said"),
+    [
+        (lambda: decoders.Strip(right=1).decode([""]), "PanicException: index out of bounds"),
+        (lambda: sys.exit(3), "SystemExit: 3"),
+    ],
+)
+def test_a_panic_of_rust_and_a_call_of_exit_are_models_that_cannot_be_served(tmp_path, load, said):
+    with pytest.raises(LoadError, match=said) as caught, reasons(tmp_path):
+        load()
+    assert caught.value.reason is LoadReason.UNSUPPORTED_MODEL
+
+
+def test_what_is_not_known_goes_through_as_it_is(tmp_path):
+    with pytest.raises(TypeError), reasons(tmp_path):
+        raise TypeError("ours")
