@@ -71,7 +71,7 @@ class Call:
     def turn(self, begin: int, end: int) -> Turn:
         """Return the way through the gate of the inputs from ``begin`` up to ``end``."""
         tokens = self.tokens[begin] if end - begin == 1 else sum(self.tokens[begin:end])
-        return Turn(self.client, tokens, self.is_small, self.work(begin, end))
+        return Turn(self.client, tokens, self.is_small, self.work(begin, end), self.deadline_s)
 
     def work(self, begin: int, end: int) -> Work:
         """Return what the model has to do for the inputs from ``begin`` up to ``end``."""

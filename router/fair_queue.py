@@ -88,6 +88,11 @@ class FairQueue(Generic[T]):
         self._waiting += 1
         return entry
 
+    def first(self) -> Entry[T]:
+        """Return the entry whose turn it is; there must be one."""
+        self._skip(self._by_begin)
+        return self._lines[self._by_begin[0][2]].first
+
     def pop(self) -> Entry[T]:
         """Remove and return the entry whose turn it is; there must be one."""
         self._skip(self._by_begin)

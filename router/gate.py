@@ -5,6 +5,9 @@ client's turn in order of what it has had, costs nothing to take back, and is gi
 when its turn comes. Small requests have turns and a budget of their own: they wait for no big one, and are not refused
 because of one that is larger than all that may wait.
 
+What cannot be answered in time any more when its turn comes has none: where more is asked than can be done, everybody
+would be encoded at the brink of their deadline, and most of it for nothing.
+
 A shard encodes equal inputs once, as long as it has them together. So a slice that is equal to one in the shard's hand
 costs nothing and waits for no turn, and those that wait go with the first of them. That one alone is charged: should
 its client leave, the shard has a slice more than is counted until the others are answered.
@@ -18,7 +21,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Final
 
-from emb_model_provider.errors import OverloadedError
+from emb_model_provider.errors import DeadlineError, OverloadedError
 from router.admission import Budget, Rate
 from router.fair_queue import Entry, FairQueue
 
@@ -49,12 +52,16 @@ class Work:
 
 @dataclass(eq=False, slots=True)
 class Turn:
-    """A slice's way through the gate. The gate alone sets ``is_charged``: that these tokens count as in hand."""
+    """A slice's way through the gate. The gate alone sets ``is_charged``: that these tokens count as in hand.
+
+    ``deadline_s`` is on the loop's clock, ``None`` for none.
+    """
 
     client: str
     tokens: int
     is_small: bool
     work: Work
+    deadline_s: float | None = None
     is_charged: bool = False
     granted: asyncio.Future[None] | None = None
 
@@ -152,7 +159,10 @@ class Gate:
         return True
 
     async def wait(self, turn: Turn) -> None:
-        """Wait until the shard may have this slice; ``turn_over`` has to follow."""
+        """Wait until the shard may have this slice; ``turn_over`` has to follow.
+
+        Raises ``DeadlineError`` when its turn has come too late.
+        """
         turn.granted = asyncio.get_running_loop().create_future()
         entry = self._turns(turn).queue.push(turn.client, turn.tokens, turn)
         self._waiting.setdefault(turn.work, {})[turn] = entry
@@ -179,7 +189,19 @@ class Gate:
                 self._rate.answered(turn.tokens, time.monotonic(), work_waits=work_waits)
                 self._ahead = max(self._rate.per_s * _AHEAD_S, _AHEAD_TOKENS)
         while turns.queue and turns.in_hand < self._ahead:
-            self._charge(turns.queue.pop().item)
+            entry = turns.queue.first()
+            if self._is_too_late(entry.item):
+                self._leave(entry)  # without a turn, which costs its client nothing
+                _refuse(entry.item)
+            else:
+                self._charge(turns.queue.pop().item)
+
+    def _is_too_late(self, turn: Turn) -> bool:
+        """Tell whether the shard, with what it has in hand, is not done with this one by its deadline."""
+        if turn.deadline_s is None:
+            return False
+        takes_s = (self._turns(turn).in_hand + turn.tokens) / self._rate.per_s
+        return asyncio.get_running_loop().time() + takes_s > turn.deadline_s
 
     def _turns(self, turn: Turn) -> _Turns:
         return self._small if turn.is_small else self._big
@@ -201,6 +223,17 @@ class Gate:
         del alike[turn]
         if not alike:
             del self._waiting[turn.work]
+
+
+def _refuse(turn: Turn) -> None:
+    if turn.granted is not None and not turn.granted.done():  # else it is about to leave
+        turn.granted.set_exception(
+            DeadlineError(
+                "So much waits before this request that it could not be answered in time, so it was not encoded. Ask "
+                "again when there is less to do; the time is the shorter one of EMB_PROVIDER_REQUEST_TIMEOUT_S and the "
+                "header x-request-timeout."
+            )
+        )
 
 
 def _overloaded(model_id: str, wait_s: float) -> OverloadedError:

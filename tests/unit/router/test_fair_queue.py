@@ -54,6 +54,19 @@ def test_clients_that_always_have_something_get_equal_shares_whatever_the_size_o
     assert abs(had["large"] - had["small"]) <= 2 * ratio
 
 
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 100)), min_size=1, max_size=40), st.data())
+def test_the_first_is_the_one_whose_turn_is_next_and_to_look_changes_nothing(pushed, data):
+    queue, seen, unseen = FairQueue(), [], FairQueue()
+    for client, cost in pushed:
+        queue.push(client, cost, None)
+        unseen.push(client, cost, None)
+        if data.draw(st.booleans()):
+            first = queue.first()
+            assert queue.pop() is first
+            seen.append((first.number, unseen.pop().number))
+    assert all(one == other for one, other in seen)
+
+
 def test_discarding_twice_or_after_the_turn_changes_nothing():
     queue: FairQueue[int] = FairQueue()
     first, second = queue.push("a", 1, 1), queue.push("a", 1, 2)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emb_model_provider.errors import OverloadedError
+from emb_model_provider.errors import DeadlineError, OverloadedError
 from router.gate import Gate, Turn, Work
 
 
@@ -120,6 +120,50 @@ async def test_a_client_that_has_left_as_its_turn_comes_leaves_the_shard_no_more
     await asyncio.sleep(0)
     assert order == ["a", "c"]
     tasks[3].cancel()
+
+
+async def test_what_could_not_be_in_time_any_more_has_no_turn_and_the_next_one_goes():
+    gate = Gate("m", 0, tokens_per_s=1000)
+    now_s = asyncio.get_running_loop().time()
+    first, late, soon, later = (turn_of(client, 250) for client in ("first", "late", "soon", "later"))
+    # In hand is nothing by then, and a quarter of a second is what each takes.
+    late.deadline_s, soon.deadline_s, later.deadline_s = now_s + 0.2, now_s + 60, None
+    order: list[str] = []
+    tasks = await start_all(gate, order, [first, late, soon, later])
+    gate.turn_over(first, is_answered=True)
+    await asyncio.sleep(0)
+    assert isinstance(tasks[1].exception(), DeadlineError)
+    assert order == ["first", "soon"]
+    assert gate.waiting_slices == 1
+    gate.turn_over(soon, is_answered=True)
+    await asyncio.gather(tasks[0], *tasks[2:])
+    assert order == ["first", "soon", "later"]
+
+
+async def test_what_the_shard_has_in_hand_counts_against_a_deadline():
+    gate = Gate("m", 0, tokens_per_s=1000)
+    now_s = asyncio.get_running_loop().time()
+    first, second, third = turn_of("a", 200), turn_of("a", 100), turn_of("b", 100)
+    third.deadline_s = now_s + 0.15
+    order: list[str] = []
+    tasks = await start_all(gate, order, [first, second, third])
+    assert order == ["a", "a"]
+    gate.turn_over(first, is_answered=True)
+    await asyncio.sleep(0)
+    assert isinstance(tasks[2].exception(), DeadlineError)
+    await asyncio.gather(*tasks[:2])
+
+
+async def test_who_is_refused_in_the_moment_of_leaving_takes_nothing_with_it():
+    gate = Gate("m", 0, tokens_per_s=1000)
+    first, late = turn_of("a", 250), turn_of("b", 250)
+    late.deadline_s = asyncio.get_running_loop().time()
+    tasks = await start_all(gate, [], [first, late])
+    gate.turn_over(first, is_answered=True)
+    tasks[1].cancel()
+    await asyncio.wait(tasks)
+    assert gate.waiting_slices == 0
+    assert gate.is_open(turn_of("c", 250))
 
 
 async def test_equal_slices_go_together_and_count_once():
