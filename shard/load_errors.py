@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-import torch
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from emb_model_provider.errors import LoadError, LoadReason
+from shard.memory import ran_out
 from shard.weights import hostile_pickle
 
 _ATTENTION_ADVICE: Final = (
@@ -30,35 +30,42 @@ def reasons(directory: Path) -> Iterator[None]:
     """Turn what libraries raise into a reason a person can act on; what is not listed goes through as it is."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise LoadError(
-            LoadReason.OUT_OF_MEMORY,
-            f"{directory} does not fit into memory: use a lower precision, another device, or fewer models ({error})",
-        ) from error
-    except ImportError as error:
-        advice = _ATTENTION_ADVICE if "FlashAttention" in str(error) else ""
-        raise LoadError(LoadReason.PACKAGE_MISSING, f"{directory} needs a package: {error}{advice}") from error
-    except pickle.UnpicklingError as error:
-        raise hostile_pickle(directory / "pytorch_model.bin") from error
-    except SafetensorError as error:
-        raise LoadError(LoadReason.WRONG_WEIGHTS, f"the weights in {directory} cannot be read: {error}") from error
-    except OSError as error:
-        raise LoadError(LoadReason.INCOMPLETE_DOWNLOAD, f"{directory} cannot be read: {error}") from error
-    except RuntimeError as error:
-        raise LoadError(
-            LoadReason.WRONG_WEIGHTS, f"the weights in {directory} do not make a working model: {error}"
-        ) from error
-    except (ValueError, KeyError) as error:
-        raise LoadError(
-            LoadReason.UNSUPPORTED_MODEL, f"{directory} holds a model that cannot be served: {error}"
-        ) from error
-    except Exception:
+    except LoadError:
         raise
-    except BaseException as error:  # a panic of the tokenizer's Rust, or sys.exit() in the model's own code
-        raise LoadError(
-            LoadReason.UNSUPPORTED_MODEL,
-            f"{directory} holds a model that cannot be served: {type(error).__name__}: {error}",
-        ) from error
+    except BaseException as error:
+        reason = _reason(directory, error)
+        if reason is None:
+            raise
+        raise reason from error
+
+
+def _reason(directory: Path, error: BaseException) -> LoadError | None:
+    if isinstance(error, pickle.UnpicklingError):
+        return hostile_pickle(directory / "pytorch_model.bin")
+    if ran_out(error):
+        advice = "use a lower precision, another device, or fewer models"
+        said = str(error) or type(error).__name__
+        return LoadError(LoadReason.OUT_OF_MEMORY, f"{directory} does not fit into memory: {advice} ({said})")
+    match error:
+        case ImportError():
+            advice = _ATTENTION_ADVICE if "FlashAttention" in str(error) else ""
+            reason, sentence = LoadReason.PACKAGE_MISSING, f"{directory} needs a package: {error}{advice}"
+        case SafetensorError():
+            reason, sentence = LoadReason.WRONG_WEIGHTS, f"the weights in {directory} cannot be read: {error}"
+        case OSError():
+            reason, sentence = LoadReason.INCOMPLETE_DOWNLOAD, f"{directory} cannot be read: {error}"
+        case RuntimeError():
+            reason = LoadReason.WRONG_WEIGHTS
+            sentence = f"the weights in {directory} do not make a working model: {error}"
+        case ValueError() | KeyError():
+            reason = LoadReason.UNSUPPORTED_MODEL
+            sentence = f"{directory} holds a model that cannot be served: {error}"
+        case Exception():
+            return None
+        case _:  # a panic of the tokenizer's Rust, or sys.exit() in the model's own code
+            reason = LoadReason.UNSUPPORTED_MODEL
+            sentence = f"{directory} holds a model that cannot be served: {type(error).__name__}: {error}"
+    return LoadError(reason, sentence)
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from shard.first_answer import refuse_bad_answers
 from shard.hubs import Progress, Snapshot
 from shard.lane import Lane, count_lanes, threads_of_lane
 from shard.light_imports import leave_out_evaluation, without_collecting
-from shard.memory import private_bytes
+from shard.memory import private_bytes, ran_out
 from shard.tracing import trace_outcomes
 
 if TYPE_CHECKING:  # both are imported when they are needed: see _fetch
@@ -71,9 +71,10 @@ def main(arguments: list[str]) -> int:
         loaded = first_lane.call(lambda: _prepare(config, control))
     except LoadError as error:
         return _report(control, error.reason, str(error))
-    except MemoryError:
-        return _report(control, LoadReason.OUT_OF_MEMORY, "the model does not fit into memory; use a lower precision")
     except Exception as error:  # whatever a model's files make a library raise, the operator gets a reason
+        if ran_out(error):
+            sentence = f"the model does not fit into memory; use a lower precision ({str(error) or 'MemoryError'})"
+            return _report(control, LoadReason.OUT_OF_MEMORY, sentence)
         log.exception("load_failed")
         return _report(control, LoadReason.INTERNAL, f"{type(error).__name__}: {error} (the log has the traceback)")
     _serve(config, control, loaded, first_lane)

@@ -6,6 +6,7 @@ Called by ``loader``, ``main`` and ``engine``.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import re
 from pathlib import Path
@@ -26,8 +27,17 @@ _CHECKPOINT_ONLY_READ: Final = re.compile(
     r"^([0-9a-f]+)-([0-9a-f]+) .*\.safetensors\n(?:[A-Z]\w+:.*\n)*?Anonymous: +0 kB$", re.MULTILINE
 )
 _MADV_DONTNEED: Final = 4
-#: From CUDA, and from the CPU's allocator.
-_TOO_LITTLE: Final = ("out of memory", "can't allocate memory", "not enough memory")
+#: From CUDA, from the CPU's allocator, of a mapped file, of C++, of a thread's stack.
+_TOO_LITTLE: Final = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "bad_alloc",
+    "can't start new thread",
+)
+#: The dynamic linker names any other cause behind it, such as a directory that is mounted ``noexec``.
+_NO_ROOM_FOR_LIBRARY: Final = "failed to map segment from shared object"
 
 
 def keep_freed_memory() -> None:
@@ -71,12 +81,31 @@ def return_read_weights() -> None:
         advise(ctypes.c_void_p(begin), ctypes.c_size_t(int(end, 16) - begin), _MADV_DONTNEED)
 
 
-def ran_out(error: Exception) -> bool:
-    """Tell whether an error says that there was too little memory, of the machine or of a card (torch's own texts)."""
-    if isinstance(error, MemoryError):
-        return True
-    said = str(error).lower()
-    return isinstance(error, RuntimeError) and any(words in said for words in _TOO_LITTLE)
+def ran_out(error: BaseException | None) -> bool:
+    """Tell whether an error, or what caused it, says that there was too little memory, of the machine or of a card.
+
+    Also less than the process may have: a limit on its address space is met in as many words as there are libraries.
+    """
+    while error is not None:
+        if _says_so(error):
+            return True
+        error = error.__cause__
+    return False
+
+
+def _says_so(error: BaseException) -> bool:
+    match error:
+        case MemoryError():
+            return True
+        case OSError():
+            return error.errno == errno.ENOMEM
+        case ImportError():
+            return str(error).endswith(_NO_ROOM_FOR_LIBRARY)
+        case RuntimeError():  # torch's own OutOfMemoryError is one
+            said = str(error).lower()
+            return any(words in said for words in _TOO_LITTLE)
+        case _:
+            return False
 
 
 def private_bytes() -> int:

@@ -1,3 +1,4 @@
+import errno
 import re
 from pathlib import Path
 
@@ -5,6 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from emb_model_provider.errors import LoadError, LoadReason
+from shard.load_errors import reasons
 from shard.memory import private_bytes, ran_out, return_read_weights
 
 
@@ -16,15 +19,58 @@ from shard.memory import private_bytes, ran_out, return_read_weights
         RuntimeError(
             "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"
         ),
+        RuntimeError("unable to mmap 90865192 bytes from file </m/model.safetensors>: Cannot allocate memory (12)"),
+        RuntimeError("std::bad_alloc"),
+        RuntimeError("can't start new thread"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        ImportError("libscipy_openblas-6cdc3b4a.so: failed to map segment from shared object"),
     ],
 )
 def test_what_says_that_memory_ran_out_is_told_from_other_errors(error):
     assert ran_out(error)
 
 
-@pytest.mark.parametrize("error", [RuntimeError("device-side assert"), ValueError("out of memory"), KeyError("x")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("device-side assert"),
+        ValueError("out of memory"),
+        KeyError("x"),
+        OSError(errno.ENOENT, "No such file"),
+        ImportError("a.so: failed to map segment from shared object: Operation not permitted"),
+        ImportError("libgomp.so.1: cannot allocate memory in static TLS block"),
+    ],
+)
 def test_other_errors_are_not_about_memory(error):
     assert not ran_out(error)
+
+
+def test_a_shortage_behind_another_error_is_found():
+    wrapped = OSError("Unable to load weights")
+    wrapped.__cause__ = MemoryError()
+    assert ran_out(wrapped)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MemoryError(), LoadReason.OUT_OF_MEMORY),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+            LoadReason.OUT_OF_MEMORY,
+        ),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), LoadReason.OUT_OF_MEMORY),
+        (ImportError("libscipy.so: failed to map segment from shared object"), LoadReason.OUT_OF_MEMORY),
+        (ImportError("No module named 'einops'"), LoadReason.PACKAGE_MISSING),
+        (OSError(errno.EIO, "Input/output error"), LoadReason.INCOMPLETE_DOWNLOAD),
+        (RuntimeError("size mismatch"), LoadReason.WRONG_WEIGHTS),
+        (KeyError("hidden_size"), LoadReason.UNSUPPORTED_MODEL),
+    ],
+)
+def test_whatever_a_shortage_makes_a_library_raise_while_a_model_loads_it_is_the_reason(error, reason):
+    with pytest.raises(LoadError) as caught, reasons(Path("/m")):
+        raise error
+    assert caught.value.reason == reason
 
 
 def resident_bytes(path: Path) -> int:
