@@ -95,7 +95,7 @@ def test_a_request_cannot_make_texts_longer_than_the_model_takes(raw):
 @pytest.mark.parametrize("limit", [3, 7, 12, None])
 @pytest.mark.parametrize("count", [1, 4, 9, 30])
 def test_a_prompt_is_as_long_as_it_is_within_the_limit_without_what_ends_every_text(raw, side, limit, count):
-    """sentence-transformers' ``_get_prompt_length``: of what is cut as a text is, without one trailing special token."""
+    """sentence-transformers' ``_get_prompt_length``: that of what a cut leaves, without one trailing special token."""
     facts = TokenizerFacts(raw["bert"].get_vocab_size(), side, frozenset(raw["bert"].encode("").ids))
     tokenizer = TextTokenizer(raw["bert"], facts, 12)
     prompt = text_of(count, count)
