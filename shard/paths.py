@@ -27,7 +27,8 @@ from shard.encoders.graph.kernels import choose_float_kernels, choose_plain_toke
 from shard.encoders.graph.lowering import Kernel, Kernels, lower
 from shard.encoders.graph.program import compile_graph
 from shard.encoders.one_by_one import OneByOne
-from shard.encoders.packed import PackedGraph, PackedPath, by_tokens, find_first_position
+from shard.encoders.packed import PackedGraph, PackedPath, by_tokens
+from shard.encoders.positions import find_first_position
 from shard.encoders.score_head import ScoreHead
 from shard.encoders.sentence_transformer import ForwardPath, run_path
 from shard.fidelity import Nearness, compare_results

@@ -12,11 +12,11 @@ from itertools import chain
 from typing import Final
 
 import torch
-from torch import nn
 
 from shard.encoder import Results, Tokenized
 from shard.encoders.graph.segments import find_segments
 from shard.encoders.heads import Head
+from shard.encoders.positions import padding_before, positions_around
 
 #: Tokens of one pass through the graph; more falls out of the processor's cache.
 _MAX_TOKENS: Final = 2048
@@ -89,6 +89,7 @@ class PackedPath:
         self._heads = heads
         self._plain_tokens = plain_tokens
         self._positions = torch.arange(first_position, first_position + max_tokens)
+        self._padding = padding_before(first_position)
         # Cut to each pass's length; a text that is no pair is of the first type throughout.
         most_tokens = round_up(max(_MAX_TOKENS, max_tokens))
         self._first_types = torch.zeros((1, most_tokens), dtype=torch.long) if wants_type_ids else None
@@ -106,7 +107,7 @@ class PackedPath:
         tokens = sum(lengths)
         spare = round_up(tokens) - tokens
         ids = torch.tensor([[*chain.from_iterable(row.ids for row in rows), *[rows[0].ids[0]] * spare]])
-        positions = [self._positions[:length] for length in lengths]
+        positions = [self._place(row.ids) for row in rows]
         if spare:
             positions.append(self._positions[:1].expand(spare))
         at = (positions[0] if len(positions) == 1 else torch.cat(positions))[None]
@@ -116,6 +117,11 @@ class PackedPath:
         )
         return self._heads.run({"token_embeddings": hidden[:, :tokens]}, rows)
 
+    def _place(self, ids: Sequence[int]) -> torch.Tensor:
+        if self._padding in ids:
+            return torch.from_numpy(positions_around(self._padding, ids))
+        return self._positions[: len(ids)]
+
 
 def _type_ids(rows: Sequence[Tokenized], first_types: torch.Tensor) -> torch.Tensor:
     """Return the type of each token, ``first_types`` where no text has any of its own."""
@@ -123,12 +129,3 @@ def _type_ids(rows: Sequence[Tokenized], first_types: torch.Tensor) -> torch.Ten
         return first_types
     own = [*chain.from_iterable(row.type_ids or [0] * len(row.ids) for row in rows)]
     return torch.tensor([own + [0] * (first_types.shape[1] - len(own))])
-
-
-def find_first_position(model: nn.Module) -> int:
-    """Return the position of a text's first token: RoBERTa and its kin count from behind their padding's."""
-    for module in model.modules():
-        if isinstance(getattr(module, "position_embeddings", None), nn.Embedding):
-            padding = getattr(module, "padding_idx", None)
-            return padding + 1 if isinstance(padding, int) else 0
-    return 0

@@ -11,7 +11,7 @@ from shard.encoders.graph.capture import capture
 from shard.encoders.graph.normed_sum import find_normed_sum
 from shard.encoders.graph.program import compile_graph
 from shard.encoders.graph.varlen import Bounds, attend_varlen
-from shard.encoders.packed import find_first_position
+from shard.encoders.positions import find_first_position
 from shard.fidelity import compare_results, compare_scores
 from shard.loader import load
 from tests.integration.test_graph import FAMILIES, LENGTHS, make

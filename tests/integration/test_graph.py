@@ -13,7 +13,8 @@ from shard.encoders.graph.lowering import lower
 from shard.encoders.graph.program import compile_graph
 from shard.encoders.graph.segments import find_segments
 from shard.encoders.graph.varlen import Bounds
-from shard.encoders.packed import by_tokens, find_first_position
+from shard.encoders.packed import by_tokens
+from shard.encoders.positions import find_first_position
 from tests.support.attending import attend_one_by_one
 from tests.support.company import sums_keep_their_order
 

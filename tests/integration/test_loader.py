@@ -329,6 +329,15 @@ def test_xlm_roberta_equals_the_reference(tmp_path, opened):
     )
 
 
+def test_a_text_that_spells_the_padding_has_the_positions_of_the_reference(tmp_path, opened):
+    directory = tiny_models.make_xlm_roberta(tmp_path / "model")
+    encoder = opened(directory, pooling="mean")
+    texts = ["see <pad> and <pad> here", "plain", "<pad>", "天气<mask> </s> <pad>"]
+    expected = alone(reference(directory), texts)
+    np.testing.assert_allclose(vectors(encoder, texts), expected, atol=TOLERANCE)
+    assert encoder.info.batching == "packed"
+
+
 def test_ids_give_the_vector_of_their_text_with_or_without_special_tokens(tmp_path, opened):
     encoder = opened(tiny_models.make_sentence_transformers(tmp_path / "model"))
     (text,) = encoder.tokenize(["吃完海鲜可以喝牛奶吗?"])

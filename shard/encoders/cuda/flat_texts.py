@@ -13,6 +13,7 @@ import torch
 from shard.encoder import Tokenized
 from shard.encoders.graph.varlen import Bounds
 from shard.encoders.heads import Features
+from shard.encoders.positions import padding_before, positions_around
 
 Block = npt.NDArray[np.int64]
 
@@ -47,6 +48,10 @@ class Layout:
         per_token = block[: -(self.texts + 1)].reshape(-1, self.tokens)
         per_token[0, :used] = np.fromiter(chain.from_iterable(row.ids for row in rows), np.int64, used)
         per_token[1, :used] = np.arange(first_position, first_position + used) - np.repeat(ends - lengths, lengths)
+        padding = padding_before(first_position)
+        for row, end in zip(rows, ends, strict=True):
+            if padding in row.ids:
+                per_token[1, end - len(row.ids) : end] = positions_around(padding, row.ids)
         per_token[-1, :used] = np.repeat(np.arange(len(rows)), lengths)
         if self.typed:
             per_token[2, :used] = _types(rows, used)

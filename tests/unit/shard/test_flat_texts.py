@@ -1,3 +1,5 @@
+from itertools import accumulate
+
 import numpy as np
 import torch
 from hypothesis import given
@@ -33,11 +35,19 @@ def test_a_block_holds_every_text_and_what_is_spare_belongs_to_none(texts, typed
     for number, (row, start, end) in enumerate(zip(rows, starts, starts[1:], strict=False)):
         ids, positions, *types = (tensor[0, start:end].tolist() for tensor in flat.inputs)
         assert tuple(ids) == row.ids
-        assert positions == list(range(first, first + len(ids)))
+        counts = accumulate(one != first - 1 for one in ids)
+        assert positions == [first - 1 + count * (one != first - 1) for one, count in zip(ids, counts, strict=True)]
         assert types == ([list(row.type_ids or [0] * len(ids))] if typed else [])
         assert flat.owners[0, start:end].tolist() == [number] * len(ids)
     assert (flat.owners[0, used.tokens :] == layout.texts - 1).all()
     assert flat.inputs[1].max() < first + used.longest
+
+
+def test_tokens_of_padding_within_a_text_are_not_counted_where_positions_start_behind_padding():
+    rows = rows_of([[0, 7, 1, 8, 1, 2], [0, 0, 2], [1]])
+    _, positions = read_back(Layout(12, 4, 6, typed=False), rows, first_position=2).inputs
+    assert positions[0, :10].tolist() == [2, 3, 1, 4, 1, 5, 2, 3, 4, 1]
+    assert read_back(exact_layout(rows, typed=False), rows).inputs[1][0].tolist() == [*range(6), *range(3), 0]
 
 
 @given(texts_of, st.booleans())

@@ -1,13 +1,15 @@
 from itertools import accumulate, islice
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
+from shard.encoder import Results, Tokenized
 from shard.encoders.graph.attention import Rule, attend, attend_joint
 from shard.encoders.graph.segments import FEWEST_PLACES, Segment, find_segments
-from shard.encoders.packed import packed_batches, round_up
+from shard.encoders.packed import PackedPath, packed_batches, round_up
 from tests.support.company import sums_keep_their_order
 
 lengths_of = st.lists(st.integers(1, 60), min_size=1, max_size=40)
@@ -125,3 +127,30 @@ def test_all_sizes_of_a_pass_are_few_and_each_is_its_own():
     sizes = sorted({round_up(tokens) for tokens in range(1, 2049)})
     assert len(sizes) < 64
     assert [round_up(size) for size in sizes] == sizes
+
+
+class PositionsAsStates:
+    """Stands for a model and its head: the results are the positions that each token was given."""
+
+    def graph(self, ids, positions, _segments):
+        assert ids.shape == positions.shape
+        return positions[..., None]
+
+    def run(self, features, rows):
+        own = features["token_embeddings"][0, :, 0].split([len(row.ids) for row in rows])
+        return Results(tokens=[positions.numpy() for positions in own])
+
+
+@pytest.mark.parametrize(
+    ("first_position", "expected"),
+    [(2, [[2, 3, 1, 4, 1, 5], [2, 3, 4], [1]]), (0, [[0, 1, 2, 3, 4, 5], [0, 1, 2], [0]])],
+)
+def test_tokens_of_padding_within_a_text_are_not_counted_where_positions_start_behind_padding(first_position, expected):
+    """As transformers' ``create_position_ids_from_input_ids`` with padding 1 has it."""
+    model = PositionsAsStates()
+    path = PackedPath(
+        model.graph, model, plain_tokens=0, first_position=first_position, max_tokens=8, wants_type_ids=False
+    )
+    texts = [(0, 7, 1, 8, 1, 2), (0, 0, 2), (1,)]
+    found = path.run([Tokenized(ids, len(ids)) for ids in texts]).tokens
+    assert [positions.tolist() for positions in found] == expected

@@ -1,0 +1,34 @@
+"""Which position each token of a packed text has. Called by both packed paths, which hand positions to the graph.
+
+BERT counts from 0. RoBERTa and its kin (XLM-R, MPNet) count from behind the id of their padding, and count by ids: a
+text that spells the padding token has it at the padding's own position, and the tokens after it are one further ahead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+
+def find_first_position(model: nn.Module) -> int:
+    """Return the position of a text's first token: RoBERTa and its kin count from behind their padding's."""
+    for module in model.modules():
+        if isinstance(getattr(module, "position_embeddings", None), nn.Embedding):
+            padding = getattr(module, "padding_idx", None)
+            return padding + 1 if isinstance(padding, int) else 0
+    return 0
+
+
+def padding_before(first_position: int) -> int:
+    """Return the id that is left out of counting; -1, which no token has, where positions start at 0."""
+    return first_position - 1
+
+
+def positions_around(padding: int, ids: Sequence[int]) -> npt.NDArray[np.int64]:
+    """Return the positions of a text that holds ``padding``: transformers' ``create_position_ids_from_input_ids``."""
+    counted = np.array([one != padding for one in ids], dtype=np.int64)
+    positions: npt.NDArray[np.int64] = padding + np.cumsum(counted) * counted
+    return positions
