@@ -6,6 +6,7 @@ from emb_model_provider.errors import LoadError
 from emb_model_provider.modelmap import ModelSpec
 from shard.kinds import (
     check_labels,
+    count_labels,
     find_activation,
     find_matryoshka,
     find_task,
@@ -120,6 +121,11 @@ def test_modelscopes_own_pipelines_serve_what_names_more_than_their_task(configu
 def test_an_activation_of_torch_that_is_not_known_is_refused():
     with pytest.raises(LoadError, match="Tanh"):
         find_activation({"sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Tanh"}}, None, 1)
+
+
+def test_a_head_that_says_nothing_of_its_labels_has_the_two_that_transformers_assumes():
+    assert [count_labels({"num_labels": said}) for said in (3, 0, -1, "3", None)] == [3, 2, 2, 2, 2]
+    assert count_labels({"id2label": {"0": "a"}, "num_labels": 3}) == 1
 
 
 def test_a_head_with_several_labels_does_not_rank():
