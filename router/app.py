@@ -20,6 +20,7 @@ from router.caller import CALLER, Caller, client_of, read_timeout_s
 from router.dialects.openai import OPENAI
 from router.dialects.seam import Dialect
 from router.handlers import REQUEST_ID, Handlers
+from router.health import KEY_QUESTION, key_question
 from router.prefix import OUTSIDE
 from router.visit import VISIT
 
@@ -30,7 +31,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _REQUEST_ID = "x-request-id"
 _SAFE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
-_OPEN_PATHS = frozenset({"/health", "/healthz", "/live"})
+_OPEN_PATHS = frozenset({"/health", "/healthz", "/live", KEY_QUESTION})
 #: Stands in a request that was answered with an error.
 _FAILED = web.RequestKey("failed", bool)
 
@@ -87,7 +88,7 @@ def build_app(
         return response
 
     app = web.Application(middlewares=[*outer, answer_in_shape], client_max_size=max_request_bytes)
-    app.add_routes(handlers.routes())
+    app.add_routes([*handlers.routes(), key_question(authenticator)])
     return app
 
 

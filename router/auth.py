@@ -20,6 +20,11 @@ class Authenticator:
     def __init__(self, digests: tuple[bytes, ...]) -> None:
         self._digests = digests
 
+    @property
+    def asks(self) -> bool:
+        """Whether a key is asked for."""
+        return bool(self._digests)
+
     def accept(self, digests: tuple[bytes, ...]) -> None:
         """Accept these from now on, and no others."""
         self._digests = digests

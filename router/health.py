@@ -12,10 +12,13 @@ import orjson
 from aiohttp import web
 
 from emb_model_provider.messages import Progress, ShardStatus
+from router.auth import Authenticator
 from router.gate import Gate
 from router.registry import Registry
 from router.service import EmbeddingService
 
+#: Xinference's own path. No key is needed to ask.
+KEY_QUESTION: Final = "/v1/cluster/auth"
 _JSON: Final = "application/json"
 _NOTHING_YET: Final = Progress(
     batches_done=0, running_s=0.0, waiting_texts=0, waiting_tokens=0, rss_bytes=0, last_success=0.0
@@ -61,6 +64,15 @@ class Health:
             },
         }
         return web.Response(status=200 if is_ready else 503, body=orjson.dumps(body), content_type=_JSON)
+
+
+def key_question(authenticator: Authenticator) -> web.RouteDef:
+    """Return the route that tells whether a key is asked for: clients of Xinference send theirs only if so."""
+
+    async def answer(_request: web.Request) -> web.Response:
+        return web.Response(body=orjson.dumps({"auth": authenticator.asks}), content_type=_JSON)
+
+    return web.get(KEY_QUESTION, answer)
 
 
 def describe(status: ShardStatus, gate: Gate, *, is_ready: bool) -> dict[str, object]:

@@ -12,25 +12,36 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
+from shard.json_files import read_object
 from shard.weights import weight_files
 
 _CHARS: Final = 16
 #: Where tokenizers keep what they know.
 _TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "sentencepiece.bpe.model")
+#: Heads, positions, activations and the like, of a transformer and of what follows it.
+_CONFIGURATIONS: Final = ("config.json", "sentence_bert_config.json")
+#: What hubs and libraries write into these of themselves; the precision is a fact of its own.
+_SAYS_NOTHING: Final = (
+    "_name_or_path",
+    "_commit_hash",
+    "transformers_version",
+    "transformers.js_config",
+    "torch_dtype",
+    "dtype",
+)
 #: Weights beside the weights, and what a ColBERT model says of its lengths and markers.
 _COMPANIONS: Final = ("sparse_linear.pt", "colbert_linear.pt", "artifact.metadata")
 
 
 def start_hashing(directory: Path, folders: Sequence[Path], code: Sequence[Path] = ()) -> Future[str]:
-    """Hash weights and tokenizers in ``folders``, and ``code`` of the model's own, in a thread: hex SHA-256.
+    """Hash weights, tokenizers and configurations in ``folders``, and ``code`` of the model's own: hex SHA-256.
 
-    All of them are within ``directory``.
+    All of them are within ``directory``. It is done in a thread.
     """
-    tokenizers = [
-        path for folder in folders for name in (*_TOKENIZER_FILES, *_COMPANIONS) if (path := folder / name).exists()
-    ]
+    names = (*_TOKENIZER_FILES, *_COMPANIONS, *_CONFIGURATIONS)
+    others = dict.fromkeys(path for folder in folders for name in names if (path := folder / name).exists())
     pool = ThreadPoolExecutor(1, thread_name_prefix="fingerprint")
-    future = pool.submit(hash_files, [*weight_files(folders), *dict.fromkeys(tokenizers), *code], directory)
+    future = pool.submit(hash_files, [*weight_files(folders), *others, *code], directory)
     pool.shutdown(wait=False)
     return future
 
@@ -39,10 +50,20 @@ def hash_files(files: Iterable[Path], root: Path) -> str:
     """Return the hex SHA-256 of names below ``root`` and contents."""
     total = hashlib.sha256()
     for path in files:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").digest()
+        digest = _digest_configuration(path) if path.name in _CONFIGURATIONS else _digest(path)
         total.update(str(path.relative_to(root)).encode() + b"\0" + digest)
     return total.hexdigest()
+
+
+def _digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def _digest_configuration(path: Path) -> bytes:
+    """Return a digest of what a configuration says, however it is written down."""
+    decisive = {key: value for key, value in read_object(path).items() if key not in _SAYS_NOTHING}
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).digest()
 
 
 def name_fingerprint(weights: str, facts: Mapping[str, object]) -> str:

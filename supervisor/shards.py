@@ -74,7 +74,7 @@ class Shard:
         self._progress: Progress | None = None
         self._started_s = 0.0
         self._load_s = _FIRST_LOAD_GUESS_S
-        self._due_s = 0.0
+        self._due_s = time.monotonic() + self._load_s
         self._is_given_up = False
         self.status = ShardStatus(
             model_id=spec.id,
@@ -105,7 +105,8 @@ class Shard:
         """Return the row with the time left until ready, and the health, as of now."""
         status, keeper = self.status, self.keeper
         is_waiting = status.state != "ready" and not (status.state == "failed" and self._is_given_up)
-        left_s = max(1.0, self._due_s - time.monotonic()) if is_waiting else 0.0
+        # What is overdue for so long is taken to need as long again.
+        left_s = max(1.0, abs(self._due_s - time.monotonic())) if is_waiting else 0.0
         if keeper is None:
             return status.replace(expected_ready_s=left_s)
         health = ShardHealth(self._progress, keeper.boot_failures, keeper.crashes, keeper.breaker)

@@ -81,6 +81,7 @@ OLLAMA_SHOW: Final = record({"details": record({}), "model_info": record({}), "c
 OLLAMA_MODELS: Final = record({"models": listed(record({"name": TEXT, "model": TEXT, "size": WHOLE, "digest": TEXT}))})
 VERSION: Final = record({"version": TEXT})
 HEALTH: Final = record({"status": TEXT, "loop_lag_s": NUMBER})
+KEYS: Final = record({"auth": FLAG})
 READINESS: Final = record({"status": words("ready", "not_ready"), "models": {"type": "object"}})
 
 _OPENAI_ERROR: Final = record(

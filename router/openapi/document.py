@@ -39,6 +39,7 @@ _OWN: Final = (
     ("/live", "The same.", "application/json", answers.HEALTH, ()),
     ("/", "The same, where Ollama's and TEI's clients ask.", "application/json", answers.HEALTH, ()),
     ("/ready", "Whether every model can answer, and its state.", "application/json", answers.READINESS, (503,)),
+    ("/v1/cluster/auth", "Whether a key is asked for, in Xinference's words.", "application/json", answers.KEYS, ()),
     ("/metrics", "Numbers for Prometheus.", "text/plain", TEXT, ()),
     ("/openapi.json", "This description.", "application/json", {"type": "object"}, ()),
     ("/docs", "This description as a page.", "text/html", TEXT, ()),

@@ -145,6 +145,13 @@ async def test_ready_counts_what_a_model_has_done_and_what_waits_for_it(aiohttp_
     assert facts["last_success"] >= before
 
 
+@pytest.mark.parametrize("keys", [(), ("secret",)])
+async def test_clients_of_xinference_hear_without_a_key_whether_one_is_asked_for(aiohttp_client, keys):
+    client = await aiohttp_client(make_app(keys=keys))
+    response = await client.get("/v1/cluster/auth")
+    assert (response.status, await response.json()) == (200, {"auth": bool(keys)})
+
+
 @pytest.mark.parametrize("path", ["/health", "/healthz", "/live"])
 async def test_life_is_told_to_whoever_asks_and_readiness_to_holders_of_a_key(aiohttp_client, path):
     client = await aiohttp_client(make_app(keys=("key",)))

@@ -33,3 +33,18 @@ def test_a_script_that_nothing_names_is_not(directory):
     before = fingerprint(directory)
     (directory / "modeling_own.py").write_text("factor = 2\n")
     assert fingerprint(directory) == before
+
+
+def test_what_the_configuration_says_of_the_arithmetic_is_part_of_it(directory):
+    config = json.loads((directory / "config.json").read_text("utf-8"))
+    before = fingerprint(directory)
+    (directory / "config.json").write_text(json.dumps(config | {"layer_norm_eps": 0.1}))
+    assert fingerprint(directory) != before
+
+
+def test_who_wrote_the_configuration_and_how_is_not(directory):
+    config = json.loads((directory / "config.json").read_text("utf-8"))
+    before = fingerprint(directory)
+    written = dict(reversed(config.items())) | {"transformers_version": "9.9", "_name_or_path": "elsewhere"}
+    (directory / "config.json").write_text(json.dumps(written, indent=1))
+    assert fingerprint(directory) == before

@@ -1,0 +1,69 @@
+"""What a model's row says of the time that is left until it serves."""
+
+import itertools
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from emb_model_provider.messages import LoadProgress, LogConfig, Ready
+from emb_model_provider.modelmap import Hubs, ModelSpec
+from supervisor import shards
+from supervisor.plan import Placement
+from supervisor.shards import Shard, ShardSetting
+from tests.support.statuses import make_info
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = SimpleNamespace(s=1000.0)
+    monkeypatch.setattr(shards.time, "monotonic", lambda: now.s)
+    return now
+
+
+@pytest.fixture
+def shard(clock):
+    setting = ShardSetting(
+        index=0,
+        generations=itertools.count(1),
+        spec=ModelSpec(id="en", name="hub/en"),
+        placement=Placement("cpu", "", (), 1),
+        hubs=Hubs(),
+        log=LogConfig("INFO", "plain"),
+        run_directory=SimpleNamespace(socket_path=lambda _index, number: Path(f"/nowhere/{number}.sock")),
+        cache_dir=Path("/nowhere"),
+        drain_s=1.0,
+    )
+    made = Shard(setting, lambda _shard: None, lambda: None)
+    made.keeper = SimpleNamespace(report_every_s=1.0, boot_failures=0, crashes=0, breaker="closed", pid=1)
+    made.launch(1)
+    return made
+
+
+def left_s(shard) -> float:
+    return shard.current_status().expected_ready_s
+
+
+def test_the_second_start_is_taken_to_last_as_long_as_the_first(shard, clock):
+    clock.s += 8
+    shard.on_message(Ready(make_info()))
+    assert left_s(shard) == 0
+    shard.launch(2)
+    assert left_s(shard) == 8
+    clock.s += 5
+    assert left_s(shard) == 3
+
+
+def test_a_start_that_is_overdue_is_taken_to_need_as_long_again(shard, clock):
+    guess_s = left_s(shard)
+    clock.s += guess_s
+    assert left_s(shard) == 1
+    clock.s += 50
+    assert left_s(shard) == 50
+
+
+def test_a_download_tells_by_its_rate(shard, clock):
+    guess_s = left_s(shard)
+    clock.s += 10
+    shard.on_message(LoadProgress("downloading", 100, 400))
+    assert left_s(shard) == pytest.approx(30 + guess_s)
