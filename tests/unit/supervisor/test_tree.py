@@ -523,7 +523,8 @@ async def test_a_holder_without_a_process_yet_is_said_to_nobody(world, caplog):
 
 async def test_shards_have_the_limits_of_the_settings_and_routers_their_own(world):
     use = world.tree._use
-    assert (world.keeper("en").limits, world.keeper("en").watch) == (use.restart_limits(), use.watch_limits(BatchLimits()))
+    assert world.keeper("en").limits == use.restart_limits()
+    assert world.keeper("en").watch == use.watch_limits(BatchLimits())
     assert world.router.limits == ROUTER_LIMITS
     assert world.router.watch == replace(use.watch_limits(), startup_s=ROUTER_STARTUP_S)
 
