@@ -1,19 +1,16 @@
 """One model's post with shards that start no process: their keepers note what they are told."""
 
 import asyncio
-import itertools
 from dataclasses import replace
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from emb_model_provider.messages import LoadFailed, LoadProgress, LogConfig, Ready
+from emb_model_provider.messages import LoadFailed, LoadProgress, Ready
 from emb_model_provider.modelmap import HubAccess, Hubs, ModelSpec
 from supervisor.keeper import Death
-from supervisor.plan import Placement
 from supervisor.posts import Post
-from supervisor.shards import Shard, ShardSetting
+from supervisor.shards import Shard
+from tests.support.shard_settings import make_setting
 from tests.support.statuses import make_info
 
 
@@ -61,18 +58,7 @@ class Scene:
     def __init__(self) -> None:
         self.shards: list[Shard] = []
         self.changes: list[tuple[int, str]] = []
-        setting = ShardSetting(
-            index=0,
-            generations=itertools.count(1),
-            spec=ModelSpec(id="en", name="hub/en"),
-            placement=Placement("cpu", "", (), 1),
-            hubs=Hubs(),
-            log=LogConfig("INFO", "plain"),
-            run_directory=SimpleNamespace(socket_path=lambda index, number: Path(f"/nowhere/s{index}-{number}.sock")),
-            cache_dir=Path("/nowhere"),
-            drain_s=1.0,
-        )
-        self.post = Post(setting, self._hire, lambda shard: self.changes.append(state(shard)))
+        self.post = Post(make_setting(), self._hire, lambda shard: self.changes.append(state(shard)))
         self.post.start()
 
     def _hire(self, setting, on_change) -> Shard:

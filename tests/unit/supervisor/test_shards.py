@@ -1,16 +1,13 @@
 """What a model's row says of the time that is left until it serves."""
 
-import itertools
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from emb_model_provider.messages import LoadProgress, LogConfig, Ready
-from emb_model_provider.modelmap import Hubs, ModelSpec
+from emb_model_provider.messages import LoadProgress, Ready
 from supervisor import shards
-from supervisor.plan import Placement
-from supervisor.shards import Shard, ShardSetting
+from supervisor.shards import Shard
+from tests.support.shard_settings import make_setting
 from tests.support.statuses import make_info
 
 
@@ -23,18 +20,7 @@ def clock(monkeypatch):
 
 @pytest.fixture
 def shard(clock):
-    setting = ShardSetting(
-        index=0,
-        generations=itertools.count(1),
-        spec=ModelSpec(id="en", name="hub/en"),
-        placement=Placement("cpu", "", (), 1),
-        hubs=Hubs(),
-        log=LogConfig("INFO", "plain"),
-        run_directory=SimpleNamespace(socket_path=lambda _index, number: Path(f"/nowhere/{number}.sock")),
-        cache_dir=Path("/nowhere"),
-        drain_s=1.0,
-    )
-    made = Shard(setting, lambda _shard: None, lambda: None)
+    made = Shard(make_setting(), lambda _shard: None, lambda: None)
     made.keeper = SimpleNamespace(report_every_s=1.0, boot_failures=0, crashes=0, breaker="closed", pid=1)
     made.launch(1)
     return made
