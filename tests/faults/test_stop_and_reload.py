@@ -402,7 +402,9 @@ def test_newer_settings_do_not_wait_for_a_model_that_never_loads_with_older_ones
         server.models["zh"].behave(load_hang=True)
         server.models["zh"].entry["overlong"] = "error"
         os.kill(server.shard_pid("zh"), signal.SIGKILL)
-        wait_until(lambda: operator.model(server, "zh").state == "loading", 30, "it hangs in its start")
+        # Its state is loading a moment before that: ended within it, it would have left no trace to count.
+        wait_until(lambda: len(server.models["zh"].start_pids()) == 2, 30, "it hangs in its start")
+        assert operator.model(server, "zh").state == "loading"
         server.write_mapping()
         operator.reload(server)
         wait_until(lambda: len(server.models["zh"].start_pids()) > 2, 30, "so does it with other settings")
