@@ -118,7 +118,7 @@ class PackedPath:
         return self._heads.run({"token_embeddings": hidden[:, :tokens]}, rows)
 
     def _place(self, ids: Sequence[int]) -> torch.Tensor:
-        if self._padding in ids:
+        if self._padding is not None and self._padding in ids:
             return torch.from_numpy(positions_around(self._padding, ids))
         return self._positions[: len(ids)]
 

@@ -22,9 +22,9 @@ def find_first_position(model: nn.Module) -> int:
     return 0
 
 
-def padding_before(first_position: int) -> int:
-    """Return the id that is left out of counting; -1, which no token has, where positions start at 0."""
-    return first_position - 1
+def padding_before(first_position: int) -> int | None:
+    """Return the id that is left out of counting; ``None`` where positions start at 0 and no token is looked at."""
+    return first_position - 1 if first_position else None
 
 
 def positions_around(padding: int, ids: Sequence[int]) -> npt.NDArray[np.int64]:

@@ -49,8 +49,8 @@ class Layout:
         per_token[0, :used] = np.fromiter(chain.from_iterable(row.ids for row in rows), np.int64, used)
         per_token[1, :used] = np.arange(first_position, first_position + used) - np.repeat(ends - lengths, lengths)
         padding = padding_before(first_position)
-        for row, end in zip(rows, ends, strict=True):
-            if padding in row.ids:
+        if padding is not None and padding in per_token[0, :used]:
+            for row, end in zip(rows, ends, strict=True):
                 per_token[1, end - len(row.ids) : end] = positions_around(padding, row.ids)
         per_token[-1, :used] = np.repeat(np.arange(len(rows)), lengths)
         if self.typed:
