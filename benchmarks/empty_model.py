@@ -25,19 +25,10 @@ from benchmarks.serving import HOST, MODEL
 from benchmarks.worker import Worker
 from emb_model_provider.black_box import BlackBox, box_path
 from emb_model_provider.frames import FrameDecoder
-from emb_model_provider.messages import (
-    EncoderInfo,
-    Hello,
-    LogConfig,
-    Message,
-    ModelInfo,
-    RouterConfig,
-    RouterReady,
-    ShardStatus,
-    ShardTable,
-    pack,
-    unpack,
-)
+from emb_model_provider.messages.configs import LogConfig, RouterConfig
+from emb_model_provider.messages.framing import Message, pack, unpack
+from emb_model_provider.messages.link import Hello
+from emb_model_provider.messages.status import EncoderInfo, ModelInfo, RouterReady, ShardStatus, ShardTable
 from emb_model_provider.modelmap import BatchLimits
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import Final
 
 from emb_model_provider.errors import ProtocolError
 from emb_model_provider.frames import Frame, FrameDecoder
-from emb_model_provider.messages import Message, pack, unpack
+from emb_model_provider.messages.framing import Message, pack, unpack
 from emb_model_provider.parent import die_with_parent
 
 _READ_BYTES: Final = 256 * 1024

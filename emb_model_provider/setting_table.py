@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Generic, Literal
 
-from emb_model_provider.messages import AccessLog, Intake
+from emb_model_provider.messages.configs import AccessLog, Intake
 from emb_model_provider.modelmap import (
     INT8_METHODS,
     OVERLONG_POLICIES,

@@ -15,7 +15,7 @@ from emb_model_provider import setting_table as table
 from emb_model_provider.dotenv_file import DotenvFile
 from emb_model_provider.errors import ConfigurationError
 from emb_model_provider.key_file import KeyFile, read_key_file
-from emb_model_provider.messages import Intake, Surroundings
+from emb_model_provider.messages.configs import Intake, Surroundings
 from emb_model_provider.model_settings import read_models
 from emb_model_provider.modelmap import HubAccess, Hubs, ModelSpec
 from emb_model_provider.setting_table import LogFormat, LogLevel, SocketMode

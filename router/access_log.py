@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final, TextIO
 
 from emb_model_provider.logs import MARK, escape, logfmt_value
-from emb_model_provider.messages import AccessLog
+from emb_model_provider.messages.configs import AccessLog
 
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _MAX_AGENT_CHARS: Final = 200

@@ -10,16 +10,8 @@ from typing import Protocol
 
 from emb_model_provider.black_box import BlackBoxReader, box_path
 from emb_model_provider.logs import EventLog
-from emb_model_provider.messages import (
-    Detokenize,
-    Encode,
-    Encoded,
-    RestartShard,
-    ShardStatus,
-    Texts,
-    Tokenize,
-    Tokens,
-)
+from emb_model_provider.messages.link import Detokenize, Encode, Encoded, Texts, Tokenize, Tokens
+from emb_model_provider.messages.status import RestartShard, ShardStatus
 from router.link import Link, ShardLostError
 from router.registry import Registry
 

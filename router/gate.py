@@ -17,11 +17,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from emb_model_provider.errors import DeadlineError, OverloadedError
+from emb_model_provider.errors import DeadlineError, OverloadedError, RequestError
 from router.admission import Budget, Rate
 from router.fair_queue import Entry, FairQueue
 
@@ -145,6 +146,18 @@ class Gate:
         """Count a request out, however it ended."""
         del self._began_s[key]
         (self._small if is_small else self._big).budget.give_back(client, tokens)
+
+    @contextmanager
+    def counted(self, client: str, tokens: int, *, is_small: bool) -> Iterator[None]:
+        """Count a request in for as long as it lasts, and whether it fails of us; as ``let_in`` and ``let_out``."""
+        key = self.let_in(client, tokens, is_small=is_small)
+        try:
+            yield
+        except RequestError as error:
+            self.failed += error.status >= 500
+            raise
+        finally:
+            self.let_out(key, client, tokens, is_small=is_small)
 
     # -------------------------------------------------------------------------------------------------- slices
 

@@ -11,7 +11,7 @@ from typing import Final
 import orjson
 from aiohttp import web
 
-from emb_model_provider.messages import Progress, ShardStatus
+from emb_model_provider.messages.status import Progress, ShardStatus
 from router.auth import Authenticator
 from router.gate import Gate
 from router.registry import Registry

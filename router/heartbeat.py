@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from emb_model_provider.messages import Heartbeat, Message
+from emb_model_provider.messages.framing import Message
+from emb_model_provider.messages.status import Heartbeat
 from emb_model_provider.rss import rss_bytes
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from emb_model_provider.errors import InvalidRequestError
-from emb_model_provider.messages import Tokenize
+from emb_model_provider.messages.link import Tokenize
 from router.admission import estimate_tokens
 from router.requests import EncodeRequest
 

@@ -12,19 +12,8 @@ from emb_model_provider.black_box import BlackBoxReader
 from emb_model_provider.errors import ProtocolError, ProviderError, RequestError
 from emb_model_provider.frames import FrameDecoder, Outbox
 from emb_model_provider.logs import EventLog
-from emb_model_provider.messages import (
-    Cancel,
-    Detokenize,
-    Encode,
-    Encoded,
-    Failed,
-    Hello,
-    Texts,
-    Tokenize,
-    Tokens,
-    pack,
-    unpack,
-)
+from emb_model_provider.messages.framing import pack, unpack
+from emb_model_provider.messages.link import Cancel, Detokenize, Encode, Encoded, Failed, Hello, Texts, Tokenize, Tokens
 
 log = EventLog("router.link")
 

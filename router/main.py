@@ -17,7 +17,9 @@ from aiohttp import web
 from emb_model_provider.errors import ProtocolError
 from emb_model_provider.lifecycle import ControlChannel, start_child
 from emb_model_provider.logs import EventLog, configure_child_logs
-from emb_model_provider.messages import Message, Quarantined, RouterConfig, RouterReady, ShardTable
+from emb_model_provider.messages.configs import RouterConfig
+from emb_model_provider.messages.framing import Message
+from emb_model_provider.messages.status import Quarantined, RouterReady, ShardTable
 from emb_model_provider.tracing import make_tracer
 from router import access_log
 from router.accepting import Accepting, room_for_connections

@@ -10,7 +10,7 @@ import dataclasses
 from typing import Final
 
 from emb_model_provider.errors import InvalidRequestError
-from emb_model_provider.messages import EncoderInfo
+from emb_model_provider.messages.status import EncoderInfo
 from router.requests import EncodeRequest
 
 #: What a role is called, by clients and by models; of the model's names the first that it has is taken.

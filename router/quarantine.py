@@ -1,6 +1,6 @@
 """Inputs that have ended a model's process, and for how long nobody tries them again: pure.
 
-Used by ``delivery`` and ``spelling``.
+Used by ``trials``.
 
 An input is known by a digest of everything that the device sees of it, so that the same one is refused whoever sends it
 and however many processes the model has had since.
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Final
 
 from emb_model_provider.errors import EncodeError, QuarantinedError, UnavailableError
-from emb_model_provider.messages import Detokenize, Encode, Tokenize
+from emb_model_provider.messages.link import Detokenize, Encode, Tokenize
 
 _MAX_INPUTS: Final = 10_000
 _DIGEST_BYTES: Final = 16

@@ -6,7 +6,7 @@ import asyncio
 import difflib
 
 from emb_model_provider.errors import ModelNotFoundError, UnavailableError
-from emb_model_provider.messages import ShardStatus, ShardTable
+from emb_model_provider.messages.status import ShardStatus, ShardTable
 
 _MAX_RETRY_AFTER_S = 60.0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from emb_model_provider.messages import Encoded, Output, Priority
+from emb_model_provider.messages.link import Encoded, Output, Priority
 from emb_model_provider.modelmap import Overlong
 
 
@@ -26,7 +26,7 @@ _NO_QUERIES: Final = Queries()
 class EncodeRequest:
     """One request to one model. Exactly one of ``texts`` and ``token_ids`` is not empty.
 
-    The fields that ``messages.Encode`` has too mean the same there. ``overlong`` ``None`` is as the model is set up.
+    The fields that ``Encode`` has too mean the same there. ``overlong`` ``None`` is as the model is set up.
     ``timeout_s`` is what the client allows, beside the server's own limit; ``client`` tells clients apart for a fair
     share (never shown or logged). ``sent`` is how many inputs the client counts where that is not ``count``: some were
     wrong, or a query stands beside them.

@@ -8,18 +8,21 @@ from collections.abc import Awaitable, Callable, Collection, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
-from emb_model_provider.errors import DeadlineError, InvalidRequestError, RequestError, UnavailableError
+from emb_model_provider.errors import InvalidRequestError, RequestError, UnavailableError
 from emb_model_provider.logs import EventLog
-from emb_model_provider.messages import Detokenize, Encoded, EncoderInfo, ShardStatus, Texts, Tokenize, Tokens
+from emb_model_provider.messages.link import Detokenize, Encoded, Texts, Tokenize, Tokens
+from emb_model_provider.messages.status import EncoderInfo, ShardStatus
 from router.backend import EmbeddingBackend
 from router.caller import CALLER
-from router.delivery import Call, Delivery, first_error
+from router.delivery import Call, Delivery
 from router.gate import Gate
 from router.limits import RequestLimits, measure, measure_spelled
 from router.quarantine import Quarantine
 from router.registry import Registry
 from router.requests import EncodeRequest, EncodeResult
 from router.spelling import Spelling
+from router.time_limit import time_limit
+from router.trials import first_error
 from router.visit import request_id
 
 log = EventLog("router.service")
@@ -84,23 +87,10 @@ class EmbeddingService:
         if encoder is not None:
             gate.expect(encoder.tokens_per_s / self._policy.routers)
         is_small = _is_small(request, tokens)
-        key = gate.let_in(client, total, is_small=is_small)
-        timeout_s = self._policy.timeout_s or None
-        if caller.timeout_s or request.timeout_s:
-            timeout_s = _shortest(timeout_s, request.timeout_s, caller.timeout_s)
-        try:
-            async with asyncio.timeout(timeout_s) as limit:
-                result = await self._embed(request, status, gate, client, tokens, limit.when())
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            gate.failed += 1
-            raise _too_late(timeout_s or 0.0, len(tokens)) from None
-        except RequestError as error:
-            gate.failed += error.status >= 500
-            raise
-        finally:
-            gate.let_out(key, client, total, is_small=is_small)
+        limits_s = self._policy.timeout_s, request.timeout_s, caller.timeout_s
+        with gate.counted(client, total, is_small=is_small):
+            async with time_limit(len(tokens), *limits_s) as deadline_s:
+                result = await self._embed(request, status, gate, client, tokens, deadline_s)
         gate.answered += 1
         gate.last_success = time.time()
         return result
@@ -149,33 +139,16 @@ class EmbeddingService:
     ) -> ShardStatus:
         """Return a model once it is ready, what waits for it being counted."""
         gate, total = self.gate(status.model_id), sum(tokens)
-        key = gate.let_in(client, total, is_small=is_small)
-        timeout_s = _shortest(self._policy.timeout_s, timeout_s, CALLER.get().timeout_s)
-        try:
-            async with asyncio.timeout(timeout_s):
+        with gate.counted(client, total, is_small=is_small):
+            async with time_limit(len(tokens), self._policy.timeout_s, timeout_s, CALLER.get().timeout_s):
                 return await self._registry.ready(status.model_id)
-        except TimeoutError:
-            gate.failed += 1
-            raise _too_late(timeout_s or 0.0, len(tokens)) from None
-        except RequestError as error:
-            gate.failed += error.status >= 500
-            raise
-        finally:
-            gate.let_out(key, client, total, is_small=is_small)
 
     async def _ask(self, model: str, tokens: list[int], ask: Callable[[str], Awaitable[Answer]]) -> Answer:
         status = self._registry.find(model)
-        model_id, count = status.model_id, len(tokens)
         if not self._registry.is_ready(status):
             await self._wait(status, CALLER.get().client, tokens, is_small=True, timeout_s=None)
-        timeout_s = _shortest(self._policy.timeout_s, CALLER.get().timeout_s)
-        try:
-            async with asyncio.timeout(timeout_s) as limit:
-                return await ask(model_id)
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            raise _too_late(timeout_s or 0.0, count) from None
+        async with time_limit(len(tokens), self._policy.timeout_s, CALLER.get().timeout_s):
+            return await ask(status.model_id)
 
     async def _embed(
         self,
@@ -258,20 +231,6 @@ def _is_small(request: EncodeRequest, tokens: list[int]) -> bool:
     if request.priority != "auto":
         return request.priority == "interactive"
     return len(tokens) <= _SMALL_INPUTS and sum(tokens) <= _SMALL_TOKENS
-
-
-def _shortest(*limits_s: float | None) -> float | None:
-    """Return the shortest of the times that are given; 0 and ``None`` are none."""
-    given = [limit_s for limit_s in limits_s if limit_s]
-    return min(given) if given else None
-
-
-def _too_late(timeout_s: float, count: int) -> DeadlineError:
-    advice = "Send fewer inputs at once, or ask" if count > 1 else "Ask"
-    return DeadlineError(
-        f"No answer within {timeout_s:g} s, so this request was taken back. {advice} again when there is less to do; "
-        "the limit is the shorter one of EMB_PROVIDER_REQUEST_TIMEOUT_S and the header x-request-timeout."
-    )
 
 
 def _check_dimensions(request: EncodeRequest, status: ShardStatus) -> None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from emb_model_provider.messages import BatchTotals
+from emb_model_provider.messages.status import BatchTotals
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from emb_model_provider.messages import Encode, Encoded, InputError, SparseRows, Timing, TokenVectors
+from emb_model_provider.messages.link import Encode, Encoded, InputError, SparseRows, Timing, TokenVectors
 from shard.encoder import NO_ROW, Ids, Result, SparseRow, Tokenized, Vectors, cut, cut_raw, normalized
 
 

@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Final
 
-from emb_model_provider.messages import BatchTotals
+from emb_model_provider.messages.status import BatchTotals
 from emb_model_provider.modelmap import BatchLimits
 from shard.costs import SlicePlan
 from shard.encoders.padded_batches import padded_batches

@@ -14,17 +14,8 @@ from emb_model_provider.black_box import BlackBox
 from emb_model_provider.errors import InvalidRequestError, ProtocolError
 from emb_model_provider.frames import FrameDecoder, Outbox
 from emb_model_provider.logs import EventLog
-from emb_model_provider.messages import (
-    Cancel,
-    Detokenize,
-    Encode,
-    Failed,
-    Hello,
-    Message,
-    Tokenize,
-    pack,
-    unpack,
-)
+from emb_model_provider.messages.framing import Message, pack, unpack
+from emb_model_provider.messages.link import Cancel, Detokenize, Encode, Failed, Hello, Tokenize
 from emb_model_provider.private_socket import peer_process, peer_user
 from shard.engine import Engine
 from shard.listener import Outcome

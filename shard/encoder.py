@@ -13,7 +13,8 @@ from typing import Final, Literal, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from emb_model_provider.messages import EncoderInfo, Output, Token
+from emb_model_provider.messages.link import Output, Token
+from emb_model_provider.messages.status import EncoderInfo
 
 Vectors = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.uint32]

@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
-from emb_model_provider.messages import Encode, Failed, InputError, Texts, Tokens
+from emb_model_provider.messages.link import Encode, Failed, InputError, Texts, Tokens
 from emb_model_provider.modelmap import BatchLimits
 from shard.activity import Activity, WorkInHand
 from shard.batch_totals import Totals

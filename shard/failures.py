@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from emb_model_provider.errors import DeadlineError, EncodeError, RequestError
 from emb_model_provider.logs import EventLog
-from emb_model_provider.messages import Encode, Failed, InputError
+from emb_model_provider.messages.link import Encode, Failed, InputError
 from shard.memory import ran_out
 
 log = EventLog("shard.failures")

@@ -7,10 +7,9 @@ from typing import Final, TypeVar
 
 from emb_model_provider.errors import EncodeError, InvalidRequestError, RequestError
 from emb_model_provider.logs import EventLog
-from emb_model_provider.messages import (
+from emb_model_provider.messages.link import (
     Detokenize,
     Encode,
-    EncoderInfo,
     Failed,
     InputError,
     Output,
@@ -19,6 +18,7 @@ from emb_model_provider.messages import (
     Tokenize,
     Tokens,
 )
+from emb_model_provider.messages.status import EncoderInfo
 from shard.encoder import CutSide, Encoder, Reading, Tokenized
 from shard.encoders.in_parts import cut_evenly
 from shard.failures import as_failed, as_input_error

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from emb_model_provider.messages import Detokenize, Encode, Encoded, InputError, Timing, Tokenize
+from emb_model_provider.messages.link import Detokenize, Encode, Encoded, InputError, Timing, Tokenize
 from emb_model_provider.modelmap import BatchLimits
 from shard.answers import Answer
 from shard.costs import SlicePlan

@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from typing import Any, Final, TypeVar
 
 from emb_model_provider.lifecycle import pin_to_cpus
-from emb_model_provider.messages import EncoderInfo
+from emb_model_provider.messages.status import EncoderInfo
 
 Result = TypeVar("Result")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from emb_model_provider.messages import Detokenize, Encode, Encoded, Failed, Texts, Tokenize, Tokens
+from emb_model_provider.messages.link import Detokenize, Encode, Encoded, Failed, Texts, Tokenize, Tokens
 from shard.lane import MOST_TOKENIZERS
 
 #: Where a request may be when the process dies (``Listener.begins``): in a thread that reads it, or in a lane.

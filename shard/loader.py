@@ -16,7 +16,7 @@ import torch
 
 from emb_model_provider.errors import LoadError, LoadReason
 from emb_model_provider.logs import EventLog
-from emb_model_provider.messages import EncoderInfo
+from emb_model_provider.messages.status import EncoderInfo
 from emb_model_provider.modelmap import ModelSpec
 from shard.device import ComputePlan, Machine, plan_compute, this_machine
 from shard.encoder import Encoder, Reading, Results, Tokenized

@@ -19,7 +19,9 @@ from emb_model_provider.black_box import BlackBox, box_path
 from emb_model_provider.errors import EXIT_BROKEN, LoadError, LoadReason, ProtocolError
 from emb_model_provider.lifecycle import ControlChannel, pin_to_cpus, start_child
 from emb_model_provider.logs import EventLog, configure_child_logs
-from emb_model_provider.messages import Hello, LoadFailed, LoadProgress, ModelInfo, Ready, ShardConfig
+from emb_model_provider.messages.configs import ShardConfig
+from emb_model_provider.messages.link import Hello
+from emb_model_provider.messages.status import LoadFailed, LoadProgress, ModelInfo, Ready
 from emb_model_provider.private_socket import bind_private
 from emb_model_provider.tracing import make_tracer
 from shard.costs import SlicePlan, measure

@@ -16,7 +16,7 @@ from torch import fx
 from transformers import PreTrainedModel
 
 from emb_model_provider.logs import EventLog
-from emb_model_provider.messages import Batching
+from emb_model_provider.messages.status import Batching
 from emb_model_provider.modelmap import ModelSpec
 from shard.device import ComputePlan
 from shard.encoder import Results, Tokenized, in_order

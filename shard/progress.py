@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from emb_model_provider.messages import Message, Progress
+from emb_model_provider.messages.framing import Message
+from emb_model_provider.messages.status import Progress
 from emb_model_provider.rss import rss_bytes
 from shard.activity import Activity
 

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
-from emb_model_provider.messages import Priority
+from emb_model_provider.messages.link import Priority
 from emb_model_provider.modelmap import BatchLimits
 from shard.costs import Pace, SlicePlan
 

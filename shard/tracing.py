@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from emb_model_provider.messages import Encoded, Message
+from emb_model_provider.messages.framing import Message
+from emb_model_provider.messages.link import Encoded
 from emb_model_provider.tracing import Tracer
 
 #: Takes the ``traceparent`` of a request and what became of it.

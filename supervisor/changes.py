@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from emb_model_provider.messages import RouterConfig
+from emb_model_provider.messages.configs import RouterConfig
 from emb_model_provider.settings import Settings
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from emb_model_provider.errors import ProtocolError
 from emb_model_provider.frames import FrameDecoder
 from emb_model_provider.logs import EventLog
-from emb_model_provider.messages import Message, pack, unpack
+from emb_model_provider.messages.framing import Message, pack, unpack
 from supervisor.stillness import Stillness
 
 log = EventLog("supervisor.child")

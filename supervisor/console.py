@@ -9,7 +9,7 @@ import json
 import math
 import shutil
 
-from emb_model_provider.messages import EncoderInfo, ModelInfo, ShardStatus
+from emb_model_provider.messages.status import EncoderInfo, ModelInfo, ShardStatus
 from emb_model_provider.modelmap import ModelSpec
 from supervisor.output import Output
 from supervisor.plan import Placement, format_cpus

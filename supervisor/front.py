@@ -12,15 +12,9 @@ from collections.abc import Callable
 from typing import Final, Literal, Protocol
 
 from emb_model_provider.logs import EventLog
-from emb_model_provider.messages import (
-    Heartbeat,
-    Message,
-    Quarantined,
-    RestartShard,
-    RouterConfig,
-    RouterReady,
-    ShardTable,
-)
+from emb_model_provider.messages.configs import RouterConfig
+from emb_model_provider.messages.framing import Message
+from emb_model_provider.messages.status import Heartbeat, Quarantined, RestartShard, RouterReady, ShardTable
 from supervisor.changes import router_change
 from supervisor.child import Launch
 from supervisor.keeper import Death, Keeper, Kept

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from emb_model_provider.logs import EventLog
-from emb_model_provider.messages import Message
+from emb_model_provider.messages.framing import Message
 from supervisor.child import Child, Launch, spawn
 from supervisor.restarts import Breaker, RestartLimits, RestartPolicy
 from supervisor.watchdog import Watchdog, WatchLimits

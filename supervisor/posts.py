@@ -15,7 +15,7 @@ from typing import Final
 
 from emb_model_provider.errors import LoadReason
 from emb_model_provider.logs import EventLog
-from emb_model_provider.messages import ShardStatus
+from emb_model_provider.messages.status import ShardStatus
 from supervisor.keeper import Keeper
 from supervisor.restarts import RestartLimits
 from supervisor.shards import Shard, ShardSetting

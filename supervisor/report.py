@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final, TypeVar
 
 from emb_model_provider.logs import escape
-from emb_model_provider.messages import ShardStatus
+from emb_model_provider.messages.status import ShardStatus
 
 Record = TypeVar("Record")
 

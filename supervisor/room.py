@@ -9,7 +9,7 @@ import resource
 from pathlib import Path
 from typing import Final
 
-from emb_model_provider.messages import EncoderInfo
+from emb_model_provider.messages.status import EncoderInfo
 
 _MIB: Final = 1024 * 1024
 #: What an interpreter with its libraries takes beside the model, and what must stay free for everybody else.

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from emb_model_provider.errors import ConfigurationError
 from emb_model_provider.logs import EventLog
-from emb_model_provider.messages import LogConfig, RouterConfig
+from emb_model_provider.messages.configs import LogConfig, RouterConfig
 from emb_model_provider.modelmap import BatchLimits
 from emb_model_provider.settings import Settings
 from supervisor.changes import Changes, compare, keep_fixed

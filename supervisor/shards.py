@@ -10,17 +10,9 @@ from pathlib import Path
 
 from emb_model_provider.errors import EXIT_TEMPORARY
 from emb_model_provider.logs import EventLog
-from emb_model_provider.messages import (
-    LoadFailed,
-    LoadProgress,
-    LogConfig,
-    Message,
-    Progress,
-    Ready,
-    ShardConfig,
-    ShardHealth,
-    ShardStatus,
-)
+from emb_model_provider.messages.configs import LogConfig, ShardConfig
+from emb_model_provider.messages.framing import Message
+from emb_model_provider.messages.status import LoadFailed, LoadProgress, Progress, Ready, ShardHealth, ShardStatus
 from emb_model_provider.modelmap import Hubs, ModelSpec
 from supervisor.child import Launch
 from supervisor.keeper import Death, Keeper

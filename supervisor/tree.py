@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from emb_model_provider.logs import EventLog
-from emb_model_provider.messages import RestartShard, ShardTable
+from emb_model_provider.messages.status import RestartShard, ShardTable
 from emb_model_provider.modelmap import ModelSpec
 from emb_model_provider.settings import Settings
 from supervisor.changes import Changes

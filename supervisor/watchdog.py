@@ -15,7 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from emb_model_provider.messages import EncoderInfo, LoadProgress, Message, Progress, Ready, RouterReady
+from emb_model_provider.messages.framing import Message
+from emb_model_provider.messages.status import EncoderInfo, LoadProgress, Progress, Ready, RouterReady
 
 _REPORT_S: Final = 1.0
 #: A report may be this many intervals late before its sender is called busy.

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 
 from emb_model_provider.errors import RequestError
-from emb_model_provider.messages import Encoded, InputError, SparseRows, TokenVectors
+from emb_model_provider.messages.link import Encoded, InputError, SparseRows, TokenVectors
 from router.requests import EncodeResult
 
 

@@ -14,7 +14,7 @@ from typing import Final
 import orjson
 
 from emb_model_provider.errors import InvalidRequestError, RequestError
-from emb_model_provider.messages import ShardStatus
+from emb_model_provider.messages.status import ShardStatus
 from router.dialects.fields import Fields
 from router.dialects.openai import parse_model
 from router.dialects.options import read_options, read_texts

@@ -16,7 +16,7 @@ from typing import Final
 import orjson
 
 from emb_model_provider.errors import InvalidRequestError, RequestError
-from emb_model_provider.messages import Output
+from emb_model_provider.messages.link import Output
 from router.dialects.fields import Fields, no_words, unsupported
 from router.dialects.inputs import read_input, read_partial_input
 from router.dialects.openai_models import render_model, render_models

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from emb_model_provider.errors import InvalidRequestError, RequestError
-from emb_model_provider.messages import Output, Priority
+from emb_model_provider.messages.link import Output, Priority
 from emb_model_provider.modelmap import Overlong
 from router.dialects.fields import Fields, check_count, empty_text, no_words, unsupported, wrong
 from router.requests import EncodeRequest

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from emb_model_provider.errors import RequestError
-from emb_model_provider.messages import Detokenize, EncoderInfo, ShardStatus, Task, Texts, Tokenize, Tokens
+from emb_model_provider.messages.link import Detokenize, Texts, Tokenize, Tokens
+from emb_model_provider.messages.status import EncoderInfo, ShardStatus, Task
 from router.dialects.fields import Fields
 from router.limits import RequestLimits
 from router.requests import EncodeRequest, EncodeResult

@@ -14,7 +14,8 @@ from typing import Final
 import orjson
 
 from emb_model_provider.errors import InvalidRequestError, RequestError
-from emb_model_provider.messages import Detokenize, EncoderInfo, Output, Task, Texts, Token, Tokenize, Tokens
+from emb_model_provider.messages.link import Detokenize, Output, Texts, Token, Tokenize, Tokens
+from emb_model_provider.messages.status import EncoderInfo, Task
 from router.dialects.fields import Fields, check_count, wrong
 from router.dialects.inputs import checked_id_lists, checked_ids
 from router.dialects.jina import read_raw

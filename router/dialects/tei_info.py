@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import orjson
 
-from emb_model_provider.messages import EncoderInfo, ShardStatus
+from emb_model_provider.messages.status import EncoderInfo, ShardStatus
 from router.dialects.options import MAX_INPUTS
 from router.dialects.version import our_version
 from router.limits import RequestLimits

@@ -16,7 +16,7 @@ import orjson
 from numpy.typing import NDArray
 
 from emb_model_provider.errors import RequestError
-from emb_model_provider.messages import Encoded, InputError
+from emb_model_provider.messages.link import Encoded, InputError
 from router.quantization import VectorType, quantize
 from router.requests import EncodeResult
 

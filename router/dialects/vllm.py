@@ -14,7 +14,8 @@ import numpy as np
 import orjson
 
 from emb_model_provider.errors import InvalidRequestError
-from emb_model_provider.messages import Detokenize, EncoderInfo, Texts, Tokenize, Tokens
+from emb_model_provider.messages.link import Detokenize, Texts, Tokenize, Tokens
+from emb_model_provider.messages.status import EncoderInfo
 from router.dialects.fields import Fields
 from router.dialects.inputs import checked_ids
 from router.dialects.jina import read_raw

@@ -12,7 +12,7 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
-from emb_model_provider.messages import BatchTotals, ShardStatus
+from emb_model_provider.messages.status import BatchTotals, ShardStatus
 from router.metrics import catalogue as c
 from router.metrics.store import RouterCounts
 from router.metrics.tallies import Tallies

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from emb_model_provider.messages import ShardStatus
+from emb_model_provider.messages.status import ShardStatus
 from emb_model_provider.rss import rss_bytes, rss_bytes_of
 from router.metrics import catalogue as c
 from router.metrics.scripts import Shares

@@ -13,7 +13,8 @@ from sentence_transformers.sentence_transformer.modules import Dropout, LayerNor
 from torch import nn
 from torch.nn import functional
 
-from emb_model_provider.messages import Output, Task
+from emb_model_provider.messages.link import Output
+from emb_model_provider.messages.status import Task
 from shard.encoder import Results, Tokenized
 from shard.encoders.flat_pooling import find_flat_pooling
 

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from emb_model_provider.errors import InvalidRequestError
-from emb_model_provider.messages import EncoderInfo, Token
+from emb_model_provider.messages.link import Token
+from emb_model_provider.messages.status import EncoderInfo
 from shard.encoder import PLAIN, FatalDeviceError, Reading, Results, Tokenized, cut, cut_raw, in_order
 from shard.encoders.text_tokenizer import TextTokenizer
 from shard.prompt_families import find_prompt

@@ -15,7 +15,7 @@ from typing import Final
 from tokenizers import Encoding, Tokenizer
 
 from emb_model_provider.errors import InvalidRequestError
-from emb_model_provider.messages import Token
+from emb_model_provider.messages.link import Token
 from shard.encoder import PLAIN, CutSide, Reading, Tokenized
 from shard.encoders.in_parts import ALONE, Helpers
 from shard.encoders.safe_places import SafePlaces, find_safe_places

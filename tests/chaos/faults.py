@@ -19,7 +19,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from emb_model_provider.frames import HEADER, MAGIC, VERSION
-from emb_model_provider.messages import Encode, Hello, pack
+from emb_model_provider.messages.framing import pack
+from emb_model_provider.messages.link import Encode, Hello
 from tests.chaos.clients import KILLERS, Client
 from tests.support.faulty_server import FaultyServer
 from tests.support.leaks import open_files

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from emb_model_provider.frames import HEADER, MAGIC, VERSION, FrameDecoder
-from emb_model_provider.messages import Cancel, Encode, Encoded, Hello, pack, unpack
+from emb_model_provider.messages.framing import pack, unpack
+from emb_model_provider.messages.link import Cancel, Encode, Encoded, Hello
 from tests.support.asking import Asked, Asking
 from tests.support.faulty_server import FaultyModel, FaultyServer
 from tests.support.leaks import open_files, resident_bytes

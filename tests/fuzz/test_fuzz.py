@@ -24,7 +24,8 @@ from emb_model_provider.dotenv_file import parse_dotenv
 from emb_model_provider.errors import ConfigurationError, ProtocolError, RequestError
 from emb_model_provider.frames import HEADER, MAGIC, VERSION, Frame, FrameDecoder
 from emb_model_provider.mapping import ENTRY_KEYS, parse_mapping
-from emb_model_provider.messages import Cancel, Encode, Encoded, Failed, Hello, InputError, pack, unpack
+from emb_model_provider.messages.framing import pack, unpack
+from emb_model_provider.messages.link import Cancel, Encode, Encoded, Failed, Hello, InputError
 from emb_model_provider.modelmap import ModelSpec
 from emb_model_provider.positioned_json import document_of_variable
 from emb_model_provider.settings import load_settings

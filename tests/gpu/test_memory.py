@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from emb_model_provider.messages import Encode, Encoded
+from emb_model_provider.messages.link import Encode, Encoded
 from emb_model_provider.modelmap import BatchLimits, ModelSpec
 from shard.engine import Engine
 from shard.lane import Lane

@@ -11,18 +11,9 @@ import pytest
 from emb_model_provider.black_box import MAX_ENTRIES, BlackBox, BlackBoxReader, box_path
 from emb_model_provider.errors import RequestError
 from emb_model_provider.frames import FrameDecoder, pack_frame
-from emb_model_provider.messages import (
-    Detokenize,
-    Encode,
-    Encoded,
-    Hello,
-    ShardTable,
-    Texts,
-    Tokenize,
-    Tokens,
-    pack,
-    unpack,
-)
+from emb_model_provider.messages.framing import pack, unpack
+from emb_model_provider.messages.link import Detokenize, Encode, Encoded, Hello, Texts, Tokenize, Tokens
+from emb_model_provider.messages.status import ShardTable
 from emb_model_provider.modelmap import BatchLimits
 from emb_model_provider.private_socket import bind_private
 from router.link import Link, ShardLostError

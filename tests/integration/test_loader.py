@@ -15,7 +15,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from transformers import AutoModel
 
 from emb_model_provider.errors import InvalidRequestError, LoadError, LoadReason
-from emb_model_provider.messages import EncoderInfo
+from emb_model_provider.messages.status import EncoderInfo
 from emb_model_provider.modelmap import ModelSpec
 from shard.encoder import Reading
 from shard.loader import load

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sentence_transformers import MultiVectorEncoder
 
 from emb_model_provider.errors import LoadError, LoadReason
-from emb_model_provider.messages import Encode, Failed
+from emb_model_provider.messages.link import Encode, Failed
 from emb_model_provider.modelmap import ModelSpec
 from shard.encoder import Reading
 from shard.intake import tokenize

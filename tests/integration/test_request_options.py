@@ -7,7 +7,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize
 
 from emb_model_provider.errors import InvalidRequestError
-from emb_model_provider.messages import Detokenize, Encode, Tokenize
+from emb_model_provider.messages.link import Detokenize, Encode, Tokenize
 from emb_model_provider.modelmap import ModelSpec
 from shard.encoder import Reading
 from shard.intake import spell, tokenize

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from emb_model_provider.errors import InvalidRequestError
-from emb_model_provider.messages import EncoderInfo, Token
+from emb_model_provider.messages.link import Token
+from emb_model_provider.messages.status import EncoderInfo
 from shard.encoder import PLAIN, FatalDeviceError, Reading, Results, Tokenized
 
 DIMENSION = 4

@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 from aiohttp import web
 
-from emb_model_provider.messages import (
+from emb_model_provider.messages.link import (
     Detokenize,
     Encode,
     Encoded,
     InputError,
-    ShardTable,
     SparseRows,
     Texts,
     Timing,
@@ -19,6 +18,7 @@ from emb_model_provider.messages import (
     Tokens,
     TokenVectors,
 )
+from emb_model_provider.messages.status import ShardTable
 from router.app import build_app
 from router.auth import Authenticator
 from router.handlers import Handlers

@@ -6,7 +6,7 @@ import threading
 
 import numpy as np
 
-from emb_model_provider.messages import Encoded, Failed
+from emb_model_provider.messages.link import Encoded, Failed
 from shard.listener import FIRST_LANE
 
 

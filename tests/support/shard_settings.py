@@ -4,7 +4,7 @@ import itertools
 from pathlib import Path
 from types import SimpleNamespace
 
-from emb_model_provider.messages import LogConfig
+from emb_model_provider.messages.configs import LogConfig
 from emb_model_provider.modelmap import Hubs, ModelSpec
 from supervisor.plan import Placement
 from supervisor.shards import ShardSetting

@@ -1,6 +1,6 @@
 """Rows of the shard table for tests that have no shard."""
 
-from emb_model_provider.messages import EncoderInfo, ModelInfo, ShardStatus
+from emb_model_provider.messages.status import EncoderInfo, ModelInfo, ShardStatus
 
 _STATUS = {
     "name": "owner/name",

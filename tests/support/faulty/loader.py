@@ -54,7 +54,9 @@ import numpy as np
 
 from emb_model_provider.errors import InvalidRequestError, LoadError, LoadReason
 from emb_model_provider.frames import HEADER, MAGIC, VERSION
-from emb_model_provider.messages import Encode, Encoded, EncoderInfo, Token, pack
+from emb_model_provider.messages.framing import pack
+from emb_model_provider.messages.link import Encode, Encoded, Token
+from emb_model_provider.messages.status import EncoderInfo
 from shard.encoder import PLAIN, FatalDeviceError, Reading, Results, Tokenized
 
 DIMENSION = 32

@@ -9,22 +9,10 @@ from hypothesis import strategies as st
 from emb_model_provider import codec
 from emb_model_provider.errors import ProtocolError
 from emb_model_provider.frames import Frame, FrameDecoder
-from emb_model_provider.messages import (
-    _CLASSES,
-    Cancel,
-    Detokenize,
-    Encode,
-    Encoded,
-    Failed,
-    Hello,
-    LogConfig,
-    RouterConfig,
-    ShardConfig,
-    ShardTable,
-    Timing,
-    pack,
-    unpack,
-)
+from emb_model_provider.messages.configs import LogConfig, RouterConfig, ShardConfig
+from emb_model_provider.messages.framing import _CLASSES, pack, unpack
+from emb_model_provider.messages.link import Cancel, Detokenize, Encode, Encoded, Failed, Hello, Timing
+from emb_model_provider.messages.status import ShardTable
 from emb_model_provider.modelmap import HubAccess, Hubs, ModelSpec
 from tests.support.statuses import make_info, make_status
 

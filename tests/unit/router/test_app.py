@@ -10,7 +10,8 @@ import orjson
 import pytest
 from aiohttp import web
 
-from emb_model_provider.messages import Encoded, ShardTable
+from emb_model_provider.messages.link import Encoded
+from emb_model_provider.messages.status import ShardTable
 from router.app import build_app
 from router.auth import Authenticator
 from router.connection import Runner

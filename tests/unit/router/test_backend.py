@@ -8,7 +8,9 @@ import pytest
 from emb_model_provider.black_box import BlackBox
 from emb_model_provider.errors import UnavailableError
 from emb_model_provider.frames import FrameDecoder
-from emb_model_provider.messages import Encode, Encoded, Hello, ShardTable, pack, unpack
+from emb_model_provider.messages.framing import pack, unpack
+from emb_model_provider.messages.link import Encode, Encoded, Hello
+from emb_model_provider.messages.status import ShardTable
 from router import backend as backend_module
 from router.backend import LocalBackend
 from router.link import ShardLostError

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emb_model_provider.errors import EncodeError, QuarantinedError, UnavailableError
-from emb_model_provider.messages import Encode, Encoded, ShardTable, SparseRows, TokenVectors
+from emb_model_provider.messages.link import Encode, Encoded, SparseRows, TokenVectors
+from emb_model_provider.messages.status import ShardTable
 from router.delivery import Call
 from router.gate import Gate
 from router.link import ShardLostError

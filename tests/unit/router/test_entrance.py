@@ -5,7 +5,7 @@ import asyncio
 import aiohttp
 import pytest
 
-from emb_model_provider.messages import ShardTable
+from emb_model_provider.messages.status import ShardTable
 from router.app import build_app
 from router.auth import Authenticator
 from router.cors import Cors

@@ -8,7 +8,8 @@ import pytest
 from emb_model_provider.black_box import BlackBox, BlackBoxReader
 from emb_model_provider.errors import RequestError
 from emb_model_provider.frames import FrameDecoder
-from emb_model_provider.messages import Cancel, Encode, Encoded, Failed, Tokenize, Tokens, pack, unpack
+from emb_model_provider.messages.framing import pack, unpack
+from emb_model_provider.messages.link import Cancel, Encode, Encoded, Failed, Tokenize, Tokens
 from router.link import Link, ShardLostError
 
 

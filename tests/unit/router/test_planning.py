@@ -1,7 +1,7 @@
 import pytest
 
 from emb_model_provider.errors import InvalidRequestError, ModelNotFoundError, UnavailableError
-from emb_model_provider.messages import ShardTable
+from emb_model_provider.messages.status import ShardTable
 from router import planning
 from router.registry import Registry
 from router.requests import EncodeRequest

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emb_model_provider.messages import Encode
+from emb_model_provider.messages.link import Encode
 from router.quarantine import Quarantine, fingerprint
 
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from emb_model_provider.errors import ModelNotFoundError
-from emb_model_provider.messages import ShardTable
+from emb_model_provider.messages.status import ShardTable
 from router.registry import Registry
 from tests.support.statuses import make_info, make_status
 

@@ -13,7 +13,8 @@ from emb_model_provider.errors import (
     OverloadedError,
     UnavailableError,
 )
-from emb_model_provider.messages import Encode, Encoded, ShardTable, Tokenize, Tokens
+from emb_model_provider.messages.link import Encode, Encoded, Tokenize, Tokens
+from emb_model_provider.messages.status import ShardTable
 from router.caller import CALLER, Caller
 from router.limits import RequestLimits
 from router.link import ShardLostError

@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from emb_model_provider.errors import EncodeError, QuarantinedError, UnavailableError
-from emb_model_provider.messages import Detokenize, ShardTable, Texts, Token, Tokenize, Tokens
+from emb_model_provider.messages.link import Detokenize, Texts, Token, Tokenize, Tokens
+from emb_model_provider.messages.status import ShardTable
 from router.link import ShardLostError
 from router.registry import Registry
 from router.service import EmbeddingService, Policy
@@ -109,6 +110,14 @@ async def test_one_that_was_read_when_the_process_died_for_another_reason_is_rea
     assert backend.deaths == 1
     assert answer == Tokens((spelled("unlucky"), spelled("other")))
     assert not service.quarantine
+
+
+async def test_equal_texts_of_a_question_are_tried_once_and_all_have_the_answer():
+    backend = MortalSpeller("unlucky")
+    backend.on_death = backend.deadly.clear
+    answer = await make_service(backend).tokenize("m", Tokenize(("unlucky", "other", "unlucky")))
+    assert answer == Tokens((spelled("unlucky"), spelled("other"), spelled("unlucky")))
+    assert [one.texts for one in backend.seen if one.alone] == [("unlucky",), ("other",)]
 
 
 async def test_one_that_kills_with_a_prompt_is_welcome_without_it():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from emb_model_provider.messages import Encode, InputError, Timing
+from emb_model_provider.messages.link import Encode, InputError, Timing
 from shard.answers import Answer
 from shard.encoder import Result, SparseRow, Tokenized
 

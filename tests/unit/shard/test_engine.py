@@ -4,7 +4,7 @@ import time
 import pytest
 
 from emb_model_provider.errors import InvalidRequestError
-from emb_model_provider.messages import Detokenize, Encode, Encoded, Failed, Texts, Tokenize
+from emb_model_provider.messages.link import Detokenize, Encode, Encoded, Failed, Texts, Tokenize
 from emb_model_provider.modelmap import BatchLimits
 from shard.activity import Activity
 from shard.encoder import FatalDeviceError

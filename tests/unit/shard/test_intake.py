@@ -4,7 +4,7 @@ import pytest
 from tokenizers import decoders
 
 from emb_model_provider.errors import InvalidRequestError
-from emb_model_provider.messages import Detokenize, Encode, Failed, InputError, Texts, Tokenize, Tokens
+from emb_model_provider.messages.link import Detokenize, Encode, Failed, InputError, Texts, Tokenize, Tokens
 from shard.encoder import Tokenized
 from shard.intake import is_small, read_options, spell, tokenize
 from tests.support.fake_encoder import MAX_TOKENS, VOCABULARY_SIZE, FakeEncoder

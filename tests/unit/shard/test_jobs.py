@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from emb_model_provider.messages import Encode, InputError
+from emb_model_provider.messages.link import Encode, InputError
 from emb_model_provider.modelmap import BatchLimits
 from shard.encoder import Result, Tokenized
 from shard.jobs import Job, Jobs, Times

@@ -2,7 +2,7 @@ import asyncio
 import queue
 import time
 
-from emb_model_provider.messages import BatchTotals
+from emb_model_provider.messages.status import BatchTotals
 from shard.activity import Activity, WorkInHand
 from shard.progress import _Reporter, report_progress
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from emb_model_provider.messages import Detokenize, Encode, Encoded, Texts, Tokenize
+from emb_model_provider.messages.link import Detokenize, Encode, Encoded, Texts, Tokenize
 from shard.listener import FIRST_LANE, HOST_THREAD
 from tests.support.fake_encoder import FakeEncoder, expected_vector
 from tests.support.recorder import vectors

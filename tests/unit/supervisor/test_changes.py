@@ -3,7 +3,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emb_model_provider.messages import Intake, LogConfig, RouterConfig
+from emb_model_provider.messages.configs import Intake, LogConfig, RouterConfig
 from emb_model_provider.modelmap import HubAccess, Hubs, ModelSpec
 from emb_model_provider.settings import load_settings
 from supervisor.changes import compare, keep_fixed, router_change

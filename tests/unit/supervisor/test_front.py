@@ -4,17 +4,8 @@ import asyncio
 
 import pytest
 
-from emb_model_provider.messages import (
-    Heartbeat,
-    LogConfig,
-    Progress,
-    Quarantined,
-    RestartShard,
-    RouterConfig,
-    RouterReady,
-    ShardTable,
-    Surroundings,
-)
+from emb_model_provider.messages.configs import LogConfig, RouterConfig, Surroundings
+from emb_model_provider.messages.status import Heartbeat, Progress, Quarantined, RestartShard, RouterReady, ShardTable
 from supervisor.front import Front
 from supervisor.keeper import Death
 from supervisor.posts import KILL_MARGIN_S

@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from emb_model_provider.errors import EXIT_CONFIGURATION
-from emb_model_provider.messages import Ready
+from emb_model_provider.messages.status import Ready
 from supervisor import keeper as keeper_module
 from supervisor import watchdog as watchdog_module
 from supervisor.child import Launch

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from emb_model_provider.messages import LoadFailed, LoadProgress, Ready
+from emb_model_provider.messages.status import LoadFailed, LoadProgress, Ready
 from emb_model_provider.modelmap import HubAccess, Hubs, ModelSpec
 from supervisor.keeper import Death
 from supervisor.posts import Post

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from emb_model_provider.messages import Progress, ShardHealth
+from emb_model_provider.messages.status import Progress, ShardHealth
 from supervisor.report import ModelReport, RouterReport, ServerReport, from_json, model_report, render, span, to_json
 from tests.support.statuses import make_status
 

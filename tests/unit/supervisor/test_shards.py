@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from emb_model_provider.messages import LoadProgress, Ready
+from emb_model_provider.messages.status import LoadProgress, Ready
 from supervisor import shards
 from supervisor.shards import Shard
 from tests.support.shard_settings import make_setting

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from emb_model_provider.errors import ConfigurationError
-from emb_model_provider.messages import Ready, RestartShard, RouterReady
+from emb_model_provider.messages.status import Ready, RestartShard, RouterReady
 from emb_model_provider.modelmap import BatchLimits, HubAccess, Hubs, ModelSpec
 from emb_model_provider.settings import load_settings
 from supervisor import tree as tree_module

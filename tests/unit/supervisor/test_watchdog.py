@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emb_model_provider.messages import Heartbeat, LoadProgress, Progress, Ready, RouterReady
+from emb_model_provider.messages.status import Heartbeat, LoadProgress, Progress, Ready, RouterReady
 from supervisor.watchdog import Watchdog, WatchLimits
 from tests.support.statuses import make_info
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emb_model_provider.errors import InvalidRequestError
-from emb_model_provider.messages import Encoded, InputError, SparseRows, TokenVectors
+from emb_model_provider.messages.link import Encoded, InputError, SparseRows, TokenVectors
 from router.dialects.holes import with_holes
 from router.requests import EncodeResult
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emb_model_provider.errors import InvalidRequestError
-from emb_model_provider.messages import Encode, Encoded, InputError, TokenVectors
+from emb_model_provider.messages.link import Encode, Encoded, InputError, TokenVectors
 from router import planning
 from router.dialects import cohere, jina, ranking, tei, vllm
 from router.dialects.fields import Fields

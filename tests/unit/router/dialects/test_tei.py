@@ -13,7 +13,7 @@ from emb_model_provider.errors import (
     RequestError,
     UnavailableError,
 )
-from emb_model_provider.messages import Encoded, Timing
+from emb_model_provider.messages.link import Encoded, Timing
 from router.dialects.seam import Answered
 from router.dialects.tei import TEI
 from router.limits import RequestLimits

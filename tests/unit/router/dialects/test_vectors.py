@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from emb_model_provider.errors import InvalidRequestError
-from emb_model_provider.messages import Encoded, InputError, SparseRows, TokenVectors
+from emb_model_provider.messages.link import Encoded, InputError, SparseRows, TokenVectors
 from router.dialects.openai import FORMS, Shape, render_embeddings
 from router.dialects.vectors import (
     PIECE_BYTES,

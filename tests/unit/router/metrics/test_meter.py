@@ -6,7 +6,8 @@ import time
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from emb_model_provider.messages import BatchTotals, Encoded, InputError, Progress, ShardHealth, Timing
+from emb_model_provider.messages.link import Encoded, InputError, Timing
+from emb_model_provider.messages.status import BatchTotals, Progress, ShardHealth
 from router.metrics import catalogue
 from router.metrics.meter import Meter
 from router.metrics.scripts import script_shares
