@@ -33,12 +33,13 @@ def box_path(socket_path: str | Path) -> Path:
 
 
 class BlackBox:
-    """The shard's side: what each of its threads is at."""
+    """The shard's side: what each of its threads is at. Raises ``OSError`` where there is no room for it."""
 
     def __init__(self, path: Path, slots: int) -> None:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            os.ftruncate(descriptor, slots * _SLOT_BYTES)
+            # Now, for a write to a page that the file system has no room for is a signal that kills (mmap(2), SIGBUS).
+            os.posix_fallocate(descriptor, 0, slots * _SLOT_BYTES)
             self._memory = mmap.mmap(descriptor, slots * _SLOT_BYTES)
         finally:
             os.close(descriptor)

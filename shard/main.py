@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import faulthandler
 import gc
 import os
@@ -54,6 +55,7 @@ class _Loaded:
     encoder: Encoder
     plan: SlicePlan
     info: ModelInfo
+    box: BlackBox
 
 
 def main(arguments: list[str]) -> int:
@@ -123,7 +125,8 @@ def _prepare(config: ShardConfig, control: ControlChannel) -> _Loaded:
         load_s=round(loaded_s - began_s, 3),
         warm_up_s=round(time.monotonic() - loaded_s, 3),
     )
-    return _Loaded(encoder, plan, ModelInfo(info, snapshot.source, snapshot.revision))
+    box = _make_box(Path(config.socket_path), lanes)
+    return _Loaded(encoder, plan, ModelInfo(info, snapshot.source, snapshot.revision), box)
 
 
 def _fetch(config: ShardConfig, control: ControlChannel) -> Snapshot:
@@ -167,6 +170,19 @@ def _is_trusted(config: ShardConfig, snapshot: Snapshot) -> bool:
     return snapshot.source == "modelscope" and config.hubs.modelscope.trust_remote_code
 
 
+def _make_box(socket_path: Path, lanes: int) -> BlackBox:
+    """Make the black box; a run directory without room for it is a disk to be freed, and no crash."""
+    from shard.listener import FIRST_LANE  # noqa: PLC0415
+
+    try:
+        return BlackBox(box_path(socket_path), FIRST_LANE + lanes)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        sentence = f"the disk of the run directory {socket_path.parent} is full: free some space, or set"
+        raise LoadError(LoadReason.DISK_FULL, f"{sentence} EMB_PROVIDER_RUN_DIR to another directory") from None
+
+
 def _end_process(failure: threading.ExceptHookArgs) -> None:
     """End a process that would look alive and answer nothing without this thread; the supervisor starts another."""
     name = failure.thread.name if failure.thread else ""
@@ -201,23 +217,20 @@ async def _drain(channel: Channel, engine: Engine, limit_s: float) -> bool:
 async def _serve_until_stopped(config: ShardConfig, control: ControlChannel, loaded: _Loaded, first_lane: Lane) -> None:
     from shard.channel import Channel  # noqa: PLC0415
     from shard.engine import Engine  # noqa: PLC0415
-    from shard.listener import FIRST_LANE  # noqa: PLC0415
     from shard.progress import report_progress  # noqa: PLC0415
 
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
-    path = Path(config.socket_path)
-    box = BlackBox(box_path(path), FIRST_LANE + loaded.info.encoder.lanes)
     tracer = make_tracer(f"{config.spec.id}-{config.generation}-{os.getpid()}")
     trace = trace_outcomes(tracer, config.spec.id) if tracer is not None else None
-    channel = Channel(Hello(config.spec.id, config.generation), loop, box, trace)
+    channel = Channel(Hello(config.spec.id, config.generation), loop, loaded.box, trace)
     # OpenMP has placed the first lane with the threads of its pool.
     places = (config.thread_cpus[number : number + 1] for number in range(1, loaded.info.encoder.lanes))
     lanes = [first_lane, *map(Lane, places)]
     engine = Engine(loaded.encoder, lanes, config.threads, config.spec.batch, loaded.plan, channel)
     engine.start()
-    await channel.serve(engine, bind_private(path))
+    await channel.serve(engine, bind_private(Path(config.socket_path)))
     # What is here now stays; looking through it for garbage would hold up every thread for tens of milliseconds.
     gc.collect()
     gc.freeze()

@@ -38,6 +38,13 @@ def test_more_requests_than_a_slot_holds_are_unknown_and_not_none_at_all(tmp_pat
     assert reader.requests_of(1) is None
 
 
+def test_its_pages_are_there_before_they_are_written_to(tmp_path):
+    """A run directory that is full later is no reason to die in the midst of a batch."""
+    BlackBox(tmp_path / "b", 5)
+    found = (tmp_path / "b").stat()
+    assert found.st_blocks * 512 >= found.st_size > 0
+
+
 def test_each_side_holds_one_descriptor_and_none_once_it_is_closed(tmp_path):
     def held() -> int:
         return len(list(Path("/proc/self/fd").iterdir()))
