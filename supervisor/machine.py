@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-_CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+from supervisor.cgroups import cpu_quotas
+
 _GPU_NODE = re.compile(r"nvidia\d+")
 
 
@@ -24,8 +25,8 @@ class Machine:
 def read_machine(env: Mapping[str, str]) -> Machine:
     """Return the machine as the kernel and ``CUDA_VISIBLE_DEVICES`` describe it."""
     cpus = tuple(sorted(os.sched_getaffinity(0)))
-    quota = _read_text(_CGROUP_QUOTA)
-    return Machine(cpus, min(len(cpus), parse_cpu_quota(quota) or len(cpus)), _visible_gpus(env))
+    quotas = (parse_cpu_quota(quota) for quota in cpu_quotas())
+    return Machine(cpus, min([len(cpus), *(quota for quota in quotas if quota is not None)]), _visible_gpus(env))
 
 
 def parse_cpu_quota(text: str) -> int | None:
@@ -45,10 +46,3 @@ def _visible_gpus(env: Mapping[str, str]) -> tuple[str, ...]:
     if chosen is None:
         return tuple(str(index) for index in range(len(nodes)))
     return tuple(one.strip() for one in chosen.split(",") if one.strip() not in ("", "-1"))
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from emb_model_provider.messages.status import EncoderInfo
+from supervisor.cgroups import memory_figures, read
 
 _MIB: Final = 1024 * 1024
 #: What an interpreter with its libraries takes beside the model, and what must stay free for everybody else.
@@ -18,14 +19,14 @@ _SPARE_BYTES: Final = 256 * _MIB
 #: A CUDA context and its kernels, before any weights.
 _CUDA_CONTEXT_BYTES: Final = 1024 * _MIB
 _MEMINFO: Final = Path("/proc/meminfo")
-_CGROUP: Final = Path("/sys/fs/cgroup")
 _AVAILABLE: Final = re.compile(r"^MemAvailable:\s+(\d+) kB$", re.MULTILINE)
-_INACTIVE_FILE: Final = re.compile(r"^inactive_file (\d+)$", re.MULTILINE)
+#: Version 1 counts what lies below a group under another name.
+_INACTIVE_FILE: Final = re.compile(r"^(?:total_)?inactive_file (\d+)$", re.MULTILINE)
 
 
 def has_room(info: EncoderInfo, visible_gpus: str) -> bool:
     """Tell whether another process of this model fits; where the memory of a GPU cannot be asked, it does not."""
-    available = available_bytes(_read(_MEMINFO), _cgroup_free_bytes())
+    available = available_bytes(read(_MEMINFO), _cgroup_free_bytes())
     if not fits(needed_bytes(info), available):
         return False
     if not info.device.startswith("cuda"):
@@ -56,14 +57,15 @@ def available_bytes(meminfo: str, cgroup_free: int | None) -> int:
 
 
 def cgroup_free_bytes(limit: str, current: str, statistics: str) -> int | None:
-    """Return what a cgroup v2 may still take, its droppable file cache included; ``None`` for no limit.
+    """Return what a cgroup may still take, its droppable file cache included; ``None`` for no limit.
 
-    Format: https://docs.kernel.org/admin-guide/cgroup-v2.html#memory-interface-files
+    Formats: https://docs.kernel.org/admin-guide/cgroup-v2.html#memory-interface-files and
+    https://docs.kernel.org/admin-guide/cgroup-v1/memory.html
     """
     if not limit.strip().isdecimal() or not current.strip().isdecimal():
         return None
-    droppable = _INACTIVE_FILE.search(statistics)
-    return max(0, int(limit) - int(current) + (int(droppable.group(1)) if droppable else 0))
+    droppable = max(map(int, _INACTIVE_FILE.findall(statistics)), default=0)
+    return max(0, int(limit) - int(current) + droppable)
 
 
 def resident_bytes(pid: int) -> int:
@@ -102,12 +104,5 @@ def gpu_free_bytes(visible_gpus: str) -> int | None:
 
 
 def _cgroup_free_bytes() -> int | None:
-    return cgroup_free_bytes(
-        _read(_CGROUP / "memory.max"), _read(_CGROUP / "memory.current"), _read(_CGROUP / "memory.stat")
-    )
-
-
-def _read(path: Path) -> str:
-    with contextlib.suppress(OSError):
-        return path.read_text()
-    return ""
+    free = [cgroup_free_bytes(*figures) for figures in memory_figures()]
+    return min((each for each in free if each is not None), default=None)
