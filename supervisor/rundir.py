@@ -155,9 +155,20 @@ class RunDirectory:
 
 
 def runtime_parent(env: Mapping[str, str]) -> Path:
-    """Return where run directories go: the user's runtime directory if there is one, else the temporary one."""
+    """Return where run directories go: the user's runtime directory if there is one, else the temporary one.
+
+    Raises ``ConfigurationError`` where there is neither, as in a container whose root is read-only.
+    """
     runtime = env.get("XDG_RUNTIME_DIR", "")
-    return Path(runtime) if runtime and os.access(runtime, os.W_OK) else Path(tempfile.gettempdir())
+    if runtime and os.access(runtime, os.W_OK):
+        return Path(runtime)
+    try:
+        return Path(tempfile.gettempdir())
+    except FileNotFoundError:
+        raise ConfigurationError(
+            "There is no directory for the server's sockets: neither XDG_RUNTIME_DIR nor TMPDIR, /tmp and /var/tmp can "
+            "be written to. Set EMB_PROVIDER_RUN_DIR to one that can, or mount a tmpfs at /tmp."
+        ) from None
 
 
 def sweep(parent: Path) -> None:

@@ -221,6 +221,15 @@ def test_run_directories_go_into_the_users_own_if_it_may_be_written_to(short_pat
     assert runtime_parent({"XDG_RUNTIME_DIR": ""}) == runtime_parent({}) == elsewhere
 
 
+def test_where_nothing_can_be_written_to_the_setting_is_named(monkeypatch):
+    def refuse():
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp', '/var/tmp']")
+
+    monkeypatch.setattr(tempfile, "gettempdir", refuse)
+    with pytest.raises(ConfigurationError, match="Set EMB_PROVIDER_RUN_DIR to one that can"):
+        runtime_parent({})
+
+
 def test_a_disk_without_room_is_named_and_nothing_is_left_behind(short_path, monkeypatch):
     def refuse(_path, _text):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
