@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import importlib.metadata
+import io
 import logging
 import os
 import signal
@@ -43,6 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     0 after an orderly stop, 78 for settings that cannot be used, 75 where another server holds the run directory.
     """
     _fill_standard_streams()
+    _accept_every_character()
     _fill_home()
     options = _parser().parse_args(arguments)
     if options.command not in (None, "serve"):
@@ -142,6 +144,15 @@ def _fill_standard_streams() -> None:
             # The lowest number that is free is the one that is missing.
             os.open(os.devnull, os.O_RDWR)
             setattr(sys, name, os.fdopen(number, mode, closefd=False))
+
+
+def _accept_every_character() -> None:
+    """Print a question mark for what a terminal's encoding lacks; by default the whole line would be an error.
+
+    GBK lacks a character of the progress bar, and Latin-1 every Chinese name.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 def _fill_home() -> None:

@@ -98,7 +98,7 @@ def _configured(env_file: Path | None) -> Path | None:
 
 
 def _print_status(status: dict[str, Any], *, as_json: bool) -> None:
-    text = json.dumps(status, indent=2, ensure_ascii=False) if as_json else render(from_json(status))
+    text = json.dumps(status, indent=2) if as_json else render(from_json(status))
     sys.stdout.write(text + "\n")
 
 

@@ -1,5 +1,6 @@
 """What the command refuses before it starts anything."""
 
+import io
 import os
 import pwd
 import sys
@@ -9,6 +10,7 @@ import pytest
 
 from emb_model_provider.errors import ConfigurationError
 from supervisor import cli
+from supervisor.output import Output
 
 
 def test_an_environment_in_which_supervisord_shares_our_folder_is_refused_with_what_to_do(
@@ -32,6 +34,18 @@ def test_a_user_without_an_account_and_a_home_can_serve(monkeypatch, tmp_path, c
     assert cli.main(["--check"]) == 0
     assert os.environ["HOME"] == "/"
     assert "valid" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("encoding", "shown"), [("gbk", "模型 ██?"), ("latin-1", "?? ???"), ("utf-8", "模型 ██░")])
+def test_a_terminal_of_any_encoding_gets_every_line(monkeypatch, tmp_path, encoding, shown):
+    monkeypatch.chdir(tmp_path)
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert cli.main(["--check"]) == 0
+    output = Output("", terminal, terminal)
+    output.say("模型 ██░")
+    output.close()
+    assert shown in terminal.buffer.getvalue().decode(encoding)
 
 
 def test_a_certificate_that_cannot_be_used_is_named_with_its_place_among_all_other_mistakes(
