@@ -394,8 +394,9 @@ HOST: Final = Setting(
     Host(),
     "127.0.0.1",
     Bilingual(
-        "The address to listen on; `0.0.0.0` for every IPv4 address, which calls for API keys.",
-        "监听地址；`0.0.0.0` 表示所有 IPv4 地址，此时应设置 API 密钥。",
+        "The address to listen on; `0.0.0.0` for every IPv4 address, `::` for every IPv6 and IPv4 address, which "
+        "call for API keys.",
+        "监听地址；`0.0.0.0` 表示所有 IPv4 地址，`::` 表示所有 IPv6 和 IPv4 地址，此时应设置 API 密钥。",
     ),
     "0.0.0.0",  # noqa: S104 (an example in the documentation, not a default)
 )

@@ -78,7 +78,7 @@ class Host(Kind[str]):
         except ValueError:
             pass
         if text == "*":
-            raise WrongValueError("to listen on every address write 0.0.0.0, or :: with IPv6")
+            raise WrongValueError("to listen on every address write 0.0.0.0, or :: with IPv6, too")
         last = text.rstrip(".").rpartition(".")[2]
         if not _HOST_LABELS.fullmatch(text) or last.isdigit():
             raise WrongValueError(

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from emb_model_provider.errors import InvalidRequestError
 
-_LOOPBACK: Final = frozenset({"127.0.0.1", "::1"})
+_LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "::ffff:127.0.0.1"})
 _TIMEOUT_S: Final = "x-request-timeout"
 _TIMEOUT_MS: Final = "x-request-timeout-ms"
 

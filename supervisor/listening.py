@@ -15,8 +15,7 @@ import ipaddress
 import os
 import socket
 import stat
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -91,18 +90,37 @@ class UnixSocket:
                 self.path.unlink()
 
 
+@dataclass(frozen=True, slots=True)
+class _Address:
+    """``takes_ipv4``: connections of IPv4 as well, with addresses such as ``::ffff:127.0.0.1`` (ipv6(7))."""
+
+    family: int
+    name: tuple[object, ...]
+    takes_ipv4: bool
+
+    def bind(self, *, reuse_port: bool) -> socket.socket:
+        return socket.create_server(
+            self.name,
+            family=self.family,
+            backlog=_BACKLOG,
+            reuse_port=reuse_port,
+            dualstack_ipv6=self.takes_ipv4,
+        )
+
+
 def bind_tcp(host: str, port: int, count: int = 1) -> tuple[socket.socket, ...]:
-    """Return ``count`` listening sockets of one address; raise ``OSError`` with a sentence."""
+    """Return ``count`` listening sockets of one address, ``::`` for IPv4, too; raise ``OSError`` with a sentence."""
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, _, _, _, found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        address = _Address(family, found[:2], found[0] == "::" and socket.has_dualstack_ipv6())
         # The first one alone, for with SO_REUSEPORT a second server of the same user would not be told that the port
         # is taken, and get half of its connections.
-        first = socket.create_server(address[:2], family=family, backlog=_BACKLOG, reuse_port=False)
+        first = address.bind(reuse_port=False)
         if count == 1:
             return (first,)
-        address = first.getsockname()[:2]
+        address = replace(address, name=first.getsockname()[:2])
         first.close()
-        return _bind_same(family, address, count)
+        return _bind_same(address, count)
     except socket.gaierror as error:
         raise ConfigurationError(
             f"EMB_PROVIDER_HOST={host} is not an address of this machine: {error.strerror}."
@@ -113,11 +131,11 @@ def bind_tcp(host: str, port: int, count: int = 1) -> tuple[socket.socket, ...]:
         raise OSError(f"{host}:{port} cannot be bound: {os.strerror(number)}. {advice}") from None
 
 
-def _bind_same(family: int, address: Sequence[object], count: int) -> tuple[socket.socket, ...]:
+def _bind_same(address: _Address, count: int) -> tuple[socket.socket, ...]:
     sockets: list[socket.socket] = []
     try:
         while len(sockets) < count:
-            sockets.append(socket.create_server(tuple(address), family=family, backlog=_BACKLOG, reuse_port=True))
+            sockets.append(address.bind(reuse_port=True))
     except OSError:
         for one in sockets:
             one.close()

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from supervisor.listening import bind_unix
+from supervisor.listening import Listening, bind_tcp, bind_unix
 
 
 def test_a_unix_socket_of_another_user_is_named(tmp_path, monkeypatch):
@@ -17,3 +17,27 @@ def test_a_unix_socket_of_another_user_is_named(tmp_path, monkeypatch):
         monkeypatch.setattr(socket.socket, "connect", refuse)
         with pytest.raises(OSError, match=r"The Unix socket .*api\.sock cannot be bound: it is another user's"):
             bind_unix(path, 0o600)
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 on this machine")
+@pytest.mark.parametrize("count", [1, 2])
+def test_every_address_of_ipv6_is_every_address_of_ipv4_too(count):
+    listening = Listening(bind_tcp("::", 0, count))
+    port = int(listening.address.rpartition(":")[2])
+    try:
+        for host in ("127.0.0.1", "::1"):
+            socket.create_connection((host, port), 1).close()
+        with pytest.raises(OSError, match="cannot be bound: Address already in use"):
+            bind_tcp("127.0.0.1", port)
+    finally:
+        listening.close()
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 on this machine")
+def test_one_address_of_ipv6_is_no_other():
+    listening = Listening(bind_tcp("::1", 0))
+    try:
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", int(listening.address.rpartition(":")[2])), 1)
+    finally:
+        listening.close()
