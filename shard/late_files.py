@@ -21,8 +21,6 @@ _PYLATE_KEYS: Final = (
     "attend_to_mask_tokens", "query_prefix", "document_prefix", "skiplist_words",
 )  # fmt: skip
 _STANFORD_MARKERS: Final = (("query_token_id", "[unused0]"), ("doc_token_id", "[unused1]"))
-#: ``encode_document`` takes the first of these that a model has.
-_DOCUMENT_PROMPTS: Final = ("document", "passage", "corpus")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +35,6 @@ class LateFiles:
     """
 
     prompts: tuple[tuple[str, str], ...]
-    document_prompt: str
     markers: tuple[str, ...] = ()
     lengths: tuple[tuple[str, int], ...] = ()
     says_expansion: bool = False
@@ -66,7 +63,6 @@ def read_pylate(options: Document, *, is_bare: bool) -> LateFiles:
     words = options.get("skiplist_words")
     return LateFiles(
         prompts=tuple(prompts.items()),
-        document_prompt=next(name for name in _DOCUMENT_PROMPTS if name in prompts),
         markers=tuple(markers),
         lengths=tuple(lengths.items()),
         says_expansion=says,
@@ -88,7 +84,6 @@ def read_stanford(metadata: Document) -> LateFiles:
     }
     return LateFiles(
         prompts=(("query", f"{query} "), ("document", f"{document} ")),
-        document_prompt="document",
         markers=(f"{query} ", f"{document} "),
         lengths=(("document_length", longest),) if isinstance(longest, int) else (),
         says_expansion=True,

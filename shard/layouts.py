@@ -217,7 +217,7 @@ def _late_recipe(late: LateFiles, modules: tuple[ModuleEntry, ...], spec: ModelS
         modules=modules,
         max_length=spec.max_length,
         prompts=tuple(prompts.items()),
-        default_prompt_name=_known_default(spec.default_prompt_name or late.document_prompt, prompts),
+        default_prompt_name=_known_default(spec.default_prompt_name or "document", prompts),
         task="multi_vector",
         late=late,
     )

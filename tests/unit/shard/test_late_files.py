@@ -83,7 +83,7 @@ def test_stanfords_colbert_without_a_word_has_its_usual_markers_and_lengths():
     late = read_stanford({})
     assert dict(late.prompts) == {"query": "[unused0] ", "document": "[unused1] "}
     assert late.markers == ("[unused0] ", "[unused1] ")
-    assert (late.lengths, late.skiplist, late.document_prompt) == ((), PUNCTUATION, "document")
+    assert (late.lengths, late.skiplist) == ((), PUNCTUATION)
     assert dict(late.expansion) == {"strategy": "fixed", "attend": False, "length": 32}
     assert (late.says_expansion, late.is_bare, late.is_stanford) == (True, True, True)
 
