@@ -74,6 +74,15 @@ def test_either_side_of_a_search_is_found_by_the_name_that_the_model_gives_it():
     assert find_prompt(prompts, "passage") is None
 
 
+@pytest.mark.parametrize(
+    "own",
+    [{"query": "own query: ", "document": ""}, {"query": "", "document": "", "clustering": ""}],
+    ids=["one of two is empty", "a third was thought of"],
+)
+def test_empty_prompts_beside_what_a_model_says_are_meant(own):
+    assert dict(complete_prompts({}, own, ("intfloat/e5-base",))) == own
+
+
 @pytest.mark.parametrize("layout", ["plain", "modelscope", "sentence-transformers"])
 def test_every_layout_gets_the_prompts_of_its_family(tmp_path, layout):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
