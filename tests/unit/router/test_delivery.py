@@ -300,3 +300,19 @@ def test_whatever_changes_what_the_model_does_makes_other_work():
     assert work(plain) == work(dataclasses.replace(plain, dimensions=2, priority="bulk", client="c", timeout_s=1.0))
     for name, value in _OTHER_VALUES.items():
         assert work(dataclasses.replace(plain, **{name: value})) != work(plain), name
+
+
+def test_what_is_overlong_by_the_models_settings_is_the_same_work_as_by_the_requests():
+    def work(of_request: str | None, of_model: str):
+        request, status = EncodeRequest("m", ("text",), overlong=of_request), make_status("m", overlong=of_model)
+        return Call(request, status, Gate("m", 0), "", [1], True, None).work(0, 1)
+
+    for one, other in (("error", "truncate"), ("truncate", "error")):
+        assert work(None, one) == work(one, one) == work(one, other) != work(None, other)
+
+
+async def test_a_slice_says_how_long_its_client_still_waits_and_one_that_is_late_is_not_without_end():
+    now_s = asyncio.get_running_loop().time()
+    for deadline_s, least_ms, most_ms in [(None, 0, 0), (now_s + 60, 50_000, 60_000), (now_s - 1, 1, 1)]:
+        call = Call(EncodeRequest("m", ("a",)), make_status("m"), Gate("m", 0), "", [1], True, deadline_s)
+        assert least_ms <= call.message(0, 1).timeout_ms <= most_ms

@@ -8,6 +8,7 @@ from emb_model_provider.errors import EncodeError, QuarantinedError, Unavailable
 from emb_model_provider.messages.link import Detokenize, Texts, Token, Tokenize, Tokens
 from emb_model_provider.messages.status import ShardTable
 from router.link import ShardLostError
+from router.quarantine import fingerprint
 from router.registry import Registry
 from router.service import EmbeddingService, Policy
 from tests.support.statuses import make_info, make_status
@@ -141,3 +142,27 @@ async def test_what_was_never_read_is_sent_again_as_it_was_until_there_is_no_hop
     assert caught.value.retry_after_s == 10
     assert len(backend.seen) == 10
     assert not any(message.alone for message in backend.seen)
+
+
+async def test_what_another_router_finds_guilty_while_the_next_process_starts_is_not_read_again():
+    registry = Registry(ready_wait_s=5)
+    ready, starting = (
+        ShardTable((make_status("m", state=state, info=make_info()),)) for state in ("ready", "starting")
+    )
+    registry.update(ready)
+
+    class Dying(MortalSpeller):
+        async def _ask(self, message):
+            self.seen.append(message)
+            registry.update(starting)
+            raise ShardLostError(started=False)
+
+    backend = Dying()
+    service = EmbeddingService(registry, backend)
+    asked = asyncio.create_task(service.tokenize("m", Tokenize(("fine", "poison"))))
+    await asyncio.sleep(0.01)
+    service.quarantine.learn(fingerprint("m", backend.seen[0], 1))
+    registry.update(ready)
+    with pytest.raises(QuarantinedError, match="Input 1"):
+        await asked
+    assert len(backend.seen) == 1

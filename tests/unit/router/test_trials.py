@@ -1,0 +1,169 @@
+"""Who waits for whose trial: a process that answers and dies when the test says so."""
+
+import asyncio
+
+import pytest
+
+from emb_model_provider.errors import QuarantinedError, UnavailableError
+from emb_model_provider.messages.link import Encode, Encoded
+from emb_model_provider.messages.status import ShardTable
+from router.link import ShardLostError
+from router.quarantine import fingerprint
+from router.registry import Registry
+from router.requests import EncodeRequest
+from router.service import EmbeddingService, Policy
+from tests.support.statuses import make_info, make_status
+
+READY, STARTING = (
+    ShardTable((make_status("m", state=state, info=make_info(max_tokens=8192)),)) for state in ("ready", "starting")
+)
+
+
+class Scene:
+    """A service, whose clients are tasks, before a process that is told what becomes of the messages it has."""
+
+    def __init__(self, policy: Policy | None = None) -> None:
+        self.registry = Registry(ready_wait_s=5)
+        self.registry.update(READY)
+        self.service = EmbeddingService(self.registry, self, policy)
+        self.resent: list[str] = []
+        self.service.on_resent = self.resent.append
+        self._here: list[tuple[Encode, asyncio.Future[Encoded]]] = []
+
+    async def encode(self, model_id: str, message: Encode) -> Encoded:
+        future = asyncio.get_running_loop().create_future()
+        self._here.append((message, future))
+        return await future
+
+    async def ask(self, *texts: str) -> asyncio.Task:
+        task = asyncio.create_task(self.service.embed(EncodeRequest("m", texts)))
+        await turns()
+        return task
+
+    @property
+    def here(self) -> list[tuple[tuple[str, ...], bool]]:
+        """What the process has: the texts, and whether they are alone."""
+        return [(message.texts, message.alone) for message, future in self._here if not future.done()]
+
+    async def die(self, *started: str) -> None:
+        """End the process, which was at the messages that have one of these texts."""
+        here, self._here = self._here, []
+        for message, future in here:
+            if not future.done():
+                future.set_exception(ShardLostError(started=bool(set(started) & set(message.texts))))
+        await turns()
+
+    async def answer(self) -> None:
+        here, self._here = self._here, []
+        for message, future in here:
+            if not future.done():
+                future.set_result(Encoded(bytes(16 * message.count), 4, (1,) * message.count))
+        await turns()
+
+    def learn(self, text: str) -> None:
+        """Hear from another router that this text has killed."""
+        self.service.quarantine.learn(fingerprint("m", Encode((text,)), 0))
+
+
+async def turns() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def scene():
+    return Scene()
+
+
+@pytest.mark.parametrize(("suspect", "other"), [("a", "b"), ("b", "a")])
+async def test_an_innocent_request_for_what_is_tried_waits_for_the_verdict_whoever_hears_of_the_death_first(
+    scene, suspect, other
+):
+    asked = [await scene.ask("unlucky", "a"), await scene.ask("unlucky", "b")]
+    await scene.die(suspect)
+    assert scene.here == [(("unlucky",), True), ((suspect,), True)]
+    await scene.answer()
+    assert scene.here == [(("unlucky", other), False)]
+    await scene.answer()
+    assert all(task.done() and task.result().prompt_tokens == 2 for task in asked)
+    assert scene.resent == ["m", "m"]
+
+
+async def test_a_trial_whose_client_leaves_is_another_suspects_who_waited_for_it(scene):
+    first, second = [await scene.ask("unlucky", "a"), await scene.ask("unlucky", "b")]
+    await scene.die("unlucky")
+    assert scene.here == [(("unlucky",), True), (("a",), True), (("b",), True)]
+    first.cancel()
+    await turns()
+    assert scene.here == [(("b",), True), (("unlucky",), True)]
+    await scene.answer()
+    assert second.result().prompt_tokens == 2
+    assert first.cancelled()
+
+
+async def test_what_is_learnt_while_a_request_that_is_sent_again_waits_for_a_process_counts(scene):
+    asked = await scene.ask("poison")
+    scene.registry.update(STARTING)
+    await scene.die()
+    scene.learn("poison")
+    scene.registry.update(READY)
+    await turns()
+    assert scene.here == []
+    assert isinstance(asked.exception(), QuarantinedError)
+
+
+async def test_after_a_trial_that_brought_no_verdict_the_wait_is_for_a_process_and_what_is_learnt_meanwhile_counts(
+    scene,
+):
+    trying, waiting = [await scene.ask("poison", "a"), await scene.ask("poison", "b")]
+    await scene.die("a")
+    scene.registry.update(STARTING)
+    trying.cancel()
+    await turns()
+    assert not waiting.done()
+    scene.learn("poison")
+    scene.registry.update(READY)
+    await turns()
+    assert isinstance(waiting.exception(), QuarantinedError)
+    assert scene.here == []
+
+
+async def test_a_suspect_whose_process_dies_before_it_is_begun_is_tried_again_until_there_is_no_hope(scene):
+    asked = await scene.ask("unlucky")
+    await scene.die("unlucky")
+    for _ in range(10):
+        assert scene.here == [(("unlucky",), True)]
+        await scene.die()
+    assert scene.here == []
+    assert isinstance(asked.exception(), UnavailableError)
+    assert not scene.service.quarantine
+
+
+async def test_in_its_last_second_too_a_quarantine_is_one():
+    scene = Scene(Policy(quarantine_s=0.9))
+    scene.learn("poison")
+    assert isinstance((await scene.ask("poison")).exception(), QuarantinedError)
+
+
+async def test_a_slice_is_out_of_the_gate_once_it_is_answered_or_its_process_has_died(scene, monkeypatch):
+    over: list[bool] = []
+    gate = scene.service.gate("m")
+    turn_over = gate.turn_over
+
+    def note(turn, *, is_answered: bool) -> None:
+        over.append(is_answered)
+        turn_over(turn, is_answered=is_answered)
+
+    monkeypatch.setattr(gate, "turn_over", note)
+    long, next_one, last = (letter * 20_000 for letter in "abc")
+    asked = [await scene.ask(long), await scene.ask(next_one), await scene.ask(last)]
+    assert scene.here == [((long,), False)]
+    await scene.answer()
+    assert scene.here == [((next_one,), False)]
+    await scene.die()
+    assert scene.here == [((last,), False)]
+    await scene.answer()
+    await scene.answer()
+    assert all(task.done() for task in asked)
+    assert over == [True, False, True, True]
+    assert gate.waiting_slices == gate.tokens == 0
