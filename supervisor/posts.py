@@ -164,7 +164,7 @@ class Post:
     async def _begin_anew(self, newcomer: Shard) -> None:
         before, self.holder = self.holder, newcomer
         self._on_change(newcomer)
-        await self._let_go(before)
+        await asyncio.wait([self._let_go(before)])  # who waits may be cancelled; the farewell goes on
         if self.holder is newcomer and not self._is_closing:
             _keeper(newcomer).start()
 

@@ -357,3 +357,15 @@ async def test_other_limits_reach_every_process_of_the_post(scene):
     assert [shard.keeper.told[-1] for shard in scene.post.everybody()] == ["retune: restarts, watch"] * 2
     scene.post.withdraw()
     assert not await renewal
+
+
+async def test_closing_waits_for_who_was_to_leave_first_when_the_renewal_was_broken_off(scene):
+    serve(scene.shards[0])
+    renewal = await begin(scene.post.renew(overlap=False))
+    renewal.cancel()
+    closing = await begin(scene.post.close(1.0))
+    assert renewal.cancelled()
+    assert scene.post.everybody() == [scene.shards[1], scene.shards[0]]
+    assert not closing.done()
+    scene.leave(0)
+    assert await closing
