@@ -246,5 +246,8 @@ def describe_exit(exit_code: int) -> str:
     """Return in words how a process ended that nobody asked to end."""
     if exit_code >= 0:
         return f"exited with code {exit_code}" + ("" if exit_code else ", although nobody had asked it to")
-    name = signal.Signals(-exit_code).name if -exit_code in signal.valid_signals() else f"signal {-exit_code}"
+    try:
+        name = signal.Signals(-exit_code).name
+    except ValueError:  # a real-time signal: of those only the first and the last have names
+        name = f"signal {-exit_code}"
     return f"was killed by {name}" + (", perhaps out of memory" if name == "SIGKILL" else "")

@@ -308,5 +308,7 @@ async def test_a_stop_while_the_process_is_being_made_reaches_it(make_world, mon
 def test_ends_are_told_in_words():
     assert describe_exit(-9) == "was killed by SIGKILL, perhaps out of memory"
     assert describe_exit(-11) == "was killed by SIGSEGV"
+    assert describe_exit(-40) == "was killed by signal 40"
+    assert describe_exit(-99) == "was killed by signal 99"
     assert describe_exit(3) == "exited with code 3"
     assert describe_exit(0) == "exited with code 0, although nobody had asked it to"
