@@ -93,7 +93,7 @@ class Scheduler(Generic[ItemT]):
         self._waiting_texts = 0
         self._waiting_tokens = 0
         self._running: list[Batch[ItemT]] = []
-        #: Milliseconds that bulk has not had of its share while it waited.
+        #: Milliseconds that bulk has not had of its share while it waited; below 0, what it has had beyond that.
         self._owed_ms = 0.0
 
     @property
@@ -177,7 +177,8 @@ class Scheduler(Generic[ItemT]):
     def _take_shared(self, now_s: float) -> Batch[ItemT]:
         self._shared_turns = max(0, self._shared_turns - 1)
         both_wait = bool(self._interactive and self._bulk)
-        has_turn = self._owed_ms >= self._plan.slice_ms or (self._runs_interactive and not self._is_beyond_wide())
+        is_due = both_wait and self._owed_ms >= self._plan.slice_ms
+        has_turn = is_due or (self._runs_interactive and not self._is_beyond_wide())
         is_bulk = not self._interactive or (both_wait and has_turn)
         share = self._bulk_share(now_s)
         queue = self._bulk if is_bulk else self._interactive
@@ -187,12 +188,14 @@ class Scheduler(Generic[ItemT]):
             running_texts = sum(len(batch.items) for batch in self._running)
             max_texts = min(max_texts, -(-(self._waiting_texts + running_texts) // self._lanes))
         items, planned_ms = self._fill(queue, max_texts)
-        if is_bulk:
-            self._owed_ms = max(0.0, self._owed_ms - self._pace.factor * planned_ms)
-        elif both_wait:
-            self._owed_ms += self._pace.factor * planned_ms * share / (1 - share)
+        if is_due:  # it may be one text of many slices: interactive work has its own share before the next one
+            self._owed_ms -= self._pace.factor * planned_ms
+        elif is_bulk:
+            self._owed_ms = max(min(0.0, self._owed_ms), self._owed_ms - self._pace.factor * planned_ms)
         else:
-            self._owed_ms = 0.0
+            self._owed_ms += self._pace.factor * planned_ms * share / (1 - share)
+            if not both_wait:
+                self._owed_ms = min(0.0, self._owed_ms)
         is_wide = not self._running and not (is_shared and self._waiting_texts) and not (both_wait and not is_bulk)
         return Batch(items, planned_ms, is_bulk, is_wide=is_wide)
 

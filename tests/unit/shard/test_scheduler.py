@@ -135,6 +135,25 @@ def test_endless_small_requests_leave_bulk_its_share_which_grows_with_its_age(sm
     assert share == pytest.approx(promised, abs=0.1)
 
 
+@pytest.mark.parametrize("at_once", [1, 100], ids=["one after the other", "all at once"])
+def test_texts_of_many_slices_have_bulks_share_and_no_more_while_small_requests_wait(at_once):
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(), make_plan(slice_ms=50, ms_per_token=1))
+    spent = {True: 0.0, False: 0.0}
+    left = 0
+    while spent[True] < 20_000:
+        for _ in range(3):
+            add(scheduler, [5] * 5)
+        batch = scheduler.take(0.0)
+        scheduler.finished(batch)
+        spent[batch.is_bulk] += batch.planned_ms
+        if batch.is_bulk:
+            left -= 1
+        elif not left:  # a small one has been taken while no bulk waited
+            add(scheduler, [1000] * at_once)
+            left = at_once
+    assert spent[True] / (spent[True] + spent[False]) == pytest.approx(0.25, abs=0.02)
+
+
 @pytest.mark.parametrize("lanes", [2, 3, 4])
 def test_small_requests_beyond_one_batch_go_first_in_every_lane_and_leave_bulk_its_share(lanes):
     scheduler: Scheduler[Item] = Scheduler(BatchLimits(), make_plan(slice_ms=50, ms_per_token=1), lanes=lanes)
