@@ -197,7 +197,9 @@ class Scheduler(Generic[ItemT]):
             if not both_wait:
                 self._owed_ms = min(0.0, self._owed_ms)
         is_wide = not self._running and not (is_shared and self._waiting_texts) and not (both_wait and not is_bulk)
-        return Batch(items, planned_ms, is_bulk, is_wide=is_wide)
+        # A text that takes longer than a slice keeps nobody from a free lane, however urgent its client calls it.
+        runs_as_bulk = is_bulk or self._pace.factor * planned_ms > self._plan.slice_ms
+        return Batch(items, planned_ms, runs_as_bulk, is_wide=is_wide)
 
     def finished(self, batch: Batch[ItemT]) -> None:
         """Hear that a batch of ``take`` is done."""

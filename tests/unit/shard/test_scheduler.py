@@ -323,6 +323,16 @@ def test_beside_interactive_work_a_lane_waits_for_a_quarter_of_it_and_never_for_
     assert scheduler.due_in_s(0.0) == 0.0
 
 
+def test_a_long_text_that_its_client_calls_urgent_keeps_no_small_request_from_a_free_lane():
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(), make_plan(slice_ms=50, ms_per_token=1), lanes=2)
+    scheduler.add([Item(1000)], 0.0, "interactive")
+    long = scheduler.take(0.0)
+    assert long.is_wide
+    small = add(scheduler, [5])
+    assert scheduler.due_in_s(0.0) == 0.0
+    assert take(scheduler) == small
+
+
 @pytest.mark.parametrize(
     "limits", [BatchLimits(dynamic=False), BatchLimits(max_batch_size=1)], ids=["not shared", "full"]
 )
