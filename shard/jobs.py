@@ -146,6 +146,9 @@ class Jobs:
             if one.is_waiting and not one.waiters:
                 self.scheduler.drop(one)
                 self._forget(one)
+                # Its place in a queue is left when that comes to it. A long text before it may be minutes, in which
+                # a client that asks and leaves, over and over, would fill the memory with tokens.
+                one.tokenized = _UNREAD
 
     def take(self, now_s: float) -> tuple[Batch[Input], list[Job]]:
         """Return the next batch, and the jobs that it would have come too late for; these are dropped.

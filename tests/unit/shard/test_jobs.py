@@ -95,6 +95,17 @@ def test_a_dropped_request_takes_only_the_texts_with_it_that_nobody_else_waits_f
     assert run(all_jobs) == [again]
 
 
+def test_what_nobody_waits_for_any_more_keeps_no_tokens_behind_what_still_waits():
+    all_jobs = jobs()
+    first = add(all_jobs, 1, [text(1)])
+    left = add(all_jobs, 2, [text(1), text(2)])
+    all_jobs.drop(2)
+    assert [one.tokenized for one in left.inputs] == [text(1), text()]
+    assert run(all_jobs) == [first]
+    again = add(all_jobs, 3, [text(2), text()])
+    assert run(all_jobs) == [again]
+
+
 def test_a_text_that_came_too_late_is_encoded_for_the_next_who_asks_for_it():
     all_jobs = jobs()
     late = all_jobs.add(1, Encode(("x", "x")), [text(1), text(2)], Times(0.0, 0.0, deadline_s=5.0))
