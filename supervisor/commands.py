@@ -126,4 +126,6 @@ def _outcome(report: ServerReport, request: Request) -> int | None:
         for model in bad:
             sys.stderr.write(f"{model.model}: {model.reason}: {model.detail}\n")
         return _EXIT_FAILURE
-    return 0 if all(model.state == "ready" and not model.renewing for model in models) else None
+    is_answered_by_others = request.command == "reload" and report.router.renewing
+    is_settled = all(model.state == "ready" and not model.renewing for model in models)
+    return 0 if is_settled and not is_answered_by_others else None

@@ -120,6 +120,7 @@ class Desk:
             sum(router.restarts for router in routers),
             sum(resident_bytes(router.keeper.pid) for router in routers),
             len(routers),
+            self._front.is_renewing,
         )
 
     def _model_report(self, post: Post) -> ModelReport:

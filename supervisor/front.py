@@ -78,6 +78,11 @@ class Front:
         """The routers that take connections."""
         return [seat.router for seat in self._seats]
 
+    @property
+    def is_renewing(self) -> bool:
+        """Tell whether a router is being replaced by one with the newest settings."""
+        return any(seat.is_renewing for seat in self._seats)
+
     def start(self) -> None:
         for seat in self._seats:
             seat.router.keeper.start()
@@ -161,6 +166,11 @@ class Seat:
         """The router that takes connections."""
         return self._router
 
+    @property
+    def is_renewing(self) -> bool:
+        """Tell whether the router has a successor that does not take connections yet."""
+        return self._successor is not None
+
     def send(self, message: Message) -> None:
         """Send to the router and to its successor."""
         for router in (self._router, self._successor):
@@ -168,11 +178,11 @@ class Seat:
                 router.keeper.send(message)
 
     def configure(self, config: RouterConfig, change: Literal["none", "live", "replace"]) -> None:
-        """Take new settings."""
+        """Take new settings. A router that is to be replaced takes what it can at once, too: a key may be revoked."""
         self.config = config
-        if change == "live":
+        if change != "none":
             self.send(config)
-        elif change == "replace":
+        if change == "replace":
             self.replace()
 
     def replace(self) -> None:
@@ -188,6 +198,8 @@ class Seat:
             before, self._router, self._successor = self._router, router, None
             self._let_go(before)
         # What changed between its first message and now has gone to a router that was not listening yet.
+        if router.launched_with != self.config:
+            router.keeper.send(self.config)
         self.front.push()
 
     async def close(self, grace_s: float) -> bool:
@@ -216,12 +228,14 @@ class Router:
         around = seat.config.around
         self.name = "router" if around.routers == 1 else f"router[{around.index}]"
         self.restarts = 0
+        self.launched_with = seat.config
         self._seat = seat
         self.keeper = keep(self)
 
     def launch(self, generation: int) -> Launch:
         self.restarts = generation - 1
-        first = (self._seat.config, self._seat.front.table())
+        self.launched_with = self._seat.config
+        first = (self.launched_with, self._seat.front.table())
         return Launch("router", child_environment(os.environ), first, self._seat.descriptors)
 
     def on_message(self, message: Message) -> None:

@@ -50,12 +50,16 @@ class ModelReport:
 
 @dataclass(frozen=True, slots=True)
 class RouterReport:
-    """The front door: the first router's pid, and what all ``processes`` of them add up to."""
+    """The front door: the first router's pid, and what all ``processes`` of them add up to.
+
+    ``renewing``: one is being replaced by a router with the newest settings.
+    """
 
     pid: int = 0
     restarts: int = 0
     rss_bytes: int = 0
     processes: int = 1
+    renewing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +128,8 @@ def render(report: ServerReport, now: float | None = None) -> str:
         f"run directory {report.run_dir}; settings read {span(now - report.settings_read)} ago",
         f"router: process {router.pid or '-'}"
         + (f" and {router.processes - 1} more" if router.processes > 1 else "")
-        + f", restarted {router.restarts} times, {_mib(router.rss_bytes)}",
+        + f", restarted {router.restarts} times, {_mib(router.rss_bytes)}"
+        + (", to be replaced" if router.renewing else ""),
     ]
     lines += [f"SETTINGS NOT IN USE: {escape(problem)}" for problem in report.problems]
     if report.pending_restart:

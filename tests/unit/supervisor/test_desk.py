@@ -29,7 +29,7 @@ class Office:
             Plate("1.2", "http://here", "/run/here"),
             self,
             self.use,
-            SimpleNamespace(routers=self.routers),
+            SimpleNamespace(routers=self.routers, is_renewing=False),
             self.renewals,
             lambda: (self.serving, self.leaving),
         )
@@ -87,7 +87,13 @@ def test_the_status_is_that_of_this_moment(office):
 
 
 def test_the_status_adds_up_all_routers_and_names_the_first(office):
-    assert office.report()["router"] == {"pid": 41, "restarts": 3, "rss_bytes": (41 + 42) * MIB, "processes": 2}
+    assert office.report()["router"] == {
+        "pid": 41,
+        "restarts": 3,
+        "rss_bytes": (41 + 42) * MIB,
+        "processes": 2,
+        "renewing": False,
+    }
 
 
 def test_the_status_has_the_models_that_serve_and_then_those_that_are_being_removed(office):

@@ -294,6 +294,30 @@ async def test_other_settings_take_a_successor_which_takes_over_once_it_accepts(
     assert (len(house.tables(0)), len(house.tables(1))) == (0, 1)
 
 
+async def test_a_router_that_is_to_be_replaced_takes_new_keys_at_once(make_house):
+    house = make_house()
+    assert not house.front.is_renewing
+    house.front.configure(OTHER.replace(api_key_digests=(b"new",), around=house.config.around))
+    assert [config.api_key_digests for config in house.configs(0)] == [(b"new",)]
+    assert house.front.is_renewing
+    house.hear(1, RouterReady(78))
+    assert not house.front.is_renewing
+
+
+async def test_a_router_hears_of_settings_that_changed_before_it_listened(make_house):
+    """Between the moment its first message is made and that at which its process is there, nothing reaches it."""
+    house = make_house()
+    house.front.routers[0].launch(1)
+    house.front.configure(LIVE.replace(around=house.config.around))
+    house.told(0).clear()
+    house.hear(0, RouterReady(77))
+    assert [config.ready_wait_s for config in house.configs(0)] == [1.0]
+    house.front.routers[0].launch(2)
+    house.told(0).clear()
+    house.hear(0, RouterReady(78))
+    assert house.configs(0) == [], "it was started with them"
+
+
 async def test_a_successor_on_its_way_gives_place_to_a_newer_one(make_house):
     house = make_house()
     house.front.configure(OTHER.replace(around=house.config.around))

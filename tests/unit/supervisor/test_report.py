@@ -55,6 +55,11 @@ def test_the_table_says_what_an_operator_looks_for():
     assert en.index("5 texts") == heads.index("QUEUE"), "columns stand below one another"
 
 
+def test_the_table_says_that_a_router_is_about_to_be_replaced():
+    lines = render(replace(REPORT, router=RouterReport(11, renewing=True)), now=1100.0).splitlines()
+    assert lines[2] == "router: process 11, restarted 0 times, -, to be replaced"
+
+
 def test_a_row_of_the_shard_table_becomes_a_report():
     progress = Progress(7, 0.5, 3, 40, 1024, 99.0)
     status = make_status("en").replace(health=ShardHealth(progress, 1, 2, "half-open"))

@@ -1,0 +1,33 @@
+"""When a command that waits has what it waits for."""
+
+import pytest
+
+from supervisor.commands import _outcome
+from supervisor.control import Request
+from supervisor.report import ModelReport, RouterReport, ServerReport
+
+READY = ModelReport("en", "ready")
+
+
+def report(*models: ModelReport, router: RouterReport = RouterReport()) -> ServerReport:
+    return ServerReport("1", 1, "http://here", "/run/here", "serving", 1.0, 1.0, router=router, models=models)
+
+
+@pytest.mark.parametrize(
+    ("models", "outcome"),
+    [
+        ((READY, ModelReport("zh", "ready")), 0),
+        ((READY, ModelReport("zh", "loading")), None),
+        ((READY, ModelReport("zh", "ready", renewing=True)), None),
+        ((READY, ModelReport("zh", "failed")), 1),
+        ((READY, ModelReport("zh", "ready", reason="not_replaced")), 1),
+    ],
+)
+def test_a_reload_is_done_when_every_model_serves_with_the_newest_settings(models, outcome):
+    assert _outcome(report(*models), Request("reload")) == outcome
+
+
+def test_a_reload_is_not_done_while_a_router_with_older_settings_answers():
+    before = report(READY, router=RouterReport(renewing=True))
+    assert _outcome(before, Request("reload")) is None
+    assert _outcome(before, Request("restart", "en")) == 0, "which router asks a model is all the same to it"
