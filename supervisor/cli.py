@@ -21,7 +21,7 @@ from emb_model_provider.logs import EventLog
 from emb_model_provider.settings import Settings, load_settings
 from supervisor.commands import add_commands, run_command
 from supervisor.console import Console
-from supervisor.listening import Listening, bind_tcp, bind_unix
+from supervisor.listening import Listening, bind_tcp, bind_unix, exposure, open_host
 from supervisor.machine import read_machine
 from supervisor.output import Output, OutputHandler
 from supervisor.plan import Placement, place
@@ -58,7 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
         _print_problems(error)
         return EXIT_CONFIGURATION
     if options.check:
-        for warning in settings.warnings:
+        open_to = exposure(open_host(settings.server.host), needs_key=bool(settings.server.api_keys))
+        for warning in filter(None, [*settings.warnings, open_to]):
             sys.stderr.write(f"warning: {warning}\n")
         sys.stdout.write(f"The settings are valid: {len(settings.models)} model(s).\n")
         return 0
@@ -120,9 +121,9 @@ def _serve(settings: Settings, places: dict[str, Placement], load: Load) -> int:
         _configure_logs(settings, output)
         console = Console(output, silent=settings.logs.format == "json")
         console.open(_version(), listening.address, settings.models, places)
-        for warning in [*settings.warnings, output.problem, _exposure(settings, listening)]:
-            if warning:
-                log.warning(warning)
+        open_to = exposure(listening.open_host, needs_key=bool(settings.server.api_keys))
+        for warning in filter(None, [*settings.warnings, output.problem, open_to]):
+            log.warning(warning)
         ground = Ground(_version(), listening, run_directory, output, console, notifier, load)
         return asyncio.run(Tree(settings, places, ground).run())
 
@@ -183,16 +184,6 @@ def _configure_logs(settings: Settings, output: Output) -> None:
     root.handlers[:] = [OutputHandler(output, settings.logs.format)]
     root.setLevel(settings.logs.level)
     logging.captureWarnings(capture=True)
-
-
-def _exposure(settings: Settings, listening: Listening) -> str:
-    """Return a warning when anybody on the network may use the server."""
-    if settings.server.api_keys or not listening.open_host:
-        return ""
-    return (
-        f"open to the network: listening on {listening.open_host} without a key; "
-        "set EMB_PROVIDER_API_KEYS, or EMB_PROVIDER_HOST=127.0.0.1"
-    )
 
 
 def _check_package_owner() -> None:

@@ -56,7 +56,7 @@ class Listening:
     @property
     def open_host(self) -> str:
         """The first address that other machines reach, empty where there is none."""
-        return next((host for host, _ in self._addresses() if not ipaddress.ip_address(host).is_loopback), "")
+        return next((host for host, _ in self._addresses() if _is_open(host)), "")
 
     def _addresses(self) -> list[tuple[str, int]]:
         tcp = [one for one in (*self.tcp, *self.more) if one.family != socket.AF_UNIX]
@@ -73,6 +73,28 @@ class Listening:
             one.close()
         if self.unix is not None:
             self.unix.close()
+
+
+def open_host(host: str) -> str:
+    """Return the address that ``bind_tcp`` would listen on where other machines reach it, else nothing."""
+    with contextlib.suppress(socket.gaierror):  # of which the start says what is wrong
+        address = str(_resolve(host, 0).name[0])
+        return address if _is_open(address) else ""
+    return ""
+
+
+def exposure(open_host: str, *, needs_key: bool) -> str:
+    """Return a warning when anybody on the network may use the server."""
+    if needs_key or not open_host:
+        return ""
+    return (
+        f"open to the network: listening on {open_host} without a key; "
+        "set EMB_PROVIDER_API_KEYS, or EMB_PROVIDER_HOST=127.0.0.1"
+    )
+
+
+def _is_open(address: str) -> bool:
+    return not ipaddress.ip_address(address).is_loopback
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +130,16 @@ class _Address:
         )
 
 
+def _resolve(host: str, port: int) -> _Address:
+    """Return the first address that a name stands for; raise ``socket.gaierror``."""
+    family, _, _, _, found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    return _Address(family, found[:2], found[0] == "::" and socket.has_dualstack_ipv6())
+
+
 def bind_tcp(host: str, port: int, count: int = 1) -> tuple[socket.socket, ...]:
     """Return ``count`` listening sockets of one address, ``::`` for IPv4, too; raise ``OSError`` with a sentence."""
     try:
-        family, _, _, _, found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        address = _Address(family, found[:2], found[0] == "::" and socket.has_dualstack_ipv6())
+        address = _resolve(host, port)
         # The first one alone, for with SO_REUSEPORT a second server of the same user would not be told that the port
         # is taken, and get half of its connections.
         first = address.bind(reuse_port=False)

@@ -22,7 +22,7 @@ from supervisor.desk import Desk, Plate
 from supervisor.front import ROUTER_LIMITS, ROUTER_STARTUP_S, Front
 from supervisor.hang_up import HangUp
 from supervisor.keeper import Keeper, Kept
-from supervisor.listening import Listening
+from supervisor.listening import Listening, exposure
 from supervisor.lookout import Lookout
 from supervisor.output import ChildLines, Output
 from supervisor.plan import Placement
@@ -157,6 +157,9 @@ class Tree:
                 self._ground.console.say(f"reload refused, the server goes on as before: {problems}")
                 return None
             self._ground.console.say(f"settings read again; {changes.summary()}")
+            needs_key = bool(self._use.settings.server.api_keys)
+            if warning := exposure(self._ground.listening.open_host, needs_key=needs_key):
+                log.warning(warning)
             self._carry_out(changes)
             return changes
         finally:

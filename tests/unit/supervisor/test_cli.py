@@ -65,6 +65,16 @@ def test_a_certificate_that_cannot_be_used_is_named_with_its_place_among_all_oth
     assert "cert.pem and key.pem cannot be used: " in capsys.readouterr().err
 
 
+def test_a_check_warns_of_a_server_that_would_be_open_to_the_network_as_a_start_does(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EMB_PROVIDER_HOST", "0.0.0.0")
+    assert cli.main(["--check"]) == 0
+    assert "warning: open to the network: listening on 0.0.0.0 without a key; " in capsys.readouterr().err
+    monkeypatch.setenv("EMB_PROVIDER_API_KEYS", "hush")
+    assert cli.main(["--check"]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_settings_from_a_pipe_are_read_at_the_start_and_never_again_as_empty(tmp_path):
     reading, writing = os.pipe()
     os.write(writing, b"EMB_PROVIDER_API_KEYS=hush\n")

@@ -7,9 +7,10 @@ from supervisor.control import Request
 from supervisor.report import ModelReport, RouterReport, ServerReport
 
 READY = ModelReport("en", "ready")
+SETTLED = RouterReport()
 
 
-def report(*models: ModelReport, router: RouterReport = RouterReport()) -> ServerReport:
+def report(*models: ModelReport, router: RouterReport = SETTLED) -> ServerReport:
     return ServerReport("1", 1, "http://here", "/run/here", "serving", 1.0, 1.0, router=router, models=models)
 
 

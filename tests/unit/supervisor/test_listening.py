@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from supervisor.listening import Listening, bind_tcp, bind_unix
+from supervisor.listening import Listening, bind_tcp, bind_unix, exposure, open_host
 
 
 def test_a_unix_socket_of_another_user_is_named(tmp_path, monkeypatch):
@@ -41,3 +41,21 @@ def test_one_address_of_ipv6_is_no_other():
             socket.create_connection(("127.0.0.1", int(listening.address.rpartition(":")[2])), 1)
     finally:
         listening.close()
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [("0.0.0.0", "0.0.0.0"), ("::", "::"), ("127.0.0.9", ""), ("::1", ""), ("192.0.2.1", "192.0.2.1")],
+)
+def test_an_address_that_other_machines_reach_calls_for_a_key(host, address):
+    assert open_host(host) == address
+    assert bool(exposure(open_host(host), needs_key=False)) == bool(address)
+    assert exposure(open_host(host), needs_key=True) == ""
+
+
+def test_a_name_of_nobody_is_no_reason_to_warn(monkeypatch):
+    def nobody(*_arguments, **_options):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", nobody)
+    assert open_host("nobody.invalid") == ""

@@ -97,7 +97,9 @@ class World:
         self.path = tmp_path
         sockets = lambda index, generation: tmp_path / f"s{index}-{generation}.sock"  # noqa: E731
         run_directory = SimpleNamespace(path=tmp_path, control_path=tmp_path / "control", socket_path=sockets)
-        listening = SimpleNamespace(address="http://here", descriptors=lambda _index: (), close=lambda: None)
+        listening = SimpleNamespace(
+            address="http://here", open_host="192.0.2.1", descriptors=lambda _index: (), close=lambda: None
+        )
         ground = Ground(
             "1",
             listening,
@@ -300,6 +302,13 @@ async def test_a_gpu_once_chosen_stays_the_models_as_long_as_it_asks_for_the_sam
     world.reload(model("en", device=device), model("zh"))
     placement = world.post("en").wanted.placement
     assert (placement.device, placement.visible_gpus, placement.threads) == (planned, gpus, 2)
+
+
+async def test_a_reload_that_takes_the_last_key_away_warns_of_a_server_open_to_the_network(world, caplog):
+    world.reload(model("en"), env={"EMB_PROVIDER_API_KEYS": "hush"}.items())
+    assert "open to the network" not in caplog.text
+    world.reload(model("en"))
+    assert "open to the network: listening on 192.0.2.1 without a key" in caplog.text
 
 
 async def test_settings_that_cannot_be_used_change_nothing(world):
