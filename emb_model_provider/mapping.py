@@ -18,7 +18,6 @@ from emb_model_provider.modelmap import (
     OVERLONG_POLICIES,
     POOLINGS,
     PRECISIONS,
-    SOURCES,
     TASKS,
     TOKEN_IDS,
     BatchLimits,
@@ -44,7 +43,7 @@ from emb_model_provider.value_kinds import (
     Text,
     WrongValueError,
 )
-from emb_model_provider.value_shapes import CpuSet, Device, Prompts
+from emb_model_provider.value_shapes import HUB, CpuSet, Device, Prompts
 
 T = TypeVar("T")
 _SHOWN_CHARS: Final = 60
@@ -69,7 +68,7 @@ NAME: Final = EntryKey(
     Bilingual("The model's name on the hub, or a directory. Required.", "仓库中的模型名称，或本地目录。必填。"),
 )
 SOURCE: Final[EntryKey[Source]] = EntryKey(
-    "source", Choice(SOURCES), Bilingual("Where it comes from.", "模型来源。"), "EMB_PROVIDER_MODEL_SOURCE"
+    "source", HUB, Bilingual("Where it comes from.", "模型来源。"), "EMB_PROVIDER_MODEL_SOURCE"
 )
 PRECISION: Final[EntryKey[Precision]] = EntryKey(
     "precision",

@@ -16,7 +16,6 @@ from emb_model_provider.modelmap import (
     OVERLONG_POLICIES,
     POOLINGS,
     PRECISIONS,
-    SOURCES,
     TASKS,
     TOKEN_IDS,
     BatchLimits,
@@ -29,7 +28,7 @@ from emb_model_provider.modelmap import (
     TokenIds,
 )
 from emb_model_provider.value_kinds import Bilingual, Boolean, Choice, Integer, Kind, Number, T_co, Text
-from emb_model_provider.value_shapes import ApiKeys, Device, Endpoint, Host, Origins, UrlPrefix
+from emb_model_provider.value_shapes import HUB, ApiKeys, Device, Endpoint, Host, Origins, UrlPrefix
 
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 LogFormat = Literal["plain", "json"]
@@ -87,7 +86,7 @@ _CLIENT: Final = Bilingual("the hub client's own", "由客户端库决定")
 MODEL_SOURCE: Final[Setting[Source]] = Setting(
     "EMB_PROVIDER_MODEL_SOURCE",
     Section.MODEL,
-    Choice(SOURCES),
+    HUB,
     "auto",
     Bilingual("Where models come from. See “How `auto` chooses the source”.", "模型的来源。见“`auto` 如何选择来源”。"),
     "modelscope",

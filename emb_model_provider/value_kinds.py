@@ -72,9 +72,10 @@ def _text_of(value: JsonValue, allowed: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Choice(Kind[C]):
-    """One of a few words, in any case."""
+    """One of a few words, in any case; ``advice`` ends what is said of any other."""
 
     values: tuple[C, ...]
+    advice: str = ""
 
     @property
     def type_name(self) -> Bilingual:
@@ -88,7 +89,7 @@ class Choice(Kind[C]):
         for value in self.values:
             if value.casefold() == text.casefold():
                 return value
-        raise WrongValueError(f"it must be one of {self.allowed.en}")
+        raise WrongValueError(f"it must be one of {self.allowed.en}{self.advice}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +162,9 @@ class Number(Kind[float]):
 
     @property
     def allowed(self) -> Bilingual:
-        return Bilingual(f"{self.low:g} to {self.high:g}", f"{self.low:g} 至 {self.high:g}")
+        # Never with an exponent, which ``parse`` would not take.
+        low, high = f"{self.low:.15g}", f"{self.high:.15g}"
+        return Bilingual(f"{low} to {high}", f"{low} 至 {high}")
 
     def parse(self, text: str) -> float:
         if not _NUMBER.fullmatch(text):

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
-from emb_model_provider.modelmap import DEVICE_PATTERN
+from emb_model_provider.modelmap import DEVICE_PATTERN, SOURCES, Source
 from emb_model_provider.positioned_json import Array, JsonValue, Object
-from emb_model_provider.value_kinds import CONTROL, Bilingual, Integer, Kind, WrongValueError
+from emb_model_provider.value_kinds import CONTROL, Bilingual, Choice, Integer, Kind, WrongValueError
 
 _HOST_LABELS: Final = re.compile(
     r"(?=.{1,253}\Z)([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.)*[A-Za-z0-9_-]{1,63}\.?"
@@ -23,6 +23,8 @@ _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)
 _URL_PREFIX: Final = re.compile(r"(/[A-Za-z0-9._~-]+)+/?|/")
 _KEY_CHARS: Final = re.compile(r"[\x21-\x7e]+")
 _MAX_CPU: Final = 4095
+#: Where a model comes from. Who serves a directory looks here for a word such as "local".
+HUB: Final[Choice[Source]] = Choice(SOURCES, "; a model in a directory of this machine needs none of them")
 _BAD_URL: Final = "it must be a URL such as https://hub.example.com or http://10.0.0.5:8080"
 
 

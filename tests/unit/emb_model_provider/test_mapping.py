@@ -92,6 +92,7 @@ def test_every_key_of_an_entry_arrives_in_its_field() -> None:
         ("normalize", 1, "it must be true or false"),
         ("precision", "fp8", "it must be one of auto, fp32"),
         ("precision", None, "it must be a string"),
+        ("source", "local", "auto; a model in a directory of this machine needs none of them"),
         ("source", ["auto"], "it must be a string"),
         ("revision", "", "it must be a string that is not empty"),
         ("cpus", "3-0", "no range backwards"),
