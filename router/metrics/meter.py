@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from emb_model_provider.errors import QuarantinedError
 from emb_model_provider.messages.status import ShardStatus
 from emb_model_provider.rss import rss_bytes, rss_bytes_of
 from router.metrics import catalogue as c
@@ -24,6 +25,9 @@ _WRITE_EVERY_S: Final = 1.0
 _LAG_EVERY_S: Final = 0.25
 _LAG_PERIODS: Final = 15
 _REFUSALS: Final = frozenset({401, 403, 408, 413, 415, 429, 503})
+#: Known by their code: the first never reaches the device, the second has been there, and has a refusal's status.
+_IN_QUARANTINE: Final = QuarantinedError.code
+_TOO_LARGE_FOR_THE_DEVICE: Final = "input_too_large"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +78,7 @@ class Meter:
         durations.observe(took_s)
         if visit.error:
             self.tallies.count(c.ERRORS, visit.error, visit.dialect, visit.model)
-            if status in _REFUSALS:
+            if _is_refusal(visit.error, status):
                 self.tallies.count(c.REFUSED, visit.error)
         if visit.result is not None:
             self._count_result(visit.result, visit.shares, took_s)
@@ -156,6 +160,10 @@ class Meter:
             memory_bytes=rss_bytes(),
             by_model=known.by_model,
         )
+
+
+def _is_refusal(error: str, status: int) -> bool:
+    return error == _IN_QUARANTINE or (status in _REFUSALS and error != _TOO_LARGE_FOR_THE_DEVICE)
 
 
 def _longest(result: EncodeResult) -> tuple[float, float, float]:

@@ -326,6 +326,14 @@ def test_an_answer_that_is_no_refusal_is_none_and_connections_and_resent_slices_
     assert get(found, "emb_resends_total", model="m") == 1
 
 
+def test_what_the_device_had_no_memory_for_was_work_and_what_is_in_quarantine_is_none():
+    meter = Meter()
+    meter.answered(visit(error="input_too_large", result=None), 413, 0.1)
+    assert not [name for name, _ in values(meter) if name == "emb_refused_total"]
+    meter.answered(visit(error="input_quarantined", result=None), 422, 0.1)
+    assert get(values(meter), "emb_refused_total", reason="input_quarantined") == 1
+
+
 @pytest.mark.parametrize(
     "stored",
     [
