@@ -73,7 +73,7 @@ class Output:
             return None
         try:
             Path(file_path).parent.mkdir(parents=True, exist_ok=True)
-            handler = RotatedFile(file_path, maxBytes=_MAX_FILE_BYTES, backupCount=_KEPT_FILES, encoding="utf-8")
+            handler = RotatedFile(file_path, maxBytes=_MAX_FILE_BYTES, backupCount=_KEPT_FILES - 1, encoding="utf-8")
         except OSError as error:
             self.problem = f"no log file: {error}; set EMB_PROVIDER_LOG_FILE to a writable path, or to nothing"
             return None

@@ -101,6 +101,15 @@ def test_a_file_that_cannot_be_renamed_goes_on_and_it_is_said_once_in_a_while(tm
     assert [record.message for record in caplog.records] == ["log_not_rotated", "log_not_rotated"]
 
 
+def test_five_files_are_kept_the_one_that_is_written_among_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(output_module, "_MAX_FILE_BYTES", 100)
+    output = Output(str(tmp_path / "log"), Tty(), Tty())
+    for number in range(40):
+        output.note(f"line {number:02d} {'x' * 42}")
+    output.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log", "log.1", "log.2", "log.3", "log.4"]
+
+
 @pytest.mark.parametrize("away", [lambda path: path.rename(f"{path}.1"), lambda path: path.unlink()])
 def test_a_file_that_somebody_has_renamed_or_deleted_is_made_anew(tmp_path, away):
     path = tmp_path / "log"
