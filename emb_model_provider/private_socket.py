@@ -28,6 +28,9 @@ def bind_private(path: Path) -> socket.socket:
     old_mask = os.umask(0o177)
     try:
         server.bind(str(unfinished))
+    except OSError:
+        server.close()
+        raise
     finally:
         os.umask(old_mask)
     server.listen(_BACKLOG)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emb_model_provider.errors import ConfigurationError, ProviderError
+from emb_model_provider.private_socket import bind_private
 
 _PREFIX = "emb-provider-"
 _PID = "pid"
@@ -67,10 +68,11 @@ class RunDirectory:
         self._descriptor = descriptor
         self._made = made
         try:
-            (path / _PID).write_text(f"{os.getpid()}\n")
-        except OSError as error:  # a full disk; which one, the error does not say where writing fails
+            self._write_pid()
+            self._try_a_socket()
+        except (OSError, ConfigurationError):
             self.remove()
-            raise OSError(error.errno, error.strerror, str(path)) from None
+            raise
 
     @classmethod
     def fresh(cls, parent: Path) -> RunDirectory:
@@ -87,8 +89,8 @@ class RunDirectory:
     def fixed(cls, path: Path) -> RunDirectory:
         """Take ``path``, which is made where it is missing.
 
-        Raises ``ConfigurationError`` for a directory that cannot keep the sockets private, ``DirectoryInUseError`` for
-        one that another server holds.
+        Raises ``ConfigurationError`` for a directory that cannot hold sockets or not keep them private,
+        ``DirectoryInUseError`` for one that another server holds.
         """
         path = path.absolute()
         _check_length(path, "EMB_PROVIDER_RUN_DIR")
@@ -128,7 +130,7 @@ class RunDirectory:
         descriptor = _lock(self.path)
         os.close(self._descriptor)
         self._descriptor = descriptor
-        (self.path / _PID).write_text(f"{os.getpid()}\n")
+        self._write_pid()
         return True
 
     def tidy(self, living: Collection[Path]) -> None:
@@ -147,6 +149,22 @@ class RunDirectory:
                 with contextlib.suppress(OSError):
                     self.path.rmdir()
         os.close(self._descriptor)
+
+    def _write_pid(self) -> None:
+        try:
+            (self.path / _PID).write_text(f"{os.getpid()}\n")
+        except OSError as error:  # a full disk; which one, the error does not say where writing fails
+            raise OSError(error.errno, error.strerror, str(self.path)) from None
+
+    def _try_a_socket(self) -> None:
+        try:
+            bind_private(self.control_path).close()
+            self.control_path.unlink()
+        except OSError as error:
+            raise ConfigurationError(
+                f"The run directory {self.path} cannot hold Unix sockets: {error.strerror}. Network drives and mounted "
+                "volumes often cannot: set EMB_PROVIDER_RUN_DIR to a directory on a local file system."
+            ) from None
 
     def _held(self) -> bool:
         with contextlib.suppress(OSError):

@@ -230,6 +230,17 @@ def test_where_nothing_can_be_written_to_the_setting_is_named(monkeypatch):
         runtime_parent({})
 
 
+def test_a_file_system_without_sockets_is_named_and_nothing_is_left_behind(short_path, monkeypatch):
+    def refuse(_self, _address):
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(socket.socket, "bind", refuse)
+    for make, path in ((RunDirectory.fixed, short_path / "run"), (RunDirectory.fresh, short_path)):
+        with pytest.raises(ConfigurationError, match=rf"{short_path}/\S+ cannot hold Unix sockets: Operation not supp"):
+            make(path)
+    assert list(short_path.iterdir()) == []
+
+
 def test_a_disk_without_room_is_named_and_nothing_is_left_behind(short_path, monkeypatch):
     def refuse(_path, _text):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
