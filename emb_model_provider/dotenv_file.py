@@ -68,10 +68,16 @@ def read_dotenv(
     """
     environ = os.environ if environ is None else environ
     if path is None:
-        # A virtual environment is often called .env, too: a directory of that name is not ours.
-        return (
-            _read(Path(".env"), environ, again=again) if Path(".env").exists() and not Path(".env").is_dir() else None
-        )
+        path = Path(".env")
+        try:
+            # A virtual environment is often called .env, too: a directory of that name is not ours.
+            if not path.exists() or path.is_dir():
+                return None
+        except PermissionError:
+            raise ConfigurationError(
+                "This user may not look into the current directory, where a .env may be: start from another one, or "
+                "name the file with --env-file."
+            ) from None
     return _read(path, environ, again=again)
 
 

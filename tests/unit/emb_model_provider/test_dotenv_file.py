@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -147,6 +148,15 @@ def test_files_that_cannot_be_settings_are_refused_with_the_reason(tmp_path, mon
     (tmp_path / "big").write_bytes(b"#" * (1024 * 1024 + 1))
     with pytest.raises(ConfigurationError, match="larger than"):
         read_dotenv(tmp_path / "big")
+
+
+def test_a_current_directory_that_may_not_be_looked_into_is_a_sentence(monkeypatch) -> None:
+    def refuse(_path, **_options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    with pytest.raises(ConfigurationError, match="name the file with --env-file"):
+        read_dotenv(None)
 
 
 def test_the_env_file_of_the_current_directory_is_named_as_people_name_it(tmp_path, monkeypatch) -> None:
