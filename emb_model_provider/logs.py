@@ -7,6 +7,7 @@ Whatever comes from outside (model names, error texts) is escaped here, in one p
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import math
@@ -125,6 +126,9 @@ def _jsonable(value: object) -> object:
 
 def configure_child_logs(process: str, level: str, style: Literal["plain", "json"]) -> None:
     """Send every log record of this process to stderr, marked for the supervisor that reads it."""
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        # Whatever the terminal's is: it is the supervisor that reads.
+        sys.stderr.reconfigure(encoding="utf-8", errors="backslashreplace")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(EventFormatter(process, style, MARK))
     root = logging.getLogger()

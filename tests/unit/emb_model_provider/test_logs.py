@@ -1,6 +1,9 @@
 import json
 import logging
+import os
 import shlex
+import subprocess
+import sys
 
 import pytest
 
@@ -97,3 +100,15 @@ def test_a_json_line_is_json_whatever_a_number_is_and_never_longer_than_the_supe
     body = json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert (body["cosine"], body["least"], body["trace"][-1]) == ("nan", "-inf", "汉")
     assert len(line) < 64 * 1024
+
+
+@pytest.mark.parametrize("encoding", ["gbk", "latin-1", "utf-8"])
+def test_what_a_child_writes_is_utf_8_whatever_the_terminal_is(encoding):
+    program = """
+from emb_model_provider.logs import EventLog, configure_child_logs
+configure_child_logs("shard", "INFO", "plain")
+EventLog("shard").info("model_loaded", path="/数据/模型")
+"""
+    env = os.environ | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-c", program], env=env, stderr=subprocess.PIPE, timeout=30, check=True)
+    assert "path=/数据/模型" in done.stderr.decode("utf-8")
