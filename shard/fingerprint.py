@@ -16,8 +16,22 @@ from shard.json_files import read_object
 from shard.weights import weight_files
 
 _CHARS: Final = 16
-#: Where tokenizers keep what they know.
-_TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "sentencepiece.bpe.model")
+#: Where tokenizers keep what they know; some of it counts beside a ``tokenizer.json``, some only without.
+_TOKENIZER_FILES: Final = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "spm.model",
+    "tokenizer.model",
+    "sentencepiece.model",
+    "sentencepiece.bpe.model",
+)
 #: Heads, positions, activations and the like, of a transformer and of what follows it.
 _CONFIGURATIONS: Final = ("config.json", "sentence_bert_config.json")
 #: What hubs and libraries write into these of themselves; the precision is a fact of its own.

@@ -42,6 +42,24 @@ def test_what_the_configuration_says_of_the_arithmetic_is_part_of_it(directory):
     assert fingerprint(directory) != before
 
 
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("added_tokens.json", "{}", '{"weather": 30000}'),
+        ("special_tokens_map.json", "{}", '{"cls_token": "the"}'),
+        ("merges.txt", "t h\nth e\n", "t h\n"),
+        ("vocab.json", '{"a": 5, "b": 6}', '{"a": 6, "b": 5}'),
+        ("spiece.model", "one", "two"),
+        ("chat_template.jinja", "{{ query }}", "{{ document }}"),
+    ],
+)
+def test_whatever_decides_how_texts_are_read_is_part_of_it(directory, name, before, after):
+    (directory / name).write_text(before)
+    first = fingerprint(directory)
+    (directory / name).write_text(after)
+    assert fingerprint(directory) != first
+
+
 def test_who_wrote_the_configuration_and_how_is_not(directory):
     config = json.loads((directory / "config.json").read_text("utf-8"))
     before = fingerprint(directory)
