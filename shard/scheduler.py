@@ -62,6 +62,8 @@ class Batch(Generic[ItemT]):
     is_alone: bool = False
     #: Whether it gets the cores of all lanes.
     is_wide: bool = False
+    #: Milliseconds that bulk was owed more before it was taken.
+    charged_ms: float = 0.0
 
 
 @dataclass(slots=True)
@@ -188,6 +190,7 @@ class Scheduler(Generic[ItemT]):
             running_texts = sum(len(batch.items) for batch in self._running)
             max_texts = min(max_texts, -(-(self._waiting_texts + running_texts) // self._lanes))
         items, planned_ms = self._fill(queue, max_texts)
+        owed_ms = self._owed_ms
         if is_due:  # it may be one text of many slices: interactive work has its own share before the next one
             self._owed_ms -= self._pace.factor * planned_ms
         elif is_bulk:
@@ -199,7 +202,7 @@ class Scheduler(Generic[ItemT]):
         is_wide = not self._running and not (is_shared and self._waiting_texts) and not (both_wait and not is_bulk)
         # A text that takes longer than a slice keeps nobody from a free lane, however urgent its client calls it.
         runs_as_bulk = is_bulk or self._pace.factor * planned_ms > self._plan.slice_ms
-        return Batch(items, planned_ms, runs_as_bulk, is_wide=is_wide)
+        return Batch(items, planned_ms, runs_as_bulk, is_wide=is_wide, charged_ms=owed_ms - self._owed_ms)
 
     def finished(self, batch: Batch[ItemT]) -> None:
         """Hear that a batch of ``take`` is done."""
@@ -211,6 +214,8 @@ class Scheduler(Generic[ItemT]):
 
     def replan(self, batch: Batch[ItemT], items: list[ItemT]) -> None:
         """Let a batch of ``take`` hold these instead, or the same ones if they have other lengths now."""
+        if not items:  # the time of all was over: nobody is charged
+            self._owed_ms += batch.charged_ms
         batch.items = items
         batch.planned_ms = self._plan.costs.ms(*_measures(items))
 

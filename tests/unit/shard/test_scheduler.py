@@ -154,6 +154,23 @@ def test_texts_of_many_slices_have_bulks_share_and_no_more_while_small_requests_
     assert spent[True] / (spent[True] + spent[False]) == pytest.approx(0.25, abs=0.02)
 
 
+def test_long_texts_whose_time_is_over_cost_bulk_nothing_of_its_share():
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(), make_plan(slice_ms=50, ms_per_token=1))
+    add(scheduler, [1000] * 20)
+    living = Item(10)
+    scheduler.add([living], 0.0, "bulk")
+    small_ms = 0.0
+    while living.is_waiting:
+        for _ in range(3):
+            add(scheduler, [5] * 5)
+        batch = scheduler.take(0.0)
+        if batch.is_bulk and living not in batch.items:
+            scheduler.replan(batch, [])
+        scheduler.finished(batch)
+        small_ms += 0.0 if batch.is_bulk else batch.planned_ms
+    assert small_ms <= 200
+
+
 @pytest.mark.parametrize("lanes", [2, 3, 4])
 def test_small_requests_beyond_one_batch_go_first_in_every_lane_and_leave_bulk_its_share(lanes):
     scheduler: Scheduler[Item] = Scheduler(BatchLimits(), make_plan(slice_ms=50, ms_per_token=1), lanes=lanes)
