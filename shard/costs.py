@@ -24,6 +24,7 @@ _SLICE_MS: Final = 50.0
 #: A slice may lose so much throughput against the best size of batch that takes up to so long, or that was timed.
 _NEARLY_BEST: Final = 1.05
 _LOOKED_AT_MS: Final = 250.0
+_SMALL_SHARE_OF_SLICE: Final = 0.5
 #: Measuring ends with the first batch after this, but never with one size alone: it tells the price of a pass and that
 #: of a token apart from the second on.
 _ENOUGH_S: Final = 0.4
@@ -87,6 +88,15 @@ class SlicePlan:
     costs: CostModel
     slice_ms: float
     max_tokens: int
+
+    @property
+    def small_ms(self) -> float:
+        """How long a small request takes at most: half a slice, or as long as a usual text where that takes more of it.
+
+        Where a pass is slow to begin, half a slice may be less than any text takes.
+        """
+        usual_ms = self.costs.usual_ms(_USUAL_TOKENS)
+        return max(_SMALL_SHARE_OF_SLICE * self.slice_ms, usual_ms if usual_ms <= self.slice_ms else 0.0)
 
     @property
     def slice_tokens(self) -> int:

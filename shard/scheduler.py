@@ -1,6 +1,6 @@
 """Which texts go into the next batch: pure, with the clock passed in. Called by ``engine`` under its lock.
 
-A request is *interactive* when it is small enough to be done in half a slice, else *bulk*. Interactive work goes
+A request is *interactive* when it is small (a few texts, ``SlicePlan.small_ms``), else *bulk*. Interactive work goes
 first, but while both wait, bulk gets a guaranteed share of the device's time, which grows with its age. No batch is
 planned to take longer than one slice, so that is how long a short query waits for the batch before it.
 
@@ -29,7 +29,6 @@ from emb_model_provider.modelmap import BatchLimits
 from shard.costs import Pace, SlicePlan
 
 _INTERACTIVE_TEXTS: Final = 8
-_INTERACTIVE_SHARE_OF_SLICE: Final = 0.5
 #: What waits of interactive work is one wide batch up to so long, on the cores of one lane.
 _WIDE_SHARE_OF_SLICE: Final = 0.5
 #: A lane beside others at interactive work begins once so much of their tokens waits.
@@ -251,8 +250,7 @@ class Scheduler(Generic[ItemT]):
         return False
 
     def _is_interactive(self, items: Sequence[ItemT]) -> bool:
-        longest_ms = self._plan.slice_ms * _INTERACTIVE_SHARE_OF_SLICE
-        return len(items) <= _INTERACTIVE_TEXTS and self._plan.costs.ms(*_measures(items)) <= longest_ms
+        return len(items) <= _INTERACTIVE_TEXTS and self._plan.costs.ms(*_measures(items)) <= self._plan.small_ms
 
     def _bulk_share(self, now_s: float) -> float:
         waited_s = now_s - self._bulk[0].arrived_s if self._bulk else 0.0

@@ -43,6 +43,13 @@ def test_a_slice_is_the_shortest_batch_of_nearly_the_best_rate_but_at_least_fift
         assert a_token(model, tokens) >= nearly_best * 0.999, "a shorter one would do"
 
 
+@given(models)
+def test_a_usual_text_is_small_however_slow_the_model_and_nothing_small_takes_longer_than_a_slice(model):
+    planned = plan([sample(model, lengths) for lengths in SHAPES], 1_000_000)
+    assert sample(planned.costs, (64,)).ms <= planned.small_ms * 1.000001
+    assert planned.small_ms <= planned.slice_ms
+
+
 def test_on_a_quick_device_a_slice_is_fifty_milliseconds():
     assert plan([Sample((64,), 1), Sample((64,) * 2, 2)], 2048).slice_ms == 50
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emb_model_provider.modelmap import BatchLimits
-from shard.costs import CostModel, SlicePlan
+from shard.costs import CostModel, Sample, SlicePlan, plan
 from shard.scheduler import Batch, Item, Scheduler
 from tests.support.plans import make_plan
 
@@ -117,6 +117,18 @@ def test_what_takes_longer_than_half_a_slice_is_bulk_however_few_texts_it_has():
     assert take(scheduler) == light
     assert take(scheduler) == heavy
     assert take(scheduler)[0] in many
+
+
+@pytest.mark.parametrize("costs", [CostModel(160, 0, 4, 0), CostModel(0, 60, 0.2, 0)], ids=["pass", "text"])
+def test_a_query_overtakes_bulk_also_where_the_price_of_a_pass_is_most_of_a_slice(costs):
+    samples = [
+        Sample(lengths, costs.ms(len(lengths), sum(lengths), 0)) for lengths in [(8,), (64,), (8,) * 4, (64, 64)]
+    ]
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(), plan(samples, 10_000))
+    add(scheduler, [64] * 64)
+    take(scheduler)
+    query = add(scheduler, [45])
+    assert take(scheduler) == query
 
 
 @given(st.floats(0.5, 25), st.floats(0, 60))
