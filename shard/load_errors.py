@@ -19,6 +19,8 @@ from emb_model_provider.errors import LoadError, LoadReason
 from shard.memory import ran_out
 from shard.weights import hostile_pickle
 
+#: What torch says of an embedding on the CPU.
+_BEYOND_A_TABLE: Final = "index out of range in self"
 _ATTENTION_ADVICE: Final = (
     " Its files ask for it: take attn_implementation out of config.json or sentence_bert_config.json in a copy of the"
     " model and serve that; its vectors are the same with any implementation."
@@ -57,6 +59,12 @@ def _reason(directory: Path, error: BaseException) -> LoadError | None:
         case RuntimeError():
             reason = LoadReason.WRONG_WEIGHTS
             sentence = f"the weights in {directory} do not make a working model: {error}"
+        case IndexError() if str(error) == _BEYOND_A_TABLE:
+            reason = LoadReason.WRONG_WEIGHTS
+            sentence = (
+                f"the weights in {directory} have no row for a token of its tokenizer or for a place of a text: the "
+                "tokenizer, or the length in its files, is that of another model"
+            )
         case ValueError() | KeyError():
             reason = LoadReason.UNSUPPORTED_MODEL
             sentence = f"{directory} holds a model that cannot be served: {error}"

@@ -82,6 +82,8 @@ def capture(model: PreTrainedModel, *, type_ids: bool) -> fx.GraphModule:
     if not any(node.target is ATTEND for node in graph.graph.nodes):
         raise CaptureError("its attention is not transformers' own")
     _drop_copies(graph.graph)
+    if _numbers_tokens(graph.graph):
+        raise CaptureError("it numbers its tokens by itself")  # on from one text to the next, and beyond its table
     return graph
 
 
@@ -154,6 +156,13 @@ def _layer_norm(
 ) -> torch.Tensor:
     marked: torch.Tensor = torch.ops.emb_provider.layer_norm(input, normalized_shape, weight, bias, eps)
     return marked
+
+
+def _numbers_tokens(graph: fx.Graph) -> bool:
+    """Tell whether the second input, the positions, is of no use, and a table is read by numbers that are no input."""
+    _ids, positions, *_types = [node for node in graph.nodes if node.op == "placeholder"]
+    read = [node.args[1] for node in graph.nodes if node.target is torch.ops.aten.embedding.default]
+    return not positions.users and any(isinstance(index, fx.Node) and index.op != "placeholder" for index in read)
 
 
 def _drop_copies(graph: fx.Graph) -> None:

@@ -3,6 +3,7 @@
 import sys
 
 import pytest
+import torch
 from tokenizers import decoders
 
 from emb_model_provider.errors import LoadError, LoadReason
@@ -20,6 +21,17 @@ def test_a_panic_of_rust_and_a_call_of_exit_are_models_that_cannot_be_served(tmp
     with pytest.raises(LoadError, match=said) as caught, reasons(tmp_path):
         load()
     assert caught.value.reason is LoadReason.UNSUPPORTED_MODEL
+
+
+def test_a_token_that_the_weights_have_no_row_for_is_said_to_be_of_another_model(tmp_path):
+    with pytest.raises(LoadError, match="tokenizer, or the length in its files") as caught, reasons(tmp_path):
+        torch.nn.Embedding(3, 2)(torch.tensor([3]))
+    assert caught.value.reason is LoadReason.WRONG_WEIGHTS
+
+
+def test_another_index_out_of_range_goes_through_as_it_is(tmp_path):
+    with pytest.raises(IndexError), reasons(tmp_path):
+        [].pop()
 
 
 def test_what_is_not_known_goes_through_as_it_is(tmp_path):
