@@ -32,6 +32,7 @@ from shard.encoders.rescaled_rope import RescaledRope, find_rescaled
 from shard.encoders.score_head import ScoreHead
 from shard.encoders.sentence_transformer import ForwardPath
 from shard.encoders.splade import SpladeHead
+from shard.encoders.switched_attention import SwitchedAttention, find_sparse
 from shard.encoders.text_tokenizer import TextTokenizer, TokenizerFacts
 from shard.foreign_ids import Decode
 from shard.generative import GenerativeFiles
@@ -71,6 +72,8 @@ def place(modules: Sequence[nn.Module], plan: ComputePlan, recipe: Recipe) -> Pa
     if rotaries := find_rescaled(transformer):
         log.info("alone", reason="its positions are scaled by the longest text of a pass")
         plain = RescaledRope(plain, rotaries)
+    if sparse := find_sparse(transformer):
+        plain = SwitchedAttention(plain, sparse)
     return Parts(transformer, heads, plain, wants_type_ids)
 
 

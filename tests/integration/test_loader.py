@@ -301,6 +301,23 @@ def test_positions_that_are_scaled_by_the_longest_text_are_those_of_each_text_al
             np.testing.assert_allclose(found, expected[-len(found) :], atol=TOLERANCE)
 
 
+def test_attention_that_a_short_text_makes_full_for_good_is_that_of_each_text_alone(tmp_path, opened):
+    from transformers import BigBirdConfig
+
+    sizes = {"vocab_size": len(wordpiece_vocabulary()), "hidden_size": 32, "num_hidden_layers": 2,
+             "num_attention_heads": 4, "intermediate_size": 64, "initializer_range": 0.3, "pad_token_id": 0,
+             "max_position_embeddings": 64, "block_size": 4, "num_random_blocks": 1}  # fmt: skip
+    directory = with_body(tiny_models.make_sentence_transformers(tmp_path / "model"), BigBirdConfig(**sizes))
+    encoder = opened(directory)
+    texts = ["好" + "吃a" * (count // 2) for count in (60, 50, 27, 26, 24, 60, 2, 28)]
+    expected = np.concatenate([alone(reference(directory), [text]) for text in texts])
+    assert np.abs(expected - alone(reference(directory), ["a", *texts])[1:]).max() > TOLERANCE
+    np.testing.assert_allclose(vectors(encoder, texts), expected, atol=TOLERANCE)
+    with ThreadPoolExecutor(3) as lanes:
+        for found in lanes.map(lambda shift: vectors(encoder, texts[shift:]), [0, 1, 2, 3, 4, 5] * 4):
+            np.testing.assert_allclose(found, expected[-len(found) :], atol=TOLERANCE)
+
+
 def test_a_format_of_numbers_that_a_models_files_ask_for_is_not_asked_for_twice(tmp_path, opened):
     directory = tiny_models.make_sentence_transformers(tmp_path / "model")
     said = {"max_seq_length": 64, "do_lower_case": False, "model_kwargs": {"dtype": "bfloat16", "device_map": "cpu"}}
