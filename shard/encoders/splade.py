@@ -43,11 +43,17 @@ class LanguageHead(nn.Module):
         return logits[0]
 
 
+class _States(BaseModelOutput):
+    """Hidden states and nothing else; Longformer's head hands on what it has beside them."""
+
+    global_attentions = None
+
+
 class _GivenStates(nn.Module):
     """Stands where the transformer was; any thread may call it."""
 
     def forward(self, *_arguments: object, inputs_embeds: torch.Tensor, **_options: object) -> BaseModelOutput:
-        return BaseModelOutput(last_hidden_state=inputs_embeds)
+        return _States(last_hidden_state=inputs_embeds)
 
 
 def split_language_model(model: PreTrainedModel) -> tuple[PreTrainedModel, LanguageHead]:

@@ -174,6 +174,19 @@ def test_a_logit_that_is_not_a_number_stays_in_the_row_to_be_found():
     assert np.isnan(row.values[1])
 
 
+def test_a_language_head_that_hands_on_attentions_is_split_from_its_transformer():
+    from transformers import LongformerConfig, LongformerForMaskedLM
+
+    sizes = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+             "intermediate_size": 16, "attention_window": [4], "max_position_embeddings": 20}  # fmt: skip
+    model = LongformerForMaskedLM(LongformerConfig(**sizes)).eval()
+    ids = torch.arange(4, 11)[None]
+    with torch.inference_mode():
+        expected = model(input_ids=ids).logits[0]
+        transformer, head = splade.split_language_model(model)
+        torch.testing.assert_close(head(transformer(input_ids=ids).last_hidden_state[0]), expected)
+
+
 def test_what_is_no_masked_language_model_is_refused(tmp_path, opened):
     with pytest.raises(LoadError, match="needs a masked language model") as caught:
         opened(tiny_models.make_plain(tmp_path / "plain"), task="sparse")
