@@ -238,9 +238,9 @@ def _items(chunk: Chunk, shape: Shape) -> list[dict[str, object]]:
 
 
 def render_error(error: RequestError) -> bytes:
-    """Return OpenAI's error body."""
+    """Return OpenAI's error body, and beside it ``detail``: clients of Jina's embeddings raise what it says."""
     body = {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}
-    return orjson.dumps({"error": body})
+    return orjson.dumps({"error": body, "detail": error.message})
 
 
 OPENAI: Final = Dialect(

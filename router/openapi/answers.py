@@ -85,7 +85,10 @@ KEYS: Final = record({"auth": FLAG})
 READINESS: Final = record({"status": words("ready", "not_ready"), "models": {"type": "object"}})
 
 _OPENAI_ERROR: Final = record(
-    {"error": record({"message": TEXT, "type": TEXT, "param": or_null(TEXT), "code": or_null(TEXT)})}
+    {
+        "error": record({"message": TEXT, "type": TEXT, "param": or_null(TEXT), "code": or_null(TEXT)}),
+        "detail": TEXT,
+    }
 )
 #: By dialect: what ``Dialect.render_error`` writes.
 ERRORS: Final[dict[str, Schema]] = {

@@ -207,11 +207,11 @@ def test_every_kind_tells_what_it_is(server):
 @pytest.mark.parametrize(
     ("path", "body", "status", "shape"),
     [
-        ("/v1/embeddings", {"model": "rank", "input": "a"}, 400, {"error"}),
+        ("/v1/embeddings", {"model": "rank", "input": "a"}, 400, {"error", "detail"}),
         ("/v2/rerank", {"model": "classify", "query": "a", "documents": ["b"]}, 400, {"message", "code", "param"}),
         ("/embed_sparse", {"model": "embed", "inputs": "a"}, 422, {"error", "error_type"}),
         ("/api/embed", {"model": "absent", "input": "a"}, 404, {"error"}),
-        ("/classify", {"model": "embed", "input": "a"}, 400, {"error"}),
+        ("/classify", {"model": "embed", "input": "a"}, 400, {"error", "detail"}),
     ],
 )
 def test_what_a_model_cannot_do_is_said_in_the_language_asked(server, path, body, status, shape):

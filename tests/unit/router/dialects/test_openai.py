@@ -196,10 +196,11 @@ def test_a_large_answer_comes_in_pieces_of_bounded_size(encoding_format, dimensi
     assert max(piece.count(b'"index"') for piece in pieces) == rows
 
 
-def test_an_error_has_openais_four_fields():
+def test_an_error_has_openais_four_fields_and_what_clients_of_jinas_embeddings_raise():
     error = InvalidRequestError("no", param="input", code="c")
     assert orjson.loads(render_error(error)) == {
-        "error": {"message": "no", "type": "invalid_request_error", "param": "input", "code": "c"}
+        "error": {"message": "no", "type": "invalid_request_error", "param": "input", "code": "c"},
+        "detail": "no",
     }
 
 

@@ -393,7 +393,7 @@ async def test_errors_have_teis_shape_and_status(refuse, path, body, status, kin
         ("/embed", {"error", "error_type"}),
         ("/v2/embed", {"message", "code", "param"}),
         ("/api/embed", {"error"}),
-        ("/v1/embeddings", {"error"}),
+        ("/v1/embeddings", {"error", "detail"}),
         ("/v1/rerank", {"error", "message", "detail"}),
     ],
 )
