@@ -1,6 +1,7 @@
 """Ollama's JSON, to and from our types; pure. Formats: https://github.com/ollama/ollama/blob/main/docs/api.md.
 
-``keep_alive`` and ``options`` are accepted: models stay loaded here, and none of the options changes vectors.
+``keep_alive`` and ``options`` are accepted: models stay loaded here, and none of the options changes vectors. Nothing
+to encode is no error there: clients load a model so, and pass on empty lists (``EmbedHandler`` in ``server/routes.go``).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from router.dialects.options import read_options, read_texts
 from router.dialects.seam import Answered, DescribeCall, Dialect, EncodeCall, ListCall, Route, at_once
 from router.dialects.vectors import PLAIN, details_json, errors_json, rows_json, to_json
 from router.dialects.version import our_version
+from router.limits import RequestLimits
 
 _NANOSECONDS: Final = 1_000_000_000
 _BITS: Final = {"fp32": "F32", "fp16": "F16", "bf16": "BF16", "int8": "Q8_0", "int4": "Q4_0"}
@@ -28,8 +30,10 @@ _BITS: Final = {"fp32": "F32", "fp16": "F16", "bf16": "BF16", "int8": "Q8_0", "i
 _NEVER: Final = "9999-12-31T23:59:59Z"
 
 
-def parse_embed(fields: Fields) -> EncodeCall:
+def parse_embed(fields: Fields) -> EncodeCall | DescribeCall:
     """Read the body of ``/api/embed``."""
+    if fields.values.get("input") in ("", []):
+        return DescribeCall(parse_model(fields), _no_vectors)
     options = read_options(fields)
     texts, holes = read_texts(fields, "input", options)
     request = options.request(parse_model(fields), texts=texts, holes=holes)
@@ -55,8 +59,15 @@ def build_embed(details: bool, answered: Answered) -> Iterator[bytes]:  # noqa: 
     yield b"]," + to_json(rest)[1:]
 
 
-def parse_embeddings(fields: Fields) -> EncodeCall:
+def _no_vectors(status: ShardStatus, _limits: RequestLimits) -> bytes:
+    empty = {"embeddings": [], "total_duration": 0, "load_duration": 0, "prompt_eval_count": 0}
+    return orjson.dumps({"model": status.model_id, **empty})
+
+
+def parse_embeddings(fields: Fields) -> EncodeCall | DescribeCall:
     """Read the body of ``/api/embeddings``, the older route with one text in ``prompt``."""
+    if not fields.string("prompt"):
+        return DescribeCall(parse_model(fields), lambda _status, _limits: b'{"embedding":[]}')
     options = read_options(fields, reads_prompt=False)
     request = options.request(parse_model(fields), texts=(fields.text("prompt"),))
     return EncodeCall(request, build_embeddings, role=options.role)

@@ -30,6 +30,17 @@ async def test_the_older_route_has_one_vector(ask, backend):
     assert backend.seen[0].prompt is None
 
 
+async def test_nothing_to_encode_as_clients_send_it_to_load_a_model_is_no_error(ask, refuse, backend):
+    # ollama 0.6.3: embed("embed"), langchain-ollama 1.1.0: embed_documents([]), ollama 0.6.3: embeddings("embed")
+    for body in ({"input": ""}, {"input": [], "options": {"mirostat": None}, "dimensions": 2}):
+        answer = await ask("/api/embed", model="embed:latest", **body)
+        assert (answer["model"], answer["embeddings"], answer["prompt_eval_count"]) == ("embed", [], 0)
+    for body in ({}, {"prompt": ""}):
+        assert await ask("/api/embeddings", model="embed", **body) == {"embedding": []}
+    assert backend.seen == []
+    assert (await refuse("/api/embed", model="nothing", input=""))[0] == 404
+
+
 async def test_models_are_listed_and_shown(client, ask):
     listed = (await (await client.get("/api/tags")).json())["models"]
     assert {"name", "model", "modified_at", "size", "digest", "details"} <= set(listed[0])
@@ -48,7 +59,8 @@ async def test_errors_are_one_string(refuse, client):
     assert status == 404
     assert error["error"].startswith("The model 'nothing' does not exist")
     assert (await refuse("/api/nothing"))[1]["error"] == "There is no POST /api/nothing here."
-    assert (await refuse("/api/embed", model="embed", input=[]))[0] == 400
+    assert (await refuse("/api/embed", model="embed", input=["a", ""]))[0] == 400
+    assert (await refuse("/api/embed", model="embed"))[0] == 400
 
 
 @pytest.mark.parametrize(
