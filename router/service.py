@@ -185,10 +185,10 @@ class EmbeddingService:
         self._delivery.refuse_quarantined(call)
         if len(tokens) == 1:
             parts = await self._delivery.send(call, 0, 1)
-        elif len(slices := slice_bounds(request.texts or request.token_ids, request.queries.texts)) == 1:
-            parts = await self._delivery.send(call, *slices[0])
         else:
-            parts = await self._send_all(call, slices)
+            inputs = request.texts or request.token_ids
+            slices = slice_bounds(inputs, request.queries.texts, request.seconds)
+            parts = await (self._delivery.send(call, *slices[0]) if len(slices) == 1 else self._send_all(call, slices))
         return status, _assemble(status, parts)
 
     async def _send_all(self, call: Call, slices: list[tuple[int, int]]) -> list[Encoded]:
@@ -208,21 +208,22 @@ class EmbeddingService:
         return [part for index in range(len(slices)) for part in parts[index]]
 
 
-def slice_bounds(inputs: Sequence[Sized], queries: int = 0) -> list[tuple[int, int]]:
+def slice_bounds(inputs: Sequence[Sized], queries: int = 0, seconds: Sequence[Sized] = ()) -> list[tuple[int, int]]:
     """Cut inputs into runs of bounded count and size (characters or token ids); return each one's begin and end.
 
-    The first ``queries`` of them are in runs of their own.
+    The first ``queries`` of them are in runs of their own. ``seconds`` are the other halves of pairs, if they are any.
     """
     if len(inputs) == 1:
         return [(0, 1)]
     bounds: list[tuple[int, int]] = []
     begin, units = 0, 0
     for index, one in enumerate(inputs):
-        is_full = index - begin >= _SLICE_INPUTS or units + len(one) > _SLICE_UNITS
+        size = len(one) + (len(seconds[index]) if seconds else 0)
+        is_full = index - begin >= _SLICE_INPUTS or units + size > _SLICE_UNITS
         if index > begin and (is_full or index == queries):
             bounds.append((begin, index))
             begin, units = index, 0
-        units += len(one)
+        units += size
     bounds.append((begin, len(inputs)))
     return bounds
 

@@ -91,6 +91,16 @@ def test_a_few_giant_texts_do_not_share_a_slice():
     assert slice_bounds(["x" * 100_000, "y" * 100_000, "z"]) == [(0, 1), (1, 3)]
 
 
+async def test_a_few_giant_documents_beside_a_short_query_do_not_share_a_slice_either():
+    backend = LengthBackend()
+    documents = ("x" * 100_000, "y" * 100_000, "z")
+    await make_service(backend).embed(EncodeRequest("owner/name", ("query",) * 3, seconds=documents))
+    assert sorted((message.first_index, message.seconds) for message in backend.seen) == [
+        (0, documents[:1]),
+        (1, documents[1:]),
+    ]
+
+
 async def test_a_big_request_is_answered_in_order_with_at_most_two_slices_under_way():
     backend = LengthBackend()
     texts = tuple("x" * (1 + index % 10) for index in range(300))
