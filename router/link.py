@@ -9,8 +9,8 @@ from collections.abc import Callable, Collection
 from typing import Final, TypeVar, cast
 
 from emb_model_provider.black_box import BlackBoxReader
-from emb_model_provider.errors import ProtocolError, ProviderError, RequestError
-from emb_model_provider.frames import FrameDecoder, Outbox
+from emb_model_provider.errors import PayloadTooLargeError, ProtocolError, ProviderError, RequestError
+from emb_model_provider.frames import MAX_PAYLOAD_BYTES, FrameDecoder, Outbox
 from emb_model_provider.logs import EventLog
 from emb_model_provider.messages.framing import pack, unpack
 from emb_model_provider.messages.link import Cancel, Detokenize, Encode, Encoded, Failed, Hello, Texts, Tokenize, Tokens
@@ -84,7 +84,7 @@ class Link(asyncio.Protocol):
         if self._outbox is None or self._is_broken:
             raise ShardLostError(started=False)
         request_id = next(self._ids)
-        self._outbox.add(pack(message, request_id))
+        self._outbox.add(_packed(message, request_id))
         future: asyncio.Future[Encoded | Tokens | Texts] = asyncio.get_running_loop().create_future()
         self._waiting[request_id] = future
         if message.alone:
@@ -190,6 +190,15 @@ class Link(asyncio.Protocol):
         if isinstance(answer, Encoded) and len(answer.vectors) != 4 * answer.dimension * len(answer.tokens):
             raise ProtocolError("the vectors' bytes do not match their count and dimension")
         future.set_result(answer)
+
+
+def _packed(message: Encode | Tokenize | Detokenize, request_id: int) -> bytes:
+    try:
+        return pack(message, request_id)
+    except ProtocolError:
+        raise PayloadTooLargeError(
+            f"An input, or all texts whose tokens are asked for, may have {MAX_PAYLOAD_BYTES // 2**20} MiB: split it."
+        ) from None
 
 
 def _rows(message: Encode | Tokenize | Detokenize | Encoded | Tokens | Texts) -> int:

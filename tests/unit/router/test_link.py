@@ -6,7 +6,7 @@ import contextlib
 import pytest
 
 from emb_model_provider.black_box import BlackBox, BlackBoxReader
-from emb_model_provider.errors import RequestError
+from emb_model_provider.errors import PayloadTooLargeError, RequestError
 from emb_model_provider.frames import FrameDecoder
 from emb_model_provider.messages.framing import pack, unpack
 from emb_model_provider.messages.link import Cancel, Encode, Encoded, Failed, Tokenize, Tokens
@@ -134,3 +134,16 @@ async def test_nothing_is_taken_back_from_a_shard_that_is_gone(link, wire):
         await asked
     await asyncio.sleep(0)
     assert wire.messages() == [Encode(("a",))]
+
+
+@pytest.mark.parametrize("message", [Encode(("a",) * 8), Tokenize(("a",) * 8)])
+async def test_what_no_frame_holds_is_told_to_its_client_and_the_link_goes_on(link, wire, monkeypatch, message):
+    monkeypatch.setattr("emb_model_provider.frames.MAX_PAYLOAD_BYTES", 64)
+    with pytest.raises(PayloadTooLargeError, match="64 MiB") as caught:
+        await link.request(message.replace(request_id="r" * 64), Encoded)
+    assert caught.value.status == 413
+    assert link.in_flight == 0
+    monkeypatch.undo()
+    asked = await ask(link)
+    link.data_received(pack(ONE, 2))
+    assert await asked == ONE
