@@ -50,3 +50,14 @@ def test_float16_is_little_endian_and_float_the_same_array():
     rows = unit_rows(2, 8)
     assert quantize(rows, "float16").dtype == np.dtype("<f2")
     assert quantize(rows, "float") is rows
+
+
+@pytest.mark.parametrize(("kind", "byte"), [("ubinary", 0b0100_0000), ("binary", 0b0100_0000 - 128)])
+def test_a_number_that_is_exactly_zero_is_not_above_zero(kind, byte):
+    rows = np.array([[0.0, 1.0, -1.0, -0.0, 0.0, 0.0, 0.0, 0.0]], dtype="<f4")
+    assert quantize(rows, kind).tolist() == [[byte]]
+
+
+@pytest.mark.parametrize("dimension", [1, 16, 64])
+def test_no_number_of_a_vector_of_length_1_is_beyond_1(dimension):
+    assert int8_limit(dimension) == 1.0
