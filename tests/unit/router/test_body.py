@@ -2,10 +2,10 @@ import asyncio
 
 import pytest
 
-from emb_model_provider.errors import OverloadedError
+from emb_model_provider.errors import InvalidRequestError, OverloadedError, PayloadTooLargeError
 from router import body as body_module
 from router.admission import Budget
-from router.body import HeldBytes
+from router.body import HeldBytes, PiecedBody, read_body
 from tests.unit.router.test_app import LIMIT, make_app
 
 
@@ -45,3 +45,66 @@ async def test_a_body_that_takes_too_long_is_not_waited_for(aiohttp_client, monk
     response = await client.post("/v1/embeddings", data=in_pieces(b'{"model": "m"}' * 100, pause_s=1))
     assert response.status == 408
     assert "did not arrive within" in (await response.json())["error"]["message"]
+
+
+class Arriving:
+    """A request whose body comes piece by piece."""
+
+    def __init__(self, *pieces: bytes, length: int | None = None, held: HeldBytes | None = None) -> None:
+        self.headers: dict[str, str] = {}
+        self.content_length = length
+        self.content = self
+        self.left = list(pieces)
+        self._held = held
+
+    def get(self, _key):
+        return self._held
+
+    def is_eof(self) -> bool:
+        return False
+
+    async def readany(self) -> bytes:
+        return self.left.pop(0) if self.left else b""
+
+
+async def test_a_body_without_a_length_is_refused_once_it_is_too_large_and_not_read_to_its_end():
+    request = Arriving(b"ab", b"cd", b"e", b"more", b"and more")
+    with pytest.raises(PayloadTooLargeError):
+        await read_body(request, 4)
+    assert request.left == [b"more", b"and more"]
+
+
+@pytest.mark.parametrize(("length", "before_the_first"), [(None, 0), (5, 5)])
+async def test_a_body_takes_room_as_it_comes_or_at_once_where_it_says_how_large_it_is(length, before_the_first):
+    budget = Budget(100)
+    seen: list[int] = []
+
+    class Watched(Arriving):
+        async def readany(self) -> bytes:
+            seen.append(budget.total)
+            return await super().readany()
+
+    assert await read_body(Watched(b"ab", b"cde", length=length, held=HeldBytes(budget, "a")), 5) == b"abcde"
+    assert seen == [before_the_first, max(2, before_the_first), 5]
+
+
+async def test_a_body_that_says_it_is_too_large_is_not_read_and_one_of_nothing_is_told_what_to_send():
+    request = Arriving(b"abcde", length=5)
+    with pytest.raises(PayloadTooLargeError):
+        await read_body(request, 4)
+    assert request.left == [b"abcde"]
+    with pytest.raises(InvalidRequestError, match="empty"):
+        await read_body(Arriving(), 4)
+
+
+async def test_an_answer_in_pieces_knows_its_size_and_frees_each_piece_as_it_leaves():
+    body = PiecedBody([b"ab", b"c"], "application/json")
+    assert (body.size, body.decode()) == (3, "abc")
+    written: list[tuple[bytes, str]] = []
+
+    class Writer:
+        async def write(self, piece: bytes) -> None:
+            written.append((piece, body.decode()))
+
+    await body.write(Writer())
+    assert written == [(b"ab", "c"), (b"c", "")]
