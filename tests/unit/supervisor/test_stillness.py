@@ -47,6 +47,10 @@ def test_a_process_that_waits_to_read_stands_still_until_something_comes(start):
     comes_to_rest(stillness)
 
 
+def test_a_process_that_leads_a_session_of_its_own_is_no_child_of_its_own(start):
+    comes_to_rest(Stillness(start("cat", start_new_session=True).pid))
+
+
 def test_a_process_that_a_signal_has_stopped_stands_still(start):
     process = start("sh", "-c", "while :; do :; done")
     os.kill(process.pid, signal.SIGSTOP)
