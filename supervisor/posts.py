@@ -195,8 +195,6 @@ class Post:
 
     def _take_over(self, successor: Shard) -> None:
         before, self.holder, self.successor = self.holder, successor, None
-        self.problem = ""
-        self.lacked_memory = False
         log.info(
             "taken_over",
             model=self.model_id,

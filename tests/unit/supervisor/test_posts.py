@@ -369,3 +369,13 @@ async def test_closing_waits_for_who_was_to_leave_first_when_the_renewal_was_bro
     assert not closing.done()
     scene.leave(0)
     assert await closing
+
+
+async def test_a_post_has_failed_while_no_process_of_it_lives_and_is_reachable_where_its_socket_is(scene):
+    holder = scene.shards[0]
+    for state, has_failed in [("starting", False), ("ready", False), ("failed", True), ("restarting", True)]:
+        holder._change(state=state)
+        assert scene.post.has_failed is has_failed
+    for path, is_reachable in [("/", True), ("/no/such.sock", False)]:
+        holder._change(socket_path=path)
+        assert scene.post.is_reachable is is_reachable
