@@ -105,6 +105,7 @@ class Post:
 
     def revive(self) -> None:
         """Start a holder that does not serve at once, with the settings wanted now, its failures forgotten."""
+        self.problem = ""
         self.holder.setting = self.wanted
         _keeper(self.holder).revive()
 

@@ -379,3 +379,15 @@ async def test_a_post_has_failed_while_no_process_of_it_lives_and_is_reachable_w
     for path, is_reachable in [("/", True), ("/no/such.sock", False)]:
         holder._change(socket_path=path)
         assert scene.post.is_reachable is is_reachable
+
+
+async def test_a_holder_that_is_revived_with_the_settings_that_could_not_take_over_serves_them_and_says_so(scene):
+    serve(scene.shards[0])
+    renewal = await begin(scene.post.renew(overlap=True))
+    fail(scene.shards[1], "no_network")
+    assert not await renewal
+    assert scene.post.row().reason == "not_replaced"
+    fail(scene.shards[0])
+    scene.post.revive()
+    serve(scene.shards[0])
+    assert (scene.post.row().state, scene.post.row().reason, scene.post.problem) == ("ready", "", "")
