@@ -1,4 +1,6 @@
 import errno
+import mmap
+import os
 import re
 from pathlib import Path
 
@@ -8,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from emb_model_provider.errors import LoadError, LoadReason
 from shard.load_errors import reasons
-from shard.memory import private_bytes, ran_out, return_read_weights
+from shard.memory import limit_kernel_caches, private_bytes, ran_out, return_read_weights
 
 
 @pytest.mark.parametrize(
@@ -97,5 +99,32 @@ def test_weights_that_were_changed_stay_as_they_are(tmp_path):
     assert mapped[500_000] == 7
 
 
+def test_a_file_beside_them_may_have_a_name_that_is_no_text(tmp_path):
+    path = tmp_path / os.fsdecode(b"\xff")
+    path.write_bytes(b"x")
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ):
+        return_read_weights()
+
+
 def test_a_process_has_memory_of_its_own():
     assert private_bytes() > 1024 * 1024
+
+
+@pytest.mark.parametrize("said", ["", None], ids=["less", "nothing"])
+def test_a_kernel_that_says_nothing_of_memory_is_no_reason_to_fail(monkeypatch, said):
+    def read(*args, **options):
+        if said is None:
+            raise FileNotFoundError
+        return said
+
+    monkeypatch.setattr(Path, "read_text", read)
+    assert private_bytes() == 0
+    return_read_weights()
+
+
+def test_few_kernels_are_kept_unless_the_operator_says_how_many(monkeypatch):
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "7")
+    monkeypatch.setenv("LRU_CACHE_CAPACITY", "")  # so that it is put back as it was, set or not
+    monkeypatch.delenv("LRU_CACHE_CAPACITY")
+    limit_kernel_caches()
+    assert (os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"], os.environ["LRU_CACHE_CAPACITY"]) == ("7", "256")

@@ -26,7 +26,7 @@ def test_many_read_at_once_and_nobody_waits():
 def test_one_that_is_alone_waits_for_all_that_read_and_keeps_out_those_that_come():
     solitude, is_alone, may_end, has_read = (Solitude(), *(threading.Event() for _ in range(3)))
     solitude.read()
-    solitude.read()
+    assert solitude.try_read()
 
     def be_alone():
         with solitude.alone():
