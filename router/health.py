@@ -93,7 +93,7 @@ def describe(status: ShardStatus, gate: Gate, *, is_ready: bool) -> dict[str, ob
         "crashes": health.crashes,
         "boot_failures": health.boot_failures,
         "breaker": health.breaker,
-        "last_success": max(progress.last_success, gate.last_success) or None,
+        "last_success": max(health.last_success, gate.last_success) or None,
         "oldest_batch_s": round(progress.running_s, 3),
         "shard_waiting_texts": progress.waiting_texts,
         "shard_waiting_tokens": progress.waiting_tokens,

@@ -220,11 +220,12 @@ class Post:
 
 @dataclass(frozen=True, slots=True)
 class _Count:
-    """What went wrong so far."""
+    """What went wrong so far, and when something last went right."""
 
     restarts: int = 0
     crashes: int = 0
     boot_failures: int = 0
+    succeeded: float = 0.0
 
     def plus(self, shard: Shard) -> _Count:
         health = shard.current_status().health
@@ -232,12 +233,14 @@ class _Count:
             self.restarts + shard.status.restarts,
             self.crashes + health.crashes,
             self.boot_failures + health.boot_failures,
+            max(self.succeeded, health.last_success),
         )
 
     def add_to(self, status: ShardStatus) -> ShardStatus:
         health = status.health.replace(
             crashes=status.health.crashes + self.crashes,
             boot_failures=status.health.boot_failures + self.boot_failures,
+            succeeded_before=max(status.health.succeeded_before, self.succeeded),
         )
         return status.replace(restarts=status.restarts + self.restarts, health=health)
 

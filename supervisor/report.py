@@ -95,7 +95,7 @@ def model_report(status: ShardStatus, *, age_s: float, rss_bytes: int) -> ModelR
         waiting_texts=progress.waiting_texts if progress else 0,
         waiting_tokens=progress.waiting_tokens if progress else 0,
         running_s=round(progress.running_s, 3) if progress else 0.0,
-        last_success=progress.last_success if progress else 0.0,
+        last_success=health.last_success,
         rss_bytes=rss_bytes,
         expected_ready_s=round(status.expected_ready_s, 1),
         reason=status.reason,

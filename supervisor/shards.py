@@ -64,6 +64,8 @@ class Shard:
         #: How the generation before ended, in words; kept until one serves.
         self._why = ""
         self._progress: Progress | None = None
+        #: When the generations before last made a result.
+        self._succeeded_before = 0.0
         self._started_s = 0.0
         self._load_s = _FIRST_LOAD_GUESS_S
         self._due_s = time.monotonic() + self._load_s
@@ -101,7 +103,9 @@ class Shard:
         left_s = max(1.0, abs(self._due_s - time.monotonic())) if is_waiting else 0.0
         if keeper is None:
             return status.replace(expected_ready_s=left_s)
-        health = ShardHealth(self._progress, keeper.boot_failures, keeper.crashes, keeper.breaker)
+        health = ShardHealth(
+            self._progress, keeper.boot_failures, keeper.crashes, keeper.breaker, self._succeeded_before
+        )
         return status.replace(expected_ready_s=left_s, pid=keeper.pid, health=health)
 
     # --------------------------------------------------------------------------------- called by the keeper
@@ -126,6 +130,8 @@ class Shard:
             report_every_s=self.keeper.report_every_s,
         )
         self._load_failure = None
+        if self._progress is not None:
+            self._succeeded_before = max(self._succeeded_before, self._progress.last_success)
         self._progress = None
         self._started_s = time.monotonic()
         self._due_s = self._started_s + self._load_s

@@ -145,13 +145,20 @@ class Heartbeat(Wire, frozen=True):
 class ShardHealth(Wire, frozen=True):
     """What an operator asks of a running shard beside its state; zeros before its first ``Progress``.
 
-    ``breaker`` is ``open`` while a model that keeps dying is left alone for a time.
+    ``breaker`` is ``open`` while a model that keeps dying is left alone for a time. ``succeeded_before`` is when the
+    processes before this one last made a result (Unix time; 0: never yet).
     """
 
     progress: Progress | None = None
     boot_failures: int = 0
     crashes: int = 0
     breaker: Literal["closed", "open", "half-open"] = "closed"
+    succeeded_before: float = 0.0
+
+    @property
+    def last_success(self) -> float:
+        """When the model last made a result, whichever process of it (Unix time; 0: never yet)."""
+        return max(self.succeeded_before, self.progress.last_success if self.progress is not None else 0.0)
 
 
 class ShardStatus(Wire, frozen=True):

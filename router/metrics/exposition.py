@@ -121,13 +121,13 @@ def _model_samples(models: Sequence[ShardStatus]) -> Samples:
         if one.info is not None:
             facts = one.info.encoder
             tell(c.MODEL_INFO, 1, model, one.name, facts.device, facts.precision, facts.batching, facts.fingerprint)
+        if health.last_success:
+            tell(c.LAST_SUCCESS, health.last_success, model)
         if (progress := health.progress) is not None:
             tell(c.MEMORY, progress.rss_bytes, f"model-{model}")
             tell(c.QUEUE_TEXTS, progress.waiting_texts, model)
             tell(c.QUEUE_TOKENS, progress.waiting_tokens, model)
             tell(c.RUNNING, progress.running_s, model)
-            if progress.last_success:
-                tell(c.LAST_SUCCESS, progress.last_success, model)
             tell(c.BATCHES, progress.batches_done, model)
             for metric, number in _totals(progress.batches):
                 tell(metric, number, model)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from emb_model_provider.messages.status import LoadFailed, LoadProgress, Ready
+from emb_model_provider.messages.status import LoadFailed, LoadProgress, Progress, Ready
 from emb_model_provider.modelmap import HubAccess, Hubs, ModelSpec
 from supervisor.keeper import Death
 from supervisor.posts import Post
@@ -343,11 +343,13 @@ async def test_what_went_wrong_is_counted_over_replacements(scene):
     first.launch(3)
     first.keeper.crashes, first.keeper.boot_failures = 2, 1
     serve(first)
+    first.on_message(Progress(1, 0.0, 0, 0, 1, last_success=1_700_000_000.0))
     renewal = await begin(scene.post.renew(overlap=True))
     serve(scene.shards[1])
     await renewal
     row = scene.post.row()
     assert (row.restarts, row.health.crashes, row.health.boot_failures) == (2, 2, 1)
+    assert row.health.last_success == 1_700_000_000.0
 
 
 async def test_other_limits_reach_every_process_of_the_post(scene):

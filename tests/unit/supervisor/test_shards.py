@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from emb_model_provider.messages.status import LoadProgress, Ready
+from emb_model_provider.messages.status import LoadProgress, Progress, Ready
 from supervisor import shards
 from supervisor.shards import Shard
 from tests.support.shard_settings import make_setting
@@ -53,3 +53,14 @@ def test_a_download_tells_by_its_rate(shard, clock):
     clock.s += 10
     shard.on_message(LoadProgress("downloading", 100, 400))
     assert left_s(shard) == pytest.approx(30 + guess_s)
+
+
+def test_when_a_model_last_made_a_result_outlives_its_process(shard):
+    shard.on_message(Progress(1, 0.0, 0, 0, 1, last_success=1_700_000_000.0))
+    for generation in (2, 3):
+        shard.launch(generation)
+        assert shard.current_status().health.last_success == 1_700_000_000.0
+        shard.on_message(Progress(0, 0.0, 0, 0, 1))
+        assert shard.current_status().health.last_success == 1_700_000_000.0
+    shard.on_message(Progress(1, 0.0, 0, 0, 1, last_success=1_700_000_009.0))
+    assert shard.current_status().health.last_success == 1_700_000_009.0

@@ -251,6 +251,12 @@ def test_of_a_model_that_has_not_loaded_or_says_nothing_only_its_state_is_told()
     assert not [name for name, labels in found if ("model", "n") in labels and "batch" in name]
 
 
+def test_when_a_model_last_made_a_result_is_told_while_it_starts_again_too():
+    """Or an alarm on its age would have nothing to look at just when a model keeps dying."""
+    dead = make_status("m", state="restarting", health=ShardHealth(succeeded_before=1_700_000_000.0))
+    assert get(values(Meter(), [dead]), "emb_last_success_timestamp_seconds", model="m") == 1_700_000_000
+
+
 @pytest.mark.parametrize("accept", ["", "application/openmetrics-text; version=1.0.0"])
 def test_every_metric_stands_there_with_its_kind(accept):
     text, _ = Meter().render([], accept)
