@@ -23,7 +23,8 @@ class ModelReport:
     """One model. Times are Unix time or seconds; ``last_success`` 0 is never yet.
 
     ``successor`` is the state of a process that is about to take over, ``leaving`` the number of those that finish,
-    ``renewing`` whether the process is being replaced or is to be.
+    ``renewing`` whether the process is being replaced or is to be. Bytes are those of a download; ``total_bytes`` is 0
+    until it is known.
     """
 
     model: str
@@ -41,6 +42,8 @@ class ModelReport:
     last_success: float = 0.0
     rss_bytes: int = 0
     expected_ready_s: float = 0.0
+    done_bytes: int = 0
+    total_bytes: int = 0
     successor: str = ""
     leaving: int = 0
     renewing: bool = False
@@ -98,6 +101,8 @@ def model_report(status: ShardStatus, *, age_s: float, rss_bytes: int) -> ModelR
         last_success=health.last_success,
         rss_bytes=rss_bytes,
         expected_ready_s=round(status.expected_ready_s, 1),
+        done_bytes=status.done_bytes,
+        total_bytes=status.total_bytes,
         reason=status.reason,
         detail=status.detail,
     )
@@ -149,6 +154,8 @@ _HEADS: Final = (
 
 def _cells(model: ModelReport, now: float) -> tuple[str, ...]:
     state = model.state
+    if model.state == "downloading" and model.total_bytes:
+        state += f" {100 * model.done_bytes // model.total_bytes} % of {_mib(model.total_bytes)}"
     if model.state in ("starting", "downloading", "loading", "warming", "restarting") and model.expected_ready_s:
         state += f" (~{span(model.expected_ready_s)})"
     if model.successor:

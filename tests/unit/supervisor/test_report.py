@@ -55,6 +55,16 @@ def test_the_table_says_what_an_operator_looks_for():
     assert en.index("5 texts") == heads.index("QUEUE"), "columns stand below one another"
 
 
+def test_the_table_says_how_far_a_download_is():
+    status = make_status("en", state="downloading", expected_ready_s=75.0).replace(
+        done_bytes=300 * 1024 * 1024, total_bytes=1200 * 1024 * 1024
+    )
+    model = model_report(status, age_s=5.0, rss_bytes=2048)
+    assert "downloading 25 % of 1200 MiB (~1m 15s)" in render(replace(REPORT, models=(model,)), now=1100.0)
+    without = replace(model, total_bytes=0)
+    assert "downloading (~1m 15s)" in render(replace(REPORT, models=(without,)), now=1100.0)
+
+
 def test_the_table_says_that_a_router_is_about_to_be_replaced():
     lines = render(replace(REPORT, router=RouterReport(11, renewing=True)), now=1100.0).splitlines()
     assert lines[2] == "router: process 11, restarted 0 times, -, to be replaced"
