@@ -120,7 +120,8 @@ def _serve(settings: Settings, places: dict[str, Placement], load: Load) -> int:
         stack.callback(output.close)
         _configure_logs(settings, output)
         console = Console(output, silent=settings.logs.format == "json")
-        console.open(_version(), listening.address, settings.models, places)
+        is_tls = bool(settings.server.around.tls_certificate)
+        console.open(_version(), listening.address(is_tls=is_tls), settings.models, places)
         open_to = exposure(listening.open_host, needs_key=bool(settings.server.api_keys))
         for warning in filter(None, [*settings.warnings, output.problem, open_to]):
             log.warning(warning)
@@ -176,7 +177,7 @@ def _listen(settings: Settings) -> Listening:
     except (OSError, ConfigurationError):
         Listening(tcp, more=passed[1:]).close()
         raise
-    return Listening(tcp, unix, bool(server.around.tls_certificate), passed[1:])
+    return Listening(tcp, unix, passed[1:])
 
 
 def _configure_logs(settings: Settings, output: Output) -> None:

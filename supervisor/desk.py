@@ -26,12 +26,14 @@ class Plate:
     """What stays true of a server as long as it runs."""
 
     version: str
-    address: str
     run_directory: str
 
 
 class DeskOwner(Protocol):
     """Who carries out what is asked; ``tree`` implements it."""
+
+    @property
+    def address(self) -> str: ...
 
     @property
     def is_stopping(self) -> bool: ...
@@ -102,7 +104,7 @@ class Desk:
         return ServerReport(
             version=self._plate.version,
             pid=os.getpid(),
-            address=self._plate.address,
+            address=self._owner.address,
             run_dir=self._plate.run_directory,
             state="stopping" if self._owner.is_stopping else "serving",
             uptime_s=round(time.monotonic() - self._began_s, 1),

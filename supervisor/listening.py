@@ -39,18 +39,16 @@ class Listening:
 
     tcp: tuple[socket.socket, ...]
     unix: UnixSocket | None = None
-    is_tls: bool = False
     more: tuple[socket.socket, ...] = ()
 
-    @property
-    def address(self) -> str:
-        """The URL; a wildcard address is shown as one that works from this machine."""
+    def address(self, *, is_tls: bool) -> str:
+        """Return the URL; a wildcard address is shown as one that works from this machine."""
         addresses = self._addresses()
         if not addresses:
             return f"unix:{self.tcp[0].getsockname()}"
         host, port = addresses[0]
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - read, not bound
-        scheme = "https" if self.is_tls else "http"
+        scheme = "https" if is_tls else "http"
         return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     @property

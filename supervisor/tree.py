@@ -68,7 +68,6 @@ class Tree:
         self._is_disorderly = False
         self._indexes = itertools.count()
         self._generations: dict[str, itertools.count[int]] = {}
-        self.address = ground.listening.address
         self._front = Front(
             self._use.router_config(str(ground.run_directory.path)),
             ground.listening,
@@ -79,7 +78,7 @@ class Tree:
         self._posts = {spec.id: self._make_post(spec) for spec in settings.models}
         self._leaving: dict[Post, asyncio.Task[None]] = {}
         self._renewals = Renewals()
-        plate = Plate(ground.version, self.address, str(ground.run_directory.path))
+        plate = Plate(ground.version, str(ground.run_directory.path))
         self._desk = Desk(
             plate, self, self._use, self._front, self._renewals, lambda: (self._posts, list(self._leaving))
         )
@@ -127,6 +126,11 @@ class Tree:
         orderly = all(went) and not self._is_disorderly
         log.info("stopped", orderly=orderly)
         return 0 if orderly else _EXIT_FAILURE
+
+    @property
+    def address(self) -> str:
+        is_tls = bool(self._use.settings.server.around.tls_certificate)
+        return self._ground.listening.address(is_tls=is_tls)
 
     @property
     def is_stopping(self) -> bool:

@@ -17,6 +17,7 @@ class Office:
 
     def __init__(self) -> None:
         self.done: list[str] = []
+        self.address = "http://here"
         self.is_stopping = False
         self.changes = SimpleNamespace(summary=lambda: "kept: en")
         self.use = SimpleNamespace(problems=(), needs_restart=("EMB_PROVIDER_PORT",), read_at=5.0, grace_s=12.5)
@@ -26,7 +27,7 @@ class Office:
         self.serving = {name: self.post(name, pid) for name, pid in (("en", 11), ("zh", 12))}
         self.leaving = [self.post("old", 13)]
         self.desk = Desk(
-            Plate("1.2", "http://here", "/run/here"),
+            Plate("1.2", "/run/here"),
             self,
             self.use,
             SimpleNamespace(routers=self.routers, is_renewing=False),

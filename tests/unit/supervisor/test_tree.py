@@ -98,7 +98,10 @@ class World:
         sockets = lambda index, generation: tmp_path / f"s{index}-{generation}.sock"  # noqa: E731
         run_directory = SimpleNamespace(path=tmp_path, control_path=tmp_path / "control", socket_path=sockets)
         listening = SimpleNamespace(
-            address="http://here", open_host="192.0.2.1", descriptors=lambda _index: (), close=lambda: None
+            address=lambda is_tls: "https://here" if is_tls else "http://here",
+            open_host="192.0.2.1",
+            descriptors=lambda _index: (),
+            close=lambda: None,
         )
         ground = Ground(
             "1",
@@ -309,6 +312,13 @@ async def test_a_reload_that_takes_the_last_key_away_warns_of_a_server_open_to_t
     assert "open to the network" not in caplog.text
     world.reload(model("en"))
     assert "open to the network: listening on 192.0.2.1 without a key" in caplog.text
+
+
+async def test_a_reload_that_sets_a_certificate_changes_the_address_that_is_told(world):
+    world.reload(model("en"), env={"EMB_PROVIDER_TLS_CERT_FILE": "c.pem"}.items())
+    assert world.tree._desk._report().address == "https://here"
+    world.reload(model("en"))
+    assert world.tree._desk._report().address == "http://here"
 
 
 async def test_settings_that_cannot_be_used_change_nothing(world):
