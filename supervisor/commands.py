@@ -72,7 +72,8 @@ def _find(run_dir: Path | None, env_file: Path | None) -> RunningServer:
     if path is not None:
         found = running_in(path.absolute())
         if found is None:
-            raise NotRunningError(f"No server is running with the run directory {path}.")
+            advice = "" if run_dir else f" If it was started with another {RUN_DIR.name}, name that one with --run-dir."
+            raise NotRunningError(f"No server is running with the run directory {path}.{advice}")
         return found
     parent = runtime_parent(os.environ)
     servers = find_running(parent)

@@ -1,9 +1,11 @@
-"""When a command that waits has what it waits for."""
+"""Which server a command means, and when one that waits has what it waits for."""
+
+from pathlib import Path
 
 import pytest
 
-from supervisor.commands import _outcome
-from supervisor.control import Request
+from supervisor.commands import _find, _outcome
+from supervisor.control import NotRunningError, Request
 from supervisor.report import ModelReport, RouterReport, ServerReport
 
 READY = ModelReport("en", "ready")
@@ -32,3 +34,11 @@ def test_a_reload_is_not_done_while_a_router_with_older_settings_answers():
     before = report(READY, router=RouterReport(renewing=True))
     assert _outcome(before, Request("reload")) is None
     assert _outcome(before, Request("restart", "en")) == 0, "which router asks a model is all the same to it"
+
+
+def test_who_changes_the_run_directory_under_a_running_server_is_told_how_to_reach_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("EMB_PROVIDER_RUN_DIR", str(tmp_path / "new"))
+    with pytest.raises(NotRunningError, match=r"with the run directory .*new\. .*name that one with --run-dir"):
+        _find(None, None)
+    with pytest.raises(NotRunningError, match=r"with the run directory .*other\.$"):
+        _find(Path(tmp_path / "other"), None)
