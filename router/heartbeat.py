@@ -10,13 +10,16 @@ from emb_model_provider.messages.status import Heartbeat
 from emb_model_provider.rss import rss_bytes
 
 
-async def beat(send: Callable[[Message], None], in_flight: Callable[[], int], every_s: float) -> None:
+async def beat(
+    send: Callable[[Message], None], in_flight: Callable[[], int], quarantined: Callable[[], int], every_s: float
+) -> None:
     """Send ``Heartbeat`` every ``every_s`` seconds until cancelled: a loop that stands still sends none."""
     loop = asyncio.get_running_loop()
     due_s = loop.time() + every_s
     while True:
         await asyncio.sleep(max(0.0, due_s - loop.time()))
-        heartbeat = Heartbeat(max(0.0, round(loop.time() - due_s, 3)), in_flight(), rss_bytes())
+        lag_s = max(0.0, round(loop.time() - due_s, 3))
+        heartbeat = Heartbeat(lag_s, in_flight(), rss_bytes(), quarantined())
         due_s = loop.time() + every_s
         # In a thread: a supervisor that is stopped stops reading, and that must hold up nobody else.
         await asyncio.to_thread(send, heartbeat)

@@ -119,7 +119,9 @@ async def _serve(
     gc.freeze()
     gc.enable()
     control.send(RouterReady(os.getpid()))
-    beating = asyncio.create_task(beat(control.send, backend.in_flight, config.report_every_s), name="heartbeat")
+    beating = asyncio.create_task(
+        beat(control.send, backend.in_flight, service.quarantine.__len__, config.report_every_s), name="heartbeat"
+    )
     writing = asyncio.create_task(meter.write_again_and_again(), name="metrics")
     await stop.wait()
     await runner.cleanup()

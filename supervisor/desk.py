@@ -123,6 +123,7 @@ class Desk:
             sum(resident_bytes(router.keeper.pid) for router in routers),
             len(routers),
             self._front.is_renewing,
+            self._front.quarantined,
         )
 
     def _model_report(self, post: Post) -> ModelReport:

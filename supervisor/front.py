@@ -79,6 +79,11 @@ class Front:
         return [seat.router for seat in self._seats]
 
     @property
+    def quarantined(self) -> int:
+        """How many inputs are refused for what they have done: what one router finds, all know soon."""
+        return max(router.quarantined for router in self.routers)
+
+    @property
     def is_renewing(self) -> bool:
         """Tell whether a router is being replaced by one with the newest settings."""
         return any(seat.is_renewing for seat in self._seats)
@@ -228,12 +233,14 @@ class Router:
         around = seat.config.around
         self.name = "router" if around.routers == 1 else f"router[{around.index}]"
         self.restarts = 0
+        self.quarantined = 0
         self.launched_with = seat.config
         self._seat = seat
         self.keeper = keep(self)
 
     def launch(self, generation: int) -> Launch:
         self.restarts = generation - 1
+        self.quarantined = 0
         self.launched_with = self._seat.config
         first = (self.launched_with, self._seat.front.table())
         return Launch("router", child_environment(os.environ), first, self._seat.descriptors)
@@ -247,6 +254,7 @@ class Router:
         elif isinstance(message, Quarantined):
             self._seat.front.spread(message, self._seat)
         elif isinstance(message, Heartbeat):
+            self.quarantined = message.quarantined
             if message.lag_s > _LAG_WORTH_A_LINE_S:
                 log.warning("router_busy", lag_s=round(message.lag_s, 2), in_flight=message.requests_in_flight)
         else:

@@ -55,7 +55,8 @@ class ModelReport:
 class RouterReport:
     """The front door: the first router's pid, and what all ``processes`` of them add up to.
 
-    ``renewing``: one is being replaced by a router with the newest settings.
+    ``renewing``: one is being replaced by a router with the newest settings. ``quarantined``: how many inputs are
+    refused because they have killed a model's process.
     """
 
     pid: int = 0
@@ -63,6 +64,7 @@ class RouterReport:
     rss_bytes: int = 0
     processes: int = 1
     renewing: bool = False
+    quarantined: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,8 @@ def render(report: ServerReport, now: float | None = None) -> str:
         f"router: process {router.pid or '-'}"
         + (f" and {router.processes - 1} more" if router.processes > 1 else "")
         + f", restarted {router.restarts} times, {_mib(router.rss_bytes)}"
-        + (", to be replaced" if router.renewing else ""),
+        + (", to be replaced" if router.renewing else "")
+        + (f", inputs in quarantine: {router.quarantined}" if router.quarantined else ""),
     ]
     lines += [f"SETTINGS NOT IN USE: {escape(problem)}" for problem in report.problems]
     if report.pending_restart:

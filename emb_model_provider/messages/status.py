@@ -135,11 +135,15 @@ class Progress(Wire, frozen=True):
 
 
 class Heartbeat(Wire, frozen=True):
-    """Router to supervisor, every second from its event loop: it still turns. ``lag_s`` is how late this one was."""
+    """Router to supervisor, every second from its event loop: it still turns. ``lag_s`` is how late this one was.
+
+    ``quarantined`` is how many inputs are refused for what they have done.
+    """
 
     lag_s: float
     requests_in_flight: int
     rss_bytes: int
+    quarantined: int = 0
 
 
 class ShardHealth(Wire, frozen=True):

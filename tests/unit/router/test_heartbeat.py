@@ -8,10 +8,10 @@ async def test_a_loop_that_was_held_up_says_how_late_it_is():
     loop = asyncio.get_running_loop()
     beats = asyncio.Queue()
     beating = asyncio.create_task(
-        beat(lambda heartbeat: loop.call_soon_threadsafe(beats.put_nowait, heartbeat), lambda: 3, 0.02)
+        beat(lambda heartbeat: loop.call_soon_threadsafe(beats.put_nowait, heartbeat), lambda: 3, lambda: 2, 0.02)
     )
     first = await beats.get()
-    assert first.requests_in_flight == 3
+    assert (first.requests_in_flight, first.quarantined) == (3, 2)
     assert first.rss_bytes > 1_000_000
     time.sleep(0.5)  # noqa: ASYNC251 - the loop is held up
     late = [await beats.get() for _ in range(3)]

@@ -30,7 +30,7 @@ class Office:
             Plate("1.2", "/run/here"),
             self,
             self.use,
-            SimpleNamespace(routers=self.routers, is_renewing=False),
+            SimpleNamespace(routers=self.routers, is_renewing=False, quarantined=3),
             self.renewals,
             lambda: (self.serving, self.leaving),
         )
@@ -94,6 +94,7 @@ def test_the_status_adds_up_all_routers_and_names_the_first(office):
         "rss_bytes": (41 + 42) * MIB,
         "processes": 2,
         "renewing": False,
+        "quarantined": 3,
     }
 
 

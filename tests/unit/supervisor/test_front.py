@@ -407,6 +407,16 @@ async def test_a_loop_that_was_held_up_is_worth_a_line(make_house, caplog, lag_s
     assert [record.message for record in caplog.records] == lines
 
 
+async def test_the_most_that_a_router_has_in_quarantine_is_told_until_that_router_is_gone(make_house):
+    house = make_house(2)
+    assert house.front.quarantined == 0
+    house.hear(0, Heartbeat(0.0, 0, 1, quarantined=1))
+    house.hear(1, Heartbeat(0.0, 0, 1, quarantined=2))
+    assert house.front.quarantined == 2
+    house.front.routers[1].launch(2)
+    assert house.front.quarantined == 1
+
+
 async def test_what_a_router_may_not_say_is_logged_and_harms_nobody(make_house, caplog):
     house = make_house()
     house.hear(0, Progress(0, 0.0, 0, 0, 0))

@@ -55,6 +55,12 @@ def test_the_table_says_what_an_operator_looks_for():
     assert en.index("5 texts") == heads.index("QUEUE"), "columns stand below one another"
 
 
+def test_the_table_says_that_inputs_are_in_quarantine_only_where_there_are_any():
+    assert "quarantine" not in render(REPORT, now=1100.0)
+    lines = render(replace(REPORT, router=RouterReport(11, quarantined=2)), now=1100.0).splitlines()
+    assert lines[2].endswith(", inputs in quarantine: 2")
+
+
 def test_the_table_says_how_far_a_download_is():
     status = make_status("en", state="downloading", expected_ready_s=75.0).replace(
         done_bytes=300 * 1024 * 1024, total_bytes=1200 * 1024 * 1024
