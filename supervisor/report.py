@@ -159,7 +159,7 @@ def _cells(model: ModelReport, now: float) -> tuple[str, ...]:
     state = model.state
     if model.state == "downloading" and model.total_bytes:
         state += f" {100 * model.done_bytes // model.total_bytes} % of {_mib(model.total_bytes)}"
-    if model.state in ("starting", "downloading", "loading", "warming", "restarting") and model.expected_ready_s:
+    if model.state not in ("ready", "stopping") and model.expected_ready_s:
         state += f" (~{span(model.expected_ready_s)})"
     if model.successor:
         state += f", successor {model.successor}"

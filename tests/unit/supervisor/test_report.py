@@ -55,6 +55,13 @@ def test_the_table_says_what_an_operator_looks_for():
     assert en.index("5 texts") == heads.index("QUEUE"), "columns stand below one another"
 
 
+def test_the_table_tells_a_failed_model_that_is_tried_again_from_one_that_waits_for_a_person():
+    models = (ModelReport("zh", "failed", expected_ready_s=25.0), ModelReport("fr", "failed"))
+    zh, fr = render(replace(REPORT, models=models), now=1100.0).splitlines()[-2:]
+    assert "failed (~25s)" in zh
+    assert "~" not in fr
+
+
 def test_the_table_says_that_inputs_are_in_quarantine_only_where_there_are_any():
     assert "quarantine" not in render(REPORT, now=1100.0)
     lines = render(replace(REPORT, router=RouterReport(11, quarantined=2)), now=1100.0).splitlines()
