@@ -34,6 +34,7 @@ def _family(pattern: str, query: str = "", document: str = "", **more: str) -> F
 
 #: The first that matches counts. Empty texts are knowledge too: these models want none.
 FAMILIES: Final = (
+    _family(r"bge-large-zh-noinstruct"),
     _family(r"bge-(small|base|large)-zh", "为这个句子生成表示以用于检索相关文章：", ""),
     _family(r"bge-(small|base|large)-en", _SEARCH_EN),
     _family(r"bge-multilingual-gemma2", f"<instruct>{_WEB_SEARCH}.\n<query>"),

@@ -14,6 +14,7 @@ from shard.prompt_families import complete_prompts, find_prompt
     [
         ("BAAI/bge-large-zh-v1.5", "为这个句子生成表示以用于检索相关文章：", ""),
         ("AI-ModelScope/bge-small-zh", "为这个句子生成表示以用于检索相关文章：", ""),
+        ("BAAI/bge-large-zh-noinstruct", "", ""),
         ("BAAI/bge-base-en-v1.5", "Represent this sentence for searching relevant passages: ", ""),
         ("BAAI/bge-m3", "", ""),
         ("intfloat/e5-base-v2", "query: ", "passage: "),
