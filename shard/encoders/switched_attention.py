@@ -45,6 +45,8 @@ class SwitchedAttention:
 def find_sparse(model: nn.Module) -> nn.Module | None:
     """Return the part of a model that switches its attention, where it is sparse in long texts."""
     for module in model.modules():
-        if hasattr(module, "set_attention_type") and getattr(module, "attention_type", None) == "block_sparse":
+        # Not as the module itself has it: a short text may have been through it.
+        kind = getattr(getattr(module, "config", None), "attention_type", None)
+        if kind == "block_sparse" and hasattr(module, "set_attention_type"):
             return module
     return None
