@@ -21,6 +21,9 @@ from shard.weights import hostile_pickle
 
 #: What torch says of an embedding on the CPU.
 _BEYOND_A_TABLE: Final = "index out of range in self"
+#: Under which sentence-transformers' modules keep and look for it.
+_VECTOR_OF_A_TEXT: Final = "sentence_embedding"
+_NO_POOLING: Final = "its modules.json names nothing that makes one vector of a text's tokens, such as Pooling"
 _ATTENTION_ADVICE: Final = (
     " Its files ask for it: take attn_implementation out of config.json or sentence_bert_config.json in a copy of the"
     " model and serve that; its vectors are the same with any implementation."
@@ -67,7 +70,8 @@ def _reason(directory: Path, error: BaseException) -> LoadError | None:
             )
         case ValueError() | KeyError():
             reason = LoadReason.UNSUPPORTED_MODEL
-            sentence = f"{directory} holds a model that cannot be served: {error}"
+            what = _NO_POOLING if error.args == (_VECTOR_OF_A_TEXT,) else str(error)
+            sentence = f"{directory} holds a model that cannot be served: {what}"
         case Exception():
             return None
         case _:  # a panic of the tokenizer's Rust, or sys.exit() in the model's own code

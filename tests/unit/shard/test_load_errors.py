@@ -4,9 +4,11 @@ import sys
 
 import pytest
 import torch
+from sentence_transformers.base.modules import Normalize
 from tokenizers import decoders
 
 from emb_model_provider.errors import LoadError, LoadReason
+from shard.encoders.heads import Heads
 from shard.load_errors import reasons
 
 
@@ -27,6 +29,19 @@ def test_a_token_that_the_weights_have_no_row_for_is_said_to_be_of_another_model
     with pytest.raises(LoadError, match="tokenizer, or the length in its files") as caught, reasons(tmp_path):
         torch.nn.Embedding(3, 2)(torch.tensor([3]))
     assert caught.value.reason is LoadReason.WRONG_WEIGHTS
+
+
+@pytest.mark.parametrize("modules", [[], [Normalize()]])
+def test_modules_without_a_pooling_are_said_to_lack_one(tmp_path, modules):
+    heads = Heads(modules, 4)
+    with pytest.raises(LoadError, match="such as Pooling") as caught, reasons(tmp_path):
+        heads.pool({"token_embeddings": torch.ones(1, 2, 4), "attention_mask": torch.ones(1, 2)})
+    assert caught.value.reason is LoadReason.UNSUPPORTED_MODEL
+
+
+def test_another_key_that_is_missing_is_told_as_it_is(tmp_path):
+    with pytest.raises(LoadError, match="'vocab_size'"), reasons(tmp_path):
+        {}["vocab_size"]
 
 
 def test_another_index_out_of_range_goes_through_as_it_is(tmp_path):
