@@ -59,15 +59,13 @@ def read_recipe(directory: Path, spec: ModelSpec) -> Recipe:
     task = find_task(spec, config, configuration, None)
     if task in ("rerank", "classify"):
         return _read_classifier(directory, task, config, configuration, spec)
-    if is_modelscope_embedding(configuration):
+    if task == "embed" and is_modelscope_embedding(configuration):
         return _read_modelscope(directory, configuration, spec)
     prompts = _prompts(directory, spec, {})
     if task == "sparse":
         return _read_language_model(config, spec, prompts)
     if task == "multi_vector":
         return _read_stanford(directory, config, spec)
-    if task != "embed":
-        raise unsupported(f'nothing in its files makes it a model for "{task}", as its mapping entry says')
     # Without sentence-transformers' files, FlagEmbedding's definition says the rest: the first token, normalised.
     is_bge_m3 = _has_token_linears(directory)
     return Recipe(
@@ -79,7 +77,6 @@ def read_recipe(directory: Path, spec: ModelSpec) -> Recipe:
         max_length=spec.max_length,
         prompts=prompts,
         default_prompt_name=_known_default(spec.default_prompt_name, dict(prompts)),
-        task=task,
         matryoshka=find_matryoshka(directory, config, None),
     )
 

@@ -116,6 +116,11 @@ def test_a_ranking_model_with_two_labels_is_refused_and_classifies_if_it_is_told
     assert (recipe.task, recipe.num_labels) == ("classify", None)
 
 
+def test_a_classifier_that_names_no_labels_keeps_the_two_that_transformers_assumes(tmp_path):
+    recipe = read_recipe(write(tmp_path, config={}), ModelSpec(id="m", name="n", task="classify"))
+    assert (recipe.task, recipe.num_labels, recipe.activation) == ("classify", None, "softmax")
+
+
 @pytest.mark.parametrize(
     ("family", "set_to", "length"), [("qwen3", None, 8192), ("qwen2", None, None), ("qwen3", 9, 9)]
 )
@@ -154,6 +159,20 @@ def test_stanfords_colbert_is_known_by_its_architecture_and_no_other_model_gets_
     assert recipe.late.is_stanford
     spec = ModelSpec(id="m", name="n", task="multi_vector")
     assert reason_of(write(tmp_path, config={"architectures": ["BertModel"]}), spec) is LoadReason.UNSUPPORTED_MODEL
+
+
+@pytest.mark.parametrize(
+    ("task", "architecture"), [("sparse", "BertForMaskedLM"), ("multi_vector", "HF_ColBERT"), (None, "HF_ColBERT")]
+)
+def test_a_modelscope_configuration_makes_no_other_model_one_of_dense_vectors(tmp_path, task, architecture):
+    write(modelscope(tmp_path), config={"model_type": "bert", "architectures": [architecture]})
+    recipe = read_recipe(tmp_path, ModelSpec(id="m", name="n", task=task))
+    assert (recipe.layout, recipe.task) == ("transformers", task or "multi_vector")
+
+
+@pytest.mark.parametrize("task", ["sparse", "multi_vector"])
+def test_a_model_of_dense_vectors_from_modelscope_does_nothing_else_whatever_its_mapping_says(tmp_path, task):
+    assert reason_of(modelscope(tmp_path), ModelSpec(id="m", name="n", task=task)) is LoadReason.UNSUPPORTED_MODEL
 
 
 def test_a_late_interaction_model_has_the_prompts_of_its_mapping_before_its_own(tmp_path):
