@@ -141,11 +141,12 @@ def test_one_batch_during_which_the_process_stood_still_hardly_changes_the_pace(
     assert pace.factor < 1.2
 
 
-def test_a_size_that_does_not_fit_into_memory_limits_every_batch():
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory")], ids=["host", "card"])
+def test_a_size_that_does_not_fit_into_memory_limits_every_batch(error):
     class SmallEncoder(FakeEncoder):
         def encode(self, batch):
             if len(batch) > 4:
-                raise MemoryError
+                raise error
             return super().encode(batch)
 
     assert measure(SmallEncoder(), 32768).max_tokens == 4 * MAX_TOKENS
