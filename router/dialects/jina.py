@@ -1,6 +1,7 @@
 """Jina's ``/v1/rerank``, which vLLM and Cohere's first version share; pure.
 
-The three differ in what they add to the answer, and read by name: one answer serves all of them. Jina's
+The three differ in what they add to the answer, and read by name: one answer serves all of them. The client of infinity
+reads it too, where ``object`` is ``rerank``. Jina's
 ``/v1/embeddings`` is OpenAI's with more fields, see ``openai``. Formats: https://api.jina.ai/openapi.json,
 https://docs.cohere.com/v1/reference/rerank and vLLM's ``entrypoints/pooling/scoring/protocol.py``.
 """
@@ -36,6 +37,7 @@ class Ranking:
     raw: bool
     documents: tuple[str | None, ...] = ()
     details: bool = False
+    object: str = "list"
 
 
 def parse_rerank(fields: Fields, *, returns_documents: bool = True) -> EncodeCall:
@@ -50,6 +52,7 @@ def parse_rerank(fields: Fields, *, returns_documents: bool = True) -> EncodeCal
         raw=read_raw(fields),
         documents=_strings(documents) if (returns_documents if asked is None else asked) else (),
         details=options.details,
+        object="rerank" if fields.has("raw_scores") else "list",  # infinity's client always sends it and checks this
     )
     request = pairs.request(options, fields.string("model") or "")
     return EncodeCall(request, partial(build_rerank, ranking), tasks=RANKS, role=options.role, plan=plan_pairs)
@@ -103,7 +106,7 @@ def results_json(ranking: Ranking, answered: Answered) -> Iterator[bytes]:
 def build_rerank(ranking: Ranking, answered: Answered) -> Iterator[bytes]:
     """Write what clients of Jina, vLLM and Cohere's first version read."""
     result = answered.result
-    head = {"id": answered.request_id, "object": "list", "model": result.model_id}
+    head = {"id": answered.request_id, "object": ranking.object, "model": result.model_id}
     yield to_json(head)[:-1] + b',"results":['
     yield from results_json(ranking, answered)
     usage: dict[str, object] = {"prompt_tokens": result.prompt_tokens, "total_tokens": result.prompt_tokens}

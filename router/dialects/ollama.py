@@ -1,7 +1,7 @@
 """Ollama's JSON, to and from our types; pure. Formats: https://github.com/ollama/ollama/blob/main/docs/api.md.
 
 ``keep_alive`` and ``options`` are accepted: models stay loaded here, and none of the options changes vectors. Nothing
-to encode is no error there: clients load a model so (``EmbedHandler`` in ``server/routes.go``).
+to encode is no error there: clients load a model so, and pass on empty lists (see ``server/routes.go``).
 """
 
 from __future__ import annotations

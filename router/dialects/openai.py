@@ -45,6 +45,8 @@ from router.quantization import NEED_UNIT_LENGTH, VectorType
 from router.requests import EncodeRequest, EncodeResult
 
 _FORMATS: Final = {"float": False, "base64": True}
+#: infinity's: an image or a sound is sent as an address or base64, which would be embedded as a text.
+_MODALITIES: Final = {"text": "text"}
 #: Words for a vector's type; ``base64`` is Jina's for base64 of floats.
 FORMS: Final[dict[str, VectorForm]] = {
     "float": PLAIN,
@@ -86,6 +88,8 @@ _SHAPE_NAMES: Final = frozenset({"outputs", "embedding_type", "output_dtype", "e
 
 def parse_embeddings(fields: Fields) -> Steps:
     """Read the body of ``POST /v1/embeddings``."""
+    if fields.choice("modality", _MODALITIES) and fields.values.get("dimensions") == 0:
+        del fields.values["dimensions"]  # infinity's word for all of them
     options = read_options(fields)
     fields.string("user")
     shape = _shape(fields, options)

@@ -48,7 +48,9 @@ _RESULTS: Final = listed(
     record({"index": WHOLE, "relevance_score": or_null(NUMBER)}, {"document": record({"text": TEXT})})
 )
 COHERE_RANKING: Final = record({"id": TEXT, "results": _RESULTS, "meta": record({})})
-RANKING: Final = record({"id": TEXT, "object": words("list"), "model": TEXT, "results": _RESULTS, "usage": _USAGE})
+RANKING: Final = record(
+    {"id": TEXT, "object": words("list", "rerank"), "model": TEXT, "results": _RESULTS, "usage": _USAGE}
+)
 TEI_RANKING: Final = listed(record({"index": WHOLE, "score": or_null(NUMBER)}, {"text": TEXT}))
 VECTORS: Final = listed(VECTOR)
 TOKEN_VECTORS: Final = listed(or_null(listed(NUMBERS)))

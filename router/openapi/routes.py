@@ -66,6 +66,7 @@ _EMBEDDINGS: Final = Described(
         "embed_dtype": told(p.VECTOR_TYPES, "Another name for `embedding_type`."),
         "outputs": p.OUTPUTS,
         "user": told(TEXT, "Ignored."),
+        "modality": told(words("text"), "infinity's: what is to be embedded. Beside it, 0 `dimensions` are all."),
     },
 )
 

@@ -31,6 +31,18 @@ async def test_whether_documents_are_wanted_may_be_a_word_as_ragflow_sends_it_to
     assert (status, answer["error"]["param"]) == (400, "return_documents")
 
 
+async def test_infinitys_client_is_told_that_this_is_a_rerank(ask):
+    # infinity_client 0.0.78, RerankInput: what is not set is sent with its default
+    body = {"model": "rerank", "query": "a", "documents": ["a"], "return_documents": False, "raw_scores": False}
+    answer = await ask("/rerank", **body)
+    assert (answer["object"], answer["model"], set(answer["usage"])) == (
+        "rerank",
+        "rerank",
+        {"prompt_tokens", "total_tokens"},
+    )
+    assert answer["results"] == [{"index": 0, "relevance_score": -2.0}]
+
+
 async def test_a_thousand_documents_are_one_request(ask, backend):
     documents = ["abc"[: 1 + index % 3] for index in range(1000)]
     answer = await ask("/v1/rerank", model="rerank", query="abc", documents=documents, top_n=5)

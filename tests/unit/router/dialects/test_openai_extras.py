@@ -10,6 +10,16 @@ async def embed(ask, **fields):
     return await ask("/v1/embeddings", **({"model": "embed", "input": ["aab", "c"]} | fields))
 
 
+async def test_infinitys_client_gets_whole_vectors_of_texts_and_no_vectors_of_addresses(ask, refuse, backend):
+    # infinity_client 0.0.78, OpenAIEmbeddingInputText: what is not set is sent with its default
+    body = {"model": "embed", "input": ["a"], "dimensions": 0, "modality": "text"}
+    answer = await ask("/embeddings", **body)
+    assert len(answer["data"][0]["embedding"]) == 4
+    assert backend.seen[0].dimensions is None
+    status, error = await refuse("/embeddings", **body | {"modality": "image", "input": ["http://host/a.png"]})
+    assert (status, error["error"]["param"]) == (400, "modality")
+
+
 async def test_several_outputs_of_one_pass_stand_side_by_side(ask, backend):
     answer = await embed(ask, model="m3", outputs=["dense", "sparse", "colbert"])
     first = answer["data"][0]
