@@ -200,7 +200,7 @@ class Scheduler(Generic[ItemT]):
                 self._owed_ms = min(0.0, self._owed_ms)
         is_wide = not self._running and not (is_shared and self._waiting_texts) and not (both_wait and not is_bulk)
         # A text that takes longer than a slice keeps nobody from a free lane, however urgent its client calls it.
-        runs_as_bulk = is_bulk or self._pace.factor * planned_ms > self._plan.slice_ms
+        runs_as_bulk = is_bulk or (len(items) == 1 and planned_ms > self._plan.slice_ms)
         return Batch(items, planned_ms, runs_as_bulk, is_wide=is_wide, charged_ms=owed_ms - self._owed_ms)
 
     def finished(self, batch: Batch[ItemT]) -> None:
