@@ -22,6 +22,8 @@ from shard.weights import check_filled, convert_once, find_checkpoint
 
 #: What a model's files may ask of its loading and the precision in the settings decides.
 _OUR_ARGUMENTS: Final = ("dtype", "torch_dtype", "quantization_config", "device_map")
+#: Where a processor multiplies in bf16, bitsandbytes packs a matrix of 4 bit by so many outputs at its first use.
+_PACKED_OUTPUTS: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,8 @@ class CheckedTransformer(Transformer):
         )
         model: PreTrainedModel = loaded[0]
         check_filled(loaded[1]["missing_keys"], loaded[1]["mismatched_keys"], folder, needs_pooler=needs_pooler)
+        if options.plan.storage == "nf4" and options.plan.on_cpu:
+            _leave_unpacked(model)
         if transformer_task == "fill-mask":
             model, self.language_head = split_language_model(model)
         return model
@@ -92,6 +96,17 @@ def _precision_arguments(plan: ComputePlan) -> dict[str, Any]:
         wanted = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": compute}
     quantization = BitsAndBytesConfig(**wanted)  # type: ignore[no-untyped-call]
     return {"dtype": compute, "quantization_config": quantization, "device_map": {"": plan.device}}
+
+
+def _leave_unpacked(model: PreTrainedModel) -> None:
+    """Keep bitsandbytes from packing the matrices that it cannot pack; these it multiplies as on other processors."""
+    for module in model.modules():
+        if not hasattr(module, "support_avx512bf16_for_cpu"):
+            continue
+        linear: Any = module
+        # Each row has scales of its own there, so that none of its blocks may reach into the next row.
+        if linear.out_features % _PACKED_OUTPUTS or linear.in_features % linear.weight.quant_state.blocksize:
+            linear.support_avx512bf16_for_cpu = False
 
 
 def _has_optional_pooler(config: PretrainedConfig) -> bool:

@@ -178,6 +178,32 @@ def test_texts_share_a_pass_in_int4_although_its_products_may_round_to_16_bit(mi
     assert minilm("int4", None, "dynamic").info.batching == "padded"
 
 
+def test_int4_takes_matrices_of_any_size(tmp_path):
+    # Where the processor multiplies in bf16, bitsandbytes packs some of these, and not those of 70.
+    shape = tiny_models.TinyShape(hidden=64, intermediate=70)
+    directory = tiny_models.make_plain(tmp_path / "model", shape=shape)
+    round_to_int4(directory)
+    encoder, exact = opened(tmp_path, directory, "int4"), opened(tmp_path, directory, "fp32")
+    together, expected = vectors(encoder), vectors(exact)
+    assert encoder.info.weights_bytes < exact.info.weights_bytes
+    assert cosines(together, expected).min() > 0.999
+    alone = np.concatenate([vectors(encoder, [text]) for text in SAMPLE_TEXTS])
+    assert cosines(alone, expected).min() > 0.999
+
+
+def round_to_int4(directory):
+    """Let a model's matrices have only values that 4 bit can hold, so that nothing but arithmetic differs."""
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+    from safetensors.torch import load_file, save_file
+
+    path = directory / "model.safetensors"
+    tensors = load_file(path)
+    for name, tensor in tensors.items():
+        if name.startswith("encoder") and tensor.dim() == 2:
+            tensors[name] = dequantize_4bit(*quantize_4bit(tensor, blocksize=64, quant_type="nf4"))
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 @pytest.mark.parametrize("make", [tiny_models.make_gte, tiny_models.make_corom, tiny_models.make_sentence_transformers])
 def test_every_layout_can_be_stored_in_16_bit(tmp_path, make, precision):

@@ -148,12 +148,12 @@ def make_sentence_transformers(
     return directory
 
 
-def make_plain(directory: Path, *, seed: int = 4) -> Path:
+def make_plain(directory: Path, *, seed: int = 4, shape: TinyShape = SHAPE) -> Path:
     """A plain transformers BERT with safetensors and no word about pooling."""
     vocabulary = wordpiece_vocabulary()
-    write_json(directory / "config.json", _bert_config(len(vocabulary)))
+    write_json(directory / "config.json", _bert_config(len(vocabulary), shape))
     write_wordpiece_tokenizer(directory, vocabulary)
-    _save_safetensors(directory, _bert_weights(len(vocabulary), seed))
+    _save_safetensors(directory, _bert_weights(len(vocabulary), seed, shape))
     return directory
 
 
