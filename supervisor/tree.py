@@ -68,6 +68,8 @@ class Tree:
         self._is_disorderly = False
         self._indexes = itertools.count()
         self._generations: dict[str, itertools.count[int]] = {}
+        # Of a socket that is closed, as all are while the last requests are finished, there is no address to be had.
+        self._addresses = {is_tls: ground.listening.address(is_tls=is_tls) for is_tls in (False, True)}
         self._front = Front(
             self._use.router_config(str(ground.run_directory.path)),
             ground.listening,
@@ -129,8 +131,7 @@ class Tree:
 
     @property
     def address(self) -> str:
-        is_tls = bool(self._use.settings.server.around.tls_certificate)
-        return self._ground.listening.address(is_tls=is_tls)
+        return self._addresses[bool(self._use.settings.server.around.tls_certificate)]
 
     @property
     def is_stopping(self) -> bool:

@@ -314,6 +314,16 @@ async def test_a_reload_that_takes_the_last_key_away_warns_of_a_server_open_to_t
     assert "open to the network: listening on 192.0.2.1 without a key" in caplog.text
 
 
+async def test_the_address_is_told_when_the_sockets_are_closed_too(world):
+    def closed(is_tls: bool) -> str:
+        raise OSError(9, "Bad file descriptor")
+
+    world.tree._ground.listening.address = closed
+    world.tree.stop()
+    report = world.tree._desk._report()
+    assert (report.state, report.address) == ("stopping", "http://here")
+
+
 async def test_a_reload_that_sets_a_certificate_changes_the_address_that_is_told(world):
     world.reload(model("en"), env={"EMB_PROVIDER_TLS_CERT_FILE": "c.pem"}.items())
     assert world.tree._desk._report().address == "https://here"
