@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 from functools import partial
 from pathlib import Path
 
@@ -104,6 +105,7 @@ def _serve(settings: Settings, places: dict[str, Placement], load: Load) -> int:
         try:
             run_directory = _open_run_directory(settings)
             stack.callback(run_directory.remove)
+            _fill_temporary_directory(run_directory.path)
             listening = _listen(settings)
             stack.callback(listening.close)
         except DirectoryInUseError as error:
@@ -166,6 +168,14 @@ def _fill_home() -> None:
         Path.home()
     except RuntimeError:
         os.environ["HOME"] = "/"
+
+
+def _fill_temporary_directory(run_directory: Path) -> None:
+    """Name one where there is none, as in a container whose root is read-only: torch cannot be imported without."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        os.environ["TMPDIR"] = str(run_directory)
 
 
 def _listen(settings: Settings) -> Listening:

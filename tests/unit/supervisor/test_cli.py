@@ -4,6 +4,7 @@ import io
 import os
 import pwd
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,19 @@ def test_a_user_without_an_account_and_a_home_can_serve(monkeypatch, tmp_path, c
     assert cli.main(["--check"]) == 0
     assert os.environ["HOME"] == "/"
     assert "valid" in capsys.readouterr().out
+
+
+def test_where_no_temporary_directory_can_be_written_to_the_run_directory_is_one(monkeypatch, tmp_path):
+    monkeypatch.setenv("TMPDIR", "/theirs")
+    cli._fill_temporary_directory(tmp_path)
+    assert os.environ["TMPDIR"] == "/theirs"
+
+    def refuse():
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp', '/var/tmp']")
+
+    monkeypatch.setattr(tempfile, "gettempdir", refuse)
+    cli._fill_temporary_directory(tmp_path)
+    assert os.environ["TMPDIR"] == str(tmp_path)
 
 
 @pytest.mark.parametrize(("encoding", "shown"), [("gbk", "模型 ██?"), ("latin-1", "?? ???"), ("utf-8", "模型 ██░")])
