@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import signal
 import time
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ log = EventLog("supervisor.keeper")
 
 #: As the shell says "found but could not be run".
 _SPAWN_FAILED: Final = 126
+#: Too many processes, too little memory, too many open files.
+_LIMITS: Final = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
 #: A killed process that is not gone after this is stuck in the kernel, and nobody can do anything about it.
 _REAP_S: Final = 5.0
 
@@ -30,6 +33,7 @@ _REAP_S: Final = 5.0
 class Death:
     """How a child ended. ``ended_because`` continues "its process" where it was the supervisor that ended it.
 
+    ``not_made`` says why there was no process at all.
     ``restart_in_s`` ``None``: it is not started again before a person asks for it.
     """
 
@@ -38,10 +42,13 @@ class Death:
     ended_because: str
     restart_in_s: float | None
     breaker: Breaker
+    not_made: str = ""
 
     @property
     def how(self) -> str:
         """What its process did, in words."""
+        if self.not_made:
+            return f"could not be made: {self.not_made}"
         return f"{self.ended_because} and was ended" if self.ended_because else describe_exit(self.exit_code)
 
 
@@ -86,6 +93,7 @@ class Keeper:
         #: Ends the pause before the next start.
         self._wake = asyncio.Event()
         self._ended_because = ""
+        self._not_made = ""
         self._task: asyncio.Task[None] | None = None
         self.generation = 0
 
@@ -170,7 +178,7 @@ class Keeper:
     async def _keep(self) -> None:
         while not self._stopping.is_set():
             self.generation += 1
-            self._ended_because = ""
+            self._ended_because = self._not_made = ""
             exit_code = await self._run_one()
             self._lines.end()
             if self._stopping.is_set():
@@ -179,7 +187,7 @@ class Keeper:
             delay_s = self._policy.died(now_s, exit_code)
             breaker = self._policy.breaker(now_s)
             self._wake.clear()  # before it is told: who hears of it may want no other
-            death = Death(exit_code, self._watchdog.is_ready, self._ended_because, delay_s, breaker)
+            death = Death(exit_code, self._watchdog.is_ready, self._ended_because, delay_s, breaker, self._not_made)
             try:
                 self._kept.on_died(death)
             except Exception:  # a mistake of ours is no reason to leave the child dead
@@ -196,6 +204,7 @@ class Keeper:
             self._child = await spawn(self._kept.launch(self.generation), self._on_message, self._lines.take)
         except OSError as error:  # no memory or no process number just now: one more death for the policy
             log.error("spawn_failed", child=self._kept.name, error=error)
+            self._not_made = f"{error} (see ulimit -a and the free memory)" if error.errno in _LIMITS else str(error)
             return _SPAWN_FAILED
         except Exception:  # a mistake of ours: this child is not to be lost for it, nor are the others
             log.exception("spawn_failed", child=self._kept.name)

@@ -1,6 +1,7 @@
 """One keeper with children that are no processes."""
 
 import asyncio
+import re
 import signal
 
 import pytest
@@ -150,6 +151,21 @@ async def test_a_child_that_cannot_even_be_spawned_is_one_more_death(make_world,
     world.failures.append(failure)
     assert (await world.death()).exit_code == 126
     assert (await world.child()).pid == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(11, "Resource temporarily unavailable"), r"Resource temporarily unavailable \(see ulimit -a .*\)$"),
+        (OSError(2, "No such file or directory", "/venv/bin/python"), "directory: '/venv/bin/python'$"),
+    ],
+)
+async def test_why_no_process_could_be_made_is_told(make_world, error, told):
+    world = make_world()
+    world.failures.append(error)
+    assert re.search("^could not be made: .*" + told, (await world.death()).how)
+    (await world.child()).end(1)
+    assert (await world.death()).how == "exited with code 1"
 
 
 async def test_an_owner_that_breaks_does_not_leave_the_child_dead_or_hanging(make_world):
