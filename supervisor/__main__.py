@@ -2,6 +2,6 @@
 
 import sys
 
-from supervisor.cli import main
+from emb_model_provider.main import main
 
 sys.exit(main())
