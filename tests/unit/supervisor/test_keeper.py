@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from emb_model_provider.errors import EXIT_CONFIGURATION
-from emb_model_provider.messages.status import Ready
+from emb_model_provider.messages.status import LoadProgress, Progress, Ready
 from supervisor import keeper as keeper_module
 from supervisor import watchdog as watchdog_module
 from supervisor.child import Launch
@@ -20,8 +20,9 @@ QUICK = RestartLimits(first_delay_s=0.01, max_delay_s=0.02, intensity=5, probe_s
 
 
 class FakeChild:
-    def __init__(self, pid: int, on_message) -> None:
+    def __init__(self, pid: int, on_message, *, is_still: bool = True) -> None:
         self.pid = pid
+        self.is_still = is_still
         self.is_stopped = False
         self.looks = 0
         self.on_message = on_message
@@ -31,7 +32,7 @@ class FakeChild:
 
     def stands_still(self) -> bool:
         self.looks += 1
-        return True
+        return self.is_still
 
     def end(self, code: int) -> None:
         if not self.code.done():
@@ -68,6 +69,7 @@ class Owner:
         self.hangs: list[str] = []
         self.messages: list[object] = []
         self.breaks = False
+        self.ended = 0
 
     def launch(self, generation):
         return Launch("package", {}, ())
@@ -89,7 +91,7 @@ class Owner:
         """Nobody writes."""
 
     def end(self):
-        """Nobody wrote."""
+        self.ended += 1
 
 
 class World:
@@ -100,6 +102,7 @@ class World:
         self.children: asyncio.Queue[FakeChild] = asyncio.Queue()
         self.failures: list[Exception] = []
         self.spawned = 0
+        self.are_still = True
         monkeypatch.setattr(keeper_module, "spawn", self._spawn)
         self.keeper = Keeper(self.owner, RestartPolicy(restarts, lambda: 1.0), Watchdog(watch), self.owner)
 
@@ -107,7 +110,7 @@ class World:
         self.spawned += 1
         if self.failures:
             raise self.failures.pop(0)
-        child = FakeChild(self.spawned, on_message)
+        child = FakeChild(self.spawned, on_message, is_still=self.are_still)
         self.children.put_nowait(child)
         return child
 
@@ -223,6 +226,43 @@ async def test_a_start_that_stands_still_is_ended_with_its_stacks_and_who_serves
     looks = served.looks
     await world.death()
     assert served.looks == looks
+
+
+async def test_a_start_that_runs_is_not_ended_however_long_it_says_nothing(make_world, monkeypatch):
+    monkeypatch.setattr(watchdog_module, "_LEAST_STANDSTILL_S", 0.02)
+    world = make_world(watch=WatchLimits(silence_s=0.01))
+    world.are_still = False
+    child = await world.child()
+    await asyncio.sleep(0.2)
+    assert child.looks
+    assert child.signals == []
+
+
+async def test_a_child_is_ready_once_however_often_it_reports(make_world, monkeypatch):
+    world, ready = make_world(), []
+    monkeypatch.setattr(world.keeper._policy, "became_ready", ready.append)
+    child = await world.child()
+    for message in (LoadProgress("loading"), Ready(make_info()), Progress(0, 0.0, 0, 0, 0)):
+        child.on_message(message)
+        assert len(ready) == (not isinstance(message, LoadProgress))
+
+
+async def test_what_a_process_wrote_last_is_written_at_each_ones_end(make_world):
+    world = make_world()
+    for ended in (0, 1):
+        child = await world.child()
+        assert world.owner.ended == ended
+        child.end(1)
+        await world.death()
+    await world.child()
+    assert await world.keeper.stop(5)
+    assert world.owner.ended == 3
+
+
+async def test_who_was_never_started_is_stopped_at_once(monkeypatch):
+    world = World(monkeypatch)
+    assert await world.keeper.stop(5)
+    assert world.spawned == 0
 
 
 async def test_a_child_that_is_stopped_has_no_successor_and_is_no_death(make_world):
