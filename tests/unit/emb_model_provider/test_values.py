@@ -44,6 +44,7 @@ def test_text_that_is_taken(kind, text, value):
         *((Boolean(), text) for text in ("2", "y", "tru")),
         *((CpuSet(), text) for text in ("2-1", "4096", "0-4096", "0,", ",", "a", "0-", "-1", "00000")),
         *((Host(), text) for text in ("*", "a..b", "-a.b", "a:1", "1.2.3", "a.1", "a b", "x" * 64, "http://a")),
+        *((Host(), text) for text in ("[::1", "::1]")),
         *((Device(), text) for text in ("cuda:", "cuda:x", "mps")),
         *(
             (Endpoint(), text)
@@ -104,3 +105,21 @@ def test_both_bounds_belong_to_what_is_allowed_in_text_and_in_json(one, other, v
                 assert low <= value <= high
             except WrongValueError:
                 assert not low <= value <= high
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "advice"),
+    [
+        (Endpoint(), "hub.example.com", "write https://hub.example.com "),
+        (Endpoint(), "hub example", "such as https://"),
+        (Host(), "*", "write 0.0.0.0"),
+    ],
+)
+def test_who_is_near_is_told_what_to_write(kind, text, advice):
+    with pytest.raises(WrongValueError, match=advice):
+        kind.parse(text)
+
+
+def test_a_string_of_spaces_is_empty():
+    with pytest.raises(WrongValueError, match="not empty"):
+        TEXT.check("  ")
