@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from emb_model_provider.errors import ConfigurationError
-from emb_model_provider.messages.status import Ready, RestartShard, RouterReady
+from emb_model_provider.messages.status import Ready, RestartShard, RouterReady, ShardTable
 from emb_model_provider.modelmap import BatchLimits, HubAccess, Hubs, ModelSpec
 from emb_model_provider.settings import load_settings
 from supervisor import tree as tree_module
@@ -234,6 +234,16 @@ async def test_a_reload_leaves_models_that_did_not_change_to_themselves(world):
         "console say settings read again; kept: zh, en",
         "notifier ready",
     ]
+
+
+async def test_a_reload_that_changes_no_more_than_the_order_reaches_the_routers(world, monkeypatch):
+    pushed: list[ShardTable] = []
+    monkeypatch.setattr(world.keepers[0], "send", pushed.append)
+    await asyncio.sleep(0.03)
+    pushed.clear()
+    world.reload(model("zh"), model("en"))
+    await asyncio.sleep(0.03)
+    assert [[row.model_id for row in table.shards] for table in pushed] == [["zh", "en"]]
 
 
 async def test_a_reload_starts_what_is_new_and_announces_it(world):
