@@ -8,7 +8,7 @@ import time
 import pytest
 
 from supervisor import output as output_module
-from supervisor.output import ChildLines, Output
+from supervisor.output import ChildLines, Output, OutputHandler
 
 DUMP = ["Fatal Python error: Aborted", "", "Thread 0x1 (most recent call first):", '  File "a.py", line 1 in encode']
 
@@ -150,3 +150,72 @@ def test_lines_that_were_dropped_are_told_of_as_an_event(monkeypatch, caplog):
     output.close()
     assert [record.message for record in caplog.records] == ["lines_dropped"]
     assert all(line.startswith("{") and line.endswith("}") for line in screen.getvalue().splitlines())
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_on_a_terminal_the_progress_stands_below_all_lines_and_is_gone_at_the_end():
+    screen = Terminal()
+    output = Output("", screen, screen)
+    output.say("first")
+    output.progress("50 %")
+    output.say("said")
+    output.log("logged")
+    output.note("noted")
+    output.progress("")
+    output.say("last")
+    output.progress("100 %")
+    output.close()
+    clear = "\r\x1b[K"
+    below = f"{clear}50 %{clear}said\n50 %{clear}logged\n50 %{clear}"
+    assert screen.getvalue() == f"first\n{below}last\n{clear}100 %{clear}"
+
+
+def test_in_a_file_there_is_no_progress():
+    screen = Tty()
+    output = Output("", screen, screen)
+    output.progress("50 %")
+    output.say("said")
+    output.close()
+    assert screen.getvalue() == "said\n"
+
+
+def test_a_log_file_that_cannot_be_made_is_told_of_and_the_screen_has_every_line(tmp_path):
+    (tmp_path / "file").touch()
+    screen = Tty()
+    output = Output(str(tmp_path / "file" / "log"), screen, screen)
+    output.log("logged")
+    output.close()
+    assert output.problem.startswith("no log file: ")
+    assert screen.getvalue() == "logged\n"
+    whole = Output(str(tmp_path / "log"), screen, screen)
+    whole.close()
+    assert whole.problem == ""
+
+
+@pytest.mark.parametrize(("style", "shown"), [("plain", ["heard"]), ("json", ["said", "heard"])])
+def test_what_the_screen_says_in_other_words_is_for_the_file_alone_unless_the_screen_says_nothing(
+    tmp_path, style, shown
+):
+    screen = Tty()
+    output = Output(str(tmp_path / "log"), Tty(), screen)
+    handler = OutputHandler(output, style)
+    for event in ("said", "heard"):
+        handler.emit(logging.makeLogRecord({"msg": event, "levelname": "INFO", "said": event == "said"}))
+    output.close()
+    for lines, events in ((screen.getvalue(), shown), ((tmp_path / "log").read_text("utf-8"), ["said", "heard"])):
+        assert [event for event in ("said", "heard") if event in lines] == events
+
+
+def test_a_second_process_of_the_same_name_does_not_write_the_stacks_of_the_first(tmp_path):
+    output = Output(str(tmp_path / "log"), Tty(), Tty())
+    child = ChildLines("shard[en]", output, "plain")
+    for line in DUMP:
+        child.take(line)
+    child.end()
+    child.end()
+    output.close()
+    assert (tmp_path / "log").read_text("utf-8").count("stacks of=Aborted") == 1
