@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from emb_model_provider.logs import EventFormatter, EventLog, escape
+from emb_model_provider.logs import MARK, EventFormatter, EventLog, configure_child_logs, escape
 
 
 def formatted(style: str, write) -> str:
@@ -112,3 +112,38 @@ EventLog("shard").info("model_loaded", path="/数据/模型")
     env = os.environ | {"PYTHONIOENCODING": encoding}
     done = subprocess.run([sys.executable, "-c", program], env=env, stderr=subprocess.PIPE, timeout=30, check=True)
     assert "path=/数据/模型" in done.stderr.decode("utf-8")
+
+
+@pytest.fixture
+def own_logs():
+    """Leave the logs of the tests as they were."""
+    root, library = logging.getLogger(), logging.getLogger("httpx")
+    handlers, levels = root.handlers[:], (root.level, library.level)
+    yield
+    logging.captureWarnings(capture=False)
+    root.handlers[:] = handlers
+    root.setLevel(levels[0])
+    library.setLevel(levels[1])
+
+
+@pytest.mark.usefixtures("own_logs")
+@pytest.mark.parametrize(
+    ("level", "events"),
+    [
+        ("DEBUG", ["our debug", "our warning", "its warning", "its error"]),
+        ("WARNING", ["our warning", "its warning", "its error"]),
+        ("ERROR", ["its error"]),
+    ],
+)
+def test_a_child_marks_each_line_and_of_a_library_shows_what_is_wrong_if_that_is_asked_for(capsys, level, events):
+    configure_child_logs("shard[en]", level, "plain")
+    ours, library = EventLog("ours"), logging.getLogger("httpx")
+    assert ours.shows_debug() is (level == "DEBUG")
+    ours.debug("our debug")
+    ours.warning("our warning")
+    library.info("its info")
+    library.warning("its warning")
+    library.error("its error")
+    lines = capsys.readouterr().err.removesuffix("\n").split("\n")
+    assert [line.partition(" shard[en] ")[2] for line in lines] == events
+    assert all(line.startswith(MARK) for line in lines)
