@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 
 import pytest
 
@@ -9,7 +10,7 @@ from emb_model_provider.black_box import BlackBox, BlackBoxReader
 from emb_model_provider.errors import PayloadTooLargeError, RequestError
 from emb_model_provider.frames import FrameDecoder
 from emb_model_provider.messages.framing import pack, unpack
-from emb_model_provider.messages.link import Cancel, Encode, Encoded, Failed, Tokenize, Tokens
+from emb_model_provider.messages.link import Cancel, Encode, Encoded, Failed, Hello, Tokenize, Tokens
 from router.link import Link, ShardLostError
 
 
@@ -147,3 +148,28 @@ async def test_what_no_frame_holds_is_told_to_its_client_and_the_link_goes_on(li
     asked = await ask(link)
     link.data_received(pack(ONE, 2))
     assert await asked == ONE
+
+
+@pytest.mark.parametrize(("generation", "is_wrong"), [(1, False), (2, True)])
+async def test_a_link_to_another_process_than_it_was_made_for_is_broken(link, wire, generation, is_wrong):
+    link.data_received(pack(Hello("m", generation)))
+    assert (bool(link.complaint), wire.is_aborted) == (is_wrong, is_wrong)
+
+
+@pytest.mark.parametrize(
+    ("noted", "was_relieved", "started"),
+    [
+        ((1, 2), False, [True, True, False]),
+        ((1, 2), True, [False, True, False]),  # what runs alone did not kill a process that was told to go
+        (range(1, 2000), False, [False, True, True]),  # more than it could note is nothing that runs alone
+        ((), False, [False, False, False]),
+    ],
+)
+async def test_what_a_process_was_at_when_it_died_is_what_it_noted(wire, tmp_path, noted, was_relieved, started):
+    BlackBox(tmp_path / "box", 1).enter(0, [(os.getpid(), number) for number in noted])
+    link = Link("m", 1, BlackBoxReader(tmp_path / "box"), lambda link: setattr(link, "was_relieved", was_relieved))
+    link.connection_made(wire)
+    asked = [await ask(link, Encode(("a",), alone=alone)) for alone in (True, False, False)]
+    link.connection_lost(None)
+    lost = await asyncio.gather(*asked, return_exceptions=True)
+    assert [one.started for one in lost] == started
