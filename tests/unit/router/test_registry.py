@@ -83,3 +83,23 @@ def test_a_model_that_changed_meanwhile_is_told_from_one_that_was_only_replaced(
     assert not registry.makes_what_it_made(begun)
     registry.update(table(row("zh")))
     assert registry.makes_what_it_made(begun), "it is served no more, and answers what it has begun"
+
+
+async def test_the_generation_that_is_current_is_the_one_in_the_table_while_it_serves():
+    registry = Registry(ready_wait_s=1)
+    assert not registry.is_current("m", 1)
+    registry.update(ShardTable((make_status("m", generation=2, name="hub/m"),)))
+    assert [registry.is_current("m", generation) for generation in (1, 2, 3)] == [False, True, False]
+    assert not registry.is_current("other", 2)
+    assert [registry.knows(name) for name in ("m", "hub/m", "other")] == [True, True, False]
+    registry.mark_lost("m", 2)
+    assert not registry.is_current("m", 2)
+
+
+def test_a_model_that_is_not_served_is_told_beside_those_that_are():
+    registry = Registry(ready_wait_s=1)
+    with pytest.raises(ModelNotFoundError, match=r"Models served here: none\.$"):
+        registry.find("minilm")
+    registry.update(ShardTable((make_status("mini-lm"), make_status("bge"))))
+    with pytest.raises(ModelNotFoundError, match=r"Models served here: mini-lm, bge\. Did you mean 'mini-lm'\?$"):
+        registry.find("minilm")
