@@ -111,3 +111,10 @@ def test_a_flush_by_hand_leaves_nothing_for_the_turn_that_was_planned():
     outbox.add(b"b")
     loop.run()
     assert loop.written == [b"a", b"b"]
+
+
+def test_a_payload_of_exactly_the_limit_is_taken_and_one_byte_more_is_not():
+    (frame,) = FrameDecoder(max_payload_bytes=4).feed(pack_frame(1, 0, b"1234"))
+    assert frame.payload == b"1234"
+    with pytest.raises(ProtocolError, match="claims 5 bytes; the limit is 4"):
+        FrameDecoder(max_payload_bytes=4).feed(pack_frame(1, 0, b"12345"))
