@@ -9,7 +9,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from shard.encoder import Results, Tokenized
 from shard.encoders.graph.attention import Rule, attend, attend_joint
 from shard.encoders.graph.segments import FEWEST_PLACES, Segment, find_segments
-from shard.encoders.packed import PackedPath, packed_batches, round_up
+from shard.encoders.packed import PackedPath, by_tokens, packed_batches, round_up
 from tests.support.company import sums_keep_their_order
 
 lengths_of = st.lists(st.integers(1, 60), min_size=1, max_size=40)
@@ -59,6 +59,7 @@ def test_every_text_is_in_one_batch_within_the_budget_and_among_its_group(length
     for batch in batches:
         assert len(batch) == 1 or sum(lengths[index] for index in batch) <= budget
         assert len({groups[index] for index in batch}) == 1
+        assert [lengths[index] for index in batch] == sorted((lengths[index] for index in batch), reverse=True)
 
 
 @given(
@@ -129,6 +130,12 @@ def test_all_sizes_of_a_pass_are_few_and_each_is_its_own():
     assert [round_up(size) for size in sizes] == sizes
 
 
+@pytest.mark.parametrize(("tokens", "expected"), [(4, "few"), (5, "many")])
+def test_a_pass_of_as_many_tokens_as_are_few_takes_the_graph_for_few(tokens, expected):
+    run = by_tokens(lambda *_: "few", lambda *_: "many", 4)
+    assert run(torch.zeros(1, tokens), None) == expected
+
+
 class PositionsAsStates:
     """Stands for a model and its head: the results are the positions that each token was given."""
 
@@ -154,3 +161,20 @@ def test_tokens_of_padding_within_a_text_are_not_counted_where_positions_start_b
     texts = [(0, 7, 1, 8, 1, 2), (0, 0, 2), (1,)]
     found = path.run([Tokenized(ids, len(ids)) for ids in texts]).tokens
     assert [positions.tolist() for positions in found] == expected
+
+
+class TypesAsStates(PositionsAsStates):
+    """The same with the type of each token; every token, the spare ones too, has to have one and a position."""
+
+    def graph(self, ids, positions, types, _segments):
+        assert ids.shape == positions.shape == types.shape == (1, 20)
+        return types[..., None]
+
+
+@pytest.mark.parametrize("own", [None, (0,) * 4 + (1,) * 6])
+def test_a_text_without_types_is_of_the_first_type_beside_whatever_others(own):
+    model = TypesAsStates()
+    path = PackedPath(model.graph, model, plain_tokens=0, first_position=0, max_tokens=16, wants_type_ids=True)
+    pair, single = Tokenized((5,) * 10, 10, type_ids=own), Tokenized((5,) * 7, 7)
+    found = path.run([pair, single]).tokens
+    assert [types.tolist() for types in found] == [list(own or [0] * 10), [0] * 7]
