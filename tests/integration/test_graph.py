@@ -169,12 +169,14 @@ def test_a_model_with_attention_of_its_own_is_not_captured():
         capture(model, type_ids=False)
 
 
-def test_a_model_that_numbers_its_tokens_by_itself_is_not_captured():
+@pytest.mark.parametrize("family", ["Bart", "M2M100"])  # places that are learned, and places that are computed once
+def test_a_model_that_numbers_its_tokens_by_itself_is_not_captured(family):
     size = {"d_model": 32, "decoder_start_token_id": 2, "pad_token_id": 0, "vocab_size": 300}
     parts = {f"{side}_{what}": 2 for side in ("encoder", "decoder") for what in ("layers", "attention_heads")}
-    model = transformers.BartModel(transformers.BartConfig(**size, **parts, encoder_ffn_dim=64, decoder_ffn_dim=64))
+    config = getattr(transformers, f"{family}Config")(**size, **parts, encoder_ffn_dim=64, decoder_ffn_dim=64)
+    model = getattr(transformers, f"{family}Model")(config).eval()
     with pytest.raises(CaptureError, match="numbers its tokens by itself"):
-        capture(model.eval(), type_ids=False)
+        capture(model if family == "Bart" else model.get_encoder(), type_ids=False)
 
 
 def test_a_score_that_attend_does_not_know_keeps_a_model_from_being_captured():

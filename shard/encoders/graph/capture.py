@@ -35,6 +35,9 @@ LINEAR: Final = torch.ops.emb_provider.linear.default
 LAYER_NORM: Final = torch.ops.emb_provider.layer_norm.default
 ATTEND: Final = torch.ops.emb_provider.attend.default
 
+#: What reads rows of a table, and which of its arguments says which rows.
+_TABLES: Final[dict[object, int]] = {torch.ops.aten.embedding.default: 1, torch.ops.aten.index_select.default: 2}
+
 
 class CaptureError(Exception):
     """The model cannot be turned into a flat graph; it is served by its own code instead."""
@@ -161,7 +164,7 @@ def _layer_norm(
 def _numbers_tokens(graph: fx.Graph) -> bool:
     """Tell whether the second input, the positions, is of no use, and a table is read by numbers that are no input."""
     _ids, positions, *_types = [node for node in graph.nodes if node.op == "placeholder"]
-    read = [node.args[1] for node in graph.nodes if node.target is torch.ops.aten.embedding.default]
+    read = [node.args[_TABLES[node.target]] for node in graph.nodes if node.target in _TABLES]
     return not positions.users and any(isinstance(index, fx.Node) and index.op != "placeholder" for index in read)
 
 
