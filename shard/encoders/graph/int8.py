@@ -127,19 +127,20 @@ def widening_linear(
 class WideningLinear(nn.Module):
     """A layer of the second kind, for models that cannot be captured."""
 
-    values: torch.Tensor
+    weight: torch.Tensor
     scales: torch.Tensor
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         weight = narrow(linear.weight)
-        self.register_buffer("values", weight.values)
+        # By the name that a linear layer has for it: T5 looks at its type, and leaves its input alone if that is int8.
+        self.register_buffer("weight", weight.values)
         self.register_buffer("scales", weight.scales)
         self.bias = linear.bias
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - nn.Linear's own name for it
         """Return ``input @ weight.T + bias`` in fp32."""
-        return widening_linear(input, self.values, self.scales, self.bias)
+        return widening_linear(input, self.weight, self.scales, self.bias)
 
 
 def narrow_linears(model: nn.Module) -> None:
