@@ -202,6 +202,8 @@ def _padded(parts: Parts, plan: ComputePlan, trial: Trial) -> Chosen:
         kernel = "int8-weight-only"
     results, nearness = trial.run(parts.plain)
     log.info("plain", kernel=kernel, cosine=nearness.cosine, deviation=nearness.deviation)
+    if plan.narrows_to_int8 and nearness.cosine < _MIN_COSINE_INT8["int8-weight-only"]:
+        log.warning("far_from_fp32", cosine=nearness.cosine, reason="8 bit are too few for it; fp32 and bf16 are not")
     weights_bytes = count_bytes([parts.transformer, parts.heads.modules])
     if isinstance(parts.plain, OneByOne):
         return Chosen(parts.plain, "alone", kernel, results, weights_bytes)

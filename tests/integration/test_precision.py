@@ -204,6 +204,37 @@ def round_to_int4(directory):
     save_file(tensors, path, metadata={"format": "pt"})
 
 
+def test_a_model_that_needs_more_than_8_bit_is_told_of(tmp_path, caplog):
+    directory = tiny_models.make_plain(tmp_path / "model")
+    with_outliers(directory)
+    assert opened(tmp_path, directory, "int8").info.cosine < 0.99
+    assert "far_from_fp32" in caplog.messages
+
+
+def with_outliers(directory):
+    """Give each row of a model's matrices one weight beside which the others are next to nothing."""
+    from safetensors.numpy import load_file, save_file
+
+    path = directory / "model.safetensors"
+    tensors, random = load_file(path), np.random.RandomState(9)
+    for name, tensor in tensors.items():
+        if name.startswith("encoder") and tensor.ndim == 2:
+            columns = random.randint(tensor.shape[1], size=len(tensor))
+            tensor[np.arange(len(tensor)), columns] = 12
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def test_a_t5_that_looks_at_its_weights_can_be_stored_in_8_bit(tmp_path):
+    from transformers import T5Config, T5EncoderModel
+
+    directory = tiny_models.make_plain(tmp_path / "model")
+    sizes = {"vocab_size": 8192, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
+    T5EncoderModel(T5Config(**sizes, feed_forward_proj="gated-gelu")).save_pretrained(directory)
+    encoder = opened(tmp_path, directory, "int8")
+    assert encoder.info.kernel == "int8-weight-only"
+    assert encoder.info.cosine > 0.99
+
+
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 @pytest.mark.parametrize("make", [tiny_models.make_gte, tiny_models.make_corom, tiny_models.make_sentence_transformers])
 def test_every_layout_can_be_stored_in_16_bit(tmp_path, make, precision):
