@@ -12,7 +12,7 @@ from emb_model_provider.black_box import BlackBoxReader, box_path
 from emb_model_provider.logs import EventLog
 from emb_model_provider.messages.link import Detokenize, Encode, Encoded, Texts, Tokenize, Tokens
 from emb_model_provider.messages.status import RestartShard, ShardStatus
-from router.link import Link, ShardLostError
+from router.link import Left, Link, ShardLostError
 from router.registry import Registry
 
 log = EventLog("router.backend")
@@ -48,6 +48,8 @@ class LocalBackend:
         self._links: dict[str, Link] = {}
         self._opening: dict[str, asyncio.Lock] = {}
         self._is_closed = False
+        #: Hears of what a process was at when it died and whose client had left.
+        self.on_left: Callable[[Left], None] = lambda _left: None
 
     async def encode(self, model_id: str, message: Encode) -> Encoded:
         link = self._links.get(model_id)
@@ -98,7 +100,7 @@ class LocalBackend:
         while True:
             try:
                 box = BlackBoxReader(box_path(status.socket_path))
-                make = partial(Link, status.model_id, status.generation, box, self._link_broken)
+                make = partial(Link, status.model_id, status.generation, box, self._link_broken, self._link_left)
                 _, link = await loop.create_unix_connection(make, status.socket_path)
             except OSError as error:
                 if error.errno not in _OWN_SHORTAGES:
@@ -118,6 +120,10 @@ class LocalBackend:
         else:
             log.warning("shard_lost", model=link.model_id, generation=link.generation)
         self._give_up(link.model_id, link.generation, link.complaint)
+
+    def _link_left(self, left: Left) -> None:
+        if not self._is_closed:
+            self.on_left(left)
 
     def _give_up(self, model_id: str, generation: int, complaint: str) -> None:
         """Send nothing more to a generation. One that died is replaced anyway; one that lives but fails us is not."""

@@ -162,6 +162,8 @@ class Delivery:
             is_answered = False
             try:
                 await self._trials.settled(call, indices)
+                if self._trials.has_suspects(call, indices):
+                    return await self._trials.each(call, indices, partial(self._send_alone, call))
                 if self._first_refusal(call, begin, end) is None:
                     encoded = await self._backend.encode(call.model_id, call.message(begin, end))
                     is_answered = True

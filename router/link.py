@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+from collections import OrderedDict
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import Final, TypeVar, cast
 
 from emb_model_provider.black_box import BlackBoxReader
@@ -14,6 +16,7 @@ from emb_model_provider.frames import MAX_PAYLOAD_BYTES, FrameDecoder, Outbox
 from emb_model_provider.logs import EventLog
 from emb_model_provider.messages.framing import pack, unpack
 from emb_model_provider.messages.link import Cancel, Detokenize, Encode, Encoded, Failed, Hello, Texts, Tokenize, Tokens
+from router.quarantine import fingerprint
 
 log = EventLog("router.link")
 
@@ -21,6 +24,16 @@ Answer = TypeVar("Answer", Encoded, Tokens, Texts)
 
 #: What may wait to be written before no more is added; a large slice is about half of it.
 _HIGH_WATER_BYTES: Final = 1024 * 1024
+#: As many requests that were taken back are kept in mind, the last ones.
+_MAX_LEFT: Final = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A request whose client has left: the fingerprints of its inputs, and whether it was alone in the process."""
+
+    marks: tuple[bytes, ...]
+    alone: bool
 
 
 class ShardLostError(ProviderError):
@@ -46,6 +59,7 @@ class Link(asyncio.Protocol):
 
     It never stops reading, whatever it cannot write: two peers that each wait for the other to read wait for ever.
     ``on_broken`` is told once, before any request that waits hears of it, and knows whether it ``was_relieved``.
+    ``on_left`` is told, before that too, of each request that the shard was at when it went and whose client had left.
     """
 
     def __init__(
@@ -54,6 +68,7 @@ class Link(asyncio.Protocol):
         generation: int,
         box: BlackBoxReader,
         on_broken: Callable[[Link], None] = lambda _link: None,
+        on_left: Callable[[Left], None] = lambda _left: None,
     ) -> None:
         self.model_id = model_id
         self.generation = generation
@@ -68,7 +83,10 @@ class Link(asyncio.Protocol):
         self._ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Encoded | Tokens | Texts]] = {}
         self._alone: set[int] = set()
+        #: Requests that their clients have taken back; the shard may be at some of them still.
+        self._left: OrderedDict[int, Left] = OrderedDict()
         self._on_broken = on_broken
+        self._on_left = on_left
         self._is_broken = False
         self._box = box
         #: Done when the shard takes more again; ``None`` while it does.
@@ -94,6 +112,7 @@ class Link(asyncio.Protocol):
         except asyncio.CancelledError:
             if not self._is_broken:
                 self._outbox.add(pack(Cancel((request_id,))))
+                self._keep_in_mind(request_id, message)
             raise
         finally:
             self._waiting.pop(request_id, None)
@@ -143,22 +162,31 @@ class Link(asyncio.Protocol):
         self.lost.set_result(None)
         self._break()
         self.resume_writing()
-        begun = self._begun()
+        noted = self._box.requests_of(os.getpid())
+        self._box.close()
+        if noted and not (self.was_relieved or self.complaint):
+            for left in (left for request_id, left in self._left.items() if request_id in noted):
+                self._on_left(left)
+        begun = self._begun(noted)
         for request_id, future in self._waiting.items():
             if not future.done():
                 future.set_exception(ShardLostError(started=request_id in begun))
 
-    def _begun(self) -> Collection[int]:
-        """Return the requests that the shard was at when it went.
+    def _begun(self, noted: frozenset[int] | None) -> Collection[int]:
+        """Return the requests that the shard was at when it went, which ``noted`` them.
 
         All of them if they were more than it could note, but for those that run alone: it was at none of these then.
         Nor did it die of any of these where it was relieved, or where we broke with it.
         """
-        noted = self._box.requests_of(os.getpid())
-        self._box.close()
         if noted is None:
             return self._waiting.keys() - self._alone
         return noted - self._alone if self.was_relieved or self.complaint else noted
+
+    def _keep_in_mind(self, request_id: int, message: Encode | Tokenize | Detokenize) -> None:
+        marks = tuple(fingerprint(self.model_id, message, index) for index in range(message.count))
+        self._left[request_id] = Left(marks, message.alone)
+        while len(self._left) > _MAX_LEFT:
+            self._left.popitem(last=False)
 
     def _complain(self, error: ProtocolError) -> None:
         log.error("link_broken", model=self.model_id, generation=self.generation, error=error)

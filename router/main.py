@@ -72,6 +72,7 @@ async def _serve(
     registry.update(table)
     backend = LocalBackend(registry, control.send)
     service = EmbeddingService(registry, backend, _policy(config))
+    backend.on_left = lambda left: service.quarantine.found(left.marks, alone=left.alone)
     around = config.around
     meter = Meter(Store(around.run_directory, around.index))
     service.on_resent, service.quarantine.on_added = meter.resent, _tell_of_quarantine(control)

@@ -1,4 +1,4 @@
-"""Inputs that have ended a model's process, and for how long nobody tries them again: pure.
+"""Inputs that have ended a model's process, or may have, and for how long nobody tries them again: pure.
 
 Used by ``trials``.
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from emb_model_provider.errors import EncodeError, QuarantinedError, UnavailableError
@@ -33,6 +33,7 @@ class Quarantine:
         self._clock = clock
         self._until_s: OrderedDict[bytes, float] = OrderedDict()
         self._last_until_s = 0.0
+        self._suspects: OrderedDict[bytes, None] = OrderedDict()
         #: Hears of every input that is found guilty here.
         self.on_added: Callable[[bytes], None] = lambda _fingerprint: None
 
@@ -48,6 +49,7 @@ class Quarantine:
     def add(self, fingerprint: bytes) -> None:
         """Refuse this input from now on."""
         self.learn(fingerprint)
+        self.clear(fingerprint)
         self.on_added(fingerprint)
 
     def learn(self, fingerprint: bytes) -> None:
@@ -70,6 +72,35 @@ class Quarantine:
             return 0.0
         self._until_s.move_to_end(fingerprint)
         return left_s
+
+    # ------------------------------------------------------------------------------------------------ suspects
+
+    @property
+    def has_suspects(self) -> bool:
+        """Whether any input is to be tried alone when it comes again; asked for every request."""
+        return bool(self._suspects)
+
+    def found(self, fingerprints: Iterable[bytes], *, alone: bool) -> None:
+        """Hear what a process was at when it died, of which nobody waits for the verdict, its client having left.
+
+        One that was alone there has killed it. Others are suspect: the next who asks for one has it tried alone.
+        """
+        if self._for_s <= 0:
+            return
+        for one in fingerprints:
+            if alone:
+                self.add(one)
+            else:
+                self._suspects[one] = None
+        while len(self._suspects) > self._max_inputs:
+            self._suspects.popitem(last=False)
+
+    def is_suspect(self, fingerprint: bytes) -> bool:
+        return fingerprint in self._suspects
+
+    def clear(self, fingerprint: bytes) -> None:
+        """Suspect an input no more: a process has lived through it."""
+        self._suspects.pop(fingerprint, None)
 
 
 def fingerprint(model_id: str, message: Encode | Tokenize | Detokenize, index: int) -> bytes:

@@ -92,6 +92,8 @@ async def _ask(asked: _Question[Row], trials: Trials[Row]) -> tuple[Row, ...]:
         for index in indices:
             if (refusal := trials.refusal(asked, index)) is not None:
                 raise refusal
+        if trials.has_suspects(asked, indices):
+            return tuple(await trials.each(asked, indices, asked.send_alone))
         try:
             return tuple(await asked.send(asked.message))
         except ShardLostError as lost:

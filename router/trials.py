@@ -2,7 +2,7 @@
 
 What the process had not begun is innocent and sent again as it was. What it had is suspect: each input is sent once
 more by itself, alone in the process. An input that is alone there when the process dies a second time has killed it,
-gets its own error, and is kept in quarantine.
+gets its own error, and is kept in quarantine. Where its client has left by then, the next who asks for it has it tried.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Trials(Generic[Row]):
         )
         self._on_resent(asked.model_id)
         if lost.started:
-            return await self._try_each(asked, indices, send_alone)
+            return await self.each(asked, indices, send_alone)
         # Let those that heard of the same death begin their trials; their tasks take a turn of the loop more.
         await asyncio.sleep(0)
         await asyncio.sleep(0)
@@ -107,9 +107,11 @@ class Trials(Generic[Row]):
         found = (self._running.get(asked.mark(index)) for index in indices)
         return [trial for trial in found if trial is not None]
 
-    async def _try_each(
-        self, asked: Asked[Row], indices: range, send_alone: Callable[[int], Awaitable[Row]]
-    ) -> list[Row]:
+    def has_suspects(self, asked: Asked[Row], indices: Iterable[int]) -> bool:
+        """Tell whether any of these has to be tried alone, for what became of a process before."""
+        return self._quarantine.has_suspects and any(self._quarantine.is_suspect(asked.mark(i)) for i in indices)
+
+    async def each(self, asked: Asked[Row], indices: range, send_alone: Callable[[int], Awaitable[Row]]) -> list[Row]:
         """Send suspects one by one; all of them at once, for the shard puts them one after the other."""
         try:
             async with asyncio.TaskGroup() as group:
@@ -133,6 +135,7 @@ class Trials(Generic[Row]):
         verdict = None
         try:
             row = await self._send_alone(asked, index, mark, send_alone)
+            self._quarantine.clear(mark)
             if asked.is_anyones(row):
                 verdict = _Verdict(wanted, row)
             return row

@@ -105,6 +105,19 @@ def test_case_4_where_several_routers_are_asked_each_may_cost_one_death_more_and
         assert deaths(server) == known
 
 
+def test_case_4_a_killer_whose_clients_never_wait_for_its_deaths_is_found_out_all_the_same(server):
+    killer = "!sleep=1 !exit and nobody waits"
+    for count in (1, 2):
+        (left,) = Asking(server, [Asked("en", [killer], {"x-request-timeout": "0.3"})]).finish()
+        assert left.status == 504
+        wait_until(lambda count=count: deaths(server) == count, 20, "it has killed the process")
+        server.wait_for_states(en="ready")
+    (refused,) = Asking(server, [Asked("en", [killer])]).finish()
+    assert (refused.status, refused.error["code"]) == (422, "input_quarantined")
+    server.check("en", ["after it"])
+    assert deaths(server) == 2
+
+
 def ask_many_at_once(server, order):
     poison = [Asked("en", [f"{order} the same"]) for _ in range(6)]
     innocent = [Asked("en", [f"innocent {n}", "你好"]) for n in range(20)]

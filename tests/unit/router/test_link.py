@@ -11,7 +11,8 @@ from emb_model_provider.errors import PayloadTooLargeError, RequestError
 from emb_model_provider.frames import FrameDecoder
 from emb_model_provider.messages.framing import pack, unpack
 from emb_model_provider.messages.link import Cancel, Encode, Encoded, Failed, Hello, Tokenize, Tokens
-from router.link import Link, ShardLostError
+from router.link import Left, Link, ShardLostError
+from router.quarantine import fingerprint
 
 
 class Wire:
@@ -173,3 +174,60 @@ async def test_what_a_process_was_at_when_it_died_is_what_it_noted(wire, tmp_pat
     link.connection_lost(None)
     lost = await asyncio.gather(*asked, return_exceptions=True)
     assert [one.started for one in lost] == started
+
+
+@pytest.fixture
+async def told():
+    return []
+
+
+@pytest.fixture
+async def mortal(wire, tmp_path, told):
+    """A link, and the black box of the shard at its other end."""
+    box = BlackBox(tmp_path / "mortal", 1)
+    link = Link("m", 1, BlackBoxReader(tmp_path / "mortal"), on_left=told.append)
+    link.connection_made(wire)
+    return link, box
+
+
+async def leave(asked: asyncio.Task) -> None:
+    asked.cancel()
+    await asyncio.wait([asked])
+
+
+async def test_what_a_shard_was_at_when_it_died_is_told_of_though_its_client_had_left(mortal, told):
+    link, box = mortal
+    two, alone, never_begun = Encode(("a", "b")), Encode(("c",), alone=True), Encode(("d",))
+    asked = [await ask(link, one) for one in (two, alone, never_begun)]
+    stays = await ask(link)
+    box.enter(0, [(os.getpid(), 1), (os.getpid(), 2), (os.getpid(), 4)])
+    for one in asked:
+        await leave(one)
+    link.connection_lost(None)
+    assert told == [
+        Left((fingerprint("m", two, 0), fingerprint("m", two, 1)), alone=False),
+        Left((fingerprint("m", alone, 0),), alone=True),
+    ]
+    with pytest.raises(ShardLostError):
+        await stays
+
+
+@pytest.mark.parametrize("why", ["relieved", "complaint", "more than it notes"])
+async def test_a_shard_that_did_not_die_of_what_it_was_at_says_nothing_of_it(mortal, told, why):
+    link, box = mortal
+    asked = await ask(link)
+    box.enter(0, [(os.getpid(), 1)] * (1001 if why == "more than it notes" else 1))
+    await leave(asked)
+    link.was_relieved, link.complaint = why == "relieved", "it lied" if why == "complaint" else ""
+    link.connection_lost(None)
+    assert told == []
+
+
+async def test_no_more_of_those_that_left_are_kept_in_mind_than_the_last_ones(mortal, told, monkeypatch):
+    monkeypatch.setattr("router.link._MAX_LEFT", 2)
+    link, box = mortal
+    for number in range(3):
+        await leave(await ask(link, Encode((f"text {number}",))))
+    box.enter(0, [(os.getpid(), number) for number in (1, 2, 3)])
+    link.connection_lost(None)
+    assert [left.marks for left in told] == [(fingerprint("m", Encode((f"text {n}",)), 0),) for n in (1, 2)]

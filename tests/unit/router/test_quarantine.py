@@ -57,6 +57,30 @@ def test_with_no_time_nothing_is_kept():
     assert len(quarantine) == 0
 
 
+def test_what_a_process_died_of_without_anybody_waiting_is_guilty_if_it_was_alone_and_else_suspect():
+    told: list[bytes] = []
+    quarantine = Quarantine(100)
+    quarantine.on_added = told.append
+    quarantine.found([b"a", b"b"], alone=False)
+    assert quarantine.has_suspects
+    assert quarantine.is_suspect(b"a")
+    assert not quarantine
+    quarantine.clear(b"a")
+    quarantine.found([b"b"], alone=True)
+    assert not quarantine.has_suspects
+    assert quarantine.left_s(b"b") > 0
+    assert told == [b"b"]
+
+
+def test_no_more_suspects_are_kept_than_the_last_ones_and_none_where_there_is_no_quarantine():
+    quarantine = Quarantine(100, max_inputs=2)
+    quarantine.found([b"a", b"b", b"c"], alone=False)
+    assert [quarantine.is_suspect(one) for one in (b"a", b"b", b"c")] == [False, True, True]
+    off = Quarantine(0)
+    off.found([b"a"], alone=False)
+    assert not off.has_suspects
+
+
 @given(st.lists(st.tuples(st.sampled_from("al"), st.integers(0, 20), st.integers(0, 50)), max_size=200))
 def test_the_size_is_bounded_and_what_is_kept_was_added_in_time(steps):
     clock, added = Clock(), {}

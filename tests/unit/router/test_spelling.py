@@ -121,6 +121,14 @@ async def test_equal_texts_of_a_question_are_tried_once_and_all_have_the_answer(
     assert [one.texts for one in backend.seen if one.alone] == [("unlucky",), ("other",)]
 
 
+async def test_a_text_that_a_process_died_of_after_its_client_had_left_is_asked_for_alone():
+    backend = MortalSpeller()
+    service = make_service(backend)
+    service.quarantine.found([fingerprint("m", Tokenize(("odd",)), 0)], alone=False)
+    assert await service.tokenize("m", Tokenize(("odd", "b"))) == Tokens((spelled("odd"), spelled("b")))
+    assert [(one.texts, one.alone) for one in backend.seen] == [(("odd",), True), (("b",), True)]
+
+
 async def test_one_that_kills_with_a_prompt_is_welcome_without_it():
     backend = MortalSpeller("poison")
     service = make_service(backend)

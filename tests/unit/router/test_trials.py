@@ -60,6 +60,10 @@ class Scene:
                 future.set_result(Encoded(bytes(16 * message.count), 4, (1,) * message.count))
         await turns()
 
+    def suspect(self, text: str) -> None:
+        """Hear that a process was at this text when it died, whose client had left."""
+        self.service.quarantine.found([fingerprint("m", Encode((text,)), 0)], alone=False)
+
     def learn(self, text: str) -> None:
         """Hear from another router that this text has killed."""
         self.service.quarantine.learn(fingerprint("m", Encode((text,)), 0))
@@ -167,3 +171,24 @@ async def test_a_slice_is_out_of_the_gate_once_it_is_answered_or_its_process_has
     assert all(task.done() for task in asked)
     assert over == [True, False, True, True]
     assert gate.waiting_slices == gate.tokens == 0
+
+
+async def test_who_asks_for_what_a_process_died_of_after_its_client_had_left_has_it_tried_alone(scene):
+    scene.suspect("odd")
+    asked, other = await scene.ask("odd", "even"), await scene.ask("other")
+    assert scene.here == [(("odd",), True), (("even",), True), (("other",), False)]
+    await scene.die("odd")
+    assert asked.exception().code == "request_crashed_model"
+    await scene.answer()
+    assert other.result()
+    assert isinstance((await scene.ask("odd")).exception(), QuarantinedError)
+
+
+async def test_a_suspect_that_a_process_has_lived_through_is_none_any_more(scene):
+    scene.suspect("odd")
+    asked = await scene.ask("odd")
+    assert scene.here == [(("odd",), True)]
+    await scene.answer()
+    assert asked.result()
+    await scene.ask("odd")
+    assert scene.here == [(("odd",), False)]
