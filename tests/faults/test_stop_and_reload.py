@@ -506,16 +506,23 @@ def test_every_socket_that_systemd_has_bound_is_served_and_one_that_is_open_to_a
         assert server.stop() == 0
 
 
-def test_a_terminal_that_is_closed_is_a_stop_and_no_reload(tmp_path):
+@pytest.mark.parametrize("under_nohup", [False, True])
+def test_a_terminal_that_is_closed_is_a_stop_and_no_reload_but_for_who_was_to_outlive_it(tmp_path, under_nohup):
     server = make_server(tmp_path, "en")
     child, terminal = pty.fork()
     if child == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if under_nohup else signal.SIG_DFL)
         os.chdir(server.directory)
         os.execve(sys.executable, [sys.executable, "-m", "supervisor"], server._env)
     try:
         wait_until(lambda: list(server.run_directory.glob("*/control.sock")), 20, "it has started")
         wait_until(lambda: operator.report(server).router.pid, 10, "it serves")
+        began = operator.report(server).settings_read
     finally:
         os.close(terminal)
+    if under_nohup:
+        wait_until(lambda: operator.report(server).settings_read > began, 10, "it has read its settings again")
+        assert operator.report(server).state == "serving"
+        os.kill(child, signal.SIGTERM)
     wait_until(lambda: os.waitpid(child, os.WNOHANG)[0] == child, 20, "it ends")
     assert list(server.run_directory.iterdir()) == []

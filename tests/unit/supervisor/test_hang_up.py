@@ -16,11 +16,17 @@ def asked(monkeypatch, *, before: bool, after: bool) -> list[str]:
     return done
 
 
-@pytest.fixture
-def under_nohup():
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+@pytest.fixture(autouse=True)
+def as_usual():
+    """Whatever whoever runs the tests has made of the signal."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, before)
+
+
+@pytest.fixture
+def under_nohup(as_usual):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 @pytest.mark.parametrize(
