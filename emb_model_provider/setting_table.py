@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Generic, Literal
 
-from emb_model_provider.messages.configs import AccessLog, Intake
+from emb_model_provider.messages.configs import AccessLog, Intake, LogFormat
 from emb_model_provider.modelmap import (
     INT8_METHODS,
     OVERLONG_POLICIES,
@@ -31,7 +31,6 @@ from emb_model_provider.value_kinds import Bilingual, Boolean, Choice, Integer, 
 from emb_model_provider.value_shapes import HUB, ApiKeys, Device, Endpoint, Host, Origins, UrlPrefix
 
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
-LogFormat = Literal["plain", "json"]
 SocketMode = Literal["0600", "0660", "0666"]
 
 _BATCH: Final = BatchLimits()

@@ -15,10 +15,10 @@ from emb_model_provider import setting_table as table
 from emb_model_provider.dotenv_file import DotenvFile
 from emb_model_provider.errors import ConfigurationError
 from emb_model_provider.key_file import KeyFile, read_key_file
-from emb_model_provider.messages.configs import Intake, Surroundings
+from emb_model_provider.messages.configs import Intake, LogFormat, Surroundings
 from emb_model_provider.model_settings import read_models
 from emb_model_provider.modelmap import HubAccess, Hubs, ModelSpec
-from emb_model_provider.setting_table import LogFormat, LogLevel, SocketMode
+from emb_model_provider.setting_table import LogLevel, SocketMode
 from emb_model_provider.setting_values import Values
 
 _BYTES_PER_MIB: Final = 1024 * 1024

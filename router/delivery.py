@@ -23,7 +23,7 @@ from router.visit import VISIT, request_id
 
 @dataclass(eq=False, slots=True)
 class Call:
-    """A request on its way.
+    """A request on its way. Implements ``trials.Asked``.
 
     ``tokens`` are estimates, one for each input; ``deadline_s`` is on the loop's clock, ``None`` for none.
     """
@@ -162,9 +162,9 @@ class Delivery:
             is_answered = False
             try:
                 await self._trials.settled(call, indices)
-                if self._trials.has_suspects(call, indices):
-                    return await self._trials.each(call, indices, partial(self._send_alone, call))
                 if self._first_refusal(call, begin, end) is None:
+                    if self._trials.has_suspects(call, indices):
+                        return await self._trials.each(call, indices, partial(self._send_alone, call))
                     encoded = await self._backend.encode(call.model_id, call.message(begin, end))
                     is_answered = True
                     return [encoded]

@@ -10,7 +10,8 @@ from typing import Final, TypeVar
 
 from aiohttp import web
 
-from emb_model_provider.messages.status import EncoderInfo, ShardStatus, Task
+from emb_model_provider.messages.status import EncoderInfo, ShardStatus
+from emb_model_provider.modelmap import Task
 from router import planning
 from router.body import PiecedBody, read_body
 from router.dialects.fields import Fields, read_object

@@ -8,7 +8,8 @@ from typing import Final
 
 from emb_model_provider.errors import InvalidRequestError, ModelNotFoundError, UnavailableError
 from emb_model_provider.messages.link import Output
-from emb_model_provider.messages.status import EncoderInfo, ShardStatus, Task
+from emb_model_provider.messages.status import EncoderInfo, ShardStatus
+from emb_model_provider.modelmap import Task
 from router.prompts import with_role
 from router.registry import Registry
 from router.requests import EncodeRequest

@@ -23,7 +23,10 @@ Row = TypeVar("Row")
 
 @dataclass(frozen=True, slots=True)
 class _Question(Generic[Row]):
-    """What is asked of one model; ``send`` returns a row for each input of the message that it is given."""
+    """What is asked of one model; ``send`` returns a row for each input of the message that it is given.
+
+    Implements ``trials.Asked``.
+    """
 
     model_id: str
     message: Tokenize | Detokenize

@@ -61,7 +61,7 @@ class Batch(Generic[ItemT]):
     is_alone: bool = False
     #: Whether it gets the cores of all lanes.
     is_wide: bool = False
-    #: Milliseconds that bulk was owed more before it was taken.
+    #: By how many milliseconds taking it has lowered what bulk is owed; below 0 it has raised that.
     charged_ms: float = 0.0
 
 

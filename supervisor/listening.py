@@ -81,12 +81,12 @@ def open_host(host: str) -> str:
     return ""
 
 
-def exposure(open_host: str, *, needs_key: bool) -> str:
-    """Return a warning when anybody on the network may use the server."""
-    if needs_key or not open_host:
+def exposure(host: str, *, needs_key: bool) -> str:
+    """Return a warning when anybody on the network may use the server; ``host`` is what ``open_host`` gives."""
+    if needs_key or not host:
         return ""
     return (
-        f"open to the network: listening on {open_host} without a key; "
+        f"open to the network: listening on {host} without a key; "
         "set EMB_PROVIDER_API_KEYS, or EMB_PROVIDER_HOST=127.0.0.1"
     )
 

@@ -6,8 +6,7 @@ from typing import Literal
 
 from emb_model_provider.codec import Many, Wire
 from emb_model_provider.messages.link import Output
-from emb_model_provider.modelmap import Overlong
-from emb_model_provider.modelmap import Task as Task  # noqa: PLC0414 - dialects and planning take it from here
+from emb_model_provider.modelmap import Overlong, Task
 
 State = Literal[
     "starting",

@@ -7,7 +7,8 @@ from typing import Final
 
 import orjson
 
-from emb_model_provider.messages.status import EncoderInfo, ShardStatus, Task
+from emb_model_provider.messages.status import EncoderInfo, ShardStatus
+from emb_model_provider.modelmap import Task
 
 #: Where OpenAI's clients have a word of their own for what ``EncoderInfo`` knows.
 _PUBLIC_NAMES: Final = {"dimension": "dimensions"}

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emb_model_provider.errors import InvalidRequestError
-from emb_model_provider.messages.status import EncoderInfo, Task
+from emb_model_provider.messages.status import EncoderInfo
+from emb_model_provider.modelmap import Task
 from router.dialects.pairs import Pairs
 from router.dialects.seam import Answered
 from router.dialects.vectors import ReadInput, all_errors, all_rows, chunks, error_object, read_inputs, refusal_object

@@ -8,7 +8,8 @@ from typing import Literal
 
 from emb_model_provider.errors import RequestError
 from emb_model_provider.messages.link import Detokenize, Texts, Tokenize, Tokens
-from emb_model_provider.messages.status import EncoderInfo, ShardStatus, Task
+from emb_model_provider.messages.status import EncoderInfo, ShardStatus
+from emb_model_provider.modelmap import Task
 from router.dialects.fields import Fields
 from router.limits import RequestLimits
 from router.requests import EncodeRequest, EncodeResult

@@ -15,7 +15,8 @@ import orjson
 
 from emb_model_provider.errors import InvalidRequestError, RequestError
 from emb_model_provider.messages.link import Detokenize, Output, Texts, Token, Tokenize, Tokens
-from emb_model_provider.messages.status import EncoderInfo, Task
+from emb_model_provider.messages.status import EncoderInfo
+from emb_model_provider.modelmap import Task
 from router.dialects.fields import Fields, check_count, wrong
 from router.dialects.inputs import checked_id_lists, checked_ids
 from router.dialects.jina import read_raw

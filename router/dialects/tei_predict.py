@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from emb_model_provider.errors import InvalidRequestError, RequestError
 from emb_model_provider.messages.link import Output
-from emb_model_provider.messages.status import EncoderInfo, Task
+from emb_model_provider.messages.status import EncoderInfo
+from emb_model_provider.modelmap import Task
 from router.dialects.fields import Fields, check_count
 from router.dialects.jina import read_raw
 from router.dialects.options import MAX_INPUTS, read_options

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from emb_model_provider.messages.link import Output
-from emb_model_provider.messages.status import Task
+from emb_model_provider.modelmap import Task
 from shard.encoder import Results, Tokenized
 from shard.encoders.flat_pooling import find_flat_pooling
 

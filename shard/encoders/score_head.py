@@ -18,7 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPoolingAndCrossAttentions
 
-from emb_model_provider.messages.status import Task
+from emb_model_provider.modelmap import Task
 from shard.encoder import Results, Tokenized
 from shard.encoders.heads import Features, HeadFacts, in_blocks
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import errno
+import os
+import struct
 
 import pytest
 
@@ -180,3 +182,36 @@ async def test_requests_go_to_a_successor_although_its_predecessor_still_answers
         for server in servers:
             server.close()
             await server.wait_closed()
+
+
+@pytest.mark.parametrize(("who", "told"), [("the router", 0), ("the shard", 1)])
+async def test_of_what_a_shard_was_at_nobody_is_told_when_it_is_the_router_that_leaves(who, told, tmp_path):
+    """A shard that lives on has not died of anything, and a text is not to be refused for it."""
+    backend, _ = make_backend(tmp_path)
+    left = []
+    backend.on_left = left.append
+    end = asyncio.get_running_loop().create_future()
+
+    class Shard(asyncio.Protocol):
+        def connection_made(self, transport):
+            end.set_result(transport)
+
+    server = await asyncio.get_running_loop().create_unix_server(Shard, str(tmp_path / "s.sock"))
+    try:
+        asked = asyncio.create_task(backend.encode("en", Encode(("a",), alone=True)))
+        theirs = await end
+        link = await backend._link("en")
+        asked.cancel()
+        await asyncio.wait([asked])
+        with (tmp_path / "s.box").open("r+b") as box:
+            box.write(struct.pack("<QQQ", 1, os.getpid(), 1))
+        if who == "the router":
+            backend.close()
+        else:
+            theirs.close()
+        await link.lost
+        assert [one.alone for one in left] == [True] * told
+    finally:
+        backend.close()
+        server.close()
+        await server.wait_closed()

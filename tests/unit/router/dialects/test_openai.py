@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from emb_model_provider.errors import InvalidRequestError
 from emb_model_provider.messages.link import Encoded
-from emb_model_provider.messages.status import EncoderInfo, Task
+from emb_model_provider.messages.status import EncoderInfo
+from emb_model_provider.modelmap import Task
 from router.dialects.fields import read_object
 from router.dialects.openai import Shape, render_embeddings, render_error
 from router.dialects.openai import parse_embeddings as parse_fields
