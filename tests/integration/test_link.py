@@ -317,7 +317,6 @@ async def test_a_router_that_does_not_read_its_answers_is_given_no_more_work_unt
     encoder = FakeEncoder()
     async with served(encoder, tmp_path / "s.sock"):
         reader, writer = await asyncio.open_unix_connection(str(tmp_path / "s.sock"), limit=2**16)
-        texts = ("same",) * 1000  # encoded once, answered with 20 kB
         sent = 0
 
         async def flood() -> None:
@@ -325,6 +324,7 @@ async def test_a_router_that_does_not_read_its_answers_is_given_no_more_work_unt
             for request_id in range(1, 101):
                 while len(encoder.encoded) < request_id - 3:  # noqa: ASYNC110 - the encoder has no event
                     await asyncio.sleep(0.001)
+                texts = (f"again and again {request_id}",) * 1000  # encoded once, answered with 20 kB
                 writer.write(pack(Encode(texts), request_id))
                 await writer.drain()
                 sent = request_id
