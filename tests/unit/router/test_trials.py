@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from emb_model_provider.errors import QuarantinedError, UnavailableError
-from emb_model_provider.messages.link import Encode, Encoded
+from emb_model_provider.messages.link import Encode, Encoded, InputError
 from emb_model_provider.messages.status import ShardTable
 from router.link import ShardLostError
 from router.quarantine import fingerprint
@@ -35,8 +35,8 @@ class Scene:
         self._here.append((message, future))
         return await future
 
-    async def ask(self, *texts: str) -> asyncio.Task:
-        task = asyncio.create_task(self.service.embed(EncodeRequest("m", texts)))
+    async def ask(self, *texts: str, partial: bool = False) -> asyncio.Task:
+        task = asyncio.create_task(self.service.embed(EncodeRequest("m", texts, partial=partial)))
         await turns()
         return task
 
@@ -53,11 +53,11 @@ class Scene:
                 future.set_exception(ShardLostError(started=bool(set(started) & set(message.texts))))
         await turns()
 
-    async def answer(self) -> None:
+    async def answer(self, *errors: InputError) -> None:
         here, self._here = self._here, []
         for message, future in here:
             if not future.done():
-                future.set_result(Encoded(bytes(16 * message.count), 4, (1,) * message.count))
+                future.set_result(Encoded(bytes(16 * message.count), 4, (1,) * message.count, errors=errors))
         await turns()
 
     def suspect(self, text: str) -> None:
@@ -103,6 +103,17 @@ async def test_a_trial_whose_client_leaves_is_another_suspects_who_waited_for_it
     await scene.answer()
     assert second.result().prompt_tokens == 2
     assert first.cancelled()
+
+
+async def test_an_error_that_a_trial_brought_is_its_own_clients_alone_and_who_waited_has_another(scene):
+    partial, whole = await scene.ask("odd", partial=True), await scene.ask("odd")
+    await scene.die("odd")
+    assert scene.here == [(("odd",), True)]
+    await scene.answer(InputError(0, 400, "invalid_request_error", None, "Input 0 is nothing."))
+    assert [error.message for part in partial.result().parts for error in part.errors] == ["Input 0 is nothing."]
+    assert scene.here == [(("odd",), True)]
+    await scene.answer()
+    assert whole.result().prompt_tokens == 1
 
 
 async def test_what_is_learnt_while_a_request_that_is_sent_again_waits_for_a_process_counts(scene):
