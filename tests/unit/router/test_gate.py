@@ -42,6 +42,22 @@ async def test_without_a_limit_everything_is_let_in():
     assert gate.requests == 100
 
 
+def test_the_oldest_request_is_the_first_of_those_that_are_not_answered(monkeypatch):
+    now_s = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
+    gate = Gate("m", max_queue_s=0)
+    assert gate.oldest_s() == 0
+    first = gate.let_in("a", 1, is_small=True)
+    now_s = 103.0
+    second = gate.let_in("b", 1, is_small=False)
+    now_s = 107.0
+    assert gate.oldest_s() == 7
+    gate.let_out(first, "a", 1, is_small=True)
+    assert gate.oldest_s() == 4
+    gate.let_out(second, "b", 1, is_small=False)
+    assert gate.oldest_s() == 0
+
+
 _NUMBERS = itertools.count()
 
 
@@ -82,6 +98,9 @@ async def test_big_requests_in_hand_do_not_hold_up_small_ones():
     tasks = await start_all(gate, order, [turn_of("bulk", 100_000, is_small=False) for _ in range(3)])
     tasks += await start_all(gate, order, [turn_of("query", 5)])
     assert order == ["bulk", "query"]
+    tasks += await start_all(gate, order, [turn_of("query", 100), turn_of("query", 5)])
+    assert order == ["bulk", "query", "query"]
+    assert gate.waiting_slices == 3
     for task in tasks:
         task.cancel()
 
