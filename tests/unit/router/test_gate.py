@@ -291,6 +291,36 @@ async def test_the_shards_own_figure_counts_until_there_is_a_measured_one():
     assert gate.tokens_per_s == 300
 
 
+async def test_who_comes_once_a_model_has_turned_out_faster_goes_before_nobody_that_waits():
+    gate, order = Gate("m", 0), []
+    gate.expect(1)
+    first = turn_of("a", 64)
+    tasks = await start_all(gate, order, [first, turn_of("a", 64)])
+    gate.expect(10_000)
+    tasks += await start_all(gate, order, [turn_of("late", 1)])
+    assert order == ["a"]
+    gate.turn_over(first, is_answered=True)
+    await asyncio.gather(*tasks)
+    assert sorted(order) == ["a", "a", "late"]
+
+
+@pytest.mark.parametrize("is_small", [True, False])
+async def test_what_was_lost_or_taken_back_is_no_work_that_the_model_has_done(monkeypatch, is_small):
+    now_s = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
+    gate = Gate("m", 0, tokens_per_s=400)
+    turns = [turn_of("a", 1000, is_small=is_small) for _ in range(5)]
+    tasks = await start_all(gate, [], turns)
+    gate.turn_over(turns[0], is_answered=True)
+    tasks[1].cancel()  # in the moment of its turn
+    await asyncio.wait(tasks[1:2])
+    gate.turn_over(turns[2], is_answered=False)
+    now_s = 1.0
+    gate.turn_over(turns[3], is_answered=True)
+    assert gate.tokens_per_s == 1000
+    await asyncio.gather(*tasks[2:])
+
+
 async def test_a_model_that_is_found_faster_is_given_more_at_a_time(monkeypatch):
     now_s = 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now_s)
