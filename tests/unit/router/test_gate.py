@@ -211,6 +211,19 @@ async def test_equal_slices_go_together_and_count_once():
     await asyncio.gather(*tasks)
 
 
+async def test_where_one_of_equal_slices_leaves_the_others_still_go_together():
+    gate, order = Gate("m", 0, tokens_per_s=1), []
+    first, *waiting = turns = [turn_of("a", 5000), *(turn_of(client, 5000, "same") for client in "bcd")]
+    tasks = await start_all(gate, order, turns)
+    tasks[2].cancel()
+    await asyncio.wait(tasks[2:3])
+    gate.turn_over(first, is_answered=True)
+    await asyncio.sleep(0)
+    assert order == ["a", "b", "d"]
+    assert [turn.is_charged for turn in waiting] == [True, False, False]
+    assert gate.waiting_slices == 0
+
+
 async def test_a_query_that_bulk_has_brought_to_the_shard_goes_along():
     gate, order = Gate("m", 0, tokens_per_s=1), []
     held, query = turn_of("a", 5000), turn_of("b", 5000, "same")
