@@ -62,6 +62,11 @@ def test_every_text_is_in_one_batch_within_the_budget_and_among_its_group(length
         assert [lengths[index] for index in batch] == sorted((lengths[index] for index in batch), reverse=True)
 
 
+def test_texts_share_a_batch_until_it_is_full():
+    assert packed_batches([1, 3, 2, 5], [0] * 4, max_tokens=5) == [[3], [1, 2], [0]]
+    assert packed_batches([1, 3, 2, 5], [0, 1, 1, 0], max_tokens=6) == [[1, 2], [3, 0]]
+
+
 @given(
     st.lists(st.integers(1, 9), min_size=1, max_size=6),
     st.booleans(),
