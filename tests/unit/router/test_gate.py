@@ -22,6 +22,17 @@ async def test_what_is_over_the_budget_of_time_is_refused_with_the_time_until_th
     gate.let_in("a", 400, is_small=False)
 
 
+@pytest.mark.parametrize(("tokens", "after_s"), [(1, 1), (250, 5), (5000, 60)])
+def test_whoever_is_refused_may_come_back_when_there_is_room_but_in_a_second_at_least_and_a_minute_at_most(
+    tokens, after_s
+):
+    gate = Gate("m", max_queue_s=10, tokens_per_s=50)
+    gate.let_in("a", 500, is_small=False)
+    with pytest.raises(OverloadedError, match=f"Try again in {after_s} s") as caught:
+        gate.let_in("b", tokens, is_small=False)
+    assert caught.value.retry_after_s == after_s
+
+
 async def test_a_big_request_beyond_all_that_may_wait_does_not_keep_small_ones_out():
     gate = Gate("m", max_queue_s=10, tokens_per_s=100)
     gate.let_in("a", 100_000, is_small=False)
@@ -173,14 +184,19 @@ async def test_what_the_shard_has_in_hand_counts_against_a_deadline():
     await asyncio.gather(*tasks[:2])
 
 
-async def test_who_is_refused_in_the_moment_of_leaving_takes_nothing_with_it():
+@pytest.mark.parametrize("is_refused_first", [True, False])
+async def test_who_is_refused_in_the_moment_of_leaving_takes_nothing_with_it(is_refused_first):
     gate = Gate("m", 0, tokens_per_s=1000)
     first, late = turn_of("a", 250), turn_of("b", 250)
     late.deadline_s = asyncio.get_running_loop().time()
     tasks = await start_all(gate, [], [first, late])
-    gate.turn_over(first, is_answered=True)
+    if is_refused_first:
+        gate.turn_over(first, is_answered=True)
     tasks[1].cancel()
+    if not is_refused_first:  # it has not heard of that yet
+        gate.turn_over(first, is_answered=True)
     await asyncio.wait(tasks)
+    assert tasks[1].cancelled()
     assert gate.waiting_slices == 0
     assert gate.is_open(turn_of("c", 250))
 
