@@ -16,6 +16,7 @@ its client leave, the shard has a slice more than is counted until the others ar
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
@@ -252,6 +253,6 @@ def _refuse(turn: Turn) -> None:
 def _overloaded(model_id: str, wait_s: float) -> OverloadedError:
     wait_s = min(max(1.0, wait_s), _MAX_RETRY_AFTER_S)
     return OverloadedError(
-        f"The model {model_id!r} has more to do than it can finish in time. Try again in {wait_s:.0f} s.",
+        f"The model {model_id!r} has more to do than it can finish in time. Try again in {math.ceil(wait_s)} s.",
         retry_after_s=wait_s,
     )

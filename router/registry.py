@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import math
 
 from emb_model_provider.errors import ModelNotFoundError, UnavailableError
 from emb_model_provider.messages.status import ShardStatus, ShardTable
@@ -128,7 +129,7 @@ def _not_ready(status: ShardStatus) -> UnavailableError:
     if status.state == "downloading" and status.total_bytes:
         progress = f" ({100 * status.done_bytes // status.total_bytes} %)"
     return UnavailableError(
-        f"The model {status.model_id!r} is not ready: {status.state}{progress}. Try again in {wait_s:.0f} s.",
+        f"The model {status.model_id!r} is not ready: {status.state}{progress}. Try again in {math.ceil(wait_s)} s.",
         param="model",
         retry_after_s=wait_s,
     )

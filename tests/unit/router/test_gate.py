@@ -22,13 +22,13 @@ async def test_what_is_over_the_budget_of_time_is_refused_with_the_time_until_th
     gate.let_in("a", 400, is_small=False)
 
 
-@pytest.mark.parametrize(("tokens", "after_s"), [(1, 1), (250, 5), (5000, 60)])
+@pytest.mark.parametrize(("tokens", "after_s", "said_s"), [(1, 1, 1), (125, 2.5, 3), (5000, 60, 60)])
 def test_whoever_is_refused_may_come_back_when_there_is_room_but_in_a_second_at_least_and_a_minute_at_most(
-    tokens, after_s
+    tokens, after_s, said_s
 ):
     gate = Gate("m", max_queue_s=10, tokens_per_s=50)
     gate.let_in("a", 500, is_small=False)
-    with pytest.raises(OverloadedError, match=f"Try again in {after_s} s") as caught:
+    with pytest.raises(OverloadedError, match=f"Try again in {said_s} s") as caught:
         gate.let_in("b", tokens, is_small=False)
     assert caught.value.retry_after_s == after_s
 

@@ -208,7 +208,7 @@ async def test_a_failed_model_answers_at_once_with_its_reason():
 
 async def test_a_loading_model_is_waited_for_and_then_refused_with_the_measured_time():
     service = make_service(LengthBackend(), state="downloading", done_bytes=43, total_bytes=100, expected_ready_s=12.4)
-    with pytest.raises(UnavailableError, match=r"downloading \(43 %\)") as caught:
+    with pytest.raises(UnavailableError, match=r"downloading \(43 %\)\. Try again in 13 s") as caught:
         await service.embed(EncodeRequest("m", ("a",)))
     assert (caught.value.param, caught.value.retry_after_s) == ("model", 12.4)
 
