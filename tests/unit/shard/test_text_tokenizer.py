@@ -7,6 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
 
 from emb_model_provider.errors import InvalidRequestError
 from shard.encoder import Reading
@@ -125,6 +128,25 @@ def test_a_pair_is_framed_typed_and_cut_as_the_library_does(raw, kind, side, fir
     assert list(found.ids) == expected.ids
     assert list(found.type_ids or [0] * len(found.ids)) == expected.type_ids
     assert found.original_tokens == len(theirs(raw[kind], 1_000_000, side).encode(*pair).ids)
+
+
+@pytest.mark.parametrize("types", [(2, 1, 3, 0, 4), (0, 0, 0, 0, 1), (0, 0, 1, 1, 1), (0, 1, 0, 1, 0), (0, 0, 0, 0, 0)])
+@pytest.mark.parametrize("words", [2, 30])
+def test_every_special_token_and_every_text_has_the_type_that_the_template_gives_it(types, words):
+    begin, first, between, second, end = types
+    tokenizer = Tokenizer(WordLevel({"a": 0, "<s>": 1, "</s>": 2}, unk_token="a"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.post_processor = TemplateProcessing(
+        single=f"<s>:{begin} $A:{first} </s>:{between}",
+        pair=f"<s>:{begin} $A:{first} </s>:{between} $B:{second} </s>:{end}",
+        special_tokens=[("<s>", 1), ("</s>", 2)],
+    )
+    text = " a" * words
+    (one,), (pair,) = ours(tokenizer).tokenize([text]), ours(tokenizer).tokenize_pairs([text], [text])
+    for found, expected in [(one, (text,)), (pair, (text, text))]:
+        encoding = theirs(tokenizer, 12, "end").encode(*expected)
+        assert list(found.ids) == encoding.ids
+        assert found.type_ids == (tuple(encoding.type_ids) if any(encoding.type_ids) else None)
 
 
 @given(st.integers(0, 300), st.integers(0, 300), st.integers(0, 200))
