@@ -204,10 +204,9 @@ async def _drain(channel: Channel, engine: Engine, limit_s: float) -> bool:
     """
     give_up_s = time.monotonic() + limit_s
     while channel.has_links:
-        left_s = give_up_s - time.monotonic()
+        left_s, before = give_up_s - time.monotonic(), channel.requests_taken
         if left_s <= 0 or not await asyncio.to_thread(engine.wait_idle, left_s):
             return False
-        before = channel.requests_taken
         await asyncio.sleep(min(_QUIET_S, left_s))
         if channel.requests_taken == before:
             break

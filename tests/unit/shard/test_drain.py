@@ -1,0 +1,29 @@
+"""A shard that is to stop answers first what it has been asked."""
+
+import pytest
+
+from shard import main
+
+
+class Scene:
+    """Stands for channel and engine; what comes is asked in the moment after all before it was answered."""
+
+    has_links = True
+
+    def __init__(self, *comes: bool) -> None:
+        self.requests_taken = 0
+        self.is_idle = True
+        self._comes = list(comes)
+
+    def wait_idle(self, _timeout_s: float) -> bool:
+        self.is_idle = not (self._comes and self._comes.pop(0))
+        self.requests_taken += not self.is_idle
+        return True
+
+
+@pytest.mark.parametrize("comes", [(), (True,), (True, True), (False,)])
+async def test_what_is_asked_in_the_moment_after_all_was_answered_is_waited_for(monkeypatch, comes):
+    monkeypatch.setattr(main, "_QUIET_S", 0.001)
+    scene = Scene(*comes)
+    assert await main._drain(scene, scene, 10)
+    assert scene.is_idle
