@@ -57,6 +57,16 @@ def test_version_1_has_a_tree_for_each_controller(kernel):
     assert (quota(places), free(places)) == (5, 300)
 
 
+def test_a_group_of_version_1_counts_whichever_controllers_share_its_tree(kernel):
+    files = {"cpu/a/cpu.cfs_quota_us": "300000\n", "cpu/a/cpu.cfs_period_us": "100000\n"}
+    assert quota(kernel("4:cpuacct,cpu:/a\n3:cpuset:/b\n", files)) == 3
+
+
+def test_what_a_group_would_give_back_of_its_file_cache_is_free(kernel):
+    files = {"memory.max": "1000\n", "memory.current": "900\n", "memory.stat": "anon 650\ninactive_file 200\n"}
+    assert free(kernel("0::/\n", files)) == 300
+
+
 @pytest.mark.parametrize("membership", ["4:cpu:/docker/0123\n", "0::/../../elsewhere\n", "", "no group\n"])
 def test_a_path_that_begins_above_what_is_mounted_leaves_the_root(kernel, membership):
     files = {"cpu/cpu.cfs_quota_us": "100000\n", "cpu/cpu.cfs_period_us": "100000\n", "cpu.max": "700000 100000\n"}
