@@ -30,9 +30,9 @@ from tests.support.statuses import make_info, make_status
 
 
 @contextlib.asynccontextmanager
-async def served(encoder: FakeEncoder, path):
+async def served(encoder: FakeEncoder, path, trace=None):
     box = BlackBox(box_path(path), FIRST_LANE + 1)
-    channel = Channel(Hello("m", 1), asyncio.get_running_loop(), box)
+    channel = Channel(Hello("m", 1), asyncio.get_running_loop(), box, trace)
     engine = Engine(encoder, [Lane()], 1, BatchLimits(max_batch_size=4), make_plan(), channel)
     engine.start()
     await channel.serve(engine, bind_private(path))
@@ -148,6 +148,28 @@ async def test_a_cancelled_request_is_never_encoded(tmp_path):
         encoder.gate.set()
         await asyncio.gather(first, third)
         assert encoder.encoded == ["first", "third"]
+
+
+async def test_nothing_is_kept_of_what_is_answered_or_taken_back_and_what_is_traced_is_told_once(tmp_path):
+    traced, encoder = [], FakeEncoder(closed=True)
+    async with served(encoder, tmp_path / "s.sock", lambda *told: traced.append(told)) as channel:
+        async with linked(tmp_path / "s.sock") as link:
+            requests = [Encode(("a",), traceparent="00-1"), Encode(("b",), traceparent="00-2"), Encode(("c",))]
+            first, second, third = [asyncio.create_task(link.request(one, Encoded)) for one in requests]
+            await link.request(Tokenize(("a",)), Tokens)
+            assert len(channel._askers) == 3
+            second.cancel()
+            while len(channel._askers) == 3:  # noqa: ASYNC110 - the channel has no event
+                await asyncio.sleep(0.001)
+            encoder.gate.set()
+            await asyncio.gather(first, third)
+            assert traced == [("00-1", first.result())]
+            assert not channel._askers
+            assert not channel._traced
+            assert not any(one.keys for one in channel._links)
+            assert channel.has_links
+        while channel.has_links:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.001)
 
 
 class OneLink:
