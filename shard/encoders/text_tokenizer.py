@@ -81,7 +81,7 @@ class TextTokenizer:
         for encoding, part, text in zip(self._encode(parts), parts, whole, strict=True):
             ids = tuple(encoding.ids)
             if not ids:
-                raise InvalidRequestError("An input holds nothing that this model has a token for.", param="input")
+                raise _nothing_to_read()
             length = len(ids)
             if length > limit:
                 content = ids[len(frame.parts[0]) : length - len(frame.parts[1])]
@@ -115,6 +115,8 @@ class TextTokenizer:
             if len(one) + len(other) > room:
                 kept = share_room(len(one), len(other), room)
                 one, other = _cut(one, kept[0], side), _cut(other, kept[1], side)
+            if not length:
+                raise _nothing_to_read()
             tokenized.append(
                 Tokenized(
                     frame.fill([one, other]),
@@ -264,6 +266,10 @@ def share_room(first: int, second: int, room: int) -> tuple[int, int]:
         shorter = room // 2
         longer = shorter + room % 2
     return (longer, shorter) if first > second else (shorter, longer)
+
+
+def _nothing_to_read() -> InvalidRequestError:
+    return InvalidRequestError("An input holds nothing that this model has a token for.", param="input")
 
 
 def _cut(content: tuple[int, ...], room: int, side: CutSide) -> tuple[int, ...]:

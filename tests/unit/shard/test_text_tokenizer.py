@@ -149,6 +149,19 @@ def test_every_special_token_and_every_text_has_the_type_that_the_template_gives
         assert found.type_ids == (tuple(encoding.type_ids) if any(encoding.type_ids) else None)
 
 
+def test_what_has_no_token_at_all_is_refused_alone_and_as_a_pair():
+    tokenizer = ours(Tokenizer(WordLevel({"a": 0}, unk_token="a")))
+    assert [one.ids for one in tokenizer.tokenize_pairs(["a", ""], ["", "a"])] == [(0,), (0,)]
+    for read in (lambda: tokenizer.tokenize(["a", ""]), lambda: tokenizer.tokenize_pairs(["a", ""], ["", ""])):
+        with pytest.raises(InvalidRequestError, match="nothing that this model has a token for"):
+            read()
+
+
+def test_of_a_pair_the_first_text_has_the_prompt_before_it(raw):
+    tokenizer = ours(raw["bert"])
+    assert tokenizer.tokenize_pairs(["a"], ["b"], Reading(prompt="x ")) == tokenizer.tokenize_pairs(["x a"], ["b"])
+
+
 @given(st.integers(0, 300), st.integers(0, 300), st.integers(0, 200))
 def test_the_longer_of_two_texts_is_cut_first(first, second, room):
     if first + second <= room:
