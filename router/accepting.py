@@ -31,6 +31,8 @@ _PAUSE_S: Final = 0.2
 #: How long a refused connection stays open: closed with its request unread, the client would get a reset and no answer.
 _REFUSAL_S: Final = 0.5
 _MAX_REFUSALS: Final = 64
+#: How long TLS handshakes that are under way are waited for at the end; a client that says nothing would take a minute.
+_LAST_HANDSHAKES_S: Final = 1.0
 #: Descriptors that are no client's: shards, control channel, event loop, files.
 _OWN_DESCRIPTORS: Final = 64
 #: For so long a client may take nothing of its answer, which stays in memory meanwhile; as long as for its body. What
@@ -95,7 +97,9 @@ class Accepting(web.BaseSite):
             asyncio.get_running_loop().remove_reader(self._listener)
         self._listener.close()
         if self._opening:
-            await asyncio.wait(self._opening)
+            await asyncio.wait(self._opening, timeout=_LAST_HANDSHAKES_S)
+            for task in self._opening:
+                task.cancel()
         await super().stop()
 
     def _accept(self) -> None:
@@ -125,7 +129,7 @@ class Accepting(web.BaseSite):
         assert server is not None
         try:
             await asyncio.get_running_loop().connect_accepted_socket(server, connection, ssl=self._ssl_context)
-        except OSError as error:  # gone already, or a TLS handshake that failed
+        except (OSError, asyncio.CancelledError) as error:  # gone already, or no TLS handshake
             log.debug("connection_failed", error=error)
             self._own.opens(-1)
             connection.close()

@@ -3,6 +3,7 @@ import contextlib
 import errno
 import resource
 import socket
+import ssl
 
 import pytest
 from aiohttp import web
@@ -117,6 +118,23 @@ async def test_a_server_that_stops_while_it_pauses_does_not_begin_again(monkeypa
     assert listener.fileno() == -1
     await asyncio.sleep(0.1)
     assert mistakes == []
+
+
+async def test_a_client_that_never_ends_its_tls_handshake_does_not_keep_the_server_from_stopping(monkeypatch):
+    monkeypatch.setattr(accepting, "_LAST_HANDSHAKES_S", 0.01)
+    runner = Runner(make_app())
+    await runner.setup()
+    listener = socket.create_server(("127.0.0.1", 0))
+    where = listener.getsockname()
+    await Accepting(runner, listener, 10, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)).start()
+    reader, writer = await asyncio.open_connection(*where)
+    async with asyncio.timeout(5):
+        while runner.connections() != 1:  # noqa: ASYNC110 - the server has no event
+            await asyncio.sleep(0.001)
+        await runner.cleanup()
+        assert await reader.read() == b""
+    writer.close()
+    await writer.wait_closed()
 
 
 async def test_a_connection_that_is_gone_before_it_is_accepted_holds_up_nobody():
