@@ -166,9 +166,9 @@ class Keeper:
         return False
 
     def kill(self) -> None:
-        """End the child now, with no successor."""
+        """End the child now, with no successor; one that is being ended as it hangs may first write its stacks."""
         self._request_stop()
-        if self._child is not None:
+        if self._child is not None and not self._ended_because:
             self._child.kill()
 
     def _request_stop(self) -> None:

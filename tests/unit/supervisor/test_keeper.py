@@ -191,6 +191,14 @@ async def test_a_child_that_hangs_is_aborted_and_its_owner_told_before_it_is_gon
     assert death.how.endswith("and was ended")
 
 
+async def test_a_child_that_hangs_writes_its_stacks_also_where_its_owner_wants_it_no_more(make_world):
+    world = make_world(watch=WatchLimits(startup_s=0.1))
+    child = await world.child()
+    world.owner.on_hung = lambda _why: world.keeper.kill()
+    await asyncio.wait_for(child.wait(), 5)
+    assert child.signals == ["ABORT"]
+
+
 async def test_what_a_person_must_change_waits_for_a_person(make_world):
     world = make_world()
     (await world.child()).end(EXIT_CONFIGURATION)
