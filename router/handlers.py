@@ -132,7 +132,7 @@ class Handlers:
         return await _respond(iter((call.build(self._registry.all()),)), small=True)
 
     async def _encode(self, request: web.Request, dialect: Dialect, call: EncodeCall, path: str) -> web.Response:
-        began_s = time.monotonic()
+        began_s, since_s = time.monotonic(), asyncio.get_running_loop().time()
         status, role = self._find(call.request.model, call.tasks, path)
         visit = VISIT.get()
         if visit is not None:  # already now: what is refused is refused of this model
@@ -145,7 +145,7 @@ class Handlers:
         characters = sum(map(len, planned.texts)) + sum(map(len, planned.seconds))
         if visit is not None:
             visit.shares = script_shares(planned.seconds or planned.texts)
-        result = await self._service.embed(planned)
+        result = await self._service.embed(planned, since_s)
         if visit is not None:
             visit.result = result
         if call.holes:

@@ -76,8 +76,11 @@ class EmbeddingService:
         """Take these limits and this time for requests that come from now on; queue and quarantine stay as they are."""
         self._policy = policy
 
-    async def embed(self, request: EncodeRequest) -> EncodeResult:
-        """Return the vectors; raise ``RequestError`` with what the client must hear."""
+    async def embed(self, request: EncodeRequest, since_s: float | None = None) -> EncodeResult:
+        """Return the vectors; raise ``RequestError`` with what the client must hear.
+
+        Its time counts from ``since_s`` on the loop's clock: it may have waited for ``facts`` already.
+        """
         status = self._registry.find(request.model)
         gate = self.gate(status.model_id)
         encoder = status.info.encoder if status.info else None
@@ -89,7 +92,7 @@ class EmbeddingService:
         is_small = _is_small(request, tokens)
         limits_s = self._policy.timeout_s, request.timeout_s, caller.timeout_s
         with gate.counted(client, total, is_small=is_small):
-            async with time_limit(len(tokens), *limits_s) as deadline_s:
+            async with time_limit(len(tokens), *limits_s, since_s=since_s) as deadline_s:
                 result = await self._embed(request, status, gate, client, tokens, deadline_s)
         gate.answered += 1
         gate.last_success = time.time()
@@ -144,10 +147,10 @@ class EmbeddingService:
                 return await self._registry.ready(status.model_id)
 
     async def _ask(self, model: str, tokens: list[int], ask: Callable[[str], Awaitable[Answer]]) -> Answer:
-        status = self._registry.find(model)
+        status, since_s = self._registry.find(model), asyncio.get_running_loop().time()
         if not self._registry.is_ready(status):
             await self._wait(status, CALLER.get().client, tokens, is_small=True, timeout_s=None)
-        async with time_limit(len(tokens), self._policy.timeout_s, CALLER.get().timeout_s):
+        async with time_limit(len(tokens), self._policy.timeout_s, CALLER.get().timeout_s, since_s=since_s):
             return await ask(status.model_id)
 
     async def _embed(

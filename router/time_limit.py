@@ -10,15 +10,17 @@ from emb_model_provider.errors import DeadlineError
 
 
 @asynccontextmanager
-async def time_limit(inputs: int, *limits_s: float | None) -> AsyncIterator[float | None]:
+async def time_limit(inputs: int, *limits_s: float | None, since_s: float | None = None) -> AsyncIterator[float | None]:
     """End what runs within after the shortest of the times that are given (0 and ``None`` are none).
 
-    Yields when that is, on the loop's clock. Raises ``DeadlineError``; ``inputs`` is how many were asked for.
+    They count from ``since_s`` on the loop's clock, by default from now. Yields when that is, on the same clock. Raises
+    ``DeadlineError``; ``inputs`` is how many were asked for.
     """
     given = [limit_s for limit_s in limits_s if limit_s]
     limit_s = min(given) if given else None
+    since_s = asyncio.get_running_loop().time() if since_s is None else since_s
     try:
-        async with asyncio.timeout(limit_s) as limit:
+        async with asyncio.timeout_at(None if limit_s is None else since_s + limit_s) as limit:
             yield limit.when()
     except TimeoutError:
         if limit_s is None or not limit.expired():

@@ -5,12 +5,13 @@ import io
 import logging
 import time
 
+import aiohttp
 import numpy as np
 import orjson
 import pytest
 from aiohttp import web
 
-from emb_model_provider.messages.link import Encoded
+from emb_model_provider.messages.link import Encoded, Tokens
 from emb_model_provider.messages.status import ShardTable
 from router.app import build_app
 from router.auth import Authenticator
@@ -293,6 +294,44 @@ async def test_a_client_that_leaves_takes_its_request_back(aiohttp_client):
     await asyncio.sleep(0.1)
     asking.cancel()
     await asyncio.wait_for(cancelled.wait(), timeout=2)
+
+
+class LongLoad(Registry):
+    """Its model has never loaded; whoever waits until it has, finds an hour gone."""
+
+    def __init__(self, monkeypatch) -> None:
+        super().__init__(ready_wait_s=0.05)
+        self.monkeypatch = monkeypatch
+        self.update(ShardTable((make_status("m", state="loading"),)))
+
+    async def ready(self, model_id):
+        loop = asyncio.get_running_loop()
+        now = loop.time
+        if self.find(model_id).state == "loading":
+            self.update(ShardTable((make_status("m", info=make_info()),)))
+            self.monkeypatch.setattr(loop, "time", lambda: now() + 3600)
+        return await super().ready(model_id)
+
+
+class TokenBackend(SlowBackend):
+    async def tokenize(self, model_id, message):
+        await asyncio.sleep(self.delay_s)
+        return Tokens(((),))
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("/v1/embeddings", {"model": "m", "input": "abc"}), ("/tokenize", {"model": "m", "prompt": "abc"})],
+)
+async def test_the_wait_for_a_models_first_load_counts_in_the_time_of_a_request(
+    monkeypatch, aiohttp_client, path, body
+):
+    registry = LongLoad(monkeypatch)
+    service = EmbeddingService(registry, TokenBackend(0), Policy(timeout_s=600))
+    client = await aiohttp_client(build_app(Handlers(service, registry, LIMIT), Authenticator(()), LIMIT))
+    response = await client.post(path, json=body, timeout=aiohttp.ClientTimeout(None))
+    assert response.status == 504
+    assert b"No answer within 600 s" in await response.read()
 
 
 async def test_an_answer_that_takes_too_long_is_a_504_in_shape_that_clients_do_not_repeat(aiohttp_client):
