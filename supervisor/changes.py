@@ -13,8 +13,7 @@ from emb_model_provider.settings import Settings
 class Changes:
     """Model ids by what becomes of them, in the order of the settings.
 
-    ``needs_restart`` names the settings that count only when the whole server is started again. ``hubs`` says that
-    access to the hubs has changed, which concerns models that are loaded from now on.
+    ``needs_restart`` names the settings that count only when the whole server is started again.
     """
 
     kept: tuple[str, ...] = ()
@@ -22,7 +21,6 @@ class Changes:
     removed: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
     needs_restart: tuple[str, ...] = ()
-    hubs: bool = False
 
     def summary(self) -> str:
         """Return the changes in a sentence."""
@@ -45,7 +43,6 @@ def compare(before: Settings, after: Settings) -> Changes:
         removed=tuple(name for name in old if name not in new),
         changed=tuple(name for name, spec in new.items() if name in old and old[name] != spec),
         needs_restart=_fixed_at_start(before, after),
-        hubs=before.hubs != after.hubs,
     )
 
 
