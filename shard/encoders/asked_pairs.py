@@ -103,7 +103,7 @@ class AskedTokenizer(TextTokenizer):
             length = len(ids)
             if length > limit:
                 # A tokenizer that prefers the start cuts the prompt's, as it does for sentence-transformers.
-                ids = ids[-limit:] if self._facts.cut_side == "start" else (*ids[: limit - len(end)], *end)
+                ids = ids[-limit:] if self._side(reading) == "start" else (*ids[: limit - len(end)], *end)
             tokenized.append(Tokenized(ids, length, outputs=reading.outputs, counted=part is second))
         return tokenized
 
