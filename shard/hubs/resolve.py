@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import importlib.util
 import os
@@ -67,24 +68,29 @@ def fetch(spec: ModelSpec, hubs: Hubs, on_progress: OnProgress) -> Snapshot:
             f"{error.filename} may not be read by this server's user ({os.getuid()}): let it into every directory on "
             "the way, or move the model.",
         ) from None
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise _no_name(spec.name) from None
 
 
 def _find(spec: ModelSpec, hubs: Hubs, on_progress: OnProgress) -> Snapshot:
     if spec.embedded:
         return _embedded(spec)
-    directory = Path(spec.name).expanduser()
+    directory = Path(os.path.expanduser(spec.name))  # noqa: PTH111 - pathlib's raises where there is no such user
     if directory.is_dir():
         return Snapshot(directory, "local", spec.name, None)
     if not _HUB_NAME.fullmatch(spec.name):
-        raise LoadError(
-            LoadReason.NO_SUCH_MODEL,
-            f"{spec.name!r} is neither an existing directory nor a hub name of the form owner/model."
-            + suggest(spec.name),
-        )
+        raise _no_name(spec.name)
     clients = [_client(source, hubs) for source in hub_order(spec)]
     return _verified(spec, clients) or (
         _offline(spec, clients) if hubs.offline else _online(spec, clients, on_progress)
     )
+
+
+def _no_name(name: str) -> LoadError:
+    sentence = f"{name!r} is neither an existing directory nor a hub name of the form owner/model."
+    return LoadError(LoadReason.NO_SUCH_MODEL, sentence + suggest(name))
 
 
 def hub_order(spec: ModelSpec) -> tuple[HubName, ...]:

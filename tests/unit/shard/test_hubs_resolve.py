@@ -36,7 +36,19 @@ def test_an_existing_directory_is_taken_as_it_is_whatever_the_source_says(tmp_pa
     assert (snapshot.directory, snapshot.source) == (tmp_path, "local")
 
 
-@pytest.mark.parametrize("name", ["/no/such/directory", "no-owner", "a/b/c", "../etc", "o/m?x=1"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "/no/such/directory",
+        "no-owner",
+        "a/b/c",
+        "../etc",
+        "o/m?x=1",
+        "~no-such-user/m",
+        f"/{'m' * 300}",
+        f"o/{'m' * 300}",
+    ],
+)
 def test_what_is_neither_a_directory_nor_a_hub_name_is_refused_without_asking_a_hub(name):
     with pytest.raises(LoadError, match="neither an existing directory nor a hub name") as caught:
         fetch(spec(name), Hubs(), lambda _progress: None)
