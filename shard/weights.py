@@ -5,6 +5,8 @@ Called by ``loader``. Nothing here unpickles anything but tensors.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -12,7 +14,7 @@ import pickle
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -101,7 +103,7 @@ def convert_once(checkpoint: Checkpoint, cache_directory: Path) -> Path | None:
     """Return a folder with the ``.bin`` weights as fp32 safetensors, made once; ``None`` if none can be kept.
 
     Mapped files cost no private memory and are shared between replicas. A changed ``.bin`` is converted anew, and
-    what was made of the old one is deleted.
+    what was made of the old one is deleted, as is what a process has left that was ended while it was at it.
     """
     origin, version = _fingerprint(checkpoint.files)
     target = cache_directory / "converted" / f"{origin}-{version}"
@@ -109,14 +111,16 @@ def convert_once(checkpoint: Checkpoint, cache_directory: Path) -> Path | None:
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        _discard_unfinished(target.parent, origin)
         staging = Path(tempfile.mkdtemp(prefix=f".{origin}-", dir=target.parent))
     except OSError as error:
         log.warning("weights_not_converted", folder=checkpoint.folder, cache=cache_directory, error=error)
         return None
     try:
-        _convert(checkpoint, staging)
-        (staging / "complete").touch()
-        _publish(staging, target)
+        with _claimed(staging):
+            _convert(checkpoint, staging)
+            (staging / "complete").touch()
+            _publish(staging, target)
     except (OSError, SafetensorError) as error:  # most likely a full disk: serving from the .bin still works
         log.warning("weights_not_converted", folder=checkpoint.folder, cache=cache_directory, error=error)
         return None
@@ -220,6 +224,28 @@ def _convert(checkpoint: Checkpoint, folder: Path) -> None:
     else:
         index = {"metadata": {}, "weight_map": weight_map}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+
+
+def _discard_unfinished(folder: Path, origin: str) -> None:
+    for unfinished in folder.glob(f".{origin}-*"):
+        with contextlib.suppress(OSError), _claimed(unfinished) as is_ours:
+            if is_ours:
+                shutil.rmtree(unfinished, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _claimed(folder: Path) -> Iterator[bool]:
+    """Lock a folder for as long as this process is at it; tell whether it could be: some file systems have no locks."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_locked = True
+    except OSError:
+        is_locked = False
+    try:
+        yield is_locked
+    finally:
+        os.close(descriptor)
 
 
 def _flush(path: Path) -> None:

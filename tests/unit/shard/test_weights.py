@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from emb_model_provider.errors import LoadError, LoadReason
+from shard import weights
 from shard.weights import check_filled, convert_once, find_checkpoint, read_pickled
 
 TENSORS = {"a.weight": torch.arange(6).reshape(2, 3) / 7, "b.bias": torch.ones(3)}
@@ -108,6 +109,34 @@ def test_a_changed_pickle_is_converted_anew_and_the_old_result_is_deleted(folder
     assert not first.exists()
     assert torch.count_nonzero(load_file(second / "model.safetensors")["a.weight"]) == 0
     assert [path.name for path in (cache / "converted").iterdir()] == [second.name]
+
+
+def test_what_a_killed_conversion_has_left_is_deleted_by_the_next(folder, cache, monkeypatch):
+    def stop(_path):
+        raise OSError
+
+    save_bin(folder)
+    with monkeypatch.context() as killed:
+        killed.setattr("shard.weights._flush", stop)
+        killed.setattr("shard.weights.shutil.rmtree", lambda *_arguments, **_options: None)
+        assert convert_once(find_checkpoint(folder), cache) is None
+    assert len(list((cache / "converted").iterdir())) == 1
+    converted = convert_once(find_checkpoint(folder), cache)
+    assert list((cache / "converted").iterdir()) == [converted]
+
+
+def test_a_conversion_that_another_process_is_at_is_left_alone(folder, cache, monkeypatch):
+    save_bin(folder)
+    flush, others = weights._flush, []
+
+    def meanwhile(path):
+        monkeypatch.setattr("shard.weights._flush", flush)
+        others.append(convert_once(find_checkpoint(folder), cache))
+        flush(path)  # raises where the file is gone
+
+    monkeypatch.setattr("shard.weights._flush", meanwhile)
+    assert convert_once(find_checkpoint(folder), cache) == others[0]
+    assert list((cache / "converted").iterdir()) == others
 
 
 def test_tensors_that_share_memory_are_converted(folder, cache):
