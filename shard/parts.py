@@ -28,6 +28,7 @@ from shard.encoders.late_interaction import LateHead, LateTokenizer, Lengths, ma
 from shard.encoders.late_modules import skipped_ids
 from shard.encoders.logit_score import LogitScoreHead
 from shard.encoders.padded import PaddedPath
+from shard.encoders.positions import find_position_table
 from shard.encoders.rescaled_rope import RescaledRope, find_rescaled
 from shard.encoders.score_head import ScoreHead
 from shard.encoders.sentence_transformer import ForwardPath
@@ -209,25 +210,16 @@ def _own_length(transformer: Module) -> int:
 
 def _positions(transformer: Module) -> int | None:
     """Count usable positions. RoBERTa and its kin start at padding_idx + 1, which their table's size includes."""
-    table, offset = _position_table(transformer)
+    table, first = find_position_table(transformer)
     if table is not None:
-        return table.num_embeddings - offset
+        return table.num_embeddings - first
     stated = getattr(getattr(transformer, "config", None), "max_position_embeddings", None)
     return stated if isinstance(stated, int) and stated > 0 else None
 
 
-def _position_table(transformer: Module) -> tuple[nn.Embedding | None, int]:
-    for module in transformer.modules():
-        table = getattr(module, "position_embeddings", None)
-        if isinstance(table, nn.Embedding):
-            offset = getattr(module, "padding_idx", None)
-            return table, offset + 1 if isinstance(offset, int) else 0
-    return None, 0
-
-
 def _computes_positions(transformer: Module) -> bool:
     """Tell whether positions are rotations, or distances (DeBERTa's), of which there is no end."""
-    if _position_table(transformer)[0] is not None:
+    if find_position_table(transformer)[0] is not None:
         return False
     is_rotary = any(name.endswith("inv_freq") for name, _ in transformer.named_buffers())
     return is_rotary or bool(getattr(getattr(transformer, "config", None), "relative_attention", False))

@@ -1,4 +1,4 @@
-"""Which position each token of a packed text has. Called by both packed paths, which hand positions to the graph.
+"""Which position each token of a text has. Called by both packed paths and ``paths``, and for lengths by ``parts``.
 
 BERT counts from 0. RoBERTa and its kin (XLM-R, MPNet) count from behind the id of their padding, and count by ids: a
 text that spells the padding token has it at the padding's own position, and the tokens after it are one further ahead.
@@ -15,11 +15,17 @@ from torch import nn
 
 def find_first_position(model: nn.Module) -> int:
     """Return the position of a text's first token: RoBERTa and its kin count from behind their padding's."""
+    return find_position_table(model)[1]
+
+
+def find_position_table(model: nn.Module) -> tuple[nn.Embedding | None, int]:
+    """Return the table of a model's positions, if it has one, and which of its rows is a text's first."""
     for module in model.modules():
-        if isinstance(getattr(module, "position_embeddings", None), nn.Embedding):
+        table = getattr(module, "position_embeddings", None)
+        if isinstance(table, nn.Embedding):
             padding = getattr(module, "padding_idx", None)
-            return padding + 1 if isinstance(padding, int) else 0
-    return 0
+            return table, padding + 1 if isinstance(padding, int) else 0
+    return None, 0
 
 
 def padding_before(first_position: int) -> int | None:
