@@ -31,13 +31,14 @@ from shard.encoders.text_tokenizer import TextTokenizer
 from shard.fidelity import PROBES, compare_results, compare_scores
 from shard.fingerprint import name_fingerprint, start_hashing
 from shard.foreign_ids import make_decode
+from shard.hubs import Origin
 from shard.layouts import read_recipe
 from shard.load_errors import quiet_libraries, reasons
 from shard.memory import keep_freed_memory, limit_kernel_caches, return_freed_memory, return_read_weights
 from shard.parts import Parts, find_question, make_tokenizer, max_tokens, narrow, place
 from shard.paths import Chosen, Trial, choose_path, run_alone
 from shard.recipe import Recipe
-from shard.trust import ModelOrigin, own_code, refuse_code
+from shard.trust import own_code, refuse_code
 from shard.weights import weight_files
 
 log = EventLog("shard.loader")
@@ -54,7 +55,7 @@ def load(
     directory: Path,
     spec: ModelSpec,
     *,
-    source: ModelOrigin,
+    source: Origin,
     trust_remote_code: bool,
     threads: int,
     cache_directory: Path,

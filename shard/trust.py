@@ -11,12 +11,11 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from emb_model_provider.errors import LoadError, LoadReason
 from emb_model_provider.logs import EventLog
-
-ModelOrigin = Literal["huggingface", "modelscope", "local", "embedded"]
+from shard.hubs import Origin
 
 log = EventLog("shard.trust")
 
@@ -81,7 +80,7 @@ def own_module_name(class_path: str) -> str | None:
     return name if name in _MODULE_NAMES and home in _MODULE_HOMES else None
 
 
-def refuse_code(directory: Path, origin: ModelOrigin, name: str) -> None:
+def refuse_code(directory: Path, origin: Origin, name: str) -> None:
     """Raise ``LoadError`` CODE_NOT_TRUSTED if loading ``directory`` would run code that is not installed here."""
     found = next(code_requests(directory), None)
     if found is None:

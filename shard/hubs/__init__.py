@@ -2,6 +2,6 @@
 
 from shard.hubs.huggingface import forbid_requests
 from shard.hubs.resolve import fetch
-from shard.hubs.snapshot import Progress, Snapshot
+from shard.hubs.snapshot import Origin, Progress, Snapshot
 
-__all__ = ["Progress", "Snapshot", "fetch", "forbid_requests"]
+__all__ = ["Origin", "Progress", "Snapshot", "fetch", "forbid_requests"]
