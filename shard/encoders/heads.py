@@ -77,12 +77,12 @@ class Heads:
     def __init__(self, modules: Sequence[nn.Module], dimension: int) -> None:
         self._hidden_size = dimension
         self.modules = nn.ModuleList(modules).eval().requires_grad_(requires_grad=False)
+        self._pooling = next((module for module in modules if isinstance(module, Pooling)), None)
         self._flat = find_flat_pooling(modules)
 
     @property
     def facts(self) -> HeadFacts:
-        pooling = next((module for module in self.modules if isinstance(module, Pooling)), None)
-        mode = "none" if pooling is None else pooling.pooling_mode
+        mode = "none" if self._pooling is None else self._pooling.pooling_mode
         sizes = (measure_dimension(module) for module in reversed(self.modules))
         return HeadFacts(
             outputs=("dense",),
@@ -95,8 +95,7 @@ class Heads:
     @property
     def pools_prompt(self) -> bool:
         """Whether the tokens of a prompt count in pooling."""
-        pooling = next((module for module in self.modules if isinstance(module, Pooling)), None)
-        return pooling is None or pooling.include_prompt
+        return self._pooling is None or self._pooling.include_prompt
 
     @property
     def takes_flat_output(self) -> bool:
@@ -109,8 +108,7 @@ class Heads:
     @property
     def pools_without_asking(self) -> bool:
         """Whether pooling of texts end to end never asks the device for a number, which would have to be waited for."""
-        pooling = next((module for module in self.modules if isinstance(module, Pooling)), None)
-        return pooling is not None and "weightedmean" not in pooling.pooling_mode
+        return self._pooling is not None and "weightedmean" not in self._pooling.pooling_mode
 
     def run(self, features: Features, rows: Sequence[Tokenized]) -> Results:
         hidden = features.get("token_embeddings")  # a model that pools by itself has none
