@@ -125,7 +125,7 @@ class HuggingFaceClient:
         except errors.RevisionNotFoundError:
             raise no_such_revision(self.source, name, revision) from None
         except errors.RepositoryNotFoundError:
-            raise self._unknown(name) from None
+            raise no_such_model(self.source, name) from None
         except errors.HfHubHTTPError as error:
             raise self._refused(name, error) from error
         except errors.HFValidationError:
@@ -143,9 +143,6 @@ class HuggingFaceClient:
             # The client stumbles over the answer, as over a page to sign in at.
             raise no_answer_of_a_hub(self.source, self._endpoint, "with something else than a model's files") from error
 
-    def _unknown(self, name: str) -> LoadError:
-        return no_such_model(self.source, name)
-
     def _refused(self, name: str, error: Exception) -> LoadError:
         from huggingface_hub import get_token  # noqa: PLC0415
 
@@ -153,7 +150,8 @@ class HuggingFaceClient:
         status = getattr(response, "status_code", 0)
         if status == _UNAUTHORIZED:
             # Over plain http the client does not tell an unknown repository from a closed one; neither does the hub.
-            return wrong_token(self.source, name) if self._access.token or get_token() else self._unknown(name)
+            refused = self._access.token or get_token()
+            return wrong_token(self.source, name) if refused else no_such_model(self.source, name)
         if status == _FORBIDDEN:
             return no_permission(self.source, name)
         if response is None:
