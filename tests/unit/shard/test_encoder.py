@@ -40,7 +40,7 @@ def test_an_input_is_truncated_when_it_had_more_tokens():
 @given(st.lists(st.tuples(st.integers(1, 512), st.integers(0, 2)), max_size=200), st.sampled_from([512, 2048, 9000]))
 def test_batches_hold_every_row_once_within_both_bounds(rows, max_tokens):
     lengths, groups = [row[0] for row in rows], [row[1] for row in rows]
-    batches = padded_batches(lengths, groups, max_tokens=max_tokens, max_waste=0.1)
+    batches = padded_batches(lengths, groups, max_tokens=max_tokens)
     assert sorted(index for batch in batches for index in batch) == list(range(len(rows)))
     for batch in batches:
         padded = max(lengths[index] for index in batch) * len(batch)
