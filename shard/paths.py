@@ -31,7 +31,7 @@ from shard.encoders.packed import PackedGraph, PackedPath, by_tokens
 from shard.encoders.positions import find_first_position
 from shard.encoders.score_head import ScoreHead
 from shard.encoders.sentence_transformer import ForwardPath, run_path
-from shard.fidelity import Nearness, compare_results
+from shard.fidelity import Nearness
 from shard.parts import Parts, count_bytes
 
 log = EventLog("shard.paths")
@@ -65,7 +65,7 @@ class Trial:
     probes: Sequence[Tokenized]
     expected: Results
     max_tokens: int
-    compare: Callable[[Results, Results], Nearness] = compare_results
+    compare: Callable[[Results, Results], Nearness]
 
     def run(self, path: ForwardPath) -> tuple[Results, Nearness]:
         """Return the results of all probes in one batch, and how near they come; so does the first probe alone."""
