@@ -2,7 +2,7 @@
 
 A ``Wire`` travels as an array of its fields in order, a dataclass within one as a map, a tuple as an array, everything
 else as msgpack has it. Extension types are refused. All of it is one call into C, because after a forward pass the
-caches are full of weights, and every line of Python has to come from memory. Used by ``messages`` alone.
+caches are full of weights, and every line of Python has to come from memory. Used by ``messages``.
 """
 
 from __future__ import annotations

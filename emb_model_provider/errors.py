@@ -19,7 +19,7 @@
         ├── OverloadedError           429 with Retry-After
         ├── InternalError             500
         ├── DeadlineError             504
-        ├── EncodeError               500 or 422, one text's own failure
+        ├── EncodeError               500, one text's own failure
         └── UnavailableError          503 with Retry-After
 
 Messages of a ``RequestError`` reach clients: they say what to do and hold no path, secret or input text.

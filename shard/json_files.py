@@ -1,4 +1,4 @@
-"""The JSON files of a model directory, as they stand there. Used by ``layouts`` and ``generative``."""
+"""The JSON files of a model directory, as they stand there. Used by whoever reads one as a whole."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The prompts of well-known model families, for models that do not ship theirs. Pure; called by ``layouts``.
+"""The prompts of well-known model families, for models that do not ship theirs. Pure; for ``layouts`` and the encoder.
 
 Many models are trained with a text before every query, and say so in their model card alone. A family is known by the
 name of its repository; the texts are those of the model cards. Prompts of the operator and of the model itself win.

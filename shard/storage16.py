@@ -1,6 +1,6 @@
 """Weights stored in 16 bit and computed in fp32, for CPUs whose 16-bit arithmetic is emulated.
 
-``store_in_16_bit`` is called by ``loader`` on a model that is loaded in fp32 (mapped, so that the wide weights
+``store_in_16_bit`` is called by ``parts`` on a model that is loaded in fp32 (mapped, so that the wide weights
 are never in private memory at once). Large matrices become 16-bit; norms and biases keep their full width.
 """
 

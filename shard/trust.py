@@ -1,8 +1,8 @@
 """Refuses model directories that would run code of their own. Called by ``loader`` before anything is loaded.
 
-transformers and sentence-transformers run classes that a *local* directory names, and by the time we load every
-hub's model is a local directory: what their ``trust_remote_code=False`` guards is decided here once more, from
-the files alone.
+By the time we load, every hub's model is a *local* directory, whose code sentence-transformers ran unasked up to its
+version 5: what ``trust_remote_code=False`` guards there and in transformers is decided here once more, from the files
+alone, and said in one way.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""BGE-M3: dense, sparse and token vectors from one pass, by FlagEmbedding's definition. Called by ``parts``.
+"""BGE-M3: dense, sparse and token vectors from one pass, by FlagEmbedding's definition. For ``modules`` and ``parts``.
 
 Two small linear layers lie beside the XLM-RoBERTa, in ``sparse_linear.pt`` and ``colbert_linear.pt``. Of the last
 hidden states h, FlagEmbedding's ``BGEM3FlagModel`` makes

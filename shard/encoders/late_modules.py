@@ -1,4 +1,4 @@
-"""Builds the modules of a late-interaction model from a directory. Called by ``modules``.
+"""Builds the modules of a late-interaction model from a directory. For ``modules``, ``parts`` and ``loader``.
 
 By the rules of sentence-transformers' ``MultiVectorEncoder``, whose own loading would leave a missing projection
 random; here that is refused.

@@ -1,4 +1,4 @@
-"""How a batch is split so that little of it is padding; pure. Called by ``encoders.sentence_transformer``."""
+"""How a batch is split so that little of it is padding; pure. Called by ``padded`` and ``batch_totals``."""
 
 from __future__ import annotations
 
