@@ -15,7 +15,7 @@ Activation = Literal["identity", "sigmoid", "softmax"]
 Document = Mapping[str, object]
 
 #: ``model_type`` in ``config_sentence_transformers.json``; a cross-encoder's task depends on its labels.
-_KINDS: Final[dict[object, Task]] = {
+_KINDS: Final[dict[str, Task]] = {
     "SentenceTransformer": "embed",
     "SparseEncoder": "sparse",
     "MultiVectorEncoder": "multi_vector",
@@ -53,7 +53,7 @@ def find_task(spec: ModelSpec, config: Document, configuration: Document, option
     if _has_architecture(config, "HF_ColBERT") or (options is not None and "query_prefix" in options):
         return "multi_vector"
     if kind is not None and kind != "CrossEncoder":
-        return _KINDS.get(kind, "embed")
+        return _KINDS.get(str(kind), "embed")
     if configuration.get("task") == _RANKING or is_generative_reranker(spec, config, kind):
         return "rerank"
     if kind == "CrossEncoder" or _has_architecture(config, "ForSequenceClassification"):

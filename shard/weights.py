@@ -158,7 +158,7 @@ def hostile_pickle(path: Path) -> LoadError:
 def _files_of_index(path: Path) -> tuple[Path, ...]:
     try:
         names = sorted(set(json.loads(path.read_bytes())["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise LoadError(
             LoadReason.INCOMPLETE_DOWNLOAD, f"{path} cannot be read as a list of weights: {error}"
         ) from error

@@ -129,9 +129,9 @@ def is_whole_safetensors(path: Path) -> bool:
         try:
             header = json.loads(file.read(length))
             ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+            return bool(len(prefix) + length + max(ends, default=0) == size)
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
             return False
-    return bool(len(prefix) + length + max(ends, default=0) == size)
 
 
 def is_structurally_complete(directory: Path) -> bool:
@@ -153,7 +153,7 @@ def _module_folders(directory: Path) -> set[str]:
         named = {str(module["path"]) for module in modules if "Normalize" not in str(module["type"])}
     except FileNotFoundError:
         return set()
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return {"modules.json is not readable"}
     return {folder for folder in named if folder}
 
@@ -169,7 +169,7 @@ def _missing_parts(directory: Path) -> bool:
     for index in directory.glob("*.index.json"):
         try:
             parts = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return True
         if not all((directory / str(part)).is_file() for part in parts):
             return True

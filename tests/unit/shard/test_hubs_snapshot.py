@@ -87,7 +87,22 @@ def test_garbage_is_never_a_whole_safetensors_file(tmp_path_factory, data):
     assert not is_whole_safetensors(path)
 
 
-@pytest.mark.parametrize("header", [b"\xff{", b"[]", b'{"w": {}}', b'{"w": {"data_offsets": [0]}}', b'{"w": 1}'])
+NESTED = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"\xff{",
+        b"[]",
+        b'{"w": {}}',
+        b'{"w": {"data_offsets": [0]}}',
+        b'{"w": {"data_offsets": [0, "8"]}}',
+        b'{"w": 1}',
+        NESTED.encode(),
+    ],
+    ids=range(7),
+)
 def test_a_file_whose_header_is_none_is_not_whole(tmp_path, header):
     path = tmp_path / "model.safetensors"
     path.write_bytes(struct.pack("<Q", len(header)) + header)
@@ -196,7 +211,7 @@ def test_a_cache_with_modules_needs_no_configuration_beside_them(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["modules.json", "model.safetensors.index.json"])
-@pytest.mark.parametrize("content", ["[", "[1]", '[{"type": "T"}]'])
+@pytest.mark.parametrize("content", ["[", "[1]", '[{"type": "T"}]', NESTED], ids=range(4))
 def test_a_cache_whose_list_of_parts_cannot_be_read_is_incomplete(tmp_path, name, content):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(safetensors())

@@ -293,8 +293,9 @@ def test_a_cross_encoder_reranks_with_one_label_and_classifies_with_more(tmp_pat
     assert (recipe.task, recipe.activation, recipe.layout) == (task, "identity", "sentence-transformers")
 
 
-def test_a_kind_of_model_that_nobody_knows_is_refused(tmp_path):
-    assert reason_of(sentence_transformers(tmp_path, model_type="ImageEncoder")) is LoadReason.UNSUPPORTED_MODEL
+@pytest.mark.parametrize("kind", ["ImageEncoder", ["SentenceTransformer"]])
+def test_a_kind_of_model_that_nobody_knows_is_refused(tmp_path, kind):
+    assert reason_of(sentence_transformers(tmp_path, model_type=kind)) is LoadReason.UNSUPPORTED_MODEL
 
 
 def test_an_adapter_without_its_base_is_refused(tmp_path):

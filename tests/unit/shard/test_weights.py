@@ -71,8 +71,13 @@ def test_a_missing_part_of_split_weights_is_named(folder):
         find_checkpoint(folder)
 
 
-def test_an_index_that_points_outside_is_refused(folder):
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../secret.safetensors"}}))
+@pytest.mark.parametrize(
+    "index",
+    ['{"weight_map": {"a": "../secret.safetensors"}}', "[" * 100_000 + "]" * 100_000],
+    ids=["outside", "nested"],
+)
+def test_an_index_that_points_outside_or_is_too_deep_to_read_is_refused(folder, index):
+    (folder / "model.safetensors.index.json").write_text(index)
     assert reason_of(lambda: find_checkpoint(folder)) is LoadReason.INCOMPLETE_DOWNLOAD
 
 
