@@ -1,4 +1,4 @@
-"""Rerankers that are language models asked for a yes or no: what their files say. Pure; for ``layouts`` and ``kinds``.
+"""Rerankers that are language models asked for a yes or no: what their files say. For ``layouts`` and ``kinds``.
 
 Two forms are known. sentence-transformers' ``CrossEncoder`` has two modules, a ``Transformer`` for text generation and
 a ``LogitScore`` that names the tokens of both answers; the model's chat template writes query and document into a

@@ -1,4 +1,4 @@
-"""What a model is for, and what its library does with its scores, as its files say. Pure; called by ``layouts``."""
+"""What a model is for, and what its library does with its scores, as its files say. Called by ``layouts``."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Final, Literal
 from emb_model_provider.errors import LoadError, LoadReason
 from emb_model_provider.modelmap import ModelSpec, Task
 from shard.generative import is_generative_reranker
+from shard.json_files import Document
 
 Activation = Literal["identity", "sigmoid", "softmax"]
-Document = Mapping[str, object]
 
 #: ``model_type`` in ``config_sentence_transformers.json``; a cross-encoder's task depends on its labels.
 _KINDS: Final[dict[str, Task]] = {

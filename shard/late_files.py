@@ -8,11 +8,10 @@ skiplist; and those of Stanford's ColBERT, which keeps them in ``artifact.metada
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-Document = Mapping[str, object]
+from shard.json_files import Document
 
 #: ColBERT's own length of a query that is filled up.
 _USUAL_QUERY_TOKENS: Final = 32
