@@ -271,7 +271,7 @@ class Engine:
                     failed.setdefault(job.key, error)
                 elif job.refuse(as_input_error(error, index)):
                     complete.append(job)
-        if complete:
+        if any(not isinstance(one, Exception) for one in results):
             self._in_hand.succeeded()
         self._answer([*((job.key, job.encoded()) for job in complete), *failed.items()])
 

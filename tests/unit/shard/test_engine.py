@@ -310,6 +310,14 @@ def test_a_partial_request_gets_its_good_vectors_and_the_errors_of_the_rest(make
     assert outcome.tokens == (4, 6, 0, 3)
 
 
+@pytest.mark.parametrize(("texts", "is_success"), [(("POISON", "NAN"), False), (("POISON", "good"), True)])
+def test_an_answer_of_nothing_but_errors_is_no_success(make_engine, texts, is_success):
+    engine, heard = make_engine(FakeEncoder())
+    engine.submit(1, Encode(texts, partial=True))
+    assert isinstance(heard.wait_for(1)[0], Encoded)
+    assert (engine.activity().last_success > 0) == is_success
+
+
 def test_a_partial_request_without_a_good_input_is_answered_at_once(make_engine):
     encoder = FakeEncoder()
     engine, heard = make_engine(encoder)
