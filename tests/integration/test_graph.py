@@ -157,6 +157,22 @@ def test_a_sum_of_two_precisions_stays_a_step_of_its_own(other, left):
     assert [node.target for node in graph.nodes].count(torch.ops.aten.add.Tensor) == left
 
 
+@pytest.mark.parametrize("kernel", ["stock", "onednn"])
+def test_a_layer_that_two_sums_take_stands_before_both(kernel):
+    graph, add = torch.fx.Graph(), torch.ops.aten.add.Tensor
+    x = graph.placeholder("x")
+    one, other = [graph.call_function(LINEAR, (x, graph.get_attr(name), None)) for name in ("one", "other")]
+    total = graph.call_function(torch.ops.aten.sin.default, (graph.call_function(add, (one, other)),))
+    graph.output(graph.call_function(add, (total, other)))
+    value, weights = torch.rand(2, 4), {"one": torch.rand(4, 4), "other": torch.rand(4, 4)}
+    for node in (one, other, total):
+        node.meta["val"] = value
+    run = compile_graph(lower(torch.fx.GraphModule(weights, graph), kernel))
+    left, right = (value @ weight.T for weight in weights.values())
+    with torch.inference_mode():
+        torch.testing.assert_close(run(value, []), torch.sin(left + right) + right)
+
+
 def test_few_tokens_go_one_way_and_many_another():
     run = by_tokens(lambda ids, more: ("few", more), lambda ids, more: ("many", more), 3)
     assert [run(torch.zeros(1, tokens), tokens) for tokens in (1, 3, 4)] == [("few", 1), ("few", 3), ("many", 4)]

@@ -111,13 +111,17 @@ def fuse_residuals(graph: fx.Graph) -> None:
 
     The layer moves to where the sum was: by then both operands are there.
     """
-    for node in linear_nodes(graph):
+    waiting = linear_nodes(graph)
+    while waiting:
+        node = waiting.pop(0)
         user = _only_user(node)
         if ACTIVATION in node.meta or user is None or user.target is not _aten.add.Tensor or user.kwargs:
             continue
         left, right = user.args
         other = right if left is node else left
         if other is node or not isinstance(other, fx.Node) or _form(other) != _form(node):
+            continue
+        if other in waiting:  # it may be moved itself, behind this sum; where both are layers, the later one takes it
             continue
         with graph.inserting_before(user):
             moved = graph.node_copy(node, lambda argument: argument)
