@@ -15,7 +15,7 @@ from typing import Final
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
-from emb_model_provider.errors import LoadError, LoadReason
+from emb_model_provider.errors import LoadError, LoadReason, RequestError
 from shard.memory import ran_out
 from shard.weights import hostile_pickle
 
@@ -68,7 +68,7 @@ def _reason(directory: Path, error: BaseException) -> LoadError | None:
                 f"the weights in {directory} have no row for a token of its tokenizer or for a place of a text: the "
                 "tokenizer, or the length in its files, is that of another model"
             )
-        case ValueError() | KeyError():
+        case ValueError() | KeyError() | RequestError():  # the last where the probes themselves cannot be read
             reason = LoadReason.UNSUPPORTED_MODEL
             what = _NO_POOLING if error.args == (_VECTOR_OF_A_TEXT,) else str(error)
             sentence = f"{directory} holds a model that cannot be served: {what}"

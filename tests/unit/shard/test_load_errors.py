@@ -7,7 +7,7 @@ import torch
 from sentence_transformers.base.modules import Normalize
 from tokenizers import decoders
 
-from emb_model_provider.errors import LoadError, LoadReason
+from emb_model_provider.errors import InvalidRequestError, LoadError, LoadReason
 from shard.encoders.heads import Heads
 from shard.load_errors import reasons
 
@@ -22,6 +22,13 @@ from shard.load_errors import reasons
 def test_a_panic_of_rust_and_a_call_of_exit_are_models_that_cannot_be_served(tmp_path, load, said):
     with pytest.raises(LoadError, match=said) as caught, reasons(tmp_path):
         load()
+    assert caught.value.reason is LoadReason.UNSUPPORTED_MODEL
+
+
+def test_a_length_that_leaves_no_room_for_text_is_a_model_that_cannot_be_served(tmp_path):
+    said = "A limit of 4 tokens leaves no room for text."
+    with pytest.raises(LoadError, match=f"cannot be served: {said}") as caught, reasons(tmp_path):
+        raise InvalidRequestError(said)
     assert caught.value.reason is LoadReason.UNSUPPORTED_MODEL
 
 
