@@ -24,6 +24,14 @@ _BEYOND_A_TABLE: Final = "index out of range in self"
 #: Under which sentence-transformers' modules keep and look for it.
 _VECTOR_OF_A_TEXT: Final = "sentence_embedding"
 _NO_POOLING: Final = "its modules.json names nothing that makes one vector of a text's tokens, such as Pooling"
+_TALKATIVE: Final = (
+    "bitsandbytes.autograd._functions",
+    "bitsandbytes.backends.cpu.ops",
+    "torch._subclasses.fake_tensor",
+)
+#: What int8 always does, once per layer and batch; advice to install what would fetch code from a hub; and, with all of
+#: the stack, that a model cannot be captured (experts), which ``paths`` says in a line.
+_NO_NEWS: Final = ("inputs will be cast from", "kernels-community", "failed while attempting to run meta for")
 _ATTENTION_ADVICE: Final = (
     " Its files ask for it: take attn_implementation out of config.json or sentence_bert_config.json in a copy of the"
     " model and serve that; its vectors are the same with any implementation."
@@ -86,9 +94,8 @@ def quiet_libraries() -> Iterator[None]:
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity(logging.ERROR)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    # What int8 always does, once per layer and batch; and advice to install what would fetch code from a hub.
-    logging.getLogger("bitsandbytes.autograd._functions").addFilter(_is_news)
-    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_is_news)
+    for name in _TALKATIVE:
+        logging.getLogger(name).addFilter(_is_news)
     try:
         yield
     finally:
@@ -97,4 +104,4 @@ def quiet_libraries() -> Iterator[None]:
 
 def _is_news(record: logging.LogRecord) -> bool:
     message = record.getMessage()
-    return "inputs will be cast from" not in message and "kernels-community" not in message
+    return not any(part in message for part in _NO_NEWS)

@@ -6,10 +6,11 @@ import pytest
 import torch
 from sentence_transformers.base.modules import Normalize
 from tokenizers import decoders
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from emb_model_provider.errors import InvalidRequestError, LoadError, LoadReason
 from shard.encoders.heads import Heads
-from shard.load_errors import reasons
+from shard.load_errors import quiet_libraries, reasons
 
 
 @pytest.mark.parametrize(
@@ -59,3 +60,9 @@ def test_another_index_out_of_range_goes_through_as_it_is(tmp_path):
 def test_what_is_not_known_goes_through_as_it_is(tmp_path):
     with pytest.raises(TypeError), reasons(tmp_path):
         raise TypeError("ours")
+
+
+def test_a_step_that_cannot_be_traced_is_not_logged_with_torchs_stack(caplog):
+    with quiet_libraries(), FakeTensorMode(), pytest.raises(RuntimeError):
+        torch.empty(2, 3) @ torch.empty(2, 3)
+    assert caplog.messages == []
