@@ -201,6 +201,17 @@ def test_a_score_that_attend_does_not_know_keeps_a_model_from_being_captured():
         capture(transformers.Gemma2Model(config).eval(), type_ids=False)
 
 
+@pytest.mark.parametrize(("family", "options"), [
+    ("Mistral", {"sliding_window": 100, "is_causal": False}),  # sees 100 tokens on either side, and is told 100 in all
+    ("Llama4Text", {"attention_chunk_size": 100, "intermediate_size_mlp": 64}),  # chunks, of which it is not told
+])  # fmt: skip
+def test_a_mask_that_attention_is_not_told_of_keeps_a_model_from_being_captured(family, options):
+    config = getattr(transformers, f"{family}Config")(**{**SIZES, **GROUPED, **options})
+    model = getattr(transformers, f"{family}Model")(config).eval()
+    with pytest.raises(CaptureError, match="its masks let tokens see others"):
+        capture(model, type_ids=False)
+
+
 @pytest.mark.parametrize("family", ["Bert", "Qwen3"])  # a layer with an activation right behind it, and without
 def test_the_processor_is_asked_and_the_answer_is_a_kernel_that_runs(family):
     graph = capture(make(family), type_ids=False)

@@ -8,8 +8,7 @@ looked up in a list of model names: ``shard.fidelity`` compares its vectors with
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, Final
 
 import torch
@@ -17,7 +16,9 @@ from torch import fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import PreTrainedModel
+
+from shard.encoders.graph.masks import asked_rule, attention_by, check_masks
 
 ATTENTION_NAME: Final = "emb_packed"
 _NAMESPACE: Final = "emb_provider"
@@ -76,7 +77,7 @@ def capture(model: PreTrainedModel, *, type_ids: bool) -> fx.GraphModule:
     inputs = [ids, torch.arange(_TRACED_TOKENS, device=model.device)[None]]
     inputs += [torch.zeros_like(ids)] if type_ids else []
     try:
-        with torch.inference_mode(), _marked_attention(model), _KeepWhole():
+        with torch.inference_mode(), attention_by(model, ATTENTION_NAME, _mark_attention, _no_mask), _KeepWhole():
             graph = make_fx(forward, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*inputs)
     except Exception as error:  # tracing runs foreign code in a foreign way: it may raise anything
         raise CaptureError(
@@ -87,19 +88,12 @@ def capture(model: PreTrainedModel, *, type_ids: bool) -> fx.GraphModule:
     _drop_copies(graph.graph)
     if _numbers_tokens(graph.graph):
         raise CaptureError("it numbers its tokens by itself")  # on from one text to the next, and beyond its table
-    return graph
-
-
-@contextmanager
-def _marked_attention(model: PreTrainedModel) -> Iterator[None]:
-    AttentionInterface.register(ATTENTION_NAME, _mark_attention)
-    AttentionMaskInterface.register(ATTENTION_NAME, _no_mask)
-    usual = model.config._attn_implementation  # noqa: SLF001 - transformers has no public name for it
-    model.set_attn_implementation(ATTENTION_NAME)
     try:
-        yield
-    finally:
-        model.set_attn_implementation(usual)
+        with torch.inference_mode():
+            check_masks(model, lambda: forward(*inputs))
+    except Exception as error:  # foreign code again
+        raise CaptureError(str(error)) from error
+    return graph
 
 
 def _no_mask(*_arguments: object, **_options: object) -> None:
@@ -120,10 +114,8 @@ def _mark_attention(
     foreign = [name for name in _FOREIGN_OPTIONS if options.get(name) is not None]
     if foreign or attention_mask is not None:
         raise CaptureError(f"its attention takes {', '.join(foreign) or 'a mask of its own'}")
-    causal = options.get("is_causal")
-    is_causal = bool(getattr(module, "is_causal", False) if causal is None else causal)
-    window = options.get("sliding_window")
-    return torch.ops.emb_provider.attend(query, key, value, scaling, is_causal, window), None
+    causal, window = asked_rule(module, options)
+    return torch.ops.emb_provider.attend(query, key, value, scaling, causal, window), None
 
 
 class _KeepWhole(TorchFunctionMode):

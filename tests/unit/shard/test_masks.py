@@ -1,0 +1,64 @@
+"""Whether a model's masks are those that its attention is told of, which texts shorter than a window cannot show."""
+
+import pytest
+import torch
+import transformers
+
+from shard.encoders.graph.masks import MaskError, check_masks
+
+SIZES = {
+    "vocab_size": 30,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+    "intermediate_size": 16,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "cls_token_id": 1,
+    "sep_token_id": 2,
+}
+WINDOW = 1000  # longer than the text that is run
+
+
+def check(family, **options):
+    model = getattr(transformers, f"{family}Model")(getattr(transformers, f"{family}Config")(**SIZES, **options))
+    usual = model.config._attn_implementation
+    ids = torch.ones((1, 5), dtype=torch.long)
+    try:
+        with torch.inference_mode():
+            check_masks(model, lambda: model(input_ids=ids, position_ids=torch.arange(5)[None], use_cache=False))
+    finally:
+        assert model.config._attn_implementation == usual
+
+
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        ("Bert", {}),
+        ("Qwen3", {}),
+        ("Llama", {"is_causal": False}),
+        ("Mistral", {"sliding_window": WINDOW}),
+        ("Qwen2", {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1}),
+        ("ModernBert", {"local_attention": WINDOW, "global_attn_every_n_layers": 2}),
+        ("Gemma3Text", {"sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention"]}),
+        ("Gemma3Text", {"sliding_window": WINDOW, "use_bidirectional_attention": True}),
+    ],
+)
+def test_models_whose_attention_is_told_what_their_masks_do_pass(family, options):
+    check(family, **options)
+
+
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        ("Mistral", {"sliding_window": WINDOW, "is_causal": False}),  # its mask lets in one more on either side
+        ("Llama4Text", {"attention_chunk_size": WINDOW, "intermediate_size_mlp": 16}),  # chunks
+        ("Qwen2Moe", {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1}),  # only a mask
+    ],
+)
+def test_a_mask_of_which_attention_is_not_told_is_found_out(family, options):
+    with pytest.raises(MaskError, match="its masks let tokens see others"):
+        check(family, **options)
