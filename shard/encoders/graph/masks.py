@@ -54,7 +54,7 @@ def check_masks(model: PreTrainedModel, run: Callable[[], object]) -> None:
     marks: list[torch.Tensor] = []  # kept, for their places in memory are their names
 
     def name_mask(*, mask_function: MaskFunction, q_length: int, kv_length: int, **_options: object) -> torch.Tensor:
-        mark = torch.ones((1, 1, int(q_length), int(kv_length)), dtype=torch.bool)
+        mark = torch.ones((1, 1, int(q_length), int(kv_length)), dtype=torch.bool, device=model.device)
         marks.append(mark)
         functions[mark.untyped_storage().data_ptr()] = mask_function
         return mark
