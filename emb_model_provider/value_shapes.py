@@ -20,7 +20,8 @@ _HOST_LABELS: Final = re.compile(
 )
 _CPU_RANGE: Final = re.compile(r"\s*([0-9]{1,4})\s*(?:-\s*([0-9]{1,4})\s*)?")
 _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?|null", re.IGNORECASE)
-_URL_PREFIX: Final = re.compile(r"(/[A-Za-z0-9._~-]+)+/?|/")
+#: Never through ``.`` or ``..``: clients resolve these before they ask, and would miss every route.
+_URL_PREFIX: Final = re.compile(r"(/(?!\.{1,2}(/|\Z))[A-Za-z0-9._~-]+)+/?|/")
 _KEY_CHARS: Final = re.compile(r"[\x21-\x7e]+")
 _MAX_CPU: Final = 4095
 #: Where a model comes from. Who serves a directory looks here for a word such as "local".
@@ -199,7 +200,9 @@ class UrlPrefix(Kind[str]):
 
     def parse(self, text: str) -> str:
         if not _URL_PREFIX.fullmatch(text):
-            raise WrongValueError("it must be a path such as /embeddings: letters, digits and - . _ ~ between slashes")
+            raise WrongValueError(
+                "it must be a path such as /embeddings: letters, digits and - . _ ~ between slashes, not . or .."
+            )
         return text.rstrip("/")
 
 

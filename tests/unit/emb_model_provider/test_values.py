@@ -28,7 +28,7 @@ TEXT = Text(Bilingual("anything", "任意"))
         (Endpoint(), "HTTPS://hub.example.com:8443/a/", "HTTPS://hub.example.com:8443/a"),
         (Origins(), "https://a.b/, null,http://[::1]:80,https://a.b", ("https://a.b", "null", "http://[::1]:80")),
         (Origins(), "*", ("*",)),
-        (UrlPrefix(), "/embed/v-1.0_~/", "/embed/v-1.0_~"), (UrlPrefix(), "/", ""),
+        (UrlPrefix(), "/embed/v-1.0_~/", "/embed/v-1.0_~"), (UrlPrefix(), "/", ""), (UrlPrefix(), "/.a/...", "/.a/..."),
     ],
 )  # fmt: skip
 def test_text_that_is_taken(kind, text, value):
@@ -55,6 +55,7 @@ def test_text_that_is_taken(kind, text, value):
         ),
         *((Origins(), text) for text in ("a.example", "https://a.example/path", "*, a", "https://*.example", "https://a:x")),
         *((UrlPrefix(), text) for text in ("a", "//", "/a//b", "/a b", "/a?b", "/ä", "")),
+        *((UrlPrefix(), text) for text in ("/..", "/../", "/./a", "/a/../b")),
         *((TEXT, text) for text in ("a\nb", "a\x7f", "a\u2028b", "\udcff")),
         (Prompts(), '{"query": "query: "}'),
     ],
