@@ -155,6 +155,7 @@ class Tree:
         if self.is_stopping:
             return None
         self._ground.notifier.reloading()
+        needed_key = bool(self._use.settings.server.api_keys)
         try:
             changes = self._use.read_again()
             if changes is None:
@@ -163,7 +164,8 @@ class Tree:
                 return None
             self._ground.console.say(f"settings read again; {changes.summary()}")
             needs_key = bool(self._use.settings.server.api_keys)
-            if warning := exposure(self._ground.listening.open_host, needs_key=needs_key):
+            # A server that was open before has been warned of, and may be so on purpose.
+            if needed_key and (warning := exposure(self._ground.listening.open_host, needs_key=needs_key)):
                 log.warning(warning)
             self._carry_out(changes)
             return changes

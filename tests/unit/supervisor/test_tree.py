@@ -324,6 +324,11 @@ async def test_a_reload_that_takes_the_last_key_away_warns_of_a_server_open_to_t
     assert "open to the network: listening on 192.0.2.1 without a key" in caplog.text
 
 
+async def test_a_server_that_is_open_on_purpose_is_not_warned_of_at_each_reload(world, caplog):
+    world.reload(model("en"))
+    assert "open to the network" not in caplog.text
+
+
 async def test_the_address_is_told_when_the_sockets_are_closed_too(world):
     def closed(is_tls: bool) -> str:
         raise OSError(9, "Bad file descriptor")
