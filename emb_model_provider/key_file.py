@@ -35,7 +35,7 @@ def read_key_file(path: Path, *, again: bool = False) -> KeyFile:
     if len(data) > _MAX_BYTES:
         raise ConfigurationError(f"{path} is larger than 1 MiB; that is no list of keys.")
     keys: dict[str, None] = {}
-    for number, line in enumerate(data.decode("utf-8", "replace").splitlines(), 1):
+    for number, line in enumerate(data.decode("utf-8-sig", "replace").splitlines(), 1):
         text = line.strip()
         if not text or text.startswith("#"):
             continue

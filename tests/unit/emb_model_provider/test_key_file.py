@@ -15,6 +15,12 @@ def test_keys_stand_one_a_line_between_comments_and_empty_lines(tmp_path):
     assert "alpha" not in repr(found)
 
 
+def test_the_mark_that_some_editors_write_first_is_part_of_no_key(tmp_path):
+    path = tmp_path / "keys"
+    path.write_bytes(b"\xef\xbb\xbfalpha\r\nbeta\r\n")
+    assert read_key_file(path).keys == ("alpha", "beta")
+
+
 def test_a_file_that_others_can_read_is_used_and_warned_of(tmp_path):
     path = tmp_path / "keys"
     path.write_text("alpha\n")
