@@ -52,11 +52,12 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class DotenvFile:
-    """What one ``.env`` file says; ``label`` is how messages name the file."""
+    """What one ``.env`` file says; ``label`` is how messages name the file, ``problems`` settings it fails to say."""
 
     label: str
     assignments: Mapping[str, Assignment]
     warnings: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
 
 
 def read_dotenv(
@@ -92,16 +93,22 @@ def _read(path: Path, environ: Mapping[str, str], *, again: bool) -> DotenvFile:
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise ConfigurationError(f"{path}:{line} is not UTF-8 text; save the file as UTF-8.") from None
+        raise _not_utf8(path, raw, error.start) from None
+    if "\0" in text:  # UTF-16 without its mark
+        raise _not_utf8(path, raw, raw.index(b"\0"))
     return parse_dotenv(text, str(path), environ)
+
+
+def _not_utf8(path: Path, raw: bytes, at: int) -> ConfigurationError:
+    line = raw.count(b"\n", 0, at) + 1
+    return ConfigurationError(f"{path}:{line} is not UTF-8 text; save the file as UTF-8.")
 
 
 def parse_dotenv(text: str, label: str, environ: Mapping[str, str]) -> DotenvFile:
     """Return the assignments in ``text``. ``environ`` serves ``${NAME}`` in values, after the file's own names."""
     walk = _Walk(text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n"), label, environ)
     walk.run()
-    return DotenvFile(label, walk.assignments, tuple(walk.warnings))
+    return DotenvFile(label, walk.assignments, tuple(walk.warnings), tuple(walk.problems))
 
 
 class _Walk:
@@ -114,6 +121,7 @@ class _Walk:
         self._at = 0
         self.assignments: dict[str, Assignment] = {}
         self.warnings: list[str] = []
+        self.problems: list[str] = []
 
     def run(self) -> None:
         while self._at < len(self._text):
@@ -142,12 +150,16 @@ class _Walk:
         original = binding.original.string
         blank = original[: len(original) - len(original.lstrip())]
         line = lines_before + binding.original.line + blank.count("\n")
-        if binding.error:
-            self.warnings.append(
-                f"{self._label}:{line} is neither NAME=value nor a comment and is ignored. Is a quote left open?"
+        where = f"{self._label}:{line}"
+        if _names_a_setting(binding):  # ignored, it could take the keys from a server that was meant to be closed
+            self.problems.append(
+                f"{where} is no NAME=value, though it names a setting. Is a quote left open, or is there a wide '＝' or"
+                " a mark that cannot be seen?"
             )
+        elif binding.error:
+            self.warnings.append(f"{where} is neither NAME=value nor a comment and is ignored. Is a quote left open?")
         elif binding.key is not None and binding.value is None:
-            self.warnings.append(f"{self._label}:{line} has no '=' after the name and is ignored.")
+            self.warnings.append(f"{where} has no '=' after the name and is ignored.")
         elif binding.key is not None and binding.value is not None:
             value = "".join(atom.resolve(self._known) for atom in parse_variables(binding.value))
             self._known[binding.key] = value
@@ -163,6 +175,13 @@ class _Walk:
 
     def _line(self, at: int) -> int:
         return self._text.count("\n", 0, at) + 1
+
+
+def _names_a_setting(binding: Binding) -> bool:
+    """Tell whether a binding that sets nothing of ours was meant to."""
+    if binding.error:
+        return PREFIX in binding.original.string
+    return binding.key is not None and PREFIX in binding.key and not binding.key.isidentifier()
 
 
 def _mapping_document(text: str, at: int, label: str) -> tuple[Document, int]:

@@ -41,7 +41,7 @@ class Values:
     def __init__(self, env: Mapping[str, str], dotenv: DotenvFile | None) -> None:
         self._env = env
         self._dotenv = dotenv
-        self.problems: list[str] = []
+        self.problems: list[str] = list(dotenv.problems) if dotenv else []
         self.warnings: list[str] = list(dotenv.warnings) if dotenv else []
         self._warn_of_unknown_names()
 

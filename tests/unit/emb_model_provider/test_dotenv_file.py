@@ -122,6 +122,29 @@ def test_a_line_that_is_no_assignment_is_a_warning_with_its_number_and_dotenv_st
     assert caplog.records == []
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        'EMB_PROVIDER_API_KEYS="hush', "EMB_PROVIDER_API_KEYS='hush", "EMB_PROVIDER_API_KEYS: hush",
+        "EMB_PROVIDER_API_KEYS:hush", "EMB_PROVIDER_API_KEYS hush", "EMB_PROVIDER_API_KEYS＝hush",
+        "set EMB_PROVIDER_API_KEYS=hush", '"EMB_PROVIDER_API_KEYS"=hush', "- EMB_PROVIDER_API_KEYS=hush",
+        "\ufeffEMB_PROVIDER_API_KEYS=hush", "\u200bEMB_PROVIDER_API_KEYS=hush",
+    ],
+)  # fmt: skip
+def test_a_line_that_fails_to_set_something_is_refused_and_no_server_opened_for_want_of_its_keys(line: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings({}, parse_dotenv(f"A=1\n\n{line}\nEMB_PROVIDER_PORT=x\n", ".env", {}))
+    broken, port = sorted(caught.value.problems)
+    assert broken.startswith(".env:3 ")
+    assert "hush" not in broken
+    assert port.startswith("EMB_PROVIDER_PORT='x' (.env:4)")
+
+
+def test_a_name_alone_passes_the_environments_value_on_as_for_docker() -> None:
+    file = parse_dotenv("EMB_PROVIDER_PORT\n", ".env", {})
+    assert load_settings({"EMB_PROVIDER_PORT": "9001"}, file).server.port == 9001
+
+
 def test_a_setting_given_twice_is_a_warning_and_the_last_one_counts() -> None:
     file = parse_dotenv("EMB_PROVIDER_PORT=1\nEMB_PROVIDER_PORT=2\nX=1\nX=2\n", ".env", {})
     assert file.assignments["EMB_PROVIDER_PORT"].value == "2"
@@ -145,6 +168,9 @@ def test_files_that_cannot_be_settings_are_refused_with_the_reason(tmp_path, mon
     (tmp_path / "utf16").write_text("A=1", encoding="utf-16")
     with pytest.raises(ConfigurationError, match="utf16:1 is not UTF-8 text"):
         read_dotenv(tmp_path / "utf16")
+    (tmp_path / "markless").write_bytes("A=1\nEMB_PROVIDER_PORT=x\n".encode("utf-16-le"))
+    with pytest.raises(ConfigurationError, match="markless:1 is not UTF-8 text"):
+        read_dotenv(tmp_path / "markless")
     (tmp_path / "big").write_bytes(b"#" * (1024 * 1024 + 1))
     with pytest.raises(ConfigurationError, match="larger than"):
         read_dotenv(tmp_path / "big")
