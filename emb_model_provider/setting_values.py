@@ -20,6 +20,7 @@ from emb_model_provider.value_kinds import WrongValueError
 T = TypeVar("T")
 
 ENVIRONMENT: Final = "the environment"
+_QUOTED: Final = re.compile(r"(['\"]).*\1", re.DOTALL)
 _URL_PASSWORD: Final = re.compile(r"//[^/\s]*@")
 _KNOWN_NAMES: Final = frozenset(row.name for row in SETTINGS)
 #: Compared without what all names share, which would make every name look near.
@@ -56,7 +57,7 @@ class Values:
         if found is None:
             return row.default
         try:
-            return row.kind.parse(found.text)
+            return _parse(row, found)
         except WrongValueError as error:
             # A password in a URL is a secret in the wrong place, and still one.
             shown = "***" if row.secret else _URL_PASSWORD.sub("//***@", found.text)
@@ -103,3 +104,9 @@ class Values:
             advice = f" Did you mean {PREFIX}{near[0]}?" if near else ""
             where = found.where if found else ENVIRONMENT
             self.warnings.append(f"{name} ({where}) is no setting of this program and is ignored.{advice}")
+
+
+def _parse(row: Setting[T], found: Found) -> T:
+    if found.where == ENVIRONMENT and _QUOTED.fullmatch(found.text):
+        raise WrongValueError("the quotes would be part of it, as docker --env-file passes them on; leave them out")
+    return row.kind.parse(found.text)

@@ -100,6 +100,8 @@ def test_a_home_directory_is_filled_in_where_a_path_is_meant() -> None:
         ("HUGGINGFACE_ENDPOINT", "http://hub:99999", "must be a URL"),
         ("MODEL_NAME", "a\x00b", "a control character"),
         ("MODEL_NAME", "a\udcffb", "not UTF-8"),
+        ("MODEL_NAME", '"BAAI/bge-m3"', "the quotes would be part of it"),
+        ("PORT", "'9000'", "leave them out"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_place_and_what_is_allowed(name: str, value: str, words: str) -> None:
@@ -124,6 +126,15 @@ def test_secrets_never_stand_in_messages_or_representations() -> None:
     assert "***" in text
     assert "hush" not in text
     assert "hush" not in repr(load(API_KEYS="hush", HUGGINGFACE_TOKEN="hush", MODELSCOPE_TOKEN="hush"))
+
+
+def test_keys_in_quotes_of_the_environment_are_refused_and_those_of_the_file_lose_them() -> None:
+    for keys in ('"hush,b"', "'hush'", '""'):
+        (problem,) = problems(API_KEYS=keys)
+        assert "the quotes would be part of it" in problem
+        assert "hush" not in problem
+    assert load("EMB_PROVIDER_API_KEYS='a,b'\n").server.api_keys == ("a", "b")
+    assert load(API_KEYS="\"a,b'").server.api_keys == ('"a', "b'")
 
 
 def test_api_keys_are_split_at_commas_and_an_empty_list_does_not_open_the_server() -> None:
