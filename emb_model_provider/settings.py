@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from emb_model_provider import setting_table as table
+from emb_model_provider.certificate import Certificate
 from emb_model_provider.dotenv_file import DotenvFile
 from emb_model_provider.errors import ConfigurationError
 from emb_model_provider.key_file import KeyFile, read_key_file
@@ -91,22 +92,22 @@ class Settings:
     warnings: tuple[str, ...] = ()
 
 
-def _unchecked(_certificate: str, _key: str) -> str:
-    return ""
+def _unread(_certificate: str, _key: str) -> Certificate:
+    return Certificate(b"", b"")
 
 
 def load_settings(
     env: Mapping[str, str],
     dotenv: DotenvFile | None,
     read_keys: Callable[[Path], KeyFile] = read_key_file,
-    check_tls: Callable[[str, str], str] = _unchecked,
+    read_tls: Callable[[str, str], Certificate] = _unread,
 ) -> Settings:
     """Return the settings; ``env`` wins over ``dotenv``. Raise one ``ConfigurationError`` with every mistake.
 
-    ``check_tls`` returns a digest of certificate and key, or raises as this does.
+    ``read_tls`` returns what is in the files of certificate and key, or raises as this does.
     """
     values = Values(env, dotenv)
-    server = _server(values, read_keys, check_tls)
+    server = _server(values, read_keys, read_tls)
     hubs = _hubs(values)
     logs = LogSettings(
         values.get(table.LOG_LEVEL), values.path(values.get(table.LOG_FILE)), values.get(table.LOG_FORMAT)
@@ -121,7 +122,7 @@ def load_settings(
 
 
 def _server(
-    values: Values, read_keys: Callable[[Path], KeyFile], check_tls: Callable[[str, str], str]
+    values: Values, read_keys: Callable[[Path], KeyFile], read_tls: Callable[[str, str], Certificate]
 ) -> ServerSettings:
     return ServerSettings(
         host=values.get(table.HOST),
@@ -140,7 +141,7 @@ def _server(
             max_connections=values.get(table.MAX_CONNECTIONS),
             quarantine_s=values.get(table.QUARANTINE_S),
         ),
-        around=_around(values, check_tls),
+        around=_around(values, read_tls),
         unix_socket=values.path(values.get(table.UNIX_SOCKET)),
         unix_socket_mode=values.get(table.UNIX_SOCKET_MODE),
     )
@@ -161,13 +162,13 @@ def _api_keys(values: Values, read_keys: Callable[[Path], KeyFile]) -> tuple[str
     return tuple(dict.fromkeys((*keys, *found.keys)))
 
 
-def _around(values: Values, check_tls: Callable[[str, str], str]) -> Surroundings:
-    certificate = values.path(values.get(table.TLS_CERT_FILE))
-    key = values.path(values.get(table.TLS_KEY_FILE)) if certificate else ""
-    digest = ""
-    if certificate:
+def _around(values: Values, read_tls: Callable[[str, str], Certificate]) -> Surroundings:
+    path = values.path(values.get(table.TLS_CERT_FILE))
+    key = values.path(values.get(table.TLS_KEY_FILE)) if path else ""
+    certificate = None
+    if path:
         try:
-            digest = check_tls(certificate, key or certificate)
+            certificate = read_tls(path, key or path)
         except ConfigurationError as error:
             values.blame([table.TLS_CERT_FILE, table.TLS_KEY_FILE] if key else [table.TLS_CERT_FILE], error)
     else:
@@ -177,9 +178,7 @@ def _around(values: Values, check_tls: Callable[[str, str], str]) -> Surrounding
         access_log=values.get(table.ACCESS_LOG),
         cors_origins=values.get(table.CORS_ORIGINS),
         url_prefix=values.get(table.URL_PREFIX),
-        tls_certificate=certificate,
-        tls_key=key,
-        tls_digest=digest,
+        certificate=certificate,
         routers=values.get(table.ROUTERS),
     )
 

@@ -135,12 +135,12 @@ async def _serve(
 
 
 def _tls(config: RouterConfig) -> ssl.SSLContext | None:
-    around = config.around
-    if not around.tls_certificate:
+    certificate = config.around.certificate
+    if certificate is None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(around.tls_certificate, around.tls_key or None)
+    certificate.load(context)
     context.set_alpn_protocols(["http/1.1"])
     return context
 

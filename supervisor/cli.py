@@ -29,7 +29,7 @@ from supervisor.plan import Placement, place
 from supervisor.rundir import DirectoryInUseError, RunDirectory, runtime_parent
 from supervisor.sdnotify import Notifier, forget, passed_listeners
 from supervisor.settings_in_use import Load
-from supervisor.tls import tls_digest
+from supervisor.tls import read_certificate
 from supervisor.tree import OBEYED, Ground, Tree
 
 log = EventLog("supervisor")
@@ -74,7 +74,7 @@ def _loader(env_file: Path | None) -> Load:
     def load() -> tuple[Settings, dict[str, Placement]]:
         nonlocal path, again
         dotenv = read_dotenv(path, again=again)
-        settings = load_settings(os.environ, dotenv, partial(read_key_file, again=again), tls_digest)
+        settings = load_settings(os.environ, dotenv, partial(read_key_file, again=again), read_certificate)
         if dotenv is not None:
             # Once read it must be there: gone, it would be settings without models and keys.
             path = Path(dotenv.label)
@@ -122,7 +122,7 @@ def _serve(settings: Settings, places: dict[str, Placement], load: Load) -> int:
         stack.callback(output.close)
         _configure_logs(settings, output)
         console = Console(output, silent=settings.logs.format == "json")
-        is_tls = bool(settings.server.around.tls_certificate)
+        is_tls = settings.server.around.certificate is not None
         console.open(_version(), listening.address(is_tls=is_tls), settings.models, places)
         open_to = exposure(listening.open_host, needs_key=bool(settings.server.api_keys))
         for warning in filter(None, [*settings.warnings, output.problem, open_to]):

@@ -1,29 +1,26 @@
-"""Checks certificate and key before any router meets them, and notes what is in them. Used by ``cli``."""
+"""Reads certificate and key, and refuses what no router could use. Used by ``cli``."""
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Final, NoReturn
 
+from emb_model_provider.certificate import Certificate
 from emb_model_provider.errors import ConfigurationError
 from emb_model_provider.small_file import read_small_file
 
 _MAX_BYTES: Final = 1024 * 1024
 
 
-def tls_digest(certificate: str, key: str) -> str:
-    """Return a digest of both files, by which a reload notices new ones.
-
-    Raises ``ConfigurationError`` where they cannot be used.
-    """
+def read_certificate(certificate: str, key: str) -> Certificate:
+    """Return what is in both files; raise ``ConfigurationError`` where it cannot be used."""
     import ssl  # noqa: PLC0415 - ten milliseconds and a megabyte that most servers do without
 
     try:
-        # Read here and by each router: a pipe would not last.
-        contents = [read_small_file(Path(name), _MAX_BYTES, again=True)[0] for name in (certificate, key)]
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate, key, password=_refuse_to_ask)
+        # Read again by each reload: a pipe would not last.
+        chain, private = (read_small_file(Path(name), _MAX_BYTES, again=True)[0] for name in (certificate, key))
+        found = Certificate(chain, private)
+        found.load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), _refuse_to_ask)
     except ssl.SSLError as error:
         reason = error.reason or "they are no PEM files"
         raise ConfigurationError(
@@ -31,8 +28,8 @@ def tls_digest(certificate: str, key: str) -> str:
             " certificate."
         ) from None
     except OSError as error:
-        raise ConfigurationError(f"{error.filename} cannot be read: {error.strerror}.") from None
-    return hashlib.sha256(b"\0".join(contents)).hexdigest()
+        raise ConfigurationError(f"{error.filename or certificate} cannot be read: {error.strerror}.") from None
+    return found
 
 
 def _refuse_to_ask() -> NoReturn:

@@ -131,7 +131,7 @@ class Tree:
 
     @property
     def address(self) -> str:
-        return self._addresses[bool(self._use.settings.server.around.tls_certificate)]
+        return self._addresses[self._use.settings.server.around.certificate is not None]
 
     @property
     def is_stopping(self) -> bool:

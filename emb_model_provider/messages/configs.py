@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from emb_model_provider.certificate import Certificate
 from emb_model_provider.codec import Many, Wire
 from emb_model_provider.modelmap import Hubs, ModelSpec
 
@@ -59,17 +60,15 @@ class Surroundings(Wire, frozen=True):
     """How the router meets the world around the API.
 
     ``cors_origins`` holds origins or ``*``; none is no CORS. ``url_prefix`` stands before every path, without a slash
-    at its end. ``tls_digest`` changes with what is in the two files. ``run_directory`` is where routers keep what they
-    count, ``index`` this one's place among ``routers``.
+    at its end. With a ``certificate`` the ports speak TLS. ``run_directory`` is where routers keep what they count,
+    ``index`` this one's place among ``routers``.
     """
 
     metrics_need_key: bool = True
     access_log: AccessLog = "off"
     cors_origins: Many[str] = ()
     url_prefix: str = ""
-    tls_certificate: str = ""
-    tls_key: str = ""
-    tls_digest: str = ""
+    certificate: Certificate | None = None
     run_directory: str = ""
     index: int = 0
     routers: int = 1
