@@ -10,12 +10,14 @@ import resource
 import socket
 import threading
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeVar
 
 from emb_model_provider.errors import ProtocolError
 from emb_model_provider.frames import Frame, FrameDecoder
 from emb_model_provider.messages.framing import Message, pack, unpack
 from emb_model_provider.parent import die_with_parent
+
+First = TypeVar("First", bound=Message)
 
 _READ_BYTES: Final = 256 * 1024
 
@@ -57,6 +59,19 @@ class ControlChannel:
                 return None
             self._frames.extend(self._decoder.feed(data))
         return unpack(self._frames.pop(0))
+
+    def receive_first(self, kind: type[First]) -> First:
+        """Return what the supervisor tells first, a message of this kind; raise ``ProtocolError``."""
+        try:
+            message = self.receive()
+        except ProtocolError as error:
+            raise ProtocolError(
+                f"{error}. The running server is of another version than the files it starts processes from; were they"
+                " upgraded? Restart the server."
+            ) from None
+        if not isinstance(message, kind):
+            raise ProtocolError(f"the first control message must be a {kind.__name__}")
+        return message
 
     def watch(self, on_message: Callable[[Message], None]) -> None:
         """Read in a thread of its own from now on, and end the process when the supervisor is gone."""

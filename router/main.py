@@ -14,7 +14,6 @@ from collections.abc import Callable
 import uvloop
 from aiohttp import web
 
-from emb_model_provider.errors import ProtocolError
 from emb_model_provider.lifecycle import ControlChannel, start_child
 from emb_model_provider.logs import EventLog, configure_child_logs
 from emb_model_provider.messages.configs import RouterConfig
@@ -50,10 +49,7 @@ def main(arguments: list[str]) -> int:
     """Run the router until it is told to stop; return its exit code."""
     faulthandler.enable()
     control = start_child(arguments)
-    config = control.receive()
-    table = control.receive()
-    if not isinstance(config, RouterConfig) or not isinstance(table, ShardTable):
-        raise ProtocolError("the first control messages must be the configuration and the shard table")
+    config, table = control.receive_first(RouterConfig), control.receive_first(ShardTable)
     around = config.around
     name = "router" if around.routers == 1 else f"router[{around.index}]"
     configure_child_logs(name, config.log.level, config.log.format)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emb_model_provider.black_box import BlackBox, box_path
-from emb_model_provider.errors import EXIT_BROKEN, LoadError, LoadReason, ProtocolError
+from emb_model_provider.errors import EXIT_BROKEN, LoadError, LoadReason
 from emb_model_provider.lifecycle import ControlChannel, pin_to_cpus, start_child
 from emb_model_provider.logs import EventLog, configure_child_logs
 from emb_model_provider.messages.configs import ShardConfig
@@ -63,9 +63,7 @@ def main(arguments: list[str]) -> int:
     faulthandler.enable()
     sys.setswitchinterval(_SWITCH_S)
     control = start_child(arguments)
-    config = control.receive()
-    if not isinstance(config, ShardConfig):
-        raise ProtocolError("the first control message must be the configuration")
+    config = control.receive_first(ShardConfig)
     pin_to_cpus(config.cpus)
     configure_child_logs(f"shard[{config.spec.id}#{config.generation}]", config.log.level, config.log.format)
     control.watch(lambda _message: None)
