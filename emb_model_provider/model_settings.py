@@ -20,7 +20,8 @@ from emb_model_provider.modelmap import (
     Precision,
     is_model_id,
 )
-from emb_model_provider.setting_values import Values
+from emb_model_provider.setting_values import Values, check_quotes
+from emb_model_provider.value_kinds import WrongValueError
 
 _MAX_ID_CHARS: Final = 128
 _UNSAFE_IN_ID: Final = re.compile(r"[^A-Za-z0-9._-]+")
@@ -65,10 +66,13 @@ def read_models(values: Values) -> tuple[ModelSpec, ...]:
         )
         return ()
     try:
+        check_quotes(mapping)
         return parse_mapping(mapping.document, shared, quantize=quantize is True, place=values.path)
     except ConfigurationError as error:
         values.problems.extend(error.problems)
-        return ()
+    except WrongValueError as error:
+        values.problems.append(f"{table.MODEL_MAPPING.name} ({mapping.where}) cannot be used: {error}.")
+    return ()
 
 
 def _single_model(values: Values, shared: ModelSpec) -> ModelSpec:

@@ -57,7 +57,8 @@ class Values:
         if found is None:
             return row.default
         try:
-            return _parse(row, found)
+            check_quotes(found)
+            return row.kind.parse(found.text)
         except WrongValueError as error:
             # A password in a URL is a secret in the wrong place, and still one.
             shown = "***" if row.secret else _URL_PASSWORD.sub("//***@", found.text)
@@ -106,7 +107,7 @@ class Values:
             self.warnings.append(f"{name} ({where}) is no setting of this program and is ignored.{advice}")
 
 
-def _parse(row: Setting[T], found: Found) -> T:
+def check_quotes(found: Found) -> None:
+    """Raise ``WrongValueError`` for quotes that no shell and no parser of a file has taken off."""
     if found.where == ENVIRONMENT and _QUOTED.fullmatch(found.text):
         raise WrongValueError("the quotes would be part of it, as docker --env-file passes them on; leave them out")
-    return row.kind.parse(found.text)

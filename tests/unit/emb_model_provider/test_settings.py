@@ -133,6 +133,8 @@ def test_keys_in_quotes_of_the_environment_are_refused_and_those_of_the_file_los
         (problem,) = problems(API_KEYS=keys)
         assert "the quotes would be part of it" in problem
         assert "hush" not in problem
+    (problem,) = problems(MODEL_MAPPING='\'{"a": {"name": "x/y"}}\'')
+    assert problem.startswith("EMB_PROVIDER_MODEL_MAPPING (the environment) cannot be used: the quotes")
     assert load("EMB_PROVIDER_API_KEYS='a,b'\n").server.api_keys == ("a", "b")
     assert load(API_KEYS="\"a,b'").server.api_keys == ('"a', "b'")
 
