@@ -8,6 +8,7 @@ import logging.handlers
 import os
 import queue
 import threading
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Literal, TextIO
 
@@ -154,6 +155,9 @@ class RotatedFile(logging.handlers.RotatingFileHandler):
         self.stream = self._open()
         before.close()
 
+    def _open(self) -> TextIOWrapper:
+        return open(self.baseFilename, "a", encoding="utf-8", opener=_open_at_once)
+
     def doRollover(self) -> None:  # noqa: N802 - the standard library's name
         try:
             super().doRollover()
@@ -161,6 +165,13 @@ class RotatedFile(logging.handlers.RotatingFileHandler):
             self.maxBytes += _MAX_FILE_BYTES  # until then nothing is tried again
             self.stream = self._open()
             log.warning("log_not_rotated", error=error, next_try_at_mib=self.maxBytes // (1024 * 1024))
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open for a file; a named pipe that nobody reads is an error, where the start would wait for a reader."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK, 0o666)
+    os.set_blocking(descriptor, True)
+    return descriptor
 
 
 class OutputHandler(logging.Handler):

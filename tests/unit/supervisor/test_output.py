@@ -196,6 +196,22 @@ def test_a_log_file_that_cannot_be_made_is_told_of_and_the_screen_has_every_line
     assert whole.problem == ""
 
 
+def test_a_named_pipe_takes_the_log_where_somebody_reads_it_and_holds_up_nobody_where_not(tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    unread = Output(str(path), Tty(), Tty())
+    unread.close()
+    assert "no log file: " in unread.problem
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        output = Output(str(path), Tty(), Tty())
+        output.note("a line")
+        output.close()
+        assert (output.problem, os.read(reader, 100)) == ("", b"a line\n")
+    finally:
+        os.close(reader)
+
+
 @pytest.mark.parametrize(("style", "shown"), [("plain", ["heard"]), ("json", ["said", "heard"])])
 def test_what_the_screen_says_in_other_words_is_for_the_file_alone_unless_the_screen_says_nothing(
     tmp_path, style, shown
