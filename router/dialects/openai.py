@@ -253,6 +253,7 @@ OPENAI: Final = Dialect(
         Route("/v1/embeddings", parse_embeddings),
         Route("/embeddings", parse_embeddings),  # where TEI and infinity have it too
         Route("/v1/models", at_once(lambda _fields: ListCall(render_models)), method="GET"),
+        Route("/models", at_once(lambda _fields: ListCall(render_models)), method="GET"),  # beside "/embeddings"
         Route(
             "/v1/models/{model:.+}",
             at_once(lambda fields: DescribeCall(parse_model(fields), lambda status, _limits: render_model(status))),

@@ -78,6 +78,12 @@ async def test_what_is_sent_to_a_model_has_the_requests_id_and_what_is_refused_i
     assert (visits[1].model, visits[1].error) == ("BAAI/bge-m3", "model_failed")
 
 
+async def test_clients_whose_address_ends_without_v1_find_the_models_beside_the_embeddings(aiohttp_client):
+    client = await aiohttp_client(make_app())
+    listed = await client.get("/models")
+    assert (listed.status, await listed.json()) == (200, await (await client.get("/v1/models")).json())
+
+
 @pytest.mark.parametrize("path", ["/v1/models/BAAI/bge-m3", "/v1/models/BAAI%2Fbge-m3", "/v1/models/owner/name"])
 async def test_a_model_is_found_by_id_or_name_with_its_slash_raw_or_escaped(aiohttp_client, path):
     client = await aiohttp_client(make_app())
