@@ -1,13 +1,24 @@
 import base64
+import hashlib
 
 import numpy as np
 import pytest
 
-from tests.support.made_up_models import dense_of
+from tests.support.made_up_models import dense_of, make_app
 
 
 async def embed(ask, **fields):
     return await ask("/v1/embeddings", **({"model": "embed", "input": ["aab", "c"]} | fields))
+
+
+async def test_azures_path_names_the_model_and_azures_header_the_key(aiohttp_client):
+    # openai 3.57.0, AzureOpenAI: the deployment stands in the path as it is
+    client = await aiohttp_client(make_app(keys=(hashlib.sha256(b"key").digest(),)))
+    path, body = "/openai/deployments/owner/embed/embeddings?api-version=2024-10-21", {"input": ["a"]}
+    response = await client.post(path, json=body, headers={"api-key": "key"})
+    answer = await response.json()
+    assert (response.status, answer["model"]) == (200, "embed"), answer
+    assert (await client.post(path, json=body)).status == 401
 
 
 async def test_infinitys_client_gets_whole_vectors_of_texts_and_no_vectors_of_addresses(ask, refuse, backend):
