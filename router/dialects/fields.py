@@ -13,6 +13,9 @@ from router import large_json
 T = TypeVar("T")
 
 _LONGEST_SHOWN: Final = 64
+#: orjson's words for bytes that are in another encoding. It calls them surrogates, and names no place but the first.
+_NOT_UTF8: Final = "str is not valid UTF-8"
+_FOREIGN: Final = "it is not in UTF-8 (a Chinese Windows console sends GBK: send a file that is saved as UTF-8)"
 
 
 def read_object(body: bytes) -> Generator[None, None, Fields]:
@@ -21,7 +24,8 @@ def read_object(body: bytes) -> Generator[None, None, Fields]:
         # orjson refuses NaN, lone surrogates, invalid UTF-8 and deep nesting, all as JSONDecodeError.
         value = yield from large_json.read(body)
     except orjson.JSONDecodeError as error:
-        raise InvalidRequestError(f"The body is not valid JSON: {error}.") from None
+        reason = _FOREIGN if error.msg.startswith(_NOT_UTF8) else error
+        raise InvalidRequestError(f"The body is not valid JSON: {reason}.") from None
     if not isinstance(value, dict):
         raise InvalidRequestError(f"The body must be a JSON object, not {kind_of(value)}.")
     return Fields(value)

@@ -119,6 +119,12 @@ def test_any_object_is_understood_or_refused_with_a_sentence(dialect, route, wil
         assert len(call.request.seconds) in (0, call.request.count)
 
 
+@pytest.mark.parametrize("encoding", ["gbk", "utf-16"])
+def test_json_in_another_encoding_is_called_that(encoding):
+    with pytest.raises(RequestError, match=r"^The body is not valid JSON: it is not in UTF-8 .*GBK"):
+        finish(read_object('{"model": "m", "input": "你好"}'.encode(encoding)))
+
+
 @given(st.binary(max_size=100).map(lambda data: b"\x00" + data))  # no JSON begins so
 def test_random_bytes_are_refused_with_a_sentence(data):
     with pytest.raises(RequestError, match=r"^The body is not valid JSON"):
