@@ -54,12 +54,12 @@ def read_input(fields: Fields) -> Generator[None, None, _Inputs]:
 
 
 def _text_in(one: object) -> object:
-    return one.get("text") if isinstance(one, dict) else one
+    return one.get("text", one) if isinstance(one, dict) else one
 
 
 def _checked_text(value: object, where: str) -> str:
     if not isinstance(value, str):
-        raise _bad_input(f"'input{where}' must be a string like the items before it, not {kind_of(value)}.")
+        raise _bad_input(f"'input{where}' must be a string, not {kind_of(value)}.")
     if not value:
         raise empty_text("input", where)
     return value

@@ -80,7 +80,7 @@ def read_documents(fields: Fields) -> list[object]:
     if not isinstance(value, list):
         raise wrong("documents", "a list of strings", value)
     if any(isinstance(one, dict) for one in value):
-        return [one.get("text") if isinstance(one, dict) else one for one in value]
+        return [one.get("text", one) if isinstance(one, dict) else one for one in value]
     return value
 
 

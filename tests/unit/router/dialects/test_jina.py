@@ -3,6 +3,13 @@ import pytest
 from tests.support.made_up_models import make_app
 
 
+async def test_documents_that_hold_no_text_are_called_objects_and_not_null(refuse):
+    # vLLM's and Dify's for models that see images
+    document = {"content": [{"type": "text", "text": "a"}]}
+    status, answer = await refuse("/v1/rerank", model="rerank", query="a", documents=[document])
+    assert (status, answer["message"]) == (400, "'documents[0]' must be a string, not an object.")
+
+
 @pytest.mark.parametrize("path", ["/v1/rerank", "/rerank"])
 async def test_rerank_answers_what_jinas_vllms_and_coheres_clients_read(ask, path):
     answer = await ask(path, model="rerank", query="abc", documents=["a", "abc"])

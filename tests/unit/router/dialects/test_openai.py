@@ -91,6 +91,7 @@ def test_options_are_read_and_unknown_fields_ignored():
         ({"input": 7}, "input", "must be a string"),
         ({"input": {"text": "a"}}, "input", "must be a string"),
         ({"input": [True]}, "input", "not true"),
+        ({"input": [{"image": "http://host/a.png"}]}, "input", r"input\[0\].*not an object"),
         ({"input": ["a", 1]}, "input", r"input\[1\].*the number 1"),
         ({"input": [1, "a"]}, "input", r"input\[1\].*a string"),
         ({"input": [1, True]}, "input", r"input\[1\].*true"),
