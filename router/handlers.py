@@ -126,7 +126,10 @@ class Handlers:
             texts = await self._service.detokenize(status.model_id, call.message)
             return await _respond(iter((call.build(texts),)), small=True)
         if isinstance(call, DescribeCall):
-            described = call.build(self._find_any(call.model, path), self._service.limits)
+            status = self._find_any(call.model, path)
+            if call.waits:
+                status = await self._registry.ready(status.model_id)
+            described = call.build(status, self._service.limits)
             return await _respond(iter((described,)), small=True)
         assert isinstance(call, ListCall)
         return await _respond(iter((call.build(self._registry.all()),)), small=True)

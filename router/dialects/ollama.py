@@ -1,7 +1,8 @@
 """Ollama's JSON, to and from our types; pure. Formats: https://github.com/ollama/ollama/blob/main/docs/api.md.
 
 ``keep_alive`` and ``options`` are accepted: models stay loaded here, and none of the options changes vectors. Nothing
-to encode is no error there: clients load a model so, and pass on empty lists (see ``server/routes.go``).
+to encode is no error there: clients load a model so, and pass on empty lists (see ``server/routes.go``). The answer
+comes when the model is loaded.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _NEVER: Final = "9999-12-31T23:59:59Z"
 def parse_embed(fields: Fields) -> EncodeCall | DescribeCall:
     """Read the body of ``/api/embed``."""
     if fields.values.get("input") in ("", []):
-        return DescribeCall(parse_model(fields), _no_vectors)
+        return DescribeCall(parse_model(fields), _no_vectors, waits=True)
     options = read_options(fields)
     texts, holes = read_texts(fields, "input", options)
     request = options.request(parse_model(fields), texts=texts, holes=holes)
@@ -67,7 +68,7 @@ def _no_vectors(status: ShardStatus, _limits: RequestLimits) -> bytes:
 def parse_embeddings(fields: Fields) -> EncodeCall | DescribeCall:
     """Read the body of ``/api/embeddings``, the older route with one text in ``prompt``."""
     if not fields.string("prompt"):
-        return DescribeCall(parse_model(fields), lambda _status, _limits: b'{"embedding":[]}')
+        return DescribeCall(parse_model(fields), lambda _status, _limits: b'{"embedding":[]}', waits=True)
     options = read_options(fields, reads_prompt=False)
     request = options.request(parse_model(fields), texts=(fields.text("prompt"),))
     return EncodeCall(request, build_embeddings, role=options.role)

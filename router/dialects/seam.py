@@ -75,10 +75,11 @@ class DetokenizeCall:
 
 @dataclass(frozen=True, slots=True)
 class DescribeCall:
-    """Ask what the router knows of one model, and what one request may hold."""
+    """Ask what the router knows of one model, and what one request may hold; ``waits`` for the model to be ready."""
 
     model: str
     build: Callable[[ShardStatus, RequestLimits], bytes]
+    waits: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,6 +92,15 @@ async def test_a_model_is_found_by_id_or_name_with_its_slash_raw_or_escaped(aioh
     assert (await response.json())["object"] == "model"
 
 
+@pytest.mark.parametrize(("path", "body"), [("/api/embed", {"input": ""}), ("/api/embeddings", {})])
+async def test_who_loads_a_model_in_ollamas_way_is_not_told_that_it_is_loaded_before_it_is(aiohttp_client, path, body):
+    client = await aiohttp_client(make_app())
+    response = await client.post(path, json={"model": "BAAI/bge-m3"} | body)
+    assert response.status == 503
+    assert "no route" in (await response.json())["error"]
+    assert (await client.post("/api/show", json={"model": "BAAI/bge-m3"})).status == 200
+
+
 async def test_the_list_of_models_shows_every_state(aiohttp_client):
     client = await aiohttp_client(make_app())
     listed = await (await client.get("/v1/models")).json()
