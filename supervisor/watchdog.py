@@ -85,6 +85,9 @@ class Watchdog:
         self._last: Progress | None = None
         #: Since when texts have waited and no batch has begun.
         self._idle_s = now_s
+        #: When we last came back from an absence, and for how long the work in hand has run in absences.
+        self._back_s = now_s
+        self._away_s = 0.0
 
     def hear(self, now_s: float, message: Message) -> None:
         """Take a message of the child."""
@@ -98,6 +101,8 @@ class Watchdog:
                 self._batch_s = max(self._batch_s, _SLOWEST_FACTOR * _longest_batch_s(message.info.encoder))
         elif isinstance(message, Progress):
             self._note_idleness(now_s, message)
+            if now_s - message.running_s >= self._back_s:
+                self._away_s = 0.0
             self._last = message
         self._heard_s = now_s
 
@@ -135,7 +140,7 @@ class Watchdog:
         if self._last is None:
             return None
         if self._last.running_s:
-            batch_s = self._last.running_s + silent_s
+            batch_s = self._last.running_s + silent_s - self._away_s
             if _exceeds(batch_s, self._batch_s):
                 return Hang("stuck", f"was at one batch for {batch_s:.3g} s")
         elif self._last.waiting_texts and self._batch_s:
@@ -151,14 +156,20 @@ class Watchdog:
             self._idle_s = now_s
 
     def _excuse_own_absence(self, now_s: float) -> None:
-        """Count only the time in which we listened: a supervisor that was stopped must not find everybody silent."""
+        """Count only the time in which we listened: a supervisor that was stopped must not find everybody silent.
+
+        Nor stuck: where the whole machine stood still (a paused container), so did the batch in hand.
+        """
         absent_s = now_s - self._checked_s - 2 * self.check_every_s
         self._checked_s = now_s
         if absent_s > 0:
-            self._heard_s += absent_s
-            self._moved_s += absent_s
-            self._ran_s += absent_s
-            self._idle_s += absent_s
+            # What came before this look, though after the absence, is as new as can be.
+            self._heard_s = min(now_s, self._heard_s + absent_s)
+            self._moved_s = min(now_s, self._moved_s + absent_s)
+            self._ran_s = min(now_s, self._ran_s + absent_s)
+            self._idle_s = min(now_s, self._idle_s + absent_s)
+            self._back_s = now_s
+            self._away_s += absent_s
 
 
 def _longest_batch_s(info: EncoderInfo) -> float:

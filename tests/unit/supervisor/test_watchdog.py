@@ -1,3 +1,4 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -263,3 +264,27 @@ def test_reports_come_several_times_within_each_limit(batch_s, silence_s):
 
 def test_without_limits_a_child_reports_once_a_second():
     assert WatchLimits().report_every_s == Watchdog(WatchLimits()).check_every_s == 1.0
+
+
+@pytest.mark.parametrize("hears_first", [True, False])
+def test_a_batch_that_stood_still_with_the_whole_machine_is_no_stuck_one_but_the_next_that_hangs_is(hears_first):
+    """As in a container that is paused: the child's clock has gone on, and its report is there when we look again."""
+    life = ready()
+    life.hear(report(running_s=10.0))
+    life.now_s += 300
+    again = report(running_s=310.0)
+    if hears_first:
+        life.hear(again)
+    assert life.dog.check(life.now_s, is_stopped=False) is None
+    life.hear(again)
+    assert 100 <= life.passes(200, lambda second: report(running_s=310.0 + second)) <= 115
+    assert life.hang.kind == "stuck"
+    life.hear(report(batches_done=1))
+    assert life.passes(200, lambda second: report(running_s=float(second), batches_done=1)) == 121
+
+
+def test_who_is_heard_right_after_an_absence_has_no_longer_to_be_silent_than_others():
+    life = ready()
+    life.now_s += 300
+    life.hear(report())
+    assert life.passes(100) == 32
