@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,7 +17,7 @@ from router.link import ShardLostError
 from router.quarantine import Quarantine, fingerprint, keeps_dying
 from router.registry import Registry
 from router.requests import EncodeRequest
-from router.trials import MAX_LOSSES, Trials
+from router.trials import MAX_LOSSES, News, Trials
 from router.visit import VISIT, request_id
 
 
@@ -117,11 +117,11 @@ class Delivery:
         registry: Registry,
         backend: EmbeddingBackend,
         quarantine: Quarantine,
-        on_resent: Callable[[str], None] = lambda _model_id: None,
+        news: News,
     ) -> None:
         self._backend = backend
         self._quarantine = quarantine
-        self._trials: Trials[Encoded] = Trials(registry, quarantine, on_resent)
+        self._trials: Trials[Encoded] = Trials(registry, quarantine, news)
 
     async def send(self, call: Call, begin: int, end: int) -> list[Encoded]:
         """Return the results of the inputs from ``begin`` up to ``end``, in order, in one part or several.

@@ -32,6 +32,7 @@ _MAX_LEFT: Final = 1024
 class Left:
     """A request whose client has left: the fingerprints of its inputs, and whether it was alone in the process."""
 
+    model_id: str
     marks: tuple[bytes, ...]
     alone: bool
 
@@ -184,7 +185,7 @@ class Link(asyncio.Protocol):
 
     def _keep_in_mind(self, request_id: int, message: Encode | Tokenize | Detokenize) -> None:
         marks = tuple(fingerprint(self.model_id, message, index) for index in range(message.count))
-        self._left[request_id] = Left(marks, message.alone)
+        self._left[request_id] = Left(self.model_id, marks, message.alone)
         while len(self._left) > _MAX_LEFT:
             self._left.popitem(last=False)
 

@@ -18,7 +18,7 @@ from emb_model_provider.lifecycle import ControlChannel, start_child
 from emb_model_provider.logs import EventLog, configure_child_logs
 from emb_model_provider.messages.configs import RouterConfig
 from emb_model_provider.messages.framing import Message
-from emb_model_provider.messages.status import Quarantined, RouterReady, ShardTable
+from emb_model_provider.messages.status import Acquitted, Quarantined, RouterReady, ShardTable
 from emb_model_provider.tracing import make_tracer
 from router import access_log
 from router.accepting import Accepting, room_for_connections
@@ -68,10 +68,11 @@ async def _serve(
     registry.update(table)
     backend = LocalBackend(registry, control.send)
     service = EmbeddingService(registry, backend, _policy(config))
-    backend.on_left = lambda left: service.quarantine.found(left.marks, alone=left.alone)
+    backend.on_left = service.left_behind
     around = config.around
     meter = Meter(Store(around.run_directory, around.index))
     service.on_resent, service.quarantine.on_added = meter.resent, _tell_of_quarantine(control)
+    service.on_acquitted = lambda model_id: control.send(Acquitted(model_id))
     own = [web.get("/metrics", metrics_endpoint(meter, registry)), *describing_routes(around.url_prefix)]
     handlers = Handlers(service, registry, config.max_request_bytes, own, meter.loop_lag_s)
     authenticator = Authenticator(config.api_key_digests)

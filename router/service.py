@@ -17,6 +17,7 @@ from router.caller import CALLER
 from router.delivery import Call, Delivery
 from router.gate import Gate
 from router.limits import RequestLimits, measure, measure_spelled
+from router.link import Left
 from router.quarantine import Quarantine
 from router.registry import Registry
 from router.requests import EncodeRequest, EncodeResult
@@ -38,6 +39,8 @@ _SLICES_IN_FLIGHT: Final = 2
 _SMALL_INPUTS: Final = 8
 _SMALL_TOKENS: Final = 1024
 _TRIES: Final = 3
+#: A model that has answered nobody for so long may itself be what is wrong.
+_LATELY_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +65,12 @@ class EmbeddingService:
         self._policy = policy or Policy()
         self._gates: dict[str, Gate] = {}
         self.quarantine = Quarantine(self._policy.quarantine_s)
-        self._delivery = Delivery(registry, backend, self.quarantine, self._resent)
-        self._spelling = Spelling(registry, backend, self.quarantine, self._resent)
+        self._delivery = Delivery(registry, backend, self.quarantine, self)
+        self._spelling = Spelling(registry, backend, self.quarantine, self)
         #: Hears of each slice that is sent again because a process died.
         self.on_resent: Callable[[str], None] = lambda _model_id: None
+        #: Hears of each model that is well though it has died, for what it died of is known.
+        self.on_acquitted: Callable[[str], None] = lambda _model_id: None
 
     @property
     def limits(self) -> RequestLimits:
@@ -134,8 +139,22 @@ class EmbeddingService:
             gate = self._gates[model_id] = Gate(model_id, self._policy.max_queue_s)
         return gate
 
-    def _resent(self, model_id: str) -> None:
+    def left_behind(self, left: Left) -> None:
+        """Hear of what a process was at when it died, and whose client had left."""
+        self.quarantine.found(left.marks, alone=left.alone)
+        if left.alone:
+            self.found_guilty(left.model_id)
+
+    # ----------------------------------------------------------------------------------------- implements trials.News
+
+    def resent(self, model_id: str) -> None:
         self.on_resent(model_id)
+
+    def found_guilty(self, model_id: str) -> None:
+        # One that dies whatever it is asked would have every input blamed, one after the other.
+        is_well = time.time() - self.gate(model_id).last_success < _LATELY_S
+        if is_well and self.quarantine:
+            self.on_acquitted(model_id)
 
     async def _wait(
         self, status: ShardStatus, client: str, tokens: list[int], *, is_small: bool, timeout_s: float | None

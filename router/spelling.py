@@ -16,7 +16,7 @@ from router.backend import EmbeddingBackend
 from router.link import ShardLostError
 from router.quarantine import Quarantine, fingerprint, keeps_dying
 from router.registry import Registry
-from router.trials import MAX_LOSSES, Trials
+from router.trials import MAX_LOSSES, News, Trials
 
 Row = TypeVar("Row")
 
@@ -62,12 +62,10 @@ class _Question(Generic[Row]):
 class Spelling:
     """Sends questions to a backend; shares what is known of guilty inputs with ``delivery``."""
 
-    def __init__(
-        self, registry: Registry, backend: EmbeddingBackend, quarantine: Quarantine, on_resent: Callable[[str], None]
-    ) -> None:
+    def __init__(self, registry: Registry, backend: EmbeddingBackend, quarantine: Quarantine, news: News) -> None:
         self._backend = backend
-        self._tokenizing: Trials[Many[Token]] = Trials(registry, quarantine, on_resent)
-        self._detokenizing: Trials[str] = Trials(registry, quarantine, on_resent)
+        self._tokenizing: Trials[Many[Token]] = Trials(registry, quarantine, news)
+        self._detokenizing: Trials[str] = Trials(registry, quarantine, news)
 
     async def tokenize(self, model_id: str, message: Tokenize) -> Tokens:
         """Return the tokens of each text; raise ``RequestError``."""

@@ -49,6 +49,16 @@ class Asked(Protocol[Row]):
         """Tell whether this result is right for whoever wants the same: an error names an input as one client does."""
 
 
+class News(Protocol):
+    """What is told of a model's inputs; ``service`` implements it."""
+
+    def resent(self, model_id: str) -> None:
+        """Hear that inputs are sent again because a process died."""
+
+    def found_guilty(self, model_id: str) -> None:
+        """Hear that an input has killed a process, and which is refused from now on."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Verdict(Generic[Row]):
     """What became of an innocent input that was tried."""
@@ -60,10 +70,10 @@ class _Verdict(Generic[Row]):
 class Trials(Generic[Row]):
     """Tries suspects, each once however many ask for it; what it learns of guilty ones outlives requests."""
 
-    def __init__(self, registry: Registry, quarantine: Quarantine, on_resent: Callable[[str], None]) -> None:
+    def __init__(self, registry: Registry, quarantine: Quarantine, news: News) -> None:
         self._registry = registry
         self._quarantine = quarantine
-        self._on_resent = on_resent
+        self._news = news
         #: Inputs that are being tried, and the verdict, if there is one; others with the same input wait for that.
         self._running: dict[bytes, asyncio.Future[_Verdict[Row] | None]] = {}
 
@@ -95,7 +105,7 @@ class Trials(Generic[Row]):
             suspect=lost.started,
             inputs=len(indices),
         )
-        self._on_resent(asked.model_id)
+        self._news.resent(asked.model_id)
         if lost.started:
             return await self.each(asked, indices, send_alone)
         # Let those that heard of the same death begin their trials; their tasks take a turn of the loop more.
@@ -157,6 +167,7 @@ class Trials(Generic[Row]):
                 if lost.started:
                     log.error("input_kills", request_id=request_id() or None, model=asked.model_id, index=index)
                     self._quarantine.add(mark)
+                    self._news.found_guilty(asked.model_id)
                     return asked.without(crashed_model(asked.label(index)))
         raise keeps_dying()
 

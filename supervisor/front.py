@@ -14,7 +14,14 @@ from typing import Final, Literal, Protocol
 from emb_model_provider.logs import EventLog
 from emb_model_provider.messages.configs import RouterConfig
 from emb_model_provider.messages.framing import Message
-from emb_model_provider.messages.status import Heartbeat, Quarantined, RestartShard, RouterReady, ShardTable
+from emb_model_provider.messages.status import (
+    Acquitted,
+    Heartbeat,
+    Quarantined,
+    RestartShard,
+    RouterReady,
+    ShardTable,
+)
 from supervisor.changes import router_change
 from supervisor.child import Launch
 from supervisor.keeper import Death, Keeper, Kept
@@ -45,6 +52,9 @@ class FrontOwner(Protocol):
 
     def shard_demanded(self, request: RestartShard) -> None:
         """Hear that a router wants another process for a model."""
+
+    def shard_acquitted(self, model_id: str) -> None:
+        """Hear that a model's deaths so far were the work of inputs that are refused now."""
 
     def front_lost(self) -> None:
         """Hear that no router can be had."""
@@ -251,6 +261,8 @@ class Router:
             self._seat.owner.front_opened(message.pid)
         elif isinstance(message, RestartShard):
             self._seat.owner.shard_demanded(message)
+        elif isinstance(message, Acquitted):
+            self._seat.owner.shard_acquitted(message.model_id)
         elif isinstance(message, Quarantined):
             self._seat.front.spread(message, self._seat)
         elif isinstance(message, Heartbeat):

@@ -109,6 +109,10 @@ class Post:
         self.holder.setting = self.wanted
         _keeper(self.holder).revive()
 
+    def acquit(self) -> None:
+        """Forget the deaths of a holder that is well, and start it at once where it is dead."""
+        _keeper(self.holder).revive()
+
     def take_hubs(self) -> None:
         """Have the holder's next start use the hubs wanted now; its own description stays as it is."""
         self.holder.setting = replace(self.holder.setting, hubs=self.wanted.hubs)

@@ -276,6 +276,11 @@ class Tree:
         if post is not None and post.give_up(request.generation, f"failed the router: {request.why}"):
             log.warning("given_up", model=request.model_id, generation=request.generation, why=request.why)
 
+    def shard_acquitted(self, model_id: str) -> None:
+        post = self._posts.get(model_id)
+        if post is not None:
+            post.acquit()
+
     def front_lost(self) -> None:
         self._is_disorderly = True
         self._stop_requested.set()

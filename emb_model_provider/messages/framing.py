@@ -10,6 +10,7 @@ from emb_model_provider.frames import Frame, pack_frame
 from emb_model_provider.messages.configs import RouterConfig, ShardConfig
 from emb_model_provider.messages.link import Cancel, Detokenize, Encode, Encoded, Failed, Hello, Texts, Tokenize, Tokens
 from emb_model_provider.messages.status import (
+    Acquitted,
     Heartbeat,
     LoadFailed,
     LoadProgress,
@@ -42,6 +43,7 @@ Message = (
     | Progress
     | Heartbeat
     | Quarantined
+    | Acquitted
 )
 
 _CLASSES: Final[dict[int, type[Message]]] = {
@@ -49,7 +51,7 @@ _CLASSES: Final[dict[int, type[Message]]] = {
     7: Tokenize, 8: Tokens, 9: Detokenize, 10: Texts,
     32: ShardConfig, 33: RouterConfig, 34: LoadProgress, 35: Ready, 36: LoadFailed,
     37: ShardTable, 38: RouterReady, 39: RestartShard,
-    40: Progress, 41: Heartbeat, 42: Quarantined,
+    40: Progress, 41: Heartbeat, 42: Quarantined, 43: Acquitted,
 }  # fmt: skip
 _KINDS: Final[dict[type[Message], int]] = {cls: kind for kind, cls in _CLASSES.items()}
 

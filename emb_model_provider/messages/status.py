@@ -211,6 +211,12 @@ class Quarantined(Wire, frozen=True):
     fingerprints: Many[bytes]
 
 
+class Acquitted(Wire, frozen=True):
+    """Router to supervisor: this model died of inputs that are refused from now on, and has answered others lately."""
+
+    model_id: str
+
+
 class RestartShard(Wire, frozen=True):
     """Router to supervisor: this generation answers wrongly or not at all; give me another."""
 

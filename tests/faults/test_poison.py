@@ -118,6 +118,19 @@ def test_case_4_a_killer_whose_clients_never_wait_for_its_deaths_is_found_out_al
     assert deaths(server) == 2
 
 
+def test_case_4_texts_that_kill_do_not_take_the_model_from_everybody_else_however_many_they_are(tmp_path):
+    limits = {"EMB_PROVIDER_RESTART_LIMIT": "3", "EMB_PROVIDER_RESTART_DELAY_S": "0.05"}
+    with serving(tmp_path, **limits) as server, SteadyLoad(server, "en", "innocent") as load:
+        load.wait_for(lambda: len(load.done) > 0, 20, "the model has answered")
+        for number in range(2):
+            (guilty,) = Asking(server, [Asked("en", [f"!exit number {number}"])]).finish()
+            assert guilty.error["code"] == "request_crashed_model"
+        answered = len(load.done)
+        load.wait_for(lambda: len(load.done) > answered + 1, 20, "the model serves on")
+        assert deaths(server) == 4
+    assert load.statuses() == {200}
+
+
 def ask_many_at_once(server, order):
     poison = [Asked("en", [f"{order} the same"]) for _ in range(6)]
     innocent = [Asked("en", [f"innocent {n}", "你好"]) for n in range(20)]

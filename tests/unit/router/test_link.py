@@ -205,8 +205,8 @@ async def test_what_a_shard_was_at_when_it_died_is_told_of_though_its_client_had
         await leave(one)
     link.connection_lost(None)
     assert told == [
-        Left((fingerprint("m", two, 0), fingerprint("m", two, 1)), alone=False),
-        Left((fingerprint("m", alone, 0),), alone=True),
+        Left("m", (fingerprint("m", two, 0), fingerprint("m", two, 1)), alone=False),
+        Left("m", (fingerprint("m", alone, 0),), alone=True),
     ]
     with pytest.raises(ShardLostError):
         await stays

@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from emb_model_provider.errors import QuarantinedError, UnavailableError
+from emb_model_provider.errors import EncodeError, QuarantinedError, UnavailableError
 from emb_model_provider.messages.link import Encode, Encoded, InputError
 from emb_model_provider.messages.status import ShardTable
-from router.link import ShardLostError
+from router.link import Left, ShardLostError
 from router.quarantine import fingerprint
 from router.registry import Registry
 from router.requests import EncodeRequest
@@ -203,3 +203,37 @@ async def test_a_suspect_that_a_process_has_lived_through_is_none_any_more(scene
     assert asked.result()
     await scene.ask("odd")
     assert scene.here == [(("odd",), False)]
+
+
+@pytest.mark.parametrize(
+    ("answers_others", "quarantine_s", "told"), [(True, 600.0, ["m"]), (False, 600.0, []), (True, 0.0, [])]
+)
+async def test_a_model_that_answers_others_is_acquitted_of_what_an_input_did_that_is_refused_from_now_on(
+    answers_others, quarantine_s, told
+):
+    scene = Scene(Policy(quarantine_s=quarantine_s))
+    acquitted: list[str] = []
+    scene.service.on_acquitted = acquitted.append
+    if answers_others:
+        innocent = await scene.ask("innocent")
+        await scene.answer()
+        await innocent
+    guilty = await scene.ask("guilty")
+    await scene.die("guilty")
+    assert acquitted == [], "nobody knows yet what it was"
+    await scene.die("guilty")
+    with pytest.raises(EncodeError):
+        await guilty
+    assert acquitted == told
+
+
+async def test_a_model_is_acquitted_too_where_the_guilty_ones_client_had_left(scene):
+    acquitted: list[str] = []
+    scene.service.on_acquitted = acquitted.append
+    innocent = await scene.ask("innocent")
+    await scene.answer()
+    await innocent
+    scene.service.left_behind(Left("m", (b"a", b"b"), alone=False))
+    assert acquitted == []
+    scene.service.left_behind(Left("m", (b"b",), alone=True))
+    assert acquitted == ["m"]

@@ -5,7 +5,15 @@ import asyncio
 import pytest
 
 from emb_model_provider.messages.configs import LogConfig, RouterConfig, Surroundings
-from emb_model_provider.messages.status import Heartbeat, Progress, Quarantined, RestartShard, RouterReady, ShardTable
+from emb_model_provider.messages.status import (
+    Acquitted,
+    Heartbeat,
+    Progress,
+    Quarantined,
+    RestartShard,
+    RouterReady,
+    ShardTable,
+)
 from supervisor.front import Front
 from supervisor.keeper import Death
 from supervisor.posts import KILL_MARGIN_S
@@ -113,6 +121,9 @@ class House:
 
     def shard_demanded(self, request: RestartShard) -> None:
         self.heard.append(request)
+
+    def shard_acquitted(self, model_id: str) -> None:
+        self.heard.append(f"acquitted {model_id}")
 
     def front_lost(self) -> None:
         self.heard.append("lost")
@@ -399,6 +410,12 @@ async def test_a_demand_for_another_process_reaches_the_owner(make_house):
     demand = RestartShard("en", 1, "it lies")
     house.hear(0, demand)
     assert house.heard == [demand]
+
+
+async def test_that_a_model_is_well_reaches_the_owner(make_house):
+    house = make_house()
+    house.hear(0, Acquitted("en"))
+    assert house.heard == ["acquitted en"]
 
 
 @pytest.mark.parametrize(("lag_s", "lines"), [(1.0, []), (1.01, ["router_busy"])])

@@ -515,6 +515,12 @@ async def test_a_demand_about_who_is_gone_harms_nobody(world, caplog, model_id, 
     assert caplog.records == []
 
 
+async def test_a_model_that_is_acquitted_has_its_deaths_forgotten_and_one_that_is_gone_harms_nobody(world):
+    world.tree.shard_acquitted("nobody")
+    world.tree.shard_acquitted("en")
+    assert world.keeper("en").told == ["start", "revive"]
+
+
 async def test_systemd_hears_that_connections_are_taken(world):
     world.router.kept.on_message(RouterReady(5))
     assert world.notes == ["notifier ready"]
