@@ -35,6 +35,7 @@ from shard.encoders.sentence_transformer import ForwardPath
 from shard.encoders.splade import SpladeHead
 from shard.encoders.switched_attention import SwitchedAttention, find_sparse
 from shard.encoders.text_tokenizer import TextTokenizer, TokenizerFacts
+from shard.encoders.transposed import use_linears
 from shard.foreign_ids import Decode
 from shard.generative import GenerativeFiles
 from shard.recipe import Recipe
@@ -61,6 +62,7 @@ def place(modules: Sequence[nn.Module], plan: ComputePlan, recipe: Recipe) -> Pa
     """Bring modules to the device and format of ``plan``; raise ``LoadError`` where the tokenizer is of no use."""
     transformer: Any = modules[0]
     if not plan.uses_bitsandbytes:  # it has placed its weights itself and refuses to be moved
+        use_linears(transformer)
         transformer.to(plan.device)
     tokenizer = _fast_tokenizer(transformer)
     heads = _make_head(modules, tokenizer, recipe)

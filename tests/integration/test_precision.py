@@ -235,6 +235,26 @@ def test_a_t5_that_looks_at_its_weights_can_be_stored_in_8_bit(tmp_path):
     assert encoder.info.cosine > 0.99
 
 
+def test_gpt_2_which_keeps_its_matrices_transposed_is_stored_in_8_bit_as_any_other(tmp_path):
+    from sentence_transformers import SentenceTransformer
+    from transformers import GPT2Config, GPT2Model
+
+    directory = tiny_models.make_plain(tmp_path / "model")
+    torch.manual_seed(0)
+    GPT2Model(GPT2Config(vocab_size=8192, n_embd=32, n_layer=2, n_head=2, n_positions=128)).save_pretrained(directory)
+    reference = SentenceTransformer(str(directory), device="cpu")
+    expected = np.stack([reference.encode(text) for text in SAMPLE_TEXTS])
+    exact = opened(tmp_path, directory, "fp32")
+    assert np.abs(vectors(exact) - expected).max() <= 1e-5
+    matrices = 2 * (3 + 1 + 4 + 4) * 32 * 32
+    for method in ("dynamic", "weight-only"):
+        encoder = opened(tmp_path, directory, "int8", int8_method=method)
+        assert encoder.info.kernel == f"int8-{method}"
+        assert cosines(vectors(encoder), expected).min() > 0.99
+        saved = exact.info.weights_bytes - encoder.info.weights_bytes
+        assert saved > 2.5 * matrices, "of four bytes one is left"
+
+
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 @pytest.mark.parametrize("make", [tiny_models.make_gte, tiny_models.make_corom, tiny_models.make_sentence_transformers])
 def test_every_layout_can_be_stored_in_16_bit(tmp_path, make, precision):

@@ -42,7 +42,7 @@ class NarrowWeight:
 
 def narrow(weight: torch.Tensor, largest: float = _LARGEST) -> NarrowWeight:
     """Round a float weight of shape (out, in) to 8 bit, the largest value of each output to ``largest``."""
-    wide = weight.detach().float()
+    wide = weight.detach().float().contiguous()  # oneDNN misreads one that lies transposed
     scales = (wide.abs().amax(dim=1) / largest).clamp_min_(_SMALLEST_SCALE)
     return NarrowWeight(torch.round(wide / scales[:, None]).to(torch.int8), scales)
 
