@@ -17,7 +17,7 @@ from router.link import ShardLostError
 from router.quarantine import Quarantine, fingerprint, keeps_dying
 from router.registry import Registry
 from router.requests import EncodeRequest
-from router.trials import MAX_LOSSES, News, Trials
+from router.trials import News, Trials
 from router.visit import VISIT, request_id
 
 
@@ -156,7 +156,7 @@ class Delivery:
 
     async def _send_healthy(self, call: Call, begin: int, end: int) -> list[Encoded]:
         turn, indices = call.turn(begin, end), range(begin, end)
-        for _ in range(MAX_LOSSES):
+        for _ in self._trials.tries():
             if not call.gate.is_open(turn):
                 await call.gate.wait(turn)
             is_answered = False

@@ -34,6 +34,8 @@ class Quarantine:
         self._until_s: OrderedDict[bytes, float] = OrderedDict()
         self._last_until_s = 0.0
         self._suspects: OrderedDict[bytes, None] = OrderedDict()
+        #: How many inputs have been found guilty here, ever.
+        self.found_guilty = 0
         #: Hears of every input that is found guilty here.
         self.on_added: Callable[[bytes], None] = lambda _fingerprint: None
 
@@ -48,6 +50,7 @@ class Quarantine:
 
     def add(self, fingerprint: bytes) -> None:
         """Refuse this input from now on."""
+        self.found_guilty += 1
         self.learn(fingerprint)
         self.clear(fingerprint)
         self.on_added(fingerprint)

@@ -16,7 +16,7 @@ from router.backend import EmbeddingBackend
 from router.link import ShardLostError
 from router.quarantine import Quarantine, fingerprint, keeps_dying
 from router.registry import Registry
-from router.trials import MAX_LOSSES, News, Trials
+from router.trials import News, Trials
 
 Row = TypeVar("Row")
 
@@ -88,7 +88,7 @@ class Spelling:
 
 async def _ask(asked: _Question[Row], trials: Trials[Row]) -> tuple[Row, ...]:
     indices = range(asked.message.count)
-    for _ in range(MAX_LOSSES):
+    for _ in trials.tries():
         await trials.settled(asked, indices)
         for index in indices:
             if (refusal := trials.refusal(asked, index)) is not None:

@@ -8,7 +8,7 @@ gets its own error, and is kept in quarantine. Where its client has left by then
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable, Iterable
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar
 
@@ -21,8 +21,8 @@ from router.visit import request_id
 
 log = EventLog("router.trials")
 
-#: As often are innocents sent again, to one process after the other.
-MAX_LOSSES: Final = 10
+#: As often are innocents sent, to one process after the other, while nothing is found that these die of.
+_MAX_LOSSES: Final = 10
 
 Row = TypeVar("Row")
 
@@ -76,6 +76,14 @@ class Trials(Generic[Row]):
         self._news = news
         #: Inputs that are being tried, and the verdict, if there is one; others with the same input wait for that.
         self._running: dict[bytes, asyncio.Future[_Verdict[Row] | None]] = {}
+
+    def tries(self) -> Iterator[None]:
+        """Yield as often as an input is to be sent; it is counted anew when another one is found guilty."""
+        losses = 0
+        while losses < _MAX_LOSSES:
+            known = self._quarantine.found_guilty
+            yield
+            losses = losses + 1 if self._quarantine.found_guilty == known else 0
 
     async def settled(self, asked: Asked[Row], indices: Iterable[int]) -> None:
         """Wait until the model has a process and nobody tries any of these inputs."""
@@ -156,7 +164,7 @@ class Trials(Generic[Row]):
         self, asked: Asked[Row], index: int, mark: bytes, send_alone: Callable[[int], Awaitable[Row]]
     ) -> Row:
         """Send one suspect by itself. It waits for no turn: it has had one, and others wait for its verdict."""
-        for _ in range(MAX_LOSSES):
+        for _ in self.tries():
             # First the wait for a process: another router may find the same input guilty meanwhile.
             await self._registry.ready(asked.model_id)
             if (refusal := self.refusal(asked, index)) is not None:

@@ -237,3 +237,23 @@ async def test_a_model_is_acquitted_too_where_the_guilty_ones_client_had_left(sc
     assert acquitted == []
     scene.service.left_behind(Left("m", (b"b",), alone=True))
     assert acquitted == ["m"]
+
+
+async def test_innocents_are_sent_again_for_as_long_as_it_is_found_out_what_the_process_dies_of(scene):
+    innocent = await scene.ask("innocent")
+    for number in range(12):
+        killer = await scene.ask(f"killer {number}")
+        await scene.die(f"killer {number}")
+        await scene.die(f"killer {number}")
+        assert isinstance(killer.exception(), EncodeError)
+    await scene.answer()
+    assert innocent.exception() is None
+
+
+async def test_innocents_whose_process_goes_away_again_and_again_hear_so_in_the_end(scene):
+    innocent = await scene.ask("innocent")
+    for _ in range(9):
+        await scene.die()
+    assert not innocent.done()
+    await scene.die()
+    assert isinstance(innocent.exception(), UnavailableError)
