@@ -158,6 +158,11 @@ class RotatedFile(logging.handlers.RotatingFileHandler):
     def _open(self) -> TextIOWrapper:
         return open(self.baseFilename, "a", encoding="utf-8", opener=_open_at_once)
 
+    def shouldRollover(self, record: logging.LogRecord) -> int:  # noqa: N802 - the standard library's name
+        # Python 3.13 asks a pipe where it stands, and loses the line.
+        is_pipe = self.stream is not None and not self.stream.seekable()
+        return not is_pipe and super().shouldRollover(record)
+
     def doRollover(self) -> None:  # noqa: N802 - the standard library's name
         try:
             super().doRollover()
