@@ -49,7 +49,7 @@ class Worker:
     def __enter__(self) -> Worker:
         try:
             self._receive(_CALL_TIMEOUT_S)
-        except BaseException:
+        except BaseException:  # also Ctrl-C: ``__exit__`` is not called for what was not entered
             self.stop()
             raise
         return self

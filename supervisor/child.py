@@ -124,7 +124,7 @@ async def spawn(launch: Launch, on_message: Callable[[Message], None], on_line: 
             # Ctrl-C in the terminal is for the supervisor, which stops the others in order.
             process_group=0,
         )
-    except BaseException:
+    except BaseException:  # also a cancellation: nobody else knows the descriptor
         ours.close()
         raise
     finally:
@@ -133,7 +133,7 @@ async def spawn(launch: Launch, on_message: Callable[[Message], None], on_line: 
     ours.setblocking(False)  # noqa: FBT003 - the standard library's signature
     try:
         await asyncio.get_running_loop().create_connection(lambda: control, sock=ours)
-    except BaseException:
+    except BaseException:  # also a cancellation: nobody else knows the process
         ours.close()  # ends the child, if the signal does not
         with contextlib.suppress(ProcessLookupError):
             process.kill()

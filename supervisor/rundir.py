@@ -242,7 +242,7 @@ def _lock(path: Path, kind: int = fcntl.LOCK_EX) -> int:
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
         _check_is_at(path, descriptor)
-    except BaseException:
+    except BaseException:  # also Ctrl-C: nobody else knows the descriptor
         os.close(descriptor)
         raise
     return descriptor

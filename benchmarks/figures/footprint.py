@@ -114,7 +114,7 @@ def _sentence_transformers(setting: Setting, selection: list[str]) -> tuple[Priv
                 found.append(_private_when_ready(process.stdout, process.pid))
                 process.stdin.write(line + "\n")
                 process.stdin.flush()
-        except BaseException:
+        except BaseException:  # also Ctrl-C: the process would wait for its next line for ever
             process.kill()
             raise
     return found[0], found[1]

@@ -23,7 +23,7 @@ def read_partial_input(
     assert isinstance(value, list)
     check_count("input", value, MAX_INPUTS)
     if any(isinstance(one, str | dict) for one in value):
-        texts, holes = without_holes([_text_in(one) for one in value], "input")
+        texts, holes = without_holes([text_in(one) for one in value], "input")
         return texts, (), holes
     texts, token_ids = yield from read_input(fields)
     return texts, token_ids, {}
@@ -49,11 +49,12 @@ def read_input(fields: Fields) -> Generator[None, None, _Inputs]:
     if isinstance(first, list):
         return (), (yield from checked_id_lists("input", value))
     if isinstance(first, dict):  # Jina's clients wrap each text
-        return tuple(_checked_text(_text_in(one), f"[{index}]") for index, one in enumerate(value)), ()
+        return tuple(_checked_text(text_in(one), f"[{index}]") for index, one in enumerate(value)), ()
     raise _bad_input(f"'input[0]' must be a string, a token id or a list of token ids, not {kind_of(first)}.")
 
 
-def _text_in(one: object) -> object:
+def text_in(one: object) -> object:
+    """Return the text that Jina's clients wrap into an object; anything else as it is, to be refused as what it is."""
     return one.get("text", one) if isinstance(one, dict) else one
 
 

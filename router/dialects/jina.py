@@ -17,6 +17,7 @@ import orjson
 
 from emb_model_provider.errors import InvalidRequestError, RequestError
 from router.dialects.fields import Fields, wrong
+from router.dialects.inputs import text_in
 from router.dialects.options import read_options
 from router.dialects.pairs import Listed, Pairs, read_pairs
 from router.dialects.ranking import RANKS, best, pair_details, pair_errors, plan_pairs, scores
@@ -79,9 +80,7 @@ def read_documents(fields: Fields) -> list[object]:
         raise InvalidRequestError("'documents' is required: a list of strings.", param="documents")
     if not isinstance(value, list):
         raise wrong("documents", "a list of strings", value)
-    if any(isinstance(one, dict) for one in value):
-        return [one.get("text", one) if isinstance(one, dict) else one for one in value]
-    return value
+    return [text_in(one) for one in value]
 
 
 def _strings(documents: list[object]) -> tuple[str | None, ...]:

@@ -77,9 +77,11 @@ def capture(model: PreTrainedModel, *, type_ids: bool) -> fx.GraphModule:
     inputs = [ids, torch.arange(_TRACED_TOKENS, device=model.device)[None]]
     inputs += [torch.zeros_like(ids)] if type_ids else []
     try:
-        with torch.inference_mode(), attention_by(model, ATTENTION_NAME, _mark_attention, _no_mask), _KeepWhole():
-            graph = make_fx(forward, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*inputs)
-    except Exception as error:  # tracing runs foreign code in a foreign way: it may raise anything
+        with torch.inference_mode():
+            with attention_by(model, ATTENTION_NAME, _mark_attention, _no_mask), _KeepWhole():
+                graph = make_fx(forward, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*inputs)
+            check_masks(model, lambda: forward(*inputs))
+    except Exception as error:  # this runs foreign code in a foreign way: it may raise anything
         raise CaptureError(
             f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
         ) from error
@@ -88,11 +90,6 @@ def capture(model: PreTrainedModel, *, type_ids: bool) -> fx.GraphModule:
     _drop_copies(graph.graph)
     if _numbers_tokens(graph.graph):
         raise CaptureError("it numbers its tokens by itself")  # on from one text to the next, and beyond its table
-    try:
-        with torch.inference_mode():
-            check_masks(model, lambda: forward(*inputs))
-    except Exception as error:  # foreign code again
-        raise CaptureError(str(error)) from error
     return graph
 
 

@@ -1,6 +1,7 @@
 """Opening links: whose fault it is that a shard cannot be reached."""
 
 import asyncio
+import contextlib
 import errno
 import os
 import struct
@@ -117,19 +118,31 @@ async def test_a_process_whose_place_another_has_taken_was_relieved(tmp_path):
         await server.wait_closed()
 
 
-@pytest.mark.parametrize(("who", "warnings"), [("the router", []), ("the shard", ["shard_lost"])])
-async def test_a_link_that_the_router_itself_closes_is_no_shard_lost(who, warnings, tmp_path, caplog):
-    """As it does when it has finished: at every orderly stop, and when a reload replaces it."""
-    caplog.set_level("INFO")
-    backend, demands = make_backend(tmp_path)
-    end = asyncio.get_running_loop().create_future()
+@contextlib.asynccontextmanager
+async def silent_shard(backend, tmp_path):
+    """A shard that takes a link and says nothing on it; yields what its end of the link will be."""
+    loop = asyncio.get_running_loop()
+    end = loop.create_future()
 
     class Shard(asyncio.Protocol):
         def connection_made(self, transport):
             end.set_result(transport)
 
-    server = await asyncio.get_running_loop().create_unix_server(Shard, str(tmp_path / "s.sock"))
+    server = await loop.create_unix_server(Shard, str(tmp_path / "s.sock"))
     try:
+        yield end
+    finally:
+        backend.close()
+        server.close()
+        await server.wait_closed()
+
+
+@pytest.mark.parametrize(("who", "warnings"), [("the router", []), ("the shard", ["shard_lost"])])
+async def test_a_link_that_the_router_itself_closes_is_no_shard_lost(who, warnings, tmp_path, caplog):
+    """As it does when it has finished: at every orderly stop, and when a reload replaces it."""
+    caplog.set_level("INFO")
+    backend, demands = make_backend(tmp_path)
+    async with silent_shard(backend, tmp_path) as end:
         link = await backend._link("en")
         theirs = await end
         if who == "the router":
@@ -139,10 +152,6 @@ async def test_a_link_that_the_router_itself_closes_is_no_shard_lost(who, warnin
         await link.lost
         assert [record.message for record in caplog.records if record.name == "router.backend"] == warnings
         assert demands == []
-    finally:
-        backend.close()
-        server.close()
-        await server.wait_closed()
 
 
 async def test_requests_go_to_a_successor_although_its_predecessor_still_answers(tmp_path):
@@ -190,14 +199,7 @@ async def test_of_what_a_shard_was_at_nobody_is_told_when_it_is_the_router_that_
     backend, _ = make_backend(tmp_path)
     left = []
     backend.on_left = left.append
-    end = asyncio.get_running_loop().create_future()
-
-    class Shard(asyncio.Protocol):
-        def connection_made(self, transport):
-            end.set_result(transport)
-
-    server = await asyncio.get_running_loop().create_unix_server(Shard, str(tmp_path / "s.sock"))
-    try:
+    async with silent_shard(backend, tmp_path) as end:
         asked = asyncio.create_task(backend.encode("en", Encode(("a",), alone=True)))
         theirs = await end
         link = await backend._link("en")
@@ -211,7 +213,3 @@ async def test_of_what_a_shard_was_at_nobody_is_told_when_it_is_the_router_that_
             theirs.close()
         await link.lost
         assert [one.alone for one in left] == [True] * told
-    finally:
-        backend.close()
-        server.close()
-        await server.wait_closed()
