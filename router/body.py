@@ -20,6 +20,8 @@ from router.admission import Budget
 
 _BODY_TIMEOUT_S = 60.0
 _RETRY_AFTER_S = 1.0
+#: Python joins as much and more without holding its lock, so that it is worth another thread.
+_JOINED_ELSEWHERE_BYTES = 2**20
 
 
 class HeldBytes:
@@ -88,7 +90,8 @@ async def _receive(request: web.Request, max_bytes: int, held: HeldBytes | None)
             raise _too_large(max_bytes)
         if held is not None:
             held.grow_to(size)
-    return b"".join(pieces)
+    # Joining 12 MB takes up to 10 ms: most of it is the machine that finds new pages.
+    return await asyncio.to_thread(b"".join, pieces) if size >= _JOINED_ELSEWHERE_BYTES else b"".join(pieces)
 
 
 def _too_large(max_bytes: int) -> PayloadTooLargeError:

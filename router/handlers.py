@@ -148,6 +148,8 @@ class Handlers:
         characters = sum(map(len, planned.texts)) + sum(map(len, planned.seconds))
         if visit is not None:
             visit.shares = script_shares(planned.seconds or planned.texts)
+        if characters >= LARGE_BYTES:  # planning was a step, measuring is the next
+            await asyncio.sleep(0)
         result = await self._service.embed(planned, since_s)
         if visit is not None:
             visit.result = result

@@ -20,13 +20,12 @@ from router.dialects.fields import Fields, wrong
 from router.dialects.inputs import text_in
 from router.dialects.options import read_options
 from router.dialects.pairs import Listed, Pairs, read_pairs
-from router.dialects.ranking import RANKS, best, pair_details, pair_errors, plan_pairs, scores
+from router.dialects.ranking import RANKS, RESULT_BYTES, best, pair_details, pair_errors, plan_pairs, scores
 from router.dialects.seam import Answered, Dialect, EncodeCall, Route, at_once
 from router.dialects.vectors import list_json, to_json
 
 #: A hundred documents are what Cohere counts as one search.
 _DOCUMENTS_A_SEARCH: Final = 100
-_RESULT_BYTES: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +35,7 @@ class Ranking:
     pairs: Pairs
     top_n: int | None
     raw: bool
-    documents: tuple[str | None, ...] = ()
+    documents: tuple[str, ...] = ()
     details: bool = False
     object: str = "list"
 
@@ -51,7 +50,7 @@ def parse_rerank(fields: Fields, *, returns_documents: bool = True) -> EncodeCal
         pairs=pairs,
         top_n=fields.whole(fields.first_of("top_n", "top_k"), 0) or None,  # 0 is vLLM's word for all
         raw=read_raw(fields),
-        documents=_strings(documents) if (returns_documents if asked is None else asked) else (),
+        documents=strings(documents) if (returns_documents if asked is None else asked) else (),
         details=options.details,
         object="rerank" if fields.has("raw_scores") else "list",  # infinity's client always sends it and checks this
     )
@@ -83,22 +82,24 @@ def read_documents(fields: Fields) -> list[object]:
     return [text_in(one) for one in value]
 
 
-def _strings(documents: list[object]) -> tuple[str | None, ...]:
-    return tuple(one if isinstance(one, str) else None for one in documents)
+def strings(documents: list[object]) -> tuple[str, ...]:
+    """Return the documents to be sent back; one that is no string has no score and is never asked for."""
+    return tuple(one if isinstance(one, str) else "" for one in documents)
 
 
 def results_json(ranking: Ranking, answered: Answered) -> Iterator[bytes]:
     """Yield the results with commas between them: best first, equal ones as they were given."""
     scored = yield from scores(answered, ranking.pairs, raw=ranking.raw)
+    yield b""
     results: list[dict[str, object]] = []
     sizes: list[int] = []
     text = ""
-    for place in best(scored, ranking.top_n):
-        result: dict[str, object] = {"index": place.index, "relevance_score": place.score}
+    for index, score in best(scored, ranking.top_n):
+        result: dict[str, object] = {"index": index, "relevance_score": score}
         if ranking.documents:
-            result["document"] = {"text": (text := ranking.documents[place.index] or "")}
+            result["document"] = {"text": (text := ranking.documents[index])}
         results.append(result)
-        sizes.append(_RESULT_BYTES + len(text))
+        sizes.append(RESULT_BYTES + len(text))
     yield from list_json(results, sizes)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Generator
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -24,16 +23,10 @@ from router.prompts import with_role
 from router.requests import EncodeRequest, Queries
 
 RANKS: Final[tuple[Task, ...]] = ("rerank", "multi_vector", "embed")
+#: What one place takes in an answer, beside its document.
+RESULT_BYTES: Final = 64
 #: More products of token vectors than this at once would keep the loop waiting for more than a millisecond or two.
 _PRODUCTS_A_STEP: Final = 8_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Ranked:
-    """One document's place: its index in the request and its score."""
-
-    index: int
-    score: float
 
 
 def plan_pairs(request: EncodeRequest, encoder: EncoderInfo) -> EncodeRequest:
@@ -188,7 +181,8 @@ def label_of(encoder: EncoderInfo, index: int) -> str:
     return encoder.labels[index] if index < len(encoder.labels) else f"LABEL_{index}"
 
 
-def best(scored: NDArray[np.float32], top_n: int | None) -> list[Ranked]:
-    """Return the best first, equal ones as they were given; those without a score not at all."""
+def best(scored: NDArray[np.float32], top_n: int | None) -> list[tuple[int, float]]:
+    """Return index and score, the best first, equal ones as they were given; those without a score not at all."""
     order = np.argsort(-scored, kind="stable")[:top_n]  # NaN comes last
-    return [Ranked(int(index), float(scored[index])) for index in order if not np.isnan(scored[index])]
+    order = order[~np.isnan(scored[order])]
+    return list(zip(order.tolist(), scored[order].tolist(), strict=True))

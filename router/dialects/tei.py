@@ -19,10 +19,10 @@ from emb_model_provider.messages.status import EncoderInfo
 from emb_model_provider.modelmap import Task
 from router.dialects.fields import Fields, check_count, wrong
 from router.dialects.inputs import checked_id_lists, checked_ids
-from router.dialects.jina import read_raw
+from router.dialects.jina import read_raw, strings
 from router.dialects.options import MAX_INPUTS, MAX_TOKENIZED, Options, read_options, read_texts
 from router.dialects.pairs import Listed, Pairs, read_pairs
-from router.dialects.ranking import RANKS, best, plan_pairs, scores
+from router.dialects.ranking import RANKS, RESULT_BYTES, best, plan_pairs, scores
 from router.dialects.seam import (
     Answered,
     Build,
@@ -37,7 +37,7 @@ from router.dialects.seam import (
 )
 from router.dialects.tei_info import render_info
 from router.dialects.tei_predict import parse_predict, parse_root
-from router.dialects.vectors import PLAIN, chunks, rows_json, to_json, token_vectors_json
+from router.dialects.vectors import PLAIN, chunks, list_json, rows_json, to_json, token_vectors_json
 
 _ROWS_A_STEP: Final = 16
 _ERROR_TYPES: Final = {
@@ -130,21 +130,21 @@ def parse_rerank(fields: Fields) -> EncodeCall:
     options = read_options(fields)
     texts = _list_of("texts", fields.values.get("texts"), "texts")
     pairs = read_pairs(Listed("query", [fields.text("query")]), texts, partial=options.partial)
-    returned = texts.values if fields.flag("return_text") else ()
-    build = partial(build_rerank, pairs, tuple(returned), raw=read_raw(fields))
+    returned = strings(texts.values) if fields.flag("return_text") else ()
+    build = partial(build_rerank, pairs, returned, raw=read_raw(fields))
     request = pairs.request(options, fields.string("model") or "")
     return EncodeCall(request, build, tasks=RANKS, role=options.role, plan=plan_pairs)
 
 
-def build_rerank(pairs: Pairs, texts: tuple[object, ...], answered: Answered, *, raw: bool) -> Iterator[bytes]:
+def build_rerank(pairs: Pairs, texts: tuple[str, ...], answered: Answered, *, raw: bool) -> Iterator[bytes]:
     """Write index and score, best first; ``texts`` are those to be sent back."""
     scored = yield from scores(answered, pairs, raw=raw, sigmoid=True)
-    yield to_json(
-        [
-            {"index": place.index, **({"text": texts[place.index]} if texts else {}), "score": place.score}
-            for place in best(scored, None)
-        ]
-    )
+    yield b""
+    ranks = best(scored, None)
+    results = [{"index": at, **({"text": texts[at]} if texts else {}), "score": score} for at, score in ranks]
+    yield b"["
+    yield from list_json(results, (RESULT_BYTES + (len(texts[at]) if texts else 0) for at, _ in ranks))
+    yield b"]"
 
 
 def parse_similarity(fields: Fields) -> EncodeCall:

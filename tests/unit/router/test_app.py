@@ -379,6 +379,7 @@ TEXT, IDS = "中文字符测试一下" * 250, list(range(1000, 1256))
         ("/embed", "inputs", TEXT, {}),
         ("/api/embed", "input", TEXT, {}),
         ("/v1/rerank", "documents", TEXT, {"query": "a"}),
+        ("/rerank", "texts", TEXT, {"query": "a", "return_text": True}),
     ],
 )
 @pytest.mark.alone
