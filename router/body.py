@@ -90,6 +90,8 @@ async def _receive(request: web.Request, max_bytes: int, held: HeldBytes | None)
             raise _too_large(max_bytes)
         if held is not None:
             held.grow_to(size)
+    if (broken := request.content.exception()) is not None:  # between two reads: aiohttp shows it as an end
+        raise broken
     # Joining 12 MB takes up to 10 ms: most of it is the machine that finds new pages.
     return await asyncio.to_thread(b"".join, pieces) if size >= _JOINED_ELSEWHERE_BYTES else b"".join(pieces)
 

@@ -1,4 +1,4 @@
-"""What a client gets that does not speak HTTP: OpenAI's error shape all the same. Used by ``main``.
+"""What a client gets that does not speak HTTP, or no longer: OpenAI's error shape all the same. Used by ``main``.
 
 aiohttp answers such bytes below the application, where no middleware sees them; only its connection class does.
 """
@@ -9,6 +9,7 @@ import asyncio
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http_parser import RawRequestMessage
 from aiohttp.web_protocol import RequestHandler
 
 from emb_model_provider.errors import InternalError, InvalidRequestError
@@ -23,6 +24,28 @@ class _Connection(RequestHandler):
     """A connection whose errors below the application have the shape of those above it."""
 
     __slots__ = ()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._messages and not isinstance(self._messages[-1][0], RawRequestMessage):
+            self._end_body()
+
+    def _end_body(self) -> None:
+        """Tell the request whose body stops being HTTP: aiohttp queues the error behind it, and it waits for the rest.
+
+        Where no body is under way, aiohttp's way is right: the error is answered in its turn.
+        """
+        if len(self._messages) > 1:
+            body = self._messages[-2][1]
+        elif self._current_request is not None:
+            body = self._current_request.content
+        else:
+            return
+        if not body.is_eof():
+            self._messages.pop()
+            body.set_exception(InvalidRequestError("The body is not valid HTTP: its chunked encoding is broken."))
+            body.feed_eof()
+            self.close()  # after the answer: what follows cannot be read
 
     def handle_error(
         self,

@@ -63,6 +63,9 @@ class Arriving:
     def is_eof(self) -> bool:
         return False
 
+    def exception(self) -> None:
+        return None
+
     async def readany(self) -> bytes:
         return self.left.pop(0) if self.left else b""
 
