@@ -20,7 +20,7 @@ from emb_model_provider.errors import EXIT_ALREADY_RUNNING, EXIT_CONFIGURATION, 
 from emb_model_provider.key_file import read_key_file
 from emb_model_provider.logs import EventLog
 from emb_model_provider.settings import Settings, load_settings
-from supervisor.commands import add_commands, run_command
+from supervisor.commands import add_commands, run_command, tell
 from supervisor.console import Console
 from supervisor.listening import Listening, bind_tcp, bind_unix, exposure, open_host
 from supervisor.machine import read_machine
@@ -62,8 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
         open_to = exposure(open_host(settings.server.host), needs_key=bool(settings.server.api_keys))
         for warning in filter(None, [*settings.warnings, open_to]):
             sys.stderr.write(f"warning: {warning}\n")
-        sys.stdout.write(f"The settings are valid: {len(settings.models)} model(s).\n")
-        return 0
+        return tell(f"The settings are valid: {len(settings.models)} model(s).")
     return _serve(settings, places, load)
 
 

@@ -51,14 +51,25 @@ def run_command(options: argparse.Namespace) -> int:
         request = Request(options.command, getattr(options, "model", ""))
         answer = ask(server.control_path, request)
         if options.command == "status":
-            _print_status(answer["status"], as_json=options.json)
-            return 0
-        sys.stdout.write(f"{answer['summary']}\n")
-        return _wait(server, request, options.wait) if options.wait else 0
+            return _print_status(answer["status"], as_json=options.json)
+        told = tell(answer["summary"])
+        return _wait(server, request, options.wait) or told if options.wait else told
     except NotRunningError as error:
         return _complain(error, EXIT_NOT_RUNNING)
     except (ControlError, ConfigurationError) as error:
         return _complain(error, _EXIT_FAILURE)
+
+
+def tell(text: str) -> int:
+    """Print a command's result and return its exit code: 1 where it cannot be written, as on a full disk."""
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except OSError as error:
+        sys.stderr.write(f"The result cannot be written: {error}\n")
+        sys.stdout = None  # Python would try once more at its end, and trace that
+        return _EXIT_FAILURE
+    return 0
 
 
 def _complain(error: Exception, code: int) -> int:
@@ -98,9 +109,8 @@ def _configured(env_file: Path | None) -> Path | None:
     return Path(text.strip()).expanduser() if text.strip() else None
 
 
-def _print_status(status: dict[str, Any], *, as_json: bool) -> None:
-    text = json.dumps(status, indent=2) if as_json else render(from_json(status))
-    sys.stdout.write(text + "\n")
+def _print_status(status: dict[str, Any], *, as_json: bool) -> int:
+    return tell(json.dumps(status, indent=2) if as_json else render(from_json(status)))
 
 
 def _wait(server: RunningServer, request: Request, limit_s: float) -> int:

@@ -113,3 +113,13 @@ def test_a_pipe_that_a_reload_finds_in_a_setting_is_refused_and_not_waited_for(t
     path.write_text(f"EMB_PROVIDER_{name}={tmp_path / 'pipe'}\n")
     with pytest.raises(ConfigurationError, match=rf"EMB_PROVIDER_{name} \(.*my.env:1\): .*it is a pipe"):
         load()
+
+
+def test_a_result_that_cannot_be_written_is_told_in_a_sentence_and_is_no_success(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    full = Path("/dev/full").open("w")  # noqa: SIM115 - closing it is an error, too
+    monkeypatch.setattr(sys, "stdout", full)
+    assert cli.main(["--check"]) == 1
+    with pytest.raises(OSError, match="No space"):
+        full.close()
+    assert capsys.readouterr().err.startswith("The result cannot be written: ")
