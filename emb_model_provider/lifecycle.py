@@ -10,6 +10,7 @@ import resource
 import socket
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
 from emb_model_provider.errors import ProtocolError
@@ -42,6 +43,7 @@ class ControlChannel:
         self._decoder = FrameDecoder()
         self._frames: list[Frame] = []
         self._lock = threading.Lock()
+        self._posting = ThreadPoolExecutor(1, "control-out")
 
     def send(self, message: Message) -> None:
         """Send one message. A supervisor that is gone is not an error: the watcher ends this process."""
@@ -50,6 +52,10 @@ class ControlChannel:
                 self._socket.sendall(pack(message))
             except (BrokenPipeError, ConnectionResetError):
                 return
+
+    def post(self, message: Message) -> None:
+        """Send one message, in order, without waiting for a supervisor that does not read: for an event loop."""
+        self._posting.submit(self.send, message)
 
     def receive(self) -> Message | None:
         """Wait for the next message; ``None`` when the supervisor is gone."""

@@ -7,6 +7,7 @@ Whatever comes from outside (model names, error texts) is escaped here, in one p
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
@@ -16,6 +17,8 @@ import sys
 import time
 from collections.abc import Mapping
 from typing import Final, Literal
+
+from emb_model_provider.log_pipe import open_log_pipe
 
 #: First character of every line a child writes through this module.
 MARK: Final = "\x1e"
@@ -126,11 +129,10 @@ def _jsonable(value: object) -> object:
 
 def configure_child_logs(process: str, level: str, style: Literal["plain", "json"]) -> None:
     """Send every log record of this process to stderr, marked for the supervisor that reads it."""
-    if isinstance(sys.stderr, io.TextIOWrapper):
-        # Whatever the terminal's is: it is the supervisor that reads.
-        sys.stderr.reconfigure(encoding="utf-8", errors="backslashreplace")
+    formatter = EventFormatter(process, style, MARK)
+    _prepare_stderr(formatter)
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(EventFormatter(process, style, MARK))
+    handler.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
@@ -138,3 +140,22 @@ def configure_child_logs(process: str, level: str, style: Literal["plain", "json
     # A library's own chatter is worth a line only when something is wrong.
     for name in ("asyncio", "urllib3", "httpx", "httpx2", "filelock", "huggingface_hub", "modelscope_hub"):
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level)))
+
+
+def _prepare_stderr(formatter: EventFormatter) -> None:
+    """Have stderr speak UTF-8, whatever the terminal does: it is the supervisor that reads; and wait for nobody."""
+    if not isinstance(sys.stderr, io.TextIOWrapper):
+        return
+
+    def tell_of_dropped(lines: int) -> str:
+        values = {"lines": lines, "why": "the supervisor did not read them"}
+        record = logging.makeLogRecord({"msg": "lines_dropped", "levelname": "WARNING", "values": values})
+        return formatter.format(record) + "\n"
+
+    pipe = None
+    with contextlib.suppress(OSError):  # no descriptor, or a closed one
+        pipe = open_log_pipe(sys.stderr.fileno(), tell_of_dropped)
+    if pipe is None:
+        sys.stderr.reconfigure(encoding="utf-8", errors="backslashreplace")
+    else:
+        sys.stderr = io.TextIOWrapper(pipe, encoding="utf-8", errors="backslashreplace", write_through=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 
 from emb_model_provider.messages.framing import Message
@@ -21,5 +22,6 @@ async def beat(
         lag_s = max(0.0, round(loop.time() - due_s, 3))
         heartbeat = Heartbeat(lag_s, in_flight(), rss_bytes(), quarantined())
         due_s = loop.time() + every_s
+        sys.stderr.flush()  # what could not be written before
         # In a thread: a supervisor that is stopped stops reading, and that must hold up nobody else.
         await asyncio.to_thread(send, heartbeat)

@@ -66,13 +66,13 @@ async def _serve(
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     registry = Registry(config.ready_wait_s)
     registry.update(table)
-    backend = LocalBackend(registry, control.send)
+    backend = LocalBackend(registry, control.post)
     service = EmbeddingService(registry, backend, _policy(config))
     backend.on_left = service.left_behind
     around = config.around
     meter = Meter(Store(around.run_directory, around.index))
     service.on_resent, service.quarantine.on_added = meter.resent, _tell_of_quarantine(control)
-    service.on_acquitted = lambda model_id: control.send(Acquitted(model_id))
+    service.on_acquitted = lambda model_id: control.post(Acquitted(model_id))
     own = [web.get("/metrics", metrics_endpoint(meter, registry)), *describing_routes(around.url_prefix)]
     handlers = Handlers(service, registry, config.max_request_bytes, own, meter.loop_lag_s)
     authenticator = Authenticator(config.api_key_digests)
@@ -116,7 +116,7 @@ async def _serve(
     # time. ``__main__`` has put collecting off until now for the same reason.
     gc.freeze()
     gc.enable()
-    control.send(RouterReady(os.getpid()))
+    control.post(RouterReady(os.getpid()))
     beating = asyncio.create_task(
         beat(control.send, backend.in_flight, service.quarantine.__len__, config.report_every_s), name="heartbeat"
     )
@@ -152,7 +152,7 @@ def _gauges(service: EmbeddingService, runner: Runner) -> Gauges:
 
 def _tell_of_quarantine(control: ControlChannel) -> Callable[[bytes], None]:
     """Return what lets every other router know of an input that kills, by way of the supervisor."""
-    return lambda fingerprint: control.send(Quarantined((fingerprint,)))
+    return lambda fingerprint: control.post(Quarantined((fingerprint,)))
 
 
 def _policy(config: RouterConfig) -> Policy:

@@ -7,6 +7,7 @@ oldest work has been in hand, which a process that only lives would not.
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -45,6 +46,7 @@ class _Reporter:
 
     def run(self, every_s: float) -> None:
         while not self._loop.is_closed():
+            sys.stderr.flush()  # what could not be written before
             self._send(self._report())
             time.sleep(every_s)
 
