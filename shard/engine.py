@@ -26,6 +26,7 @@ from shard.isolate import encode_isolated
 from shard.jobs import NEVER_S, Input, Job, Jobs, Times
 from shard.lane import Lane, count_tokenizers, threads_of_lane
 from shard.listener import FIRST_LANE, HOST_THREAD, SPELLING_THREAD, TOKENIZER_THREADS, Listener, Outcome, Request
+from shard.mapped_files import MappedFiles
 from shard.scheduler import Batch
 from shard.solitude import Solitude
 
@@ -53,8 +54,10 @@ class Engine:
         limits: BatchLimits,
         plan: SlicePlan,
         listener: Listener,
+        files: MappedFiles | None = None,
     ) -> None:
         self._encoder = encoder
+        self._files = files
         self._threads = threads
         self._lane_threads = threads_of_lane(threads, len(lanes))
         self._listener = listener
@@ -203,6 +206,8 @@ class Engine:
         if batch.is_alone:
             self._read_alone(batch)
         results = self._encode(batch, threads)
+        if self._files is not None:
+            self._files.check()
         took_ms = 1000 * (self._clock() - began_s)
         self._in_hand.end(device.number)
         self._listener.ends(device.number)

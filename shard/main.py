@@ -31,6 +31,7 @@ from shard.first_answer import refuse_bad_answers
 from shard.hubs import Progress, Snapshot
 from shard.lane import Lane, count_lanes, threads_of_lane
 from shard.light_imports import leave_out_evaluation, without_collecting
+from shard.mapped_files import MappedFiles, states_below
 from shard.memory import private_bytes, ran_out
 from shard.tracing import trace_outcomes
 
@@ -56,6 +57,7 @@ class _Loaded:
     plan: SlicePlan
     info: ModelInfo
     box: BlackBox
+    files: MappedFiles
 
 
 def main(arguments: list[str]) -> int:
@@ -93,7 +95,9 @@ def _prepare(config: ShardConfig, control: ControlChannel) -> _Loaded:
     snapshot = _fetch(config, control)
     control.send(LoadProgress("loading", source=snapshot.source))
     began_s = time.monotonic()
+    before = states_below(snapshot.directory)
     encoder = _load(config, snapshot)
+    files = MappedFiles(before)
     control.send(LoadProgress("warming", source=snapshot.source))
     loaded_s = time.monotonic()
     lanes = count_lanes(encoder.info, config.threads)
@@ -124,7 +128,7 @@ def _prepare(config: ShardConfig, control: ControlChannel) -> _Loaded:
         warm_up_s=round(time.monotonic() - loaded_s, 3),
     )
     box = _make_box(Path(config.socket_path), lanes)
-    return _Loaded(encoder, plan, ModelInfo(info, snapshot.source, snapshot.revision), box)
+    return _Loaded(encoder, plan, ModelInfo(info, snapshot.source, snapshot.revision), box, files)
 
 
 def _fetch(config: ShardConfig, control: ControlChannel) -> Snapshot:
@@ -225,7 +229,7 @@ async def _serve_until_stopped(config: ShardConfig, control: ControlChannel, loa
     # OpenMP has placed the first lane with the threads of its pool.
     places = (config.thread_cpus[number : number + 1] for number in range(1, loaded.info.encoder.lanes))
     lanes = [first_lane, *map(Lane, places)]
-    engine = Engine(loaded.encoder, lanes, config.threads, config.spec.batch, loaded.plan, channel)
+    engine = Engine(loaded.encoder, lanes, config.threads, config.spec.batch, loaded.plan, channel, loaded.files)
     engine.start()
     await channel.serve(engine, bind_private(Path(config.socket_path)))
     # What is here now stays; looking through it for garbage would hold up every thread for tens of milliseconds.

@@ -1,3 +1,4 @@
+import mmap
 import threading
 import time
 
@@ -13,6 +14,7 @@ from shard.failures import too_late
 from shard.intake import is_small
 from shard.lane import Lane
 from shard.listener import FIRST_LANE, SPELLING_THREAD
+from shard.mapped_files import MappedFiles, states_below
 from tests.support.fake_encoder import FakeEncoder, expected_vector
 from tests.support.plans import make_plan
 from tests.support.recorder import Recorder, vectors
@@ -178,6 +180,26 @@ def test_a_broken_device_ends_the_thread_and_with_it_the_process_and_answers_nob
     assert failures == [FatalDeviceError]
     assert heard.outcomes == {}
     engine.stop()
+
+
+def test_what_was_computed_from_a_file_that_has_changed_is_told_nobody_and_ends_the_process(monkeypatch, tmp_path):
+    ended = threading.Event()
+    monkeypatch.setattr(threading, "excepthook", lambda _failure: ended.set())
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"weights")
+    encoder, heard = FakeEncoder(closed=True), Recorder()
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ):
+        files = MappedFiles(states_below(tmp_path))
+    engine = Engine(encoder, [Lane()], 1, BatchLimits(), make_plan(), heard, files)
+    engine.start()
+    engine.submit(1, Encode(("fine",)))
+    assert encoder.entered.wait(5)
+    path.write_bytes(b"other weights")
+    encoder.gate.set()
+    assert ended.wait(5)
+    assert heard.outcomes == {}
+    engine.stop()
+    files.close()
 
 
 def test_a_cancelled_request_is_neither_encoded_nor_answered(make_engine):

@@ -1,0 +1,99 @@
+"""Who writes into a file that a model computes from changes the model; who puts another in its place does not."""
+
+import mmap
+import os
+
+import pytest
+
+from emb_model_provider.errors import LoadError, LoadReason
+from shard.encoder import FatalDeviceError
+from shard.mapped_files import MappedFiles, states_below
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """A mapped file of weights."""
+    path = tmp_path / "模型 1" / "model.safetensors"
+    path.parent.mkdir()
+    path.write_bytes(b"w" * 5000)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ):
+        yield path
+
+
+@pytest.fixture
+def watch():
+    made = []
+
+    def begin(before) -> MappedFiles:
+        made.append(MappedFiles(before))
+        return made[-1]
+
+    yield begin
+    for files in made:
+        files.close()
+
+
+def write_into(path, data=b"x"):
+    with path.open("r+b") as file:
+        file.write(data)
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))  # clocks of file systems are coarse
+
+
+def replace(path):
+    successor = path.with_name("new")
+    successor.write_bytes(b"n" * 5000)
+    successor.rename(path)
+
+
+def test_a_file_that_is_written_to_is_not_computed_from_any_more(weights, watch):
+    files = watch(states_below(weights.parent))
+    files.check()
+    write_into(weights)
+    with pytest.raises(FatalDeviceError, match=r"model\.safetensors was written to"):
+        files.check()
+
+
+def test_so_is_one_that_is_cut_off(weights, watch):
+    files = watch(states_below(weights.parent))
+    os.truncate(weights, 4096)
+    with pytest.raises(FatalDeviceError):
+        files.check()
+
+
+def test_a_file_that_is_replaced_or_removed_still_serves(weights, watch):
+    files = watch(states_below(weights.parent))
+    replace(weights)
+    files.check()
+    weights.unlink()
+    files.check()
+
+
+@pytest.mark.parametrize("change", [write_into, replace])
+def test_a_file_that_changes_while_it_is_loaded_is_loaded_once_more(weights, change):
+    before = states_below(weights.parent)
+    with weights.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ):
+        change(weights)
+        with weights.open("rb") as newer, mmap.mmap(newer.fileno(), 0, access=mmap.ACCESS_READ):
+            refuse(before)
+
+
+def refuse(before):
+    with pytest.raises(LoadError, match="has changed while it was being loaded") as caught:
+        MappedFiles(before)
+    assert caught.value.reason is LoadReason.CORRUPT_DOWNLOAD
+
+
+def test_a_cache_of_links_to_files_without_an_ending_is_watched_too(weights, watch):
+    blob = weights.with_name("5eb63bbbe01eeed0")
+    weights.rename(blob)
+    weights.symlink_to(blob)
+    files = watch(states_below(weights.parent))
+    write_into(blob)
+    with pytest.raises(FatalDeviceError):
+        files.check()
+
+
+def test_one_that_is_gone_before_anybody_looks_cannot_be_written_to(weights, watch):
+    before = states_below(weights.parent)
+    weights.unlink()
+    watch(before).check()
