@@ -28,6 +28,30 @@ def encode_isolated(encode: Encode[Item], exactly: Encode[Item], batch: Sequence
     and by ``exactly``. Both functions return as many results as they get items. Raises ``FatalDeviceError`` as it
     comes.
     """
+    made = _attempt(encode, batch)
+    if isinstance(made, Exception):
+        if len(batch) == 1:
+            return [made]
+        middle = len(batch) // 2
+        return encode_isolated(encode, exactly, batch[:middle]) + encode_isolated(encode, exactly, batch[middle:])
+    results, each = made
+    if results.is_finite:
+        return [*each]
+    return [
+        result if _is_finite(result) else _once_more(exactly, item) for result, item in zip(each, batch, strict=True)
+    ]
+
+
+def _once_more(exactly: Encode[Item], item: Item) -> Result | Exception:
+    made = _attempt(exactly, [item])
+    if isinstance(made, Exception):
+        return made
+    (result,) = made[1]
+    return result if _is_finite(result) else NonFiniteVectorError()
+
+
+def _attempt(encode: Encode[Item], batch: Sequence[Item]) -> tuple[Results, list[Result]] | Exception:
+    """Return what a pass makes, whole and one by one, or what it raises, which holds nothing of the pass any more."""
     try:
         results = encode(batch)
         each = results.each()
@@ -36,25 +60,17 @@ def encode_isolated(encode: Encode[Item], exactly: Encode[Item], batch: Sequence
     except FatalDeviceError:
         raise
     except Exception as error:  # noqa: BLE001 - model code may raise anything; it must not take the shard down
-        if len(batch) == 1:
-            return [error]
-        middle = len(batch) // 2
-        return encode_isolated(encode, exactly, batch[:middle]) + encode_isolated(encode, exactly, batch[middle:])
-    if results.is_finite:
-        return list(each)
-    return [
-        result if _is_finite(result) else _once_more(exactly, item) for result, item in zip(each, batch, strict=True)
-    ]
+        return _without_frames(error)
+    return results, each
 
 
-def _once_more(exactly: Encode[Item], item: Item) -> Result | Exception:
-    try:
-        (result,) = exactly([item]).each()
-    except FatalDeviceError:
-        raise
-    except Exception as error:  # noqa: BLE001 - as above
-        return error
-    return result if _is_finite(result) else NonFiniteVectorError()
+def _without_frames(error: Exception) -> Exception:
+    """Let go of the frames that raised it: they hold all tensors of the pass, and the next one needs their memory."""
+    one: BaseException | None = error
+    while one is not None:
+        one.__traceback__ = one.__context__ = None
+        one = one.__cause__
+    return error
 
 
 def _is_finite(result: Result) -> bool:

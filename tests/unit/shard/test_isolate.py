@@ -1,3 +1,5 @@
+import weakref
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -86,3 +88,39 @@ def test_a_device_that_breaks_while_an_input_is_made_once_more_is_nobodys_failur
 
     with pytest.raises(FatalDeviceError):
         encode_isolated(lambda _batch: Results(np.array([[np.nan]], np.float32)), exactly, ["a"])
+
+
+class Activations:
+    """Stands for the memory of a pass, which its frames hold."""
+
+
+def test_what_a_failed_pass_has_held_is_free_before_the_next_one_and_while_its_error_waits():
+    held = []
+
+    def encode(batch):
+        assert not [one for one in held if one() is not None], "there would be no room for this pass"
+        activations = Activations()
+        held.append(weakref.ref(activations))
+        try:
+            raise MemoryError("of a helper")
+        except MemoryError as error:
+            raise RuntimeError("out of memory") from error
+
+    errors = encode_isolated(encode, never, range(4))
+    assert len(held) == 7
+    assert [str(error) for error in errors] == ["out of memory"] * 4
+    assert all(isinstance(error.__cause__, MemoryError) for error in errors)
+    assert [one() for one in held] == [None] * 7
+
+
+def test_what_a_failed_exact_pass_has_held_is_free_while_its_error_waits():
+    held = []
+
+    def exactly(_batch):
+        activations = Activations()
+        held.append(weakref.ref(activations))
+        raise RuntimeError("out of memory")
+
+    errors = encode_isolated(lambda _batch: Results(np.full((2, 1), np.nan, np.float32)), exactly, range(2))
+    assert [str(error) for error in errors] == ["out of memory"] * 2
+    assert [one() for one in held] == [None] * 2
