@@ -1,6 +1,6 @@
 """The memory of this process: how the allocator keeps it, and how much is its own.
 
-Called by ``loader`` and ``main``; by ``failures`` and ``load_errors`` to tell that there was too little.
+Called by ``loader`` and ``main``; by ``failures``, ``load_errors`` and the encoders to tell that there was too little.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from emb_model_provider.messages.link import Token
 from emb_model_provider.messages.status import EncoderInfo
 from shard.encoder import PLAIN, FatalDeviceError, Reading, Results, Tokenized, cut, cut_raw, in_order
 from shard.encoders.text_tokenizer import TextTokenizer
+from shard.memory import ran_out
 from shard.prompt_families import find_prompt
 
 
@@ -40,7 +41,9 @@ def run_path(path: ForwardPath, batch: Sequence[Tokenized]) -> Results:
             if len(batch) == 1:
                 return path.run(batch)
             passes = [(rows, path.run([batch[row] for row in rows])) for rows in path.split(batch)]
-    except torch.AcceleratorError as error:  # a failed assertion in a kernel, a lost card; not a lack of memory
+    except torch.AcceleratorError as error:  # a failed assertion in a kernel, a lost card
+        if ran_out(error):  # of a call of the driver itself: the device is as it was
+            raise
         raise FatalDeviceError(str(error)) from error
     return in_order(passes, len(batch))
 
