@@ -32,6 +32,7 @@ from shard.encoders.positions import find_first_position
 from shard.encoders.score_head import ScoreHead
 from shard.encoders.sentence_transformer import ForwardPath, run_path
 from shard.fidelity import Nearness
+from shard.memory import ran_out
 from shard.parts import Parts, count_bytes
 
 log = EventLog("shard.paths")
@@ -68,11 +69,16 @@ class Trial:
     compare: Callable[[Results, Results], Nearness]
 
     def run(self, path: ForwardPath) -> tuple[Results, Nearness]:
-        """Return the results of all probes in one batch, and how near they come; so does the first probe alone."""
+        """Return the results of all probes in one batch, and how near they come; so does the first probe alone.
+
+        A path that raises is as far as can be; of too little memory its error is raised.
+        """
         try:
             found = run_path(path, self.probes)
             first = run_path(path, self.probes[:1])
         except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:  # a kernel this processor lacks
+            if ran_out(error):  # which says nothing of this way: with more room it may be the one
+                raise
             log.warning("not_computed", error=f"{type(error).__name__}: {error}")
             return Results(np.full((1, 1), np.nan, np.float32)), Nearness(cosine=-1.0, deviation=float("inf"))
         count = len(self.probes)

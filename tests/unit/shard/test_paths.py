@@ -1,0 +1,46 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from shard.device import ComputePlan
+from shard.encoder import Results, Tokenized
+from shard.fidelity import compare_results
+from shard.paths import Trial, choose_path
+
+PROBES = [Tokenized((1, 2), 2), Tokenized((3,), 1)]
+PLAN = ComputePlan("cuda:0", "fp16", "float16", "float16")
+
+
+class Company:
+    """A model's own code, of which nothing can be captured; it takes one text, and of several makes an error."""
+
+    def __init__(self, error):
+        self._error = error
+
+    def split(self, batch):
+        return [list(range(len(batch)))]
+
+    def run(self, rows):
+        if len(rows) > 1:
+            raise self._error
+        return Results(np.ones((1, 2), np.float32))
+
+
+def chosen(error):
+    expected = Results(np.ones((2, 2), np.float32))
+    heads = SimpleNamespace(modules=nn.ModuleList(), takes_flat_output=False)
+    parts = SimpleNamespace(transformer=nn.Module(), heads=heads, plain=Company(error), wants_type_ids=False)
+    return choose_path(parts, PLAN, Trial(PROBES, expected, 8, compare_results), None)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), MemoryError()], ids=repr)
+def test_too_little_memory_is_raised_as_that_and_not_taken_for_vectors_that_are_wrong(error):
+    with pytest.raises(type(error)):
+        chosen(error)
+
+
+def test_texts_of_which_the_plain_path_makes_an_error_have_no_vectors():
+    assert not chosen(RuntimeError("shapes")).results.is_finite
