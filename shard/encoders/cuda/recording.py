@@ -105,13 +105,15 @@ class _Recorder:
         fitting = Tokenized(self._example.ids[: layout.longest - 1], original_tokens=0)
         layout.fill(filled.numpy(), [fitting], first_position=0)
         block = filled.to(self._device)
-        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        usual = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(usual)
+        # Around both: where a pass cannot be recorded, torch.cuda.graph leaves this thread at the stream of its own.
         with torch.cuda.stream(self._stream):
             self._compute(layout.read(block))  # libraries get ready at the first call, which cannot be recorded
-        torch.cuda.current_stream(self._device).wait_stream(self._stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
-            outputs = self._compute(layout.read(block))
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+                outputs = self._compute(layout.read(block))
+        usual.wait_stream(self._stream)
         return Recording(layout, block, graph, outputs)
 
     def pays(self, recording: Recording) -> bool:

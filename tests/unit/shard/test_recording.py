@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,3 +66,55 @@ def test_recording_ends_with_the_first_pass_that_is_hardly_quicker_so(monkeypatc
 def test_what_cannot_be_recorded_is_left_to_be_called(monkeypatch):
     assert recorded(monkeypatch, fails_at=0).find(Layout(3, 1, 3, typed=False)) is None
     assert recorded(monkeypatch, fails_at=64).find(Layout(40, 1, 40, typed=False)) is not None
+
+
+class FakeStreams:
+    """The card's streams, by name, as torch tells its threads of them; ``current`` is that of this one."""
+
+    def __init__(self, monkeypatch, graph):
+        self.current = "usual"
+        cuda = {"current_stream": lambda _device: self.named(self.current), "CUDAGraph": graph}
+        cuda["stream"] = lambda stream: Entered(self, stream.name)
+        cuda |= {"Stream": lambda _device: self.named("side"), "graph_pool_handle": lambda: (0, 1)}
+        for name, fake in (cuda | dict.fromkeys(("synchronize", "empty_cache"), lambda *_: None)).items():
+            monkeypatch.setattr(torch.cuda, name, fake)
+        monkeypatch.setattr(torch._C, "_host_emptyCache", lambda: None, raising=False)
+
+    def named(self, name):
+        return SimpleNamespace(name=name, wait_stream=lambda _other: None)
+
+
+class Entered:
+    """As torch's: the stream before it is the current one again if it is left, and only then."""
+
+    def __init__(self, streams, name):
+        self._streams = streams
+        self._name = name
+
+    def __enter__(self):
+        self._before, self._streams.current = self._streams.current, self._name
+
+    def __exit__(self, *_exception):
+        self._streams.current = self._before
+
+
+class UnrecordableGraph:
+    """What torch makes of a pass that cannot be instantiated: it says so at the very end."""
+
+    def capture_begin(self, *_pool, **_options):
+        pass
+
+    def capture_end(self):
+        raise torch.AcceleratorError("CUDA error: out of memory")
+
+
+def test_a_thread_is_back_at_its_stream_after_a_pass_that_could_not_be_recorded(monkeypatch):
+    # One lane would compute on another stream than the other, and each write over the block that the other reads.
+    streams = FakeStreams(monkeypatch, UnrecordableGraph)
+    asked = []
+    found = record(
+        lambda _texts: asked.append(streams.current), torch.device("cpu"), Tokenized((1, 2), 2), 64, typed=False
+    )
+    assert asked == ["side", "side"]
+    assert found.find(Layout(3, 1, 3, typed=False)) is None
+    assert streams.current == "usual"
