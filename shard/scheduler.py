@@ -78,7 +78,8 @@ class Scheduler(Generic[ItemT]):
     """Forms batches within a count of texts, a budget of tokens and a time.
 
     A text beyond any of these gets a batch of its own. With ``dynamic`` off, texts of different requests never
-    share a batch. Where several ``lanes`` compute, no batch of bulk takes more than its part of all texts.
+    share a batch. Where several ``lanes`` compute, no batch of bulk takes more than its part of all texts, unless
+    that is less than ``min_batch_size``.
     """
 
     def __init__(self, limits: BatchLimits, plan: SlicePlan, lanes: int = 1) -> None:
@@ -187,7 +188,9 @@ class Scheduler(Generic[ItemT]):
         max_texts = self._limits.max_batch_size
         if is_shared:
             running_texts = sum(len(batch.items) for batch in self._running)
-            max_texts = min(max_texts, -(-(self._waiting_texts + running_texts) // self._lanes))
+            part = -(-(self._waiting_texts + running_texts) // self._lanes)
+            if part >= self._limits.min_batch_size:  # else what is left would wait for company once more
+                max_texts = min(max_texts, part)
         items, planned_ms = self._fill(queue, max_texts)
         owed_ms = self._owed_ms
         if is_due:  # it may be one text of many slices: interactive work has its own share before the next one

@@ -234,6 +234,17 @@ def test_without_dynamic_batching_requests_neither_share_a_batch_nor_wait_for_ea
     assert drain(scheduler) == [first, second]
 
 
+@pytest.mark.parametrize("lengths", [[20] * 12, [5] * 12], ids=["bulk", "of one moment"])
+def test_lanes_do_not_cut_what_waits_into_batches_below_the_minimum(lengths):
+    limits = BatchLimits(min_batch_size=8, max_wait_time_ms=50)
+    scheduler: Scheduler[Item] = Scheduler(limits, make_plan(slice_ms=1000, ms_per_token=1), lanes=2)
+    add(scheduler, lengths)
+    assert scheduler.due_in_s(0.0) == 0.0
+    assert len(scheduler.take(0.0).items) == 12, "the rest would wait for company, with a lane idle beside it"
+    add(scheduler, lengths + lengths)
+    assert len(scheduler.take(0.0).items) == 18, "what is enough for both is cut"
+
+
 def test_a_text_longer_than_the_whole_budget_gets_a_batch_of_its_own():
     scheduler: Scheduler[Item] = Scheduler(BatchLimits(), make_plan(max_tokens=100))
     items = add(scheduler, [500, 60, 50])
