@@ -32,6 +32,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _REQUEST_ID = "x-request-id"
 _SAFE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
 _OPEN_PATHS = frozenset({"/health", "/healthz", "/live", KEY_QUESTION})
+#: What ``/`` says without a key is what ``/health`` says; what is posted there goes to a model.
+_LOOKS = frozenset({"GET", "HEAD"})
 #: Stands in a request that was answered with an error.
 _FAILED = web.RequestKey("failed", bool)
 
@@ -66,7 +68,7 @@ def build_app(
         began_s = time.monotonic()
         held: HeldBytes | None = None
         try:
-            if request.path not in keyless:
+            if request.path not in keyless and not (request.path == "/" and request.method in _LOOKS):
                 client = authenticator.identify(request.headers) or client_of(request.remote, request.protocol)
                 CALLER.set(Caller(client, read_timeout_s(request.headers)))
                 held = request[HELD] = HeldBytes(budget, client)

@@ -34,12 +34,12 @@ class Health:
         self._loop_lag_s = loop_lag_s
 
     def routes(self) -> list[web.RouteDef]:
-        """Return the routes; ``app`` asks none of the first three for a key."""
+        """Return the routes; ``app`` asks none of them but the last for a key."""
         return [
             web.get("/health", self.live),
             web.get("/healthz", self.live),
             web.get("/live", self.live),
-            # Where Ollama's own client looks first whether anybody is there, and TEI's health is.
+            # Where clients of Ollama's look whether anybody is there, without a key, and TEI's health is.
             web.get("/", self.live),
             web.get("/ready", self.ready),
         ]

@@ -119,11 +119,21 @@ async def test_health_is_about_the_process_and_ready_about_every_model(aiohttp_c
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-async def test_the_root_says_that_somebody_is_there_as_ollamas_own_client_asks(aiohttp_client, method):
+async def test_the_root_says_that_somebody_is_there_as_ollamas_clients_ask_without_their_key(aiohttp_client, method):
     assert (await (await aiohttp_client(make_app())).request(method, "/")).status == 200
     guarded = await aiohttp_client(make_app(keys=("key",)))
-    assert (await guarded.request(method, "/")).status == 401
-    assert (await guarded.request(method, "/", headers={"Authorization": "Bearer key"})).status == 200
+    for path, known in (("/", "/health"), ("/?x=1", "/health")):
+        response = await guarded.request(method, path)
+        assert response.status == 200
+        assert await response.read() == await (await guarded.request(method, known)).read()
+    assert (await guarded.request(method, "/v1/models")).status == 401
+
+
+async def test_what_is_posted_to_the_root_needs_a_key(aiohttp_client):
+    guarded = await aiohttp_client(make_app(keys=("key",)))
+    for method in ("POST", "PUT", "DELETE", "OPTIONS"):
+        assert (await guarded.request(method, "/", data=b'{"inputs": "a"}')).status == 401
+    assert (await guarded.post("/", json={"inputs": "a"}, headers={"Authorization": "Bearer key"})).status == 200
 
 
 async def test_readiness_is_told_without_a_warning_which_is_for_errors_alone(aiohttp_client, caplog):
