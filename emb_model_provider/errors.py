@@ -15,6 +15,7 @@
         ├── RequestTimeoutError       408
         ├── PayloadTooLargeError      413
         ├── UnsupportedMediaError     415
+        ├── ExpectationError          417
         ├── QuarantinedError          422 input_quarantined
         ├── OverloadedError           429 with Retry-After
         ├── InternalError             500
@@ -178,6 +179,13 @@ class UnsupportedMediaError(RequestError):
 
     status = 415
     code = "unsupported_media_type"
+
+
+class ExpectationError(RequestError):
+    """An ``Expect`` header that asks for more than a word before the body is sent."""
+
+    status = 417
+    code = "expectation_failed"
 
 
 class QuarantinedError(RequestError):

@@ -11,7 +11,13 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from emb_model_provider.errors import InternalError, MethodNotAllowedError, NotFoundError, RequestError
+from emb_model_provider.errors import (
+    ExpectationError,
+    InternalError,
+    MethodNotAllowedError,
+    NotFoundError,
+    RequestError,
+)
 from emb_model_provider.logs import EventLog
 from router.admission import Budget
 from router.auth import Authenticator
@@ -19,6 +25,7 @@ from router.body import HELD, HeldBytes
 from router.caller import CALLER, Caller, client_of, read_timeout_s
 from router.dialects.openai import OPENAI
 from router.dialects.seam import Dialect
+from router.expectation import UNMET
 from router.handlers import REQUEST_ID, Handlers
 from router.health import KEY_QUESTION, key_question
 from router.prefix import OUTSIDE
@@ -72,7 +79,8 @@ def build_app(
                 client = authenticator.identify(request.headers) or client_of(request.remote, request.protocol)
                 CALLER.set(Caller(client, read_timeout_s(request.headers)))
                 held = request[HELD] = HeldBytes(budget, client)
-            response = await (_outside() if OUTSIDE in request else handler(request))
+            _check_way(request)
+            response = await handler(request)
         except RequestError as error:
             response = refuse(request, error)
         except (web.HTTPNotFound, web.HTTPMethodNotAllowed) as error:
@@ -99,8 +107,12 @@ def _note_error(error: RequestError) -> None:
         visit.error = error.code or error.kind
 
 
-async def _outside() -> web.StreamResponse:
-    raise NotFoundError("Everything here is below the path that EMB_PROVIDER_URL_PREFIX names.")
+def _check_way(request: web.Request) -> None:
+    """Raise ``RequestError`` for a request that no handler is to see."""
+    if UNMET in request:
+        raise ExpectationError("Of what an 'Expect' header may ask for, only '100-continue' is done.")
+    if OUTSIDE in request:
+        raise NotFoundError("Everything here is below the path that EMB_PROVIDER_URL_PREFIX names.")
 
 
 def _unrouted(request: web.Request, error: web.HTTPNotFound | web.HTTPMethodNotAllowed) -> RequestError:
@@ -130,7 +142,7 @@ def error_response(error: RequestError, request_id: str, dialect: Dialect = OPEN
         response.headers["Retry-After"] = str(math.ceil(error.retry_after_s))
     if error.status == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
-    if error.status in (408, 413, 429):  # the rest of the body is still on its way and nobody will read it
+    if error.status in (408, 413, 417, 429):  # the rest of the body is still on its way and nobody will read it
         response.force_close()
     if error.status in (
         500,

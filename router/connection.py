@@ -15,6 +15,7 @@ from aiohttp.web_protocol import RequestHandler
 from emb_model_provider.errors import InternalError, InvalidRequestError
 from emb_model_provider.logs import EventLog
 from router.app import error_response, new_request_id
+from router.expectation import without_expectation
 from router.prefix import without_prefix
 
 log = EventLog("router.connection")
@@ -110,5 +111,5 @@ class Runner(web.AppRunner):
         server = await super()._make_server()
         # aiohttp has no parameter for the class of its connections; the test with raw bytes holds this together.
         server.__class__ = _Server
-        server.request_factory = without_prefix(self._url_prefix, server.request_factory)
+        server.request_factory = without_expectation(without_prefix(self._url_prefix, server.request_factory))
         return server
