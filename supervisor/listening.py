@@ -139,13 +139,9 @@ def bind_tcp(host: str, port: int, count: int = 1) -> tuple[socket.socket, ...]:
     try:
         address = _resolve(host, port)
         # The first one alone, for with SO_REUSEPORT a second server of the same user would not be told that the port
-        # is taken, and get half of its connections.
+        # is taken, and get half of its connections. Only who has it may have more of the same.
         first = address.bind(reuse_port=False)
-        if count == 1:
-            return (first,)
-        address = replace(address, name=first.getsockname()[:2])
-        first.close()
-        return _bind_same(address, count)
+        return (first,) if count == 1 else _bind_beside(first, address, count - 1)
     except socket.gaierror as error:
         raise ConfigurationError(
             f"EMB_PROVIDER_HOST={host} is not an address of this machine: {error.strerror}."
@@ -156,11 +152,12 @@ def bind_tcp(host: str, port: int, count: int = 1) -> tuple[socket.socket, ...]:
         raise OSError(f"{host}:{port} cannot be bound: {os.strerror(number)}. {advice}") from None
 
 
-def _bind_same(address: _Address, count: int) -> tuple[socket.socket, ...]:
-    sockets: list[socket.socket] = []
+def _bind_beside(first: socket.socket, address: _Address, more: int) -> tuple[socket.socket, ...]:
+    address = replace(address, name=first.getsockname()[:2])
+    sockets = [first]
     try:
-        while len(sockets) < count:
-            sockets.append(address.bind(reuse_port=True))
+        first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sockets.extend(address.bind(reuse_port=True) for _ in range(more))
     except OSError:
         for one in sockets:
             one.close()

@@ -33,6 +33,36 @@ def test_every_address_of_ipv6_is_every_address_of_ipv4_too(count):
         listening.close()
 
 
+def test_of_two_servers_that_start_together_with_several_routers_one_is_refused(monkeypatch):
+    bind, refused = socket.create_server, []
+
+    def bind_and_let_the_other_try(address, **options):
+        if options["reuse_port"]:  # the first socket has been bound: another server starts just now
+            with pytest.raises(OSError, match="cannot be bound: Address already in use"):
+                bind_tcp(*address)
+            refused.append(address)
+        return bind(address, **options)
+
+    monkeypatch.setattr(socket, "create_server", bind_and_let_the_other_try)
+    listening = Listening(bind_tcp("127.0.0.1", 0, 3))
+    listening.close()
+    assert len(refused) == 2
+    assert len({one.fileno() for one in listening.tcp}) == 1, "all are closed"
+
+
+def test_sockets_of_several_routers_all_get_connections():
+    listening = Listening(bind_tcp("127.0.0.1", 0, 2))
+    clients = [socket.create_connection(listening.tcp[0].getsockname(), 5) for _ in range(64)]
+    try:
+        for one in listening.tcp:
+            one.settimeout(5)  # of 64, one in 10^19 times none comes here
+            one.accept()[0].close()
+    finally:
+        for client in clients:
+            client.close()
+        listening.close()
+
+
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 on this machine")
 def test_one_address_of_ipv6_is_no_other():
     listening = Listening(bind_tcp("::1", 0))
