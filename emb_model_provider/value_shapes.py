@@ -23,6 +23,9 @@ _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)
 #: Never through ``.`` or ``..``: clients resolve these before they ask, and would miss every route.
 _URL_PREFIX: Final = re.compile(r"(/(?!\.{1,2}(/|\Z))[A-Za-z0-9._~-]+)+/?|/")
 _KEY_CHARS: Final = re.compile(r"[\x21-\x7e]+")
+#: How other programs write a list.
+_BRACKETED: Final = re.compile(r"\[.*\]")
+_QUOTED: Final = re.compile(r"(['\"]).*\1")
 _MAX_CPU: Final = 4095
 #: Where a model comes from. Who serves a directory looks here for a word such as "local".
 HUB: Final[Choice[Source]] = Choice(SOURCES, "; a model in a directory of this machine needs none of them")
@@ -158,6 +161,10 @@ class ApiKeys(Kind[tuple[str, ...]]):
         if not keys:
             # Reading this as "no keys" would open a server that was meant to be closed.
             raise WrongValueError("it holds no key; leave it out to serve without keys")
+        if _BRACKETED.fullmatch(text) or any(_QUOTED.fullmatch(one) for one in (text, *keys)):
+            raise WrongValueError(
+                "write the keys as they are, separated by commas: the brackets or quotes would be part of them"
+            )
         if not all(_KEY_CHARS.fullmatch(key) for key in keys):
             raise WrongValueError("a key may hold only visible ASCII characters, for it travels in an HTTP header")
         return keys

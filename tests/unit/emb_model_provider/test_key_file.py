@@ -35,6 +35,8 @@ def test_a_file_that_others_can_read_is_used_and_warned_of(tmp_path):
         (b"", "holds no key"),
         (b"# only a comment\n", "holds no key"),
         (b"fine\nnot\xff fine\n", "keys:2: a key may hold only visible ASCII"),
+        (b'[\n  "fine",\n  "b"\n]\n', "keys:2: write the keys as they are"),
+        (b'a\n"fine,b"\n', "keys:2: write the keys as they are"),
         (b"x" * 2_000_000, "larger than 1 MiB"),
     ],
 )

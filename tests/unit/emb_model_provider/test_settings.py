@@ -139,6 +139,14 @@ def test_keys_in_quotes_of_the_environment_are_refused_and_those_of_the_file_los
     assert load(API_KEYS="\"a,b'").server.api_keys == ('"a', "b'")
 
 
+def test_keys_written_as_a_list_of_another_language_are_refused() -> None:
+    for keys in ('["hush","b"]', "['hush', 'b']", "[hush, b]", "['hush']", "b,'hush'", "[]"):
+        for (problem,) in (problems(API_KEYS=keys), problems(f"EMB_PROVIDER_API_KEYS={keys}\n")):
+            assert "write the keys as they are, separated by commas" in problem
+            assert "hush" not in problem
+    assert load(API_KEYS='[b,a]c,d"e",\'').server.api_keys == ("[b", "a]c", 'd"e"', "'")
+
+
 def test_api_keys_are_split_at_commas_and_an_empty_list_does_not_open_the_server() -> None:
     assert load(API_KEYS=" a, b,,a ").server.api_keys == ("a", "b")
     assert "holds no key" in problems(API_KEYS=" , ")[0]
