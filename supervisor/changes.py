@@ -13,7 +13,8 @@ from emb_model_provider.settings import Settings
 class Changes:
     """Model ids by what becomes of them, in the order of the settings.
 
-    ``needs_restart`` names the settings that count only when the whole server is started again.
+    ``needs_restart`` names the settings that count only when the whole server is started again; ``silence`` tells that
+    a router may be silent for another time.
     """
 
     kept: tuple[str, ...] = ()
@@ -21,6 +22,7 @@ class Changes:
     removed: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
     needs_restart: tuple[str, ...] = ()
+    silence: bool = False
 
     def summary(self) -> str:
         """Return the changes in a sentence."""
@@ -43,6 +45,7 @@ def compare(before: Settings, after: Settings) -> Changes:
         removed=tuple(name for name in old if name not in new),
         changed=tuple(name for name, spec in new.items() if name in old and old[name] != spec),
         needs_restart=_fixed_at_start(before, after),
+        silence=before.supervision.silence_timeout_s != after.supervision.silence_timeout_s,
     )
 
 

@@ -133,9 +133,12 @@ class Front:
             if seat is not source:
                 seat.send(message)
 
-    def configure(self, config: RouterConfig) -> None:
-        """Take new settings: tell the routers, or replace them where they could only take them at their start."""
-        change = router_change(self._config, config)
+    def configure(self, config: RouterConfig, *, anew: bool = False) -> None:
+        """Take new settings: tell the routers, or replace them where they could only take them at their start.
+
+        ``anew``: the settings are others of which no router is told, such as how it is watched.
+        """
+        change = "replace" if anew else router_change(self._config, config)
         self._config = config
         for index, seat in enumerate(self._seats):
             seat.configure(_of_seat(config, index), change)

@@ -193,7 +193,7 @@ class Tree:
             self._posts[spec.id] = post
         for model_id in changes.removed:
             self._remove(before[model_id])
-        self._front.configure(self._use.router_config(str(self._ground.run_directory.path)))
+        self._front.configure(self._use.router_config(str(self._ground.run_directory.path)), anew=changes.silence)
         self._lookout.limits = self._use.recycle_limits()
         self._front.push()
 

@@ -33,6 +33,12 @@ def test_a_new_token_changes_no_model_that_is_loaded():
     assert "hf_new" not in changes.summary()
 
 
+def test_another_time_of_silence_is_noticed_though_routers_report_as_often():
+    after = load_settings({"EMB_PROVIDER_SILENCE_TIMEOUT_S": "60"}, None)
+    assert compare(SETTINGS, after).silence
+    assert not compare(after, after).silence
+
+
 def test_what_only_a_restart_can_change_is_named_and_stays_as_it_was():
     after = load_settings(
         {

@@ -282,6 +282,14 @@ async def test_settings_that_are_the_same_are_sent_to_nobody(make_house):
     assert len(house.keepers) == 1
 
 
+async def test_a_router_that_is_to_be_watched_otherwise_is_replaced_though_its_own_settings_are_the_same(make_house):
+    house = make_house(2)
+    house.front.configure(house.config, anew=True)
+    assert [house.words(number) for number in range(4)] == [["start"]] * 4
+    house.hear(2, RouterReady(78))
+    assert house.front.routers == [house.keepers[2].router, house.keepers[1].router]
+
+
 async def test_a_router_that_dies_comes_back_with_the_newest_settings(make_house):
     house = make_house()
     house.front.configure(LIVE.replace(around=house.config.around))
