@@ -1,4 +1,7 @@
-"""The JSON files of a model directory, as they stand there. Used by whoever reads one as a whole."""
+"""The JSON files of a model directory. Used by whoever reads one as a whole.
+
+JSON can write half of a surrogate pair, which is no character and can be sent to nobody: texts are read without such.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ Document = Mapping[str, object]
 def read_json(path: Path) -> object:
     """Return what a file holds; raise ``LoadError`` INCOMPLETE_DOWNLOAD for one that is not there or is no JSON."""
     try:
-        document: object = json.loads(path.read_bytes())
+        written: object = json.loads(path.read_bytes())
+        document: object = json.loads(whole(json.dumps(written, ensure_ascii=False)))
     except (OSError, ValueError, RecursionError) as error:
         raise LoadError(
             LoadReason.INCOMPLETE_DOWNLOAD,
@@ -26,6 +30,11 @@ def read_json(path: Path) -> object:
 def read_object(path: Path) -> Document:
     """Return the object in a file that a model may lack; empty where it does, or where the file holds anything else."""
     return as_object(read_json(path)) if path.exists() else {}
+
+
+def whole(text: str) -> str:
+    """Return a text with ``?`` in place of each half of a surrogate pair."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def as_object(value: object) -> Document:

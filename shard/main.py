@@ -29,6 +29,7 @@ from shard.costs import SlicePlan, measure
 from shard.encoder import Encoder
 from shard.first_answer import refuse_bad_answers
 from shard.hubs import Progress, Snapshot
+from shard.json_files import whole
 from shard.lane import Lane, count_lanes, threads_of_lane
 from shard.light_imports import leave_out_evaluation, without_collecting
 from shard.mapped_files import MappedFiles, states_below
@@ -87,7 +88,7 @@ def main(arguments: list[str]) -> int:
 
 def _report(control: ControlChannel, reason: LoadReason, sentence: str) -> int:
     """Say why the model cannot be loaded; return the exit code that goes with it."""
-    control.send(LoadFailed(reason, sentence))
+    control.send(LoadFailed(reason, whole(sentence)))  # a library may have quoted a file of the model
     return reason.exit_code
 
 

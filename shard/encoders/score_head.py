@@ -21,6 +21,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutp
 from emb_model_provider.modelmap import Task
 from shard.encoder import Results, Tokenized
 from shard.encoders.heads import Features, HeadFacts, in_blocks
+from shard.json_files import whole
 
 #: The name under which sentence-transformers keeps a cross-encoder's logits.
 SCORES: Final = "scores"
@@ -44,7 +45,7 @@ class ScoreHead:
             outputs=("scores",),
             pooling="none",
             task=self._task,
-            labels=tuple(str(names[number]) for number in sorted(names, key=int)),
+            labels=tuple(whole(str(names[number])) for number in sorted(names, key=int)),
         )
 
     @property
