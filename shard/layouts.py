@@ -169,7 +169,6 @@ def _read_sentence_transformers(directory: Path, spec: ModelSpec) -> Recipe:
     own = {name: str(text or "") for name, text in as_object(options.get("prompts")).items()}
     prompts = _prompts(directory, spec, own)
     default_prompt = spec.default_prompt_name or options.get("default_prompt_name")
-    truncate = options.get("truncate_dim")
     return Recipe(
         "sentence-transformers",
         modules=modules,
@@ -178,7 +177,7 @@ def _read_sentence_transformers(directory: Path, spec: ModelSpec) -> Recipe:
         max_length=spec.max_length,
         prompts=prompts,
         default_prompt_name=_known_default(default_prompt, dict(prompts)),
-        truncate_dimension=truncate if isinstance(truncate, int) else None,
+        truncate_dimension=_read_truncation(options),
         task=task,
         activation=find_activation(config, options, labels),
         matryoshka=find_matryoshka(directory, config, options),
@@ -186,6 +185,15 @@ def _read_sentence_transformers(directory: Path, spec: ModelSpec) -> Recipe:
         has_token_linears=task == "embed" and _has_token_linears(directory),
         max_active=active if isinstance(active := options.get("max_active_dims"), int) else None,
     )
+
+
+def _read_truncation(options: Mapping[str, object]) -> int | None:
+    given = options.get("truncate_dim")
+    if not isinstance(given, int):
+        return None
+    if given is True or given <= 0:  # sentence-transformers would slice with it: no numbers at all, or all but the last
+        raise unsupported(f"its config_sentence_transformers.json has truncate_dim {given!r}, which is no length")
+    return given
 
 
 def _read_late_interaction(modules: tuple[ModuleEntry, ...], options: Mapping[str, object], spec: ModelSpec) -> Recipe:

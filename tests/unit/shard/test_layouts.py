@@ -81,6 +81,164 @@ def test_modelscope_length_may_stand_in_the_inference_half_of_the_preprocessor(t
     assert read_recipe(directory, SPEC).max_length == 50
 
 
+@pytest.mark.parametrize("length", [0, -1, "64", None])
+def test_a_length_of_modelscope_that_is_none_leaves_its_default(tmp_path, length):
+    assert read_recipe(modelscope(tmp_path, preprocessor={"max_length": length}), SPEC).max_length == 128
+
+
+def ranker(directory, *, pipeline=True, **config):
+    configuration = {"task": "text-ranking", "preprocessor": {"max_length": 77}}
+    configuration |= {"pipeline": {"type": "text-ranking"}} if pipeline else {}
+    return write(directory, config={"model_type": "bert", **config}, configuration=configuration)
+
+
+def test_a_ranker_of_modelscope_has_one_label_sigmoid_and_the_length_that_its_preprocessor_says(tmp_path):
+    recipe = read_recipe(ranker(tmp_path), SPEC)
+    assert (recipe.layout, recipe.task, recipe.num_labels) == ("modelscope", "rerank", 1)
+    assert (recipe.max_length, recipe.activation, recipe.scores) == (77, "sigmoid", True)
+    named = {"sentence_transformers": {"activation_fn": "torch.nn.Identity"}}
+    assert read_recipe(ranker(tmp_path, num_labels=1, **named), SPEC).activation == "sigmoid"
+    assert read_recipe(ranker(tmp_path, num_labels=1), SPEC).num_labels is None
+    assert read_recipe(ranker(tmp_path), ModelSpec(id="m", name="n", max_length=9)).max_length == 9
+
+
+def test_a_ranker_that_modelscopes_pipeline_does_not_serve_is_one_of_transformers(tmp_path):
+    named = {"sentence_transformers": {"activation_fn": "torch.nn.Identity"}}
+    recipe = read_recipe(ranker(tmp_path, pipeline=False, **named), SPEC)
+    assert (recipe.layout, recipe.task, recipe.num_labels) == ("transformers", "rerank", 1)
+    assert (recipe.max_length, recipe.activation) == (None, "identity")
+
+
+def test_a_ranking_model_with_two_labels_is_refused_and_classifies_if_it_is_told_to(tmp_path):
+    ranker(tmp_path, id2label={"0": "no", "1": "yes"})
+    assert reason_of(tmp_path) is LoadReason.UNSUPPORTED_MODEL
+    recipe = read_recipe(tmp_path, ModelSpec(id="m", name="n", task="classify"))
+    assert (recipe.task, recipe.num_labels) == ("classify", None)
+
+
+def test_a_classifier_that_names_no_labels_keeps_the_two_that_transformers_assumes(tmp_path):
+    recipe = read_recipe(write(tmp_path, config={}), ModelSpec(id="m", name="n", task="classify"))
+    assert (recipe.task, recipe.num_labels, recipe.activation) == ("classify", None, "softmax")
+
+
+@pytest.mark.parametrize(
+    ("family", "set_to", "length"), [("qwen3", None, 8192), ("qwen2", None, None), ("qwen3", 9, 9)]
+)
+def test_a_language_model_that_ranks_reads_as_much_as_its_card_says(tmp_path, family, set_to, length):
+    write(tmp_path, config={"model_type": family, "architectures": ["AForCausalLM"]})
+    recipe = read_recipe(tmp_path, ModelSpec(id="m", name="a-Reranker", max_length=set_to))
+    assert (recipe.layout, recipe.task, recipe.activation) == ("transformers", "rerank", "sigmoid")
+    assert recipe.max_length == length
+    assert recipe.generative.is_qwen3 is (family == "qwen3")
+
+
+def test_bge_m3_is_known_by_both_of_its_layers(tmp_path):
+    write(tmp_path, config={"model_type": "xlm-roberta"})
+    (tmp_path / "sparse_linear.pt").touch()
+    one = read_recipe(tmp_path, SPEC)
+    assert (one.has_token_linears, one.pooling, one.pooling_assumed, one.normalize) == (False, "mean", True, False)
+    (tmp_path / "colbert_linear.pt").touch()
+    both = read_recipe(tmp_path, SPEC)
+    assert (both.has_token_linears, both.pooling, both.pooling_assumed, both.normalize) == (True, "cls", False, True)
+    told = read_recipe(tmp_path, ModelSpec(id="m", name="n", pooling="mean", normalize=False, max_length=9))
+    assert (told.pooling, told.normalize, told.max_length) == ("mean", False, 9)
+    assert read_recipe(sentence_transformers(tmp_path), SPEC).has_token_linears
+
+
+def test_a_masked_language_model_is_sparse_where_its_mapping_says_so_and_nothing_else_is(tmp_path):
+    spec = ModelSpec(id="m", name="n", task="sparse", max_length=9)
+    recipe = read_recipe(write(tmp_path, config={"architectures": ["BertForMaskedLM"]}), spec)
+    assert (recipe.layout, recipe.task, recipe.max_length) == ("transformers", "sparse", 9)
+    assert reason_of(write(tmp_path, config={"architectures": ["BertModel"]}), spec) is LoadReason.UNSUPPORTED_MODEL
+    assert reason_of(write(tmp_path, config={"architectures": "BertForMaskedLM"}), spec) is LoadReason.UNSUPPORTED_MODEL
+
+
+def test_stanfords_colbert_is_known_by_its_architecture_and_no_other_model_gets_a_random_projection(tmp_path):
+    recipe = read_recipe(write(tmp_path, config={"architectures": ["HF_ColBERT"]}), SPEC)
+    assert (recipe.layout, recipe.task, recipe.default_prompt_name) == ("transformers", "multi_vector", "document")
+    assert recipe.late.is_stanford
+    spec = ModelSpec(id="m", name="n", task="multi_vector")
+    assert reason_of(write(tmp_path, config={"architectures": ["BertModel"]}), spec) is LoadReason.UNSUPPORTED_MODEL
+
+
+@pytest.mark.parametrize(
+    ("task", "architecture"), [("sparse", "BertForMaskedLM"), ("multi_vector", "HF_ColBERT"), (None, "HF_ColBERT")]
+)
+def test_a_modelscope_configuration_makes_no_other_model_one_of_dense_vectors(tmp_path, task, architecture):
+    write(modelscope(tmp_path), config={"model_type": "bert", "architectures": [architecture]})
+    recipe = read_recipe(tmp_path, ModelSpec(id="m", name="n", task=task))
+    assert (recipe.layout, recipe.task) == ("transformers", task or "multi_vector")
+
+
+@pytest.mark.parametrize("task", ["sparse", "multi_vector"])
+def test_a_model_of_dense_vectors_from_modelscope_does_nothing_else_whatever_its_mapping_says(tmp_path, task):
+    assert reason_of(modelscope(tmp_path), ModelSpec(id="m", name="n", task=task)) is LoadReason.UNSUPPORTED_MODEL
+
+
+def test_a_late_interaction_model_has_the_prompts_of_its_mapping_before_its_own(tmp_path):
+    directory = sentence_transformers(tmp_path, model_type="ColBERT", query_prefix="[Q] ", document_prefix="[D] ")
+    spec = ModelSpec(id="m", name="n", prompts=(("query", "ask: "), ("x", "y")), max_length=9)
+    recipe = read_recipe(directory, spec)
+    assert dict(recipe.prompts) == {"query": "ask: ", "document": "[D] ", "x": "y"}
+    assert (recipe.layout, recipe.default_prompt_name) == ("sentence-transformers", "document")
+    assert (recipe.max_length, recipe.late.is_bare) == (9, True)
+    own = sentence_transformers(tmp_path, model_type="MultiVectorEncoder")
+    assert not read_recipe(own, SPEC).late.is_bare
+    assert read_recipe(own, ModelSpec(id="m", name="n", default_prompt_name="query")).default_prompt_name == "query"
+
+
+def sparse(directory, *kinds, **options):
+    modules = [{"path": str(number), "type": f"sentence_transformers.{kind}"} for number, kind in enumerate(kinds)]
+    return write(directory, modules=modules, config_sentence_transformers={"model_type": "SparseEncoder", **options})
+
+
+def test_a_sparse_model_is_two_modules_and_keeps_as_many_weights_as_it_says(tmp_path):
+    recipe = read_recipe(sparse(tmp_path, "MLMTransformer", "SpladePooling", max_active_dims=64), SPEC)
+    assert (recipe.task, recipe.max_active) == ("sparse", 64)
+    assert (
+        read_recipe(sparse(tmp_path, "MLMTransformer", "SpladePooling", max_active_dims=None), SPEC).max_active is None
+    )
+
+
+@pytest.mark.parametrize(
+    ("kinds", "words"),
+    [
+        (("SparseStaticEmbedding",), "without inference"),
+        (("MLMTransformer", "SpladePooling", "SparseAutoEncoder"), "only the first two"),
+    ],
+)
+def test_a_sparse_model_of_another_kind_is_refused_with_its_modules(tmp_path, kinds, words):
+    with pytest.raises(LoadError, match=f"{kinds[-1]}.*{words}"):
+        read_recipe(sparse(tmp_path, *kinds), SPEC)
+
+
+def test_a_task_that_the_modules_are_not_for_is_refused(tmp_path):
+    spec = ModelSpec(id="m", name="n", task="sparse")
+    with pytest.raises(LoadError, match='leave out its "task"'):
+        read_recipe(sentence_transformers(tmp_path), spec)
+    with pytest.raises(LoadError, match='leave out its "task"'):
+        read_recipe(sparse(tmp_path, "MLMTransformer", "SpladePooling"), ModelSpec(id="m", name="n", task="embed"))
+
+
+def test_a_plain_model_is_not_what_nothing_in_it_makes_it(tmp_path):
+    directory = write(tmp_path, config={"model_type": "bert", "architectures": ["BertModel"]})
+    assert read_recipe(directory, ModelSpec(id="m", name="n", task="embed")).task == "embed"
+    assert read_recipe(directory, ModelSpec(id="m", name="n", task="rerank")).num_labels == 1
+
+
+def test_a_cut_that_a_model_makes_itself_and_the_sizes_that_it_may_be_cut_to_are_read(tmp_path):
+    recipe = read_recipe(sentence_transformers(tmp_path, truncate_dim=8, matryoshka_dims=[8, 4]), SPEC)
+    assert (recipe.truncate_dimension, recipe.matryoshka) == (8, (4, 8))
+    assert read_recipe(sentence_transformers(tmp_path, truncate_dim="8"), SPEC).truncate_dimension is None
+
+
+@pytest.mark.parametrize("length", [0, -1, -384, True])
+def test_a_cut_to_no_length_is_refused(tmp_path, length):
+    with pytest.raises(LoadError, match=rf"truncate_dim {length}, which is no length") as caught:
+        read_recipe(sentence_transformers(tmp_path, truncate_dim=length), SPEC)
+    assert caught.value.reason is LoadReason.UNSUPPORTED_MODEL
+
+
 def test_no_half_of_a_surrogate_pair_is_left_in_what_a_model_calls_its_prompts(tmp_path):
     prompts = {"a\ud800": "b\udfff: ", "query": "😀 "}
     read = read_recipe(sentence_transformers(tmp_path, prompts=prompts, default_prompt_name="a\ud800"), SPEC)
