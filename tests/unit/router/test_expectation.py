@@ -1,4 +1,4 @@
-"""What a client says to expect, over a real socket: aiohttp answers it below every middleware."""
+"""What a client expects or offers before its body, over a real socket: much of it is done below every middleware."""
 
 import asyncio
 import json
@@ -70,4 +70,21 @@ async def test_http_1_0_is_sent_no_such_word(connect):
     reader, writer = await connect()
     writer.write(head("100-continue", version="1.0") + BODY)
     assert (await reader.readline()).startswith(b"HTTP/1.0 200 ")
+    writer.close()
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/nowhere"])
+async def test_who_offers_http_2_and_is_answered_before_the_body_is_here_is_not_to_send_the_next_request(connect, path):
+    """What aiohttp's parser gets in one piece with the end of such a body, it drops."""
+    fields = ("Host: x", "Connection: Upgrade, HTTP2-Settings", "HTTP2-Settings: AAEA", "Upgrade: h2c")
+    asked = "\r\n".join((f"POST {path} HTTP/1.1", *fields, f"Content-Length: {len(BODY)}", "", "")).encode()
+    reader, writer = await connect()
+    writer.write(asked + BODY)
+    answer = await reader.readuntil(b"\r\n\r\n")
+    assert b"Connection: close" not in answer, "nothing is left of its body"
+    await reader.readexactly(int(answer.partition(b"Content-Length: ")[2].split()[0]))
+    writer.write(asked.replace(b"/1.1\r\n", b"/1.1\r\nContent-Encoding: gzip\r\n", 1))
+    answer = await reader.readuntil(b"\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 4")
+    assert b"Connection: close" in answer
     writer.close()
