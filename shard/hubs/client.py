@@ -9,11 +9,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from emb_model_provider.errors import LoadError, LoadReason
 from shard.hubs.snapshot import HubName, RemoteFile
 
 _OTHER_WAYS: Final = "take the model from the other hub, or copy it into the cache and set EMB_PROVIDER_OFFLINE=true."
+#: The schemes of proxies that count for a hub.
+_PROXIED: Final = ("http", "https", "all")
+_THIS_MACHINE: Final = ("localhost", "127.0.0.1", "::1")
 _URL_PASSWORD: Final = re.compile(r"//[^/\s]*@")
 
 
@@ -46,10 +51,23 @@ class HubClient(Protocol):
 
 def no_network(source: HubName, endpoint: str, error: object) -> LoadError:
     """Return the error of a hub that cannot be reached."""
+    proxy = proxy_of(endpoint)
+    way = f" through the proxy {_shown(proxy)}" if proxy else ""
     return LoadError(
         LoadReason.NO_NETWORK,
-        f"{source} ({_shown(endpoint)}) cannot be reached: {_first_line(error)}. Check the network and the proxy, set "
-        f"EMB_PROVIDER_{source.upper()}_ENDPOINT to a mirror, {_OTHER_WAYS}",
+        f"{source} ({_shown(endpoint)}) cannot be reached{way}: {_first_line(_innermost(error))}. Check the network "
+        f"and the proxy, set EMB_PROVIDER_{source.upper()}_ENDPOINT to a mirror, {_OTHER_WAYS}",
+    )
+
+
+def unusable_proxy(source: HubName, error: object) -> LoadError:
+    """Return the error of a proxy in the environment that the hub's client cannot speak to, such as one of SOCKS."""
+    proxies = sorted({proxy for scheme, proxy in getproxies().items() if scheme in _PROXIED})
+    return LoadError(
+        LoadReason.NO_NETWORK,
+        f"the client of {source} cannot use the proxy that the environment names ({_shown(', '.join(proxies))}): "
+        f"{_first_line(error)}. Set HTTP_PROXY and HTTPS_PROXY to its http:// address, which most SOCKS proxies have, "
+        "too; or unset ALL_PROXY; or, for socks5://, pip install socksio PySocks.",
     )
 
 
@@ -64,7 +82,11 @@ def no_answer_of_a_hub(source: HubName, endpoint: str, answer: str) -> LoadError
 
 def no_such_model(source: HubName, name: str) -> LoadError:
     """Return the error of a name the hub does not know; ``resolve`` adds names that are near."""
-    return LoadError(LoadReason.NO_SUCH_MODEL, f"{source} has no model {name!r}, or it is private and needs a token.")
+    return LoadError(
+        LoadReason.NO_SUCH_MODEL,
+        f"{source} has no model {name!r}, or it is private and needs a token that has access: "
+        f"EMB_PROVIDER_{source.upper()}_TOKEN.",
+    )
 
 
 def no_such_revision(source: HubName, name: str, revision: str | None) -> LoadError:
@@ -100,6 +122,42 @@ def disk_error(error: OSError, directory: Path) -> LoadError:
         return LoadError(LoadReason.DISK_FULL, f"the disk of {directory} is full: free some space, or move the cache.")
     reason = f"{directory} cannot be written: {os.strerror(error.errno) if error.errno else error}"
     return LoadError(LoadReason.NO_PERMISSION, f"{reason}. Set the hub's cache directory to a writable one.")
+
+
+def proxy_of(endpoint: str) -> str:
+    """Return the proxy that the environment names for a hub, "" where there is none."""
+    url = urlsplit(endpoint)
+    proxies = getproxies()
+    proxy = proxies.get(url.scheme) or proxies.get("all", "")
+    return "" if not proxy or proxy_bypass(url.hostname or "") else proxy
+
+
+def settle_proxies(endpoint: str) -> None:
+    """Take out of the environment's proxies what can only do harm; before a client is made, which reads them.
+
+    No proxy leads to a mirror on this very machine. And where both other variables are set, ALL_PROXY is never used,
+    but the client of HuggingFace refuses to start for one of SOCKS, as the usual three lines for a terminal name it.
+    """
+    host = urlsplit(endpoint).hostname or ""
+    if proxy_of(endpoint) and (host in _THIS_MACHINE or host.startswith("127.")):
+        # All names: it may send us on to its files under another one.
+        kept = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+        spared = ",".join(filter(None, (kept, *_THIS_MACHINE, "" if host in _THIS_MACHINE else host)))
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = spared
+    proxies = getproxies()
+    if proxies.get("http") and proxies.get("https"):
+        for name in ("all_proxy", "ALL_PROXY"):
+            os.environ.pop(name, None)
+
+
+def _innermost(error: object) -> object:
+    """Return what the operating system said; libraries wrap it into pages of their own objects."""
+    found = error
+    while isinstance(error, BaseException):
+        if isinstance(error, OSError) and str(error):
+            found = error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return found
 
 
 def _shown(text: str) -> str:

@@ -22,6 +22,8 @@ from shard.hubs.client import (
     no_permission,
     no_such_model,
     no_such_revision,
+    settle_proxies,
+    unusable_proxy,
     wrong_token,
 )
 from shard.hubs.snapshot import HubName, RemoteFile
@@ -64,6 +66,7 @@ class HuggingFaceClient:
         self._access = access
         self._endpoint = access.endpoint or constants.ENDPOINT
         self._cache = Path(access.cache_dir or constants.HF_HUB_CACHE).expanduser()
+        settle_proxies(self._endpoint)
 
     def repository(self, name: str) -> Path:
         return self._cache / f"models--{name.replace('/', '--')}"
@@ -81,8 +84,12 @@ class HuggingFaceClient:
         return [directory for directory in found if directory.is_dir()]
 
     def list_files(self, name: str, revision: str | None) -> Listing:
-        from huggingface_hub import HfApi, RepoFile  # noqa: PLC0415
+        from huggingface_hub import HfApi, RepoFile, get_session  # noqa: PLC0415
 
+        try:
+            get_session()
+        except (ImportError, ValueError) as error:  # made from the environment's proxies alone
+            raise unusable_proxy(self.source, error) from error
         api = HfApi(endpoint=self._endpoint, token=self._access.token or None)
         with self._reasons(name, revision), _Patience().limited():
             commit = api.model_info(name, revision=revision or self.default_revision).sha

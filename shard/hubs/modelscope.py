@@ -22,6 +22,9 @@ from shard.hubs.client import (
     no_permission,
     no_such_model,
     no_such_revision,
+    proxy_of,
+    settle_proxies,
+    unusable_proxy,
     wrong_token,
 )
 from shard.hubs.snapshot import HubName, RemoteFile
@@ -54,6 +57,8 @@ class ModelScopeClient:
         os.environ.setdefault("MODELSCOPE_DOWNLOAD_TIMEOUT", "15")
         os.environ.setdefault("MODELSCOPE_DOWNLOAD_MAX_RETRIES", "0")
         self._access = access
+        self._endpoint = access.endpoint or os.environ.get("MODELSCOPE_ENDPOINT") or "https://modelscope.cn"
+        settle_proxies(self._endpoint)
         default = os.environ.get("MODELSCOPE_CACHE") or str(Path.home() / ".cache" / "modelscope")
         self._cache = Path(access.cache_dir or default).expanduser()
 
@@ -145,12 +150,15 @@ class ModelScopeClient:
         return self._unusable(error)
 
     def _unusable(self, error: BaseException) -> LoadError:
-        endpoint = self._access.endpoint or "modelscope.cn"
+        from requests.exceptions import InvalidSchema, InvalidURL  # noqa: PLC0415
+
         if status := getattr(error, "status_code", None):
-            return no_answer_of_a_hub(self.source, endpoint, str(status))
+            return no_answer_of_a_hub(self.source, self._endpoint, str(status))
+        if isinstance(error, (InvalidSchema, InvalidURL)) and proxy_of(self._endpoint):
+            return unusable_proxy(self.source, error)
         if isinstance(error, ValueError):
-            return no_answer_of_a_hub(self.source, endpoint, "with something else than a model's files")
-        return no_network(self.source, endpoint, error)
+            return no_answer_of_a_hub(self.source, self._endpoint, "with something else than a model's files")
+        return no_network(self.source, self._endpoint, error)
 
     def _exists(self, name: str) -> bool:
         try:
