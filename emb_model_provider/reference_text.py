@@ -73,8 +73,9 @@ The first that has the name wins. A value that is present and empty means the de
 `EMB_PROVIDER_LOG_FILE`, where it means: no file. Space around a value is removed.
 
 A wrong value is an error that names the setting, where it stands (`.env:12`), and what is allowed. All mistakes are
-reported together, the exit code is 78, and nothing is started. A name that does not exist is a warning; a line of the
-file that holds `EMB_PROVIDER_` and is no `NAME=value` is an error.
+reported together, the exit code is 78, and nothing is started. A name that does not exist is a warning, and so
+is a name of others in the file that counts in the environment alone, such as `HF_ENDPOINT` or `HTTPS_PROXY`; a line of
+the file that holds `EMB_PROVIDER_` and is no `NAME=value` is an error.
 
 The file follows the rules of python-dotenv: `NAME=value`, `#` comments, single and double quotes, `export`, and
 `${NAME}` for a variable. In one point it goes further: the JSON of `EMB_PROVIDER_MODEL_MAPPING` may span lines without
@@ -179,7 +180,8 @@ all-MiniLM-L6-v2。`emb-provider --check` 只检查设置，不启动任何进�
 值首尾的空白会被去除。
 
 值有误时会报错，指明设置名、所在位置（如 `.env:12`）和允许的取值。所有错误一次列出，退出码为 78，不启动任何进程。
-遇到不存在的设置名只给出警告；文件中含有 `EMB_PROVIDER_` 却不是 `NAME=value` 的行会报错。
+遇到不存在的设置名只给出警告；文件中若写了只在环境变量里有效的其他名称（如 `HF_ENDPOINT`、`HTTPS_PROXY`），也会警告；
+文件中含有 `EMB_PROVIDER_` 却不是 `NAME=value` 的行会报错。
 
 `.env` 文件遵循 python-dotenv 的规则：`NAME=value`、`#` 注释、单引号与双引号、`export` 前缀，以及用 `${NAME}` 引用变量。
 此外还支持一种写法：`EMB_PROVIDER_MODEL_MAPPING` 的 JSON 可以不加引号直接跨多行书写；其中的 `${NAME}` 按普通文本处理。

@@ -25,6 +25,16 @@ _URL_PASSWORD: Final = re.compile(r"//[^/\s]*@")
 _KNOWN_NAMES: Final = frozenset(row.name for row in SETTINGS)
 #: Compared without what all names share, which would make every name look near.
 _KNOWN_SUFFIXES: Final = tuple(row.name.removeprefix(PREFIX) for row in SETTINGS)
+#: Names that work in the environment, where the hubs' clients and torch read them, and what to write in a file.
+_NAMES_OF_OTHERS: Final[dict[str, str | None]] = {
+    "HF_ENDPOINT": "HUGGINGFACE_ENDPOINT",
+    "HF_TOKEN": "HUGGINGFACE_TOKEN",
+    "HF_HUB_CACHE": "HUGGINGFACE_CACHE_DIR",
+    "HF_HUB_OFFLINE": "OFFLINE",
+    "MODELSCOPE_ENDPOINT": "MODELSCOPE_ENDPOINT",
+    "MODELSCOPE_CACHE": "MODELSCOPE_CACHE_DIR",
+    **dict.fromkeys(("HF_HOME", "CUDA_VISIBLE_DEVICES", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +55,7 @@ class Values:
         self.problems: list[str] = list(dotenv.problems) if dotenv else []
         self.warnings: list[str] = list(dotenv.warnings) if dotenv else []
         self._warn_of_unknown_names()
+        self._warn_of_names_of_others()
 
     def find(self, row: Setting[object]) -> Found | None:
         """Return the value that counts; ``None`` where it is missing or empty and so means the default."""
@@ -105,6 +116,19 @@ class Values:
             advice = f" Did you mean {PREFIX}{near[0]}?" if near else ""
             where = found.where if found else ENVIRONMENT
             self.warnings.append(f"{name} ({where}) is no setting of this program and is ignored.{advice}")
+
+    def _warn_of_names_of_others(self) -> None:
+        """Warn of what would work in the environment and does nothing in the file, where nobody else looks."""
+        for name in sorted(self._dotenv.assignments if self._dotenv else {}):
+            ours = _NAMES_OF_OTHERS.get(name.upper(), name)
+            found = self._look_up(name)
+            if ours == name or name in self._env or found is None or (ours and self._look_up(PREFIX + ours)):
+                continue
+            instead = f"write {PREFIX}{ours} instead, or " if ours else ""
+            self.warnings.append(
+                f"{name} ({found.where}) is ignored, because only names with {PREFIX} count in the file: {instead}set "
+                "it in the environment of the server."
+            )
 
 
 def check_quotes(found: Found) -> None:

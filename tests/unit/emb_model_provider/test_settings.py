@@ -190,6 +190,23 @@ def test_unknown_names_are_warned_of_with_the_nearest_known_one() -> None:
     )
 
 
+def test_names_that_do_nothing_in_the_file_are_warned_of_with_what_does() -> None:
+    text = "HF_ENDPOINT=https://mirror.example\nhttps_proxy=http://127.0.0.1:7890\nPOSTGRES_PASSWORD=x\n"
+    assert load(text).warnings == (
+        (
+            "HF_ENDPOINT (.env:1) is ignored, because only names with EMB_PROVIDER_ count in the file: write"
+            " EMB_PROVIDER_HUGGINGFACE_ENDPOINT instead, or set it in the environment of the server."
+        ),
+        (
+            "https_proxy (.env:2) is ignored, because only names with EMB_PROVIDER_ count in the file: set it in the"
+            " environment of the server."
+        ),
+    )
+    passed_on = parse_dotenv(f"{text}EMB_PROVIDER_HUGGINGFACE_ENDPOINT=${{HF_ENDPOINT}}\n", ".env", {})
+    loaded = load_settings({"https_proxy": "http://127.0.0.1:7890"}, passed_on)
+    assert (loaded.warnings, loaded.hubs.huggingface.endpoint) == ((), "https://mirror.example")
+
+
 def test_a_single_model_carries_the_single_model_settings() -> None:
     model = only_model(
         MODEL_NAME="BAAI/bge-m3",
