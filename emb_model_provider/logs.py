@@ -60,9 +60,9 @@ class EventLog:
     def error(self, event: str, **values: object) -> None:
         self._write(logging.ERROR, event, values)
 
-    def said(self, event: str, **values: object) -> None:
+    def said(self, event: str, *, is_error: bool = False, **values: object) -> None:
         """Write an event that the terminal shows in other words already: only the log file needs it."""
-        self._write(logging.INFO, event, values, said=True)
+        self._write(logging.ERROR if is_error else logging.INFO, event, values, said=True)
 
     def exception(self, event: str, **values: object) -> None:
         """Write an error with the traceback of the exception being handled."""

@@ -244,6 +244,7 @@ class Tree:
         if status.state != "downloading" and status.generation:  # without one there is no process yet
             log.said(
                 "model_state",
+                is_error=status.state == "failed",  # the one line that says why: not to be lost with LOG_LEVEL=ERROR
                 model=status.model_id,
                 state=status.state,
                 generation=status.generation,

@@ -544,6 +544,14 @@ async def test_a_model_that_is_ready_is_shown_counted_and_pushed(world, caplog):
     assert (line["model"], line["state"], line["generation"], line["reason"]) == ("en", "ready", 1, None)
 
 
+async def test_why_a_model_has_failed_is_logged_where_errors_alone_are(world, caplog):
+    caplog.set_level("ERROR")
+    world.keeper("en").kept._change(state="loading")
+    world.keeper("en").kept._change(state="failed", reason="no_such_model", detail="no such directory")
+    (line,) = [record.values for record in caplog.records if record.message == "model_state"]
+    assert (line["state"], line["reason"], line["detail"]) == ("failed", "no_such_model", "no such directory")
+
+
 async def test_a_download_fills_no_log(world, caplog):
     caplog.set_level("INFO")
     world.keeper("en").kept._change(state="downloading", done_bytes=1, total_bytes=2)
