@@ -15,10 +15,11 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from emb_model_provider.dotenv_file import read_dotenv
+from emb_model_provider.dotenv_file import PREFIX, read_dotenv
 from emb_model_provider.errors import EXIT_ALREADY_RUNNING, EXIT_CONFIGURATION, ConfigurationError
 from emb_model_provider.key_file import read_key_file
 from emb_model_provider.logs import EventLog
+from emb_model_provider.setting_table import RUN_DIR, SETTINGS
 from emb_model_provider.settings import Settings, load_settings
 from supervisor.commands import add_commands, run_command, tell
 from supervisor.console import Console
@@ -37,6 +38,7 @@ log = EventLog("supervisor")
 DISTRIBUTION = "emb-model-provider"
 _STRANGER = "supervisor"
 _EXIT_FAILURE = 1
+_SETTING_NAMES = frozenset(row.name for row in SETTINGS)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -47,7 +49,9 @@ def main(arguments: list[str] | None = None) -> int:
     _fill_standard_streams()
     _accept_every_character()
     _fill_home()
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    _refuse_settings_as_options(parser, sys.argv[1:] if arguments is None else arguments)
+    options = parser.parse_args(arguments)
     if options.command not in (None, "serve"):
         return run_command(options)
 
@@ -94,6 +98,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"emb-provider {_version()}")
     add_commands(parser)
     return parser
+
+
+def _refuse_settings_as_options(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
+    """End with what to write where ``--port 9000`` stands: argparse would take the number for an unknown command."""
+    for argument in arguments:
+        option = argument.partition("=")[0]
+        name = PREFIX + option.removeprefix("--").upper().replace("-", "_")
+        if option.startswith("--") and name in _SETTING_NAMES and name != RUN_DIR.name:
+            parser.error(f"{option} is no option but a setting: set {name} in the environment or in .env")
 
 
 def _serve(settings: Settings, places: dict[str, Placement], load: Load) -> int:

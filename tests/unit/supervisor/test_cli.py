@@ -123,3 +123,17 @@ def test_a_result_that_cannot_be_written_is_told_in_a_sentence_and_is_no_success
     with pytest.raises(OSError, match="No space"):
         full.close()
     assert capsys.readouterr().err.startswith("The result cannot be written: ")
+
+
+@pytest.mark.parametrize("arguments", [["--port", "9300"], ["--port=9300"], ["--check", "--port", "9300"]])
+def test_a_setting_given_as_an_option_is_refused_with_what_to_write(capsys, arguments):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.endswith("--port is no option but a setting: set EMB_PROVIDER_PORT in the environment or in .env\n")
+
+
+def test_the_run_directory_is_an_option_of_commands_still(tmp_path, capsys):
+    assert cli.main(["status", "--run-dir", str(tmp_path)]) == 3
+    assert f"No server is running with the run directory {tmp_path}." in capsys.readouterr().err
