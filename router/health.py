@@ -58,7 +58,7 @@ class Health:
             "status": "ready" if is_ready else "not_ready",
             "models": {
                 status.model_id: describe(
-                    status, self._service.gate(status.model_id), is_ready=self._registry.is_ready(status)
+                    status, self._service.gate_of(status), is_ready=self._registry.is_ready(status)
                 )
                 for status in statuses
             },

@@ -87,13 +87,11 @@ class EmbeddingService:
         Its time counts from ``since_s`` on the loop's clock: it may have waited for ``facts`` already.
         """
         status = self._registry.find(request.model)
-        gate = self.gate(status.model_id)
+        gate = self.gate_of(status)
         encoder = status.info.encoder if status.info else None
         tokens = measure(request, self._policy.limits, encoder.max_tokens if encoder else None)
         caller = CALLER.get()
         client, total = request.client or caller.client, sum(tokens)
-        if encoder is not None:
-            gate.expect(encoder.tokens_per_s / self._policy.routers)
         is_small = _is_small(request, tokens)
         limits_s = self._policy.timeout_s, request.timeout_s, caller.timeout_s
         with gate.counted(client, total, is_small=is_small):
@@ -137,6 +135,13 @@ class EmbeddingService:
         gate = self._gates.get(model_id)
         if gate is None:
             gate = self._gates[model_id] = Gate(model_id, self._policy.max_queue_s)
+        return gate
+
+    def gate_of(self, status: ShardStatus) -> Gate:
+        """Return the same for a model that may be loaded: it counts with the rate that its shard has measured."""
+        gate = self.gate(status.model_id)
+        if status.info is not None:
+            gate.expect(status.info.encoder.tokens_per_s / self._policy.routers)
         return gate
 
     def left_behind(self, left: Left) -> None:
