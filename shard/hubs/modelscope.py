@@ -126,7 +126,7 @@ class ModelScopeClient:
         except errors.FileDownloadError as error:
             # One error for many files; the first says what happened to all of them.
             raise self._reason(next(iter(error.failed_files.values()), error), name, revision) from error
-        except (errors.HubError, OSError) as error:
+        except (errors.HubError, OSError, ValueError) as error:  # the last of a proxy with a scheme that is none
             raise self._reason(error, name, revision) from error
 
     def _reason(self, error: BaseException, name: str, revision: str | None) -> LoadError:
@@ -154,7 +154,10 @@ class ModelScopeClient:
 
         if status := getattr(error, "status_code", None):
             return no_answer_of_a_hub(self.source, self._endpoint, str(status))
-        if isinstance(error, (InvalidSchema, InvalidURL)) and proxy_of(self._endpoint):
+        is_of_proxy = isinstance(error, (InvalidSchema, InvalidURL)) or (
+            type(error) is ValueError and "SOCKS" in str(error)
+        )
+        if is_of_proxy and proxy_of(self._endpoint):
             return unusable_proxy(self.source, error)
         if isinstance(error, ValueError):
             return no_answer_of_a_hub(self.source, self._endpoint, "with something else than a model's files")
