@@ -3,7 +3,7 @@ import weakref
 from collections import deque
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.fair_queue import Entry, FairQueue
@@ -178,3 +178,69 @@ def test_a_client_that_gives_up_what_waits_too_long_gets_its_share_all_the_same(
             queue.discard(waiting.popleft())
         had[queue.pop().client] += 1
     assert had["impatient"] == pytest.approx(had["patient"], abs=2)
+
+
+def order(queue: FairQueue[str]) -> list[str]:
+    return [queue.pop().item for _ in range(len(queue))]
+
+
+def test_who_is_new_goes_before_the_second_entry_of_one_that_has_had_more_than_its_share():
+    queue: FairQueue[str] = FairQueue()
+    for client, cost, item in (("a", 10, "a1"), ("a", 100, "a2"), ("b", 100, "b1")):
+        queue.push(client, cost, item)
+    assert queue.pop().item == "a1"
+    queue.push("new", 1, "new")  # of what was done, half would have been its own
+    assert order(queue) == ["b1", "new", "a2"]
+
+
+def test_who_is_new_after_much_work_for_one_client_still_goes_before_the_second_entry_of_another():
+    queue: FairQueue[str] = FairQueue()
+    for number in range(1, 5):
+        queue.push("regular", 10, f"regular {number}")
+    for number in range(1, 3):
+        queue.push("big", 1000, f"big {number}")
+    assert [queue.pop().item for _ in range(3)] == ["regular 1", "big 1", "regular 2"]
+    queue.push("new", 1, "new")
+    assert order(queue) == ["regular 3", "new", "regular 4", "big 2"]
+
+
+def test_what_a_client_had_before_the_queue_was_empty_is_not_counted_against_it():
+    queue: FairQueue[str] = FairQueue()
+    queue.push("a", 1000, "long ago")
+    queue.pop()
+    queue.push("a", 1, "a")
+    for number in range(3):
+        queue.push("b", 1, f"b {number}")
+    assert order(queue) == ["a", "b 0", "b 1", "b 2"]
+
+
+class _Hoarder(FairQueue[int]):
+    def _tidy(self) -> None:
+        pass
+
+
+class _Tidier(FairQueue[int]):
+    def _leave(self, entry: Entry[int]) -> None:
+        self._room = 0
+        super()._leave(entry)
+
+
+_STEPS = st.tuples(st.sampled_from(["push", "push", "push", "pop", "discard"]), st.integers(0, 20), st.integers(1, 99))
+
+
+@settings(max_examples=50)
+@given(st.lists(_STEPS, min_size=30, max_size=60))
+def test_to_forget_what_is_over_and_to_look_who_is_first_change_nobodys_turn(steps):
+    queues = _Hoarder(), _Tidier()
+    waiting: list[list[Entry[int]]] = [[], []]
+    for number, (step, place, cost) in enumerate(steps):
+        for queue, own in zip(queues, waiting, strict=True):
+            if step == "push":
+                own.append(queue.push(f"client {place}", cost, number))
+            elif step == "pop" and own:
+                own.remove(queue.pop())
+            elif own:
+                queue.discard(own.pop(place % len(own)))
+        assert [one.number for one in waiting[0]] == [one.number for one in waiting[1]]
+        assert all(not own or queue.first() in own for queue, own in zip(queues, waiting, strict=True))
+    assert [queues[0].pop().number for _ in waiting[0]] == [queues[1].pop().number for _ in waiting[1]]

@@ -170,6 +170,16 @@ async def test_what_could_not_be_in_time_any_more_has_no_turn_and_the_next_one_g
     assert order == ["first", "soon", "later"]
 
 
+async def test_what_takes_less_than_the_time_that_is_left_has_its_turn():
+    gate, order = Gate("m", 0, tokens_per_s=1000), []
+    first, urgent = turn_of("first", 250), turn_of("urgent", 250)
+    urgent.deadline_s = asyncio.get_running_loop().time() + 2
+    tasks = await start_all(gate, order, [first, urgent])
+    gate.turn_over(first, is_answered=True)
+    await asyncio.gather(*tasks)
+    assert order == ["first", "urgent"]
+
+
 async def test_what_the_shard_has_in_hand_counts_against_a_deadline():
     gate = Gate("m", 0, tokens_per_s=1000)
     now_s = asyncio.get_running_loop().time()
@@ -252,6 +262,8 @@ async def test_slices_of_which_something_else_is_asked_are_not_equal():
     assert Work(("text",), "query: ") == Work(("text",), "query: ")
     assert Work(("text",), "query: ") != Work(("text",), None)
     assert Work(("text",), None) != (("text",), None)
+    assert hash((-1,)) == hash((-2,)), "two that a look at their hashes alone would take for one"
+    assert Work(-1) != Work(-2)
 
 
 class Crowd:

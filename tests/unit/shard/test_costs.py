@@ -2,7 +2,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from emb_model_provider.errors import InvalidRequestError
 from shard.costs import CostModel, Pace, Sample, SlicePlan, fit, measure, plan
+from shard.encoder import PLAIN
 from tests.support.fake_encoder import MAX_TOKENS, FakeEncoder
 
 models = st.builds(CostModel, st.floats(0, 10), st.floats(0, 10), st.floats(0.001, 1), st.floats(0, 0.01))
@@ -126,6 +128,36 @@ def test_measuring_uses_no_text_longer_than_the_model_takes():
     assert max(encoder.batch_sizes) * MAX_TOKENS <= 300
 
 
+@pytest.mark.parametrize(("longest", "timed"), [(200, 200), (300, 300), (512, 512), (64, 64)])
+def test_one_long_text_is_timed_of_the_length_that_the_model_takes(longest, timed):
+    encoder = FakeEncoder()
+    encoder.info = encoder.info.replace(max_tokens=longest)
+    measure(encoder, 2048, SlowEncoder(0.0, 0.0).clock)
+    assert max(len(text) for text in encoder.encoded) == timed
+
+
+@pytest.mark.parametrize(("task", "seconds"), [("rerank", ["0"]), ("embed", ())])
+def test_a_model_that_takes_no_ids_is_timed_with_what_it_takes_and_all_that_it_gives(task, seconds):
+    class Refusing(FakeEncoder):
+        def accept_ids(self, ids, reading=None):
+            raise InvalidRequestError("no ids")
+
+        def tokenize(self, texts, reading=PLAIN, seconds=()):
+            asked.append((list(texts), seconds))
+            return super().tokenize(texts, reading)
+
+        def encode(self, batch):
+            outputs.update(one.outputs for one in batch)
+            return super().encode(batch)
+
+    asked, outputs, encoder = [], set(), Refusing()
+    encoder.info = encoder.info.replace(task=task, outputs=("dense", "sparse"))
+    measure(encoder, 300, SlowEncoder(0.0, 0.0).clock)
+    assert set(encoder.encoded) == {"0" * 8, "0" * MAX_TOKENS}
+    assert all(one == (["0"], seconds) for one in asked)
+    assert outputs == {("dense", "sparse")}
+
+
 @given(st.lists(st.tuples(st.floats(0, 100), st.floats(0, 10_000))))
 def test_the_pace_stays_within_bounds(observed):
     pace = Pace()
@@ -143,13 +175,17 @@ def test_one_batch_during_which_the_process_stood_still_hardly_changes_the_pace(
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory")], ids=["host", "card"])
 def test_a_size_that_does_not_fit_into_memory_limits_every_batch(error):
+    tried = []
+
     class SmallEncoder(FakeEncoder):
         def encode(self, batch):
+            tried.append(len(batch))
             if len(batch) > 4:
                 raise error
             return super().encode(batch)
 
     assert measure(SmallEncoder(), 32768).max_tokens == 4 * MAX_TOKENS
+    assert max(tried) == 8, "what is larger still is not tried"
 
 
 def test_a_model_that_cannot_encode_one_text_is_no_model():
@@ -166,3 +202,7 @@ def test_the_rate_is_that_of_slices_of_usual_texts():
     assert slow.tokens_per_s == 2000
     assert SlicePlan(CostModel(0.0, 0.0, 0.5, 0.5 / 64), slice_ms=50.0, max_tokens=2048).tokens_per_s == 1000
     assert SlicePlan(CostModel(0.0, 0.0, 0.0, 0.0), slice_ms=50.0, max_tokens=2048).tokens_per_s == 0
+    assert SlicePlan(CostModel(10.0, 0.0, 0.5, 0.0), slice_ms=50.0, max_tokens=2048).tokens_per_s == 1600
+    short_of_a_usual_text = SlicePlan(CostModel(48.0, 0.0, 0.5, 0.0), slice_ms=50.0, max_tokens=2048)
+    assert short_of_a_usual_text.slice_tokens == 4
+    assert short_of_a_usual_text.tokens_per_s == 800

@@ -124,3 +124,15 @@ def test_what_a_failed_exact_pass_has_held_is_free_while_its_error_waits():
     errors = encode_isolated(lambda _batch: Results(np.full((2, 1), np.nan, np.float32)), exactly, range(2))
     assert [str(error) for error in errors] == ["out of memory"] * 2
     assert [one() for one in held] == [None] * 2
+
+
+def test_a_device_that_breaks_in_a_batch_is_not_asked_for_its_halves():
+    passes = []
+
+    def encode(batch):
+        passes.append(batch)
+        raise FatalDeviceError("lost card")
+
+    with pytest.raises(FatalDeviceError):
+        encode_isolated(encode, never, ["a", "b"])
+    assert passes == [["a", "b"]]
