@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from shard.fingerprint import start_hashing
+from shard.fingerprint import name_fingerprint, start_hashing
 from shard.trust import own_code
 from tests.support.tiny_models import make_plain
 
@@ -66,3 +66,11 @@ def test_who_wrote_the_configuration_and_how_is_not(directory):
     written = dict(reversed(config.items())) | {"transformers_version": "9.9", "_name_or_path": "elsewhere"}
     (directory / "config.json").write_text(json.dumps(written, indent=1))
     assert fingerprint(directory) == before
+
+
+def test_an_index_of_today_has_the_same_fingerprint_after_an_update_of_the_server():
+    facts = {"pooling": "cls", "prompts": {"query": "查询: ", "document": ""}}
+    backwards = {"prompts": {"document": "", "query": "查询: "}, "pooling": "cls"}
+    assert name_fingerprint("00ff", facts) == name_fingerprint("00ff", backwards) == "e2ccffd465327867"
+    assert name_fingerprint("00fe", facts) != name_fingerprint("00ff", facts)
+    assert name_fingerprint("00ff", facts | {"pooling": "mean"}) != name_fingerprint("00ff", facts)

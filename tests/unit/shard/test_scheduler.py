@@ -199,6 +199,64 @@ def test_small_requests_beyond_one_batch_go_first_in_every_lane_and_leave_bulk_i
     assert spent[True] / sum(spent.values()) == pytest.approx(0.25, abs=0.05)
 
 
+def kinds_of_next(scheduler: Scheduler[Item], count: int) -> str:
+    """Run so many batches while more of both kinds waits, and return a letter for each: b for bulk."""
+    letters = ""
+    for _ in range(count):
+        batch = scheduler.take(0.0)
+        scheduler.finished(batch)
+        letters += "b" if batch.is_bulk else "i"
+    return letters
+
+
+def test_what_small_requests_had_while_no_bulk_waited_is_not_owed_to_the_bulk_that_comes_later():
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(), make_plan(slice_ms=50, ms_per_token=1))
+    for _ in range(200):
+        add(scheduler, [25])
+        take(scheduler)
+    add(scheduler, [10] * 400)
+    for _ in range(400):
+        add(scheduler, [25])
+    assert kinds_of_next(scheduler, 12) == "iiibiiibiiib"
+
+
+def test_what_bulk_had_beside_small_requests_is_neither_owed_to_it_nor_held_against_it():
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(), make_plan(slice_ms=50, ms_per_token=1), lanes=2)
+    add(scheduler, [10] * 4000)
+    for _ in range(200):
+        add(scheduler, [25])
+        beside = [scheduler.take(0.0), scheduler.take(0.0)]
+        assert [batch.is_bulk for batch in beside] == [False, True]
+        for batch in beside:
+            scheduler.finished(batch)
+    for _ in range(400):
+        add(scheduler, [25])
+    assert kinds_of_next(scheduler, 12) == "iiibiiibiiib"
+
+
+def test_what_bulk_had_while_nothing_else_waited_is_not_held_against_it():
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(), make_plan(slice_ms=50, ms_per_token=1))
+    add(scheduler, [10] * 4000)
+    assert kinds_of_next(scheduler, 200) == 200 * "b"
+    for _ in range(400):
+        add(scheduler, [25])
+    assert kinds_of_next(scheduler, 12) == "iiibiiibiiib"
+
+
+def test_a_long_text_whose_turn_came_as_small_requests_left_is_not_held_against_bulk():
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(), make_plan(slice_ms=50, ms_per_token=1))
+    add(scheduler, [1000])
+    small = [item for _ in range(8) for item in add(scheduler, [25])]
+    assert kinds_of_next(scheduler, 3) == "iii"
+    for item in small:
+        scheduler.drop(item)
+    assert kinds_of_next(scheduler, 1) == "b"
+    add(scheduler, [10] * 400)
+    for _ in range(400):
+        add(scheduler, [25])
+    assert kinds_of_next(scheduler, 12) == "iiibiiibiiib"
+
+
 def test_by_default_an_idle_device_never_waits_for_company():
     scheduler: Scheduler[Item] = Scheduler(BatchLimits(), make_plan())
     assert scheduler.due_in_s(0.0) is None

@@ -89,6 +89,21 @@ def raw_ids(tokenizer, text):
     return theirs(tokenizer, 1_000_000, "end").encode(text).ids
 
 
+def test_what_a_tokenizers_file_says_of_cutting_and_filling_up_changes_nothing(raw):
+    set_up = Tokenizer.from_str(raw["bert"].to_str())
+    set_up.enable_truncation(4)
+    set_up.enable_padding(length=16)
+    texts = ["lovely weather today", "a"]
+    assert ours(set_up).tokenize(texts) == ours(raw["bert"]).tokenize(texts)
+
+
+@pytest.mark.parametrize("is_split", [True, False])
+def test_the_name_of_a_special_token_in_a_text_is_one_or_letters_as_the_models_tokenizer_has_it(raw, is_split):
+    facts = TokenizerFacts(raw["bert"].get_vocab_size(), "end", frozenset(), split_special_tokens=is_split)
+    (one,) = TextTokenizer(raw["bert"], facts, 12).tokenize(["[SEP]"])
+    assert (one.ids.count(raw["bert"].token_to_id("[SEP]")) == 1) is is_split
+
+
 def test_a_request_cannot_make_texts_longer_than_the_model_takes(raw):
     (found,) = ours(raw["bert"], 9).tokenize([text_of(30, 1)], Reading(max_tokens=5000))
     assert len(found.ids) == 9

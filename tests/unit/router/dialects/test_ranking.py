@@ -125,6 +125,35 @@ def test_what_goes_wrong_with_a_text_is_told_by_the_name_it_has_in_the_request()
     assert (planned.sent, planned.count) == (3, 3)
 
 
+def test_what_goes_wrong_with_a_first_text_of_several_is_told_by_its_place_and_one_of_two_equal_is_read_once():
+    body = {"text_1": ["a", "b", "a"], "text_2": ["x", "y", "z"]}
+    call = vllm.parse_score(Fields(body))
+    planned = call.plan(call.request, make_info(**KINDS["embed"]).encoder)
+    assert planned.texts == ("a", "b", "x", "y", "z")
+    assert planned.labels == ("first text 0", "first text 1", "input 0", "input 1", "input 2")
+
+
+def test_a_model_that_tells_two_classes_apart_gives_no_single_score():
+    call = vllm.parse_score(Fields({"text_1": "a", "text_2": "b"}))
+    one, two = (make_info(**KINDS["rerank"] | {"labels": ("no", "yes")[:count]}).encoder for count in (1, 2))
+    assert call.plan(call.request, one) == call.request
+    with pytest.raises(InvalidRequestError, match="tells 2 classes apart"):
+        call.plan(call.request, two)
+
+
+@pytest.mark.parametrize("prompts", [("query",), ("document",), ()])
+def test_where_a_model_of_token_vectors_has_but_one_of_two_prompts_neither_text_has_one(prompts):
+    call = vllm.parse_score(Fields({"text_1": "a", "text_2": "b"}))
+    planned = call.plan(call.request, make_info(**KINDS["colbert"] | {"prompts": prompts}).encoder)
+    assert (planned.prompt, planned.prompt_name, planned.queries) == ("", None, call.request.queries)
+
+
+def test_of_a_text_that_was_wrong_in_the_body_nothing_was_read_and_nothing_cut():
+    body = {"query": "a", "documents": ["", "b"], "on_error": "null", "usage_details": True}
+    details = answer(jina.parse_rerank(Fields(body)), "rerank")["usage"]["details"]
+    assert details[0] == {"tokens": 0, "original_tokens": 0, "truncated": False}
+
+
 def test_a_bad_query_is_everybodys_error():
     with pytest.raises(InvalidRequestError, match="'query' is an empty string"):
         jina.parse_rerank(Fields({"query": "", "documents": ["a"], "on_error": "null"}))
@@ -223,6 +252,9 @@ def test_a_list_longer_than_any_server_takes_is_refused_before_it_is_gone_throug
         ([[0.0, 0.0]], "sigmoid", {"raw": False, "always": True}, [[0.5, 0.5]]),
         ([[0.0, 200.0]], "softmax", {"raw": False}, [[0.0, 1.0]]),
         ([[300.0, 300.0], [0.0, 300.0]], "softmax", {"raw": False}, [[0.5, 0.5], [0.0, 1.0]]),
+        ([[300.0, 300.0], [0.0, 0.0]], "softmax", {"raw": False}, [[0.5, 0.5], [0.5, 0.5]]),
+        ([[200.0, 0.0]], "identity", {"raw": False, "always": True}, [[1.0, 0.0]]),
+        ([[200.0, 0.0]], "sigmoid", {"raw": False, "always": True}, [[1.0, 0.5]]),
         ([[0.0]], "softmax", {"raw": False}, [[0.5]]),
         ([[-300.0]], "sigmoid", {"raw": False}, [[0.0]]),
         ([[7.0, 3.0]], "softmax", {"raw": True, "always": True}, [[7.0, 3.0]]),
