@@ -73,6 +73,12 @@ def test_while_another_model_loads_the_choice_is_not_made_unless_there_is_none()
     assert planning.only_model(registry(ready("a", "embed"), failed), ("embed",), "/embed").model_id == "a"
 
 
+def test_a_model_of_the_better_kind_keeps_the_choice_open_while_others_load_however_many_there_are_of_the_next_kind():
+    made = registry(ready("a", "rerank"), ready("b", "embed"), ready("c", "embed"), make_status("d", state="loading"))
+    with pytest.raises(UnavailableError, match="on the way: d"):
+        planning.only_model(made, ("rerank", "embed"), "/rerank")
+
+
 def test_what_every_model_can_answer_means_the_only_one_there_is():
     assert planning.any_model(registry(ready("a", "embed", state="failed")), "/info").model_id == "a"
     with pytest.raises(InvalidRequestError, match=r"a, b.*/models/a/info") as caught:

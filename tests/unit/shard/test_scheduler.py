@@ -443,6 +443,29 @@ def test_a_lane_does_not_wait_for_company_that_its_batch_could_not_take(limits):
     assert scheduler.due_in_s(0.0) == 0.0
 
 
+def test_beside_small_requests_bulk_takes_a_free_lane_however_little_of_it_waits():
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(), make_plan(slice_ms=50, ms_per_token=1), lanes=2)
+    bulk = Item(1)
+    scheduler.add([bulk], 0.0, "bulk")
+    add(scheduler, [24])
+    assert not scheduler.take(0.0).is_bulk
+    assert scheduler.due_in_s(0.0) == 0.0
+    assert take(scheduler) == [bulk]
+
+
+def test_a_batch_of_which_some_came_too_late_is_still_what_bulk_had():
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(), make_plan(slice_ms=50, ms_per_token=1))
+    add(scheduler, [10] * 400)
+    for _ in range(400):
+        add(scheduler, [25])
+    assert kinds_of_next(scheduler, 3) == "iii"
+    bulk = scheduler.take(0.0)
+    assert bulk.is_bulk
+    scheduler.replan(bulk, bulk.items[:1])
+    scheduler.finished(bulk)
+    assert kinds_of_next(scheduler, 4) == "iiib"
+
+
 def test_beside_bulk_a_lane_waits_for_nothing():
     scheduler: Scheduler[Item] = Scheduler(BatchLimits(), make_plan(slice_ms=50, ms_per_token=1), lanes=2)
     add(scheduler, [5] * 9)

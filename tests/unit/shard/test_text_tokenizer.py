@@ -164,6 +164,23 @@ def test_every_special_token_and_every_text_has_the_type_that_the_template_gives
         assert found.type_ids == (tuple(encoding.type_ids) if any(encoding.type_ids) else None)
 
 
+@SIDES
+@pytest.mark.parametrize("template", ["$A </s>", "<s> $A", "<s> <l> $A </s>", "<s> $A <l> </s>", "$A"])
+def test_a_frame_may_be_longer_on_one_side_than_on_the_other(side, template):
+    tokenizer = Tokenizer(WordLevel({word: number for number, word in enumerate(["<s>", "<l>", "</s>", *"abcdefgh"])}))
+    tokenizer.pre_tokenizer = Whitespace()
+    special = [(one, tokenizer.token_to_id(one)) for one in ("<s>", "<l>", "</s>")]
+    tokenizer.post_processor = TemplateProcessing(single=template, pair=f"{template} $B", special_tokens=special)
+    mine = ours(tokenizer, 6, side)
+    for text in ("a b", "a b c d e f g h"):
+        (found,) = mine.tokenize([text])
+        assert list(found.ids) == theirs(tokenizer, 6, side).encode(text).ids
+        for framed in (True, False):
+            ids = raw_ids(tokenizer, text) if framed else tokenizer.encode(text, add_special_tokens=False).ids
+            read = mine.accept_ids(ids)
+            assert (read.ids, read.original_tokens) == (found.ids, found.original_tokens)
+
+
 def test_what_has_no_token_at_all_is_refused_alone_and_as_a_pair():
     tokenizer = ours(Tokenizer(WordLevel({"a": 0}, unk_token="a")))
     assert [one.ids for one in tokenizer.tokenize_pairs(["a", ""], ["", "a"])] == [(0,), (0,)]

@@ -229,6 +229,15 @@ async def test_pairs_that_do_not_fit_each_other_are_refused(refuse, fields, para
     assert error["error"]["message"].startswith(sentence)
 
 
+@pytest.mark.parametrize(
+    ("text_1", "text_2", "named"),
+    [(["", "a"], ["a", ""], "text_1[0]"), (["a", 1], ["", "b"], "text_2[0]"), ("a", ["", ""], "text_2[0]")],
+)
+async def test_pairs_none_of_which_can_be_scored_are_refused_with_the_first_error(refuse, text_1, text_2, named):
+    status, error = await refuse("/score", model="rerank", text_1=text_1, text_2=text_2, on_error="null")
+    assert (status, error["error"]["message"].split(":")[0]) == (400, f"'{named}' is an empty string")
+
+
 async def test_without_on_error_one_bad_document_fails_the_request(refuse):
     status, error = await refuse("/score", model="rerank", text_1="a", text_2=["a", ""])
     assert (status, error["error"]["message"].split(":")[0]) == (400, "'text_2[1]' is an empty string")
