@@ -106,6 +106,13 @@ def test_the_one_asked_for_longest_ago_makes_room():
     assert quarantine.left_s(b"b") == 0
 
 
+def test_one_that_is_found_guilty_again_is_not_the_next_to_make_room():
+    quarantine = Quarantine(100, max_inputs=2)
+    for one in (b"a", b"b", b"a", b"c"):
+        quarantine.add(one)
+    assert [quarantine.left_s(one) > 0 for one in (b"a", b"b", b"c")] == [True, False, True]
+
+
 def test_a_fingerprint_depends_on_all_that_the_device_sees_and_on_nothing_else():
     same = Encode(("x", "poison"), first_index=7, timeout_ms=5, traceparent="t", alone=True, dimensions=3)
     assert fingerprint("m", same, 1) == fingerprint("m", Encode(("poison",)), 0)

@@ -130,6 +130,7 @@ def test_what_runs_alone_is_shared_with_nobody_and_counted_once_it_is_read():
     assert all_jobs.settle(batch, [ROW])[0] == [alone]
     assert list(alone.encoded().tokens) == [2]
     third = add(all_jobs, 3, [text(1, 2)])
+    assert all_jobs.scheduler.waiting_texts == 1
     assert run(all_jobs) == [other, third], "the equal text that waited is still one"
 
 
