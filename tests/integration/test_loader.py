@@ -22,7 +22,13 @@ from shard.loader import load
 from tests.support import tiny_models
 from tests.support.opening import opener
 from tests.support.tiny_language_models import make_qwen3
-from tests.support.tiny_tokenizers import SAMPLE_TEXTS, wordpiece_vocabulary, write_json
+from tests.support.tiny_tokenizers import (
+    SAMPLE_TEXTS,
+    characters,
+    wordpiece_vocabulary,
+    write_json,
+    write_sentencepiece_model,
+)
 
 RECORDED = json.loads((Path(tiny_models.__file__).parent / "recorded" / "modelscope_vectors.json").read_text("utf-8"))
 TOLERANCE = 1e-5
@@ -341,6 +347,21 @@ def test_a_transformer_that_pools_by_itself_is_served(tmp_path, opened):
 def test_xlm_roberta_equals_the_reference(tmp_path, opened):
     directory = tiny_models.make_xlm_roberta(tmp_path / "model")
     encoder = opened(directory, pooling="mean")
+    np.testing.assert_allclose(
+        vectors(encoder, SAMPLE_TEXTS), alone(reference(directory), SAMPLE_TEXTS), atol=TOLERANCE
+    )
+
+
+def test_a_tokenizer_that_is_a_sentencepiece_model_and_nothing_else_equals_the_reference(tmp_path, opened):
+    directory = tiny_models.make_xlm_roberta(tmp_path / "model")
+    for path in [*directory.glob("tokenizer*"), *directory.glob("special_tokens*")]:
+        path.unlink()
+    said = {"tokenizer_class": "XLMRobertaTokenizer", "model_max_length": 128}
+    write_json(directory / "tokenizer_config.json", said)
+    write_sentencepiece_model(directory / "sentencepiece.bpe.model", ["<unk>", "<s>", "</s>", "▁", *characters()])
+    encoder = opened(directory, pooling="mean")
+    known = [sum(token > 3 for token in one.ids) for one in encoder.tokenize(SAMPLE_TEXTS)]
+    assert all(known), "nothing of a text was read"
     np.testing.assert_allclose(
         vectors(encoder, SAMPLE_TEXTS), alone(reference(directory), SAMPLE_TEXTS), atol=TOLERANCE
     )

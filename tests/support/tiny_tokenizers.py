@@ -126,6 +126,20 @@ def write_unigram_tokenizer(directory: Path, pieces: list[str], max_length: int)
     write_json(directory / "tokenizer_config.json", options | named)
 
 
+def write_sentencepiece_model(path: Path, pieces: list[str]) -> None:
+    """Write pieces as SentencePiece itself does, in place of a ``tokenizer.json``; the first three are special."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    model: Any = sentencepiece_model_pb2.ModelProto()
+    kinds = model.SentencePiece
+    for number, piece in enumerate(pieces):
+        kind = kinds.UNKNOWN if piece == "<unk>" else kinds.CONTROL if number < 3 else kinds.NORMAL
+        model.pieces.add(piece=piece, score=-5.0 * (number >= 3), type=kind)
+    model.trainer_spec.model_type = model.trainer_spec.UNIGRAM
+    model.trainer_spec.unk_id = pieces.index("<unk>")
+    path.write_bytes(model.SerializeToString())
+
+
 def _special_token(number: int, token: str) -> dict[str, Any]:
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     return {"id": number, "content": token, **flags}
