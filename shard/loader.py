@@ -34,6 +34,7 @@ from shard.foreign_ids import make_decode
 from shard.hubs import Origin
 from shard.layouts import read_recipe
 from shard.load_errors import quiet_libraries, reasons
+from shard.mapped_files import have_changed, states_below
 from shard.memory import keep_freed_memory, limit_kernel_caches, return_freed_memory, return_read_weights
 from shard.parts import Parts, find_question, make_tokenizer, max_tokens, narrow, place
 from shard.paths import Chosen, Trial, choose_path, run_alone
@@ -161,7 +162,11 @@ class _Build:
         if self.plan == _EXACT:
             return lambda: parts.plain
 
+        before = states_below(self.directory)
+
         def load_exactly() -> ForwardPath:
+            if have_changed(self.directory, before):
+                raise RuntimeError(f"{self.directory} has changed since the model was loaded: restart the model")
             log.info("reference_loaded", reason="an input gave no finite vector and is computed once more in fp32")
             with quiet_libraries():
                 return self._parts(_EXACT).plain

@@ -30,8 +30,15 @@ def states_below(directory: Path) -> dict[Path, State]:
     found: dict[Path, State] = {}
     for path in directory.rglob("*"):
         with contextlib.suppress(OSError):  # gone already, or not ours to look at: then nor to load
-            found[path.resolve()] = _state(path.stat())
+            if path.is_file():
+                found[path.resolve()] = _state(path.stat())
     return found
+
+
+def have_changed(directory: Path, before: dict[Path, State]) -> bool:
+    """Tell whether one of the files below ``directory`` is gone, written to or another one than ``before``."""
+    now = states_below(directory)
+    return any(now.get(path) != state for path, state in before.items())
 
 
 class MappedFiles:

@@ -14,26 +14,13 @@ from torch.nn import functional
 class StoredLinear(nn.Linear):
     """``nn.Linear`` whose weight is widened to fp32 for the time of one product."""
 
-    def __init__(self, linear: nn.Linear, weight: torch.Tensor) -> None:
-        nn.Module.__init__(self)  # nn.Linear's own would allocate the wide weight once more
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        # A buffer and not a parameter: models take the dtype of their masks from their first parameter.
-        self.register_buffer("weight", weight)
-        self.bias = None if linear.bias is None else _own(linear.bias)
-
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - nn.Linear's own name for it
-        """Return ``input @ weight.T + bias`` in fp32."""
-        return functional.linear(input.float(), self.weight.float(), self.bias)
+        """Return ``input @ weight.T + bias`` in fp32, shape (..., out_features)."""
+        return functional.linear(input, self.weight.float(), self.bias)
 
 
 class StoredEmbedding(nn.Embedding):
     """``nn.Embedding`` whose rows are widened to fp32 after they are looked up."""
-
-    def __init__(self, embedding: nn.Embedding, weight: torch.Tensor) -> None:
-        nn.Module.__init__(self)
-        self.num_embeddings, self.embedding_dim = embedding.num_embeddings, embedding.embedding_dim
-        self.padding_idx, self.max_norm = embedding.padding_idx, None
-        self.register_buffer("weight", weight)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - nn.Embedding's own name for it
         """Return the rows of ``input``, shape (*input.shape, embedding_dim), in fp32."""
@@ -41,33 +28,35 @@ class StoredEmbedding(nn.Embedding):
 
 
 def store_in_16_bit(model: nn.Module, dtype: torch.dtype) -> None:
-    """Replace every plain linear layer and embedding below ``model``; the rest stays fp32, in memory of its own.
+    """Narrow every linear layer and embedding below ``model``; the rest stays fp32, in memory of its own.
 
-    Subclasses with a forward of their own are left as they are: correct before small.
+    Subclasses with a forward of their own are left as they are, correct before small, but for embeddings that are
+    scaled: Gemma's is most of the model.
     """
-    replaced: dict[nn.Module, nn.Module] = {}
     # Tied matrices stay one: T5's table of tokens is that of two modules.
     narrowed: dict[torch.Tensor, torch.Tensor] = {}
-
-    def narrow(weight: torch.Tensor) -> torch.Tensor:
-        if weight not in narrowed:
-            narrowed[weight] = weight.detach().to(dtype)
-        return narrowed[weight]
-
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if child not in replaced:
-                if type(child) is nn.Linear:
-                    replaced[child] = StoredLinear(child, narrow(child.weight))
-                elif type(child) is nn.Embedding and child.max_norm is None:
-                    replaced[child] = StoredEmbedding(child, narrow(child.weight))
-                else:
-                    continue
-            setattr(parent, name, replaced[child])
+    for module in model.modules():
+        if (kind := _stored_kind(module)) is not None:
+            weight = module.get_parameter("weight")
+            del module.weight
+            if weight not in narrowed:
+                narrowed[weight] = weight.detach().to(dtype)
+            module.__class__ = kind
+            # A buffer and not a parameter: models take the dtype of their masks from their first parameter.
+            module.register_buffer("weight", narrowed[weight])
     # One remaining view of the mapped file would keep all of it mapped.
     for parameter in model.parameters():
-        parameter.data = parameter.data.clone()
+        parameter.data = parameter.data.float().clone()
 
 
-def _own(parameter: nn.Parameter) -> nn.Parameter:
-    return nn.Parameter(parameter.detach().float().clone(), requires_grad=False)
+def _stored_kind(module: nn.Module) -> type[nn.Module] | None:
+    kind = type(module)
+    if kind is nn.Linear:
+        return StoredLinear
+    if not isinstance(module, nn.Embedding) or module.max_norm is not None:
+        return None
+    if kind is nn.Embedding:
+        return StoredEmbedding
+    # Transformers' copies of one class: ``super().forward(ids) * scale``, where super is ours from now on.
+    is_scaled = kind.__name__.endswith("ScaledWordEmbedding")
+    return type(f"Stored{kind.__name__}", (kind, StoredEmbedding), {}) if is_scaled else None

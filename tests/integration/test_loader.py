@@ -544,6 +544,17 @@ def test_weights_that_are_not_numbers_are_bad_vectors(tmp_path, opened):
     assert reason_of(lambda: opened(directory)) is LoadReason.BAD_VECTORS
 
 
+def test_what_is_not_finite_is_made_once_more_from_the_files_that_were_loaded_and_no_others(tmp_path, opened):
+    directory = tiny_models.make_plain(tmp_path / "model")
+    exact = vectors(opened(directory), SAMPLE_TEXTS)
+    first, second = (opened(directory, precision="bf16") for _ in range(2))
+    found = first.encode_exactly(first.tokenize(SAMPLE_TEXTS)).rows
+    np.testing.assert_allclose(found, exact, atol=TOLERANCE)
+    tiny_models._save_safetensors(directory, tiny_models._stored_weights(directory))
+    with pytest.raises(RuntimeError, match="has changed since the model was loaded"):
+        second.encode_exactly(second.tokenize(SAMPLE_TEXTS))
+
+
 def test_names_from_before_2020_are_understood(tmp_path, opened):
     directory = tiny_models.make_plain(tmp_path / "model")
     expected = vectors(opened(directory), SAMPLE_TEXTS)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from transformers.models.gemma3.modeling_gemma3 import Gemma3TextScaledWordEmbedding
 
 from shard.parts import count_bytes
 from shard.storage16 import store_in_16_bit
@@ -16,3 +17,28 @@ def test_a_matrix_that_two_modules_share_is_stored_once(kind):
     store_in_16_bit(model, torch.float16)
     assert count_bytes([model]) == wide / 2
     assert model["own"].weight.data_ptr() == model["shared"].weight.data_ptr()
+
+
+def test_a_table_of_tokens_whose_rows_are_scaled_is_stored_so_too():
+    table = Gemma3TextScaledWordEmbedding(30, 4, 0, embed_scale=2.0)
+    ids = torch.arange(30)
+    expected, wide = table(ids).detach(), count_bytes([table])
+    store_in_16_bit(nn.ModuleList([table]), torch.bfloat16)
+    assert count_bytes([table]) <= wide / 2 + 4
+    assert table(ids).dtype == torch.float32
+    torch.testing.assert_close(table(ids), expected, rtol=2**-8, atol=0)
+
+
+class Turned(nn.Embedding):
+    """A forward of its own, which reads the weight itself."""
+
+    def forward(self, ids):
+        return torch.nn.functional.embedding(ids, self.weight).flip(-1)
+
+
+def test_an_embedding_with_a_forward_of_its_own_is_left_as_it_is():
+    table = Turned(30, 4)
+    ids = torch.arange(30)
+    expected = table(ids).detach()
+    store_in_16_bit(nn.ModuleList([table]), torch.float16)
+    assert torch.equal(table(ids), expected)
