@@ -23,10 +23,11 @@ from shard.encoder import Results, Tokenized, in_order
 from shard.encoders.cuda.packed import CudaPackedPath
 from shard.encoders.graph.capture import CaptureError, capture
 from shard.encoders.graph.int8 import narrow_linears
-from shard.encoders.graph.kernels import choose_float_kernels, choose_plain_tokens
+from shard.encoders.graph.kernels import choose_float_kernels, choose_plain_tokens, is_onednn_quicker
 from shard.encoders.graph.lowering import Kernel, Kernels, lower
 from shard.encoders.graph.program import compile_graph
 from shard.encoders.one_by_one import OneByOne
+from shard.encoders.onednn_linears import multiply_by_onednn, multiply_by_torch
 from shard.encoders.packed import PackedGraph, PackedPath, by_tokens
 from shard.encoders.positions import find_first_position
 from shard.encoders.score_head import ScoreHead
@@ -201,11 +202,21 @@ def _packed(run: PackedGraph, parts: Parts, max_tokens: int, plain_tokens: int) 
     )
 
 
-def _padded(parts: Parts, plan: ComputePlan, trial: Trial) -> Chosen:
-    kernel: Kernel = "stock"
+def _choose_linears(parts: Parts, plan: ComputePlan, trial: Trial) -> Kernel:
+    """Have the model's own code multiply in the quickest way that is near enough; return which it is."""
     if plan.narrows_to_int8:
         narrow_linears(parts.transformer)
-        kernel = "int8-weight-only"
+        return "int8-weight-only"
+    if plan.on_cpu and plan.storage == plan.compute == "float32" and is_onednn_quicker(parts.transformer):
+        multiply_by_onednn(parts.transformer)
+        if _is_equal(trial.run(parts.plain)[1]):
+            return "onednn"
+        multiply_by_torch(parts.transformer)
+    return "stock"
+
+
+def _padded(parts: Parts, plan: ComputePlan, trial: Trial) -> Chosen:
+    kernel = _choose_linears(parts, plan, trial)
     results, nearness = trial.run(parts.plain)
     log.info("plain", kernel=kernel, cosine=nearness.cosine, deviation=nearness.deviation)
     if plan.narrows_to_int8 and nearness.cosine < _MIN_COSINE_INT8["int8-weight-only"]:

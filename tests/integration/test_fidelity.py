@@ -16,6 +16,7 @@ from transformers import MPNetConfig, MPNetModel
 
 from emb_model_provider.modelmap import ModelSpec
 from shard.encoder import Reading
+from shard.encoders.onednn_linears import OneDnnLinear
 from shard.loader import load
 from tests.support.company import assert_same_in_company
 from tests.support.tiny_models import make_corom, make_gte, make_plain, make_sentence_transformers, make_xlm_roberta
@@ -177,7 +178,9 @@ def test_every_head_and_prompt_equals_the_reference_library(tmp_path, pooling, n
     np.testing.assert_allclose(encoder.encode(rows).rows, np.concatenate(expected), atol=1e-5, rtol=1e-5)
 
 
-def test_a_model_that_does_not_attend_through_the_interface_is_left_padded_and_right(tmp_path, caplog):
+@pytest.fixture
+def mpnet(tmp_path):
+    """The directory of a small model whose attention is its own."""
     directory = Path(make_plain(tmp_path / "model"))
     config = json.loads((directory / "config.json").read_text("utf-8"))
     torch.manual_seed(3)
@@ -191,9 +194,34 @@ def test_a_model_that_does_not_attend_through_the_interface_is_left_padded_and_r
     for path in directory.glob("*.safetensors"):
         path.unlink()
     model.save_pretrained(directory)
+    return directory
+
+
+def test_a_model_that_does_not_attend_through_the_interface_is_left_padded_and_right(mpnet, tmp_path, caplog):
     with caplog.at_level(logging.INFO, logger="shard.paths"):
-        encoder = opened(directory, tmp_path)
+        encoder = opened(mpnet, tmp_path)
     assert encoder.info.batching == "padded"
     assert [record.getMessage() for record in caplog.records if record.name == "shard.paths"] == ["padded", "plain"]
     together = vectors(encoder, SAMPLE_TEXTS)
     np.testing.assert_allclose(together[4], vectors(encoder, [SAMPLE_TEXTS[4]])[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(("error", "kernel"), [(0.0, "onednn"), (1e-3, "stock")])
+def test_a_padded_model_multiplies_by_onednn_where_that_is_quicker_and_makes_its_vectors(
+    mpnet, tmp_path, monkeypatch, error, kernel
+):
+    expected = vectors(opened(mpnet, tmp_path), SAMPLE_TEXTS)
+    monkeypatch.setattr("shard.paths.is_onednn_quicker", lambda _model: True)
+    right = OneDnnLinear.forward
+    asked = []
+
+    def multiply(self, x):
+        asked.append(x.shape)
+        return right(self, x) + error
+
+    monkeypatch.setattr(OneDnnLinear, "forward", multiply)
+    encoder = opened(mpnet, tmp_path)
+    assert (encoder.info.batching, encoder.info.kernel) == ("padded", kernel)
+    asked.clear()
+    np.testing.assert_allclose(vectors(encoder, SAMPLE_TEXTS), expected, atol=1e-5)
+    assert bool(asked) is (kernel == "onednn")

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Final
 
 import torch
-from torch import fx
+from torch import fx, nn
 from torch.nn import functional
 
 from shard.encoders.graph.attention import attend_plainly
@@ -28,6 +28,8 @@ _ROWS: Final = (256, 128, 64, 32, 16, 8)
 _ROUNDS: Final = 7
 #: oneDNN may take so much longer: it sums up a row in the same order among however many others, MKL does not.
 _WORTH_OF_ONEDNN: Final = 1.05
+#: Where that is no gain, for texts share padded batches, it has to be this much quicker.
+_GAIN_OF_ONEDNN: Final = 0.9
 #: The plain steps may take so much longer: texts of other lengths may then share them, bit for bit, and what is chosen,
 #: and so the last bit of a vector, is the same at the next start.
 _WORTH_OF_PLAIN_STEPS: Final = 1.2
@@ -54,7 +56,8 @@ def choose_float_kernels(graph: fx.GraphModule, *, prepack: bool | None) -> Kern
     if weight.dtype != torch.float32:
         return Kernels(onednn)  # so are torch's own products, but without what comes behind them
     shape = int(weight.shape[0]), int(weight.shape[1])
-    rows = _find_most_rows(onednn, torch.ones(shape, dtype=weight.dtype), activation_behind(largest))
+    ones = torch.ones(shape, dtype=weight.dtype)
+    rows = _find_most_rows(onednn, ones, activation_behind(largest), _WORTH_OF_ONEDNN)
     if rows == _ROWS[0]:
         return Kernels(onednn)
     if rows == 0 and not (prepack and onednn == "onednn-packed"):
@@ -62,8 +65,17 @@ def choose_float_kernels(graph: fx.GraphModule, *, prepack: bool | None) -> Kern
     return Kernels(onednn, rows or _ROWS[-1])
 
 
-def _find_most_rows(onednn: Kernel, weight: torch.Tensor, activation: Activation | None) -> int:
-    """Return the first of ``_ROWS`` with which oneDNN is worth its time, else 0."""
+def is_onednn_quicker(model: nn.Module) -> bool:
+    """Tell whether oneDNN is much quicker than torch at the fp32 products of a model's own code, by the largest."""
+    weights = [module.weight for module in model.modules() if type(module) is nn.Linear]
+    if not torch.backends.mkldnn.is_available() or not weights:  # type: ignore[no-untyped-call]
+        return False
+    largest = max(weights, key=torch.Tensor.numel)
+    return _find_most_rows("onednn", torch.ones(largest.shape), None, _GAIN_OF_ONEDNN) == _ROWS[0]
+
+
+def _find_most_rows(onednn: Kernel, weight: torch.Tensor, activation: Activation | None, worth: float) -> int:
+    """Return the first of ``_ROWS`` with which oneDNN takes at most ``worth`` of torch's time, else 0."""
     name, algorithm = activation or ("none", "")
     with torch.inference_mode():
         held = torch.ops.mkldnn._reorder_linear_weight(weight) if onednn == "onednn-packed" else weight  # noqa: SLF001
@@ -71,7 +83,7 @@ def _find_most_rows(onednn: Kernel, weight: torch.Tensor, activation: Activation
             rows = torch.ones((count, weight.shape[1]), dtype=weight.dtype)
             stock = partial(activated_linear, rows, weight, None, name, algorithm)
             onednn_s, stock_s = _race(partial(onednn_linear, rows, held, name, algorithm), stock)
-            if onednn_s < stock_s * _WORTH_OF_ONEDNN:
+            if onednn_s < stock_s * worth:
                 return count
     return 0
 
