@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn import functional
+
+from shard.encoders.packed import round_up
 
 _product = torch.ops.mkldnn._linear_pointwise.default  # noqa: SLF001
 
@@ -16,8 +19,13 @@ class OneDnnLinear(nn.Linear):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - nn.Linear's own name for it
         """Return ``input @ weight.T + bias``, shape (..., out_features)."""
-        product: torch.Tensor = _product(input.contiguous(), self.weight, self.bias, "none", [], "")
-        return product
+        if not input.numel():  # of an expert that nobody asks
+            return super().forward(input)
+        rows = input.reshape(-1, self.in_features)
+        count = len(rows)
+        spared = functional.pad(rows, (0, 0, 0, round_up(count) - count))
+        product: torch.Tensor = _product(spared, self.weight, self.bias, "none", [], "")
+        return product[:count].view(*input.shape[:-1], self.out_features)
 
 
 def multiply_by_onednn(model: nn.Module) -> None:
