@@ -147,7 +147,8 @@ def wrong(name: str, expected: str, value: object, param: str | None = None) -> 
 
 def unsupported(name: str, value: object, supported: Mapping[str, object]) -> InvalidRequestError:
     """Return the error of a word that means nothing here, in OpenAI's words."""
-    shown = orjson.dumps(value).decode()[:_LONGEST_SHOWN]
+    # orjson reads what is nested deeper than what it writes.
+    shown = kind_of(value) if isinstance(value, list | dict) else orjson.dumps(value).decode()[:_LONGEST_SHOWN]
     return InvalidRequestError(
         f"Invalid value for '{name}' = {shown}. Supported values: {list(supported)}.", param=name
     )

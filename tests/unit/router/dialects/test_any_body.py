@@ -129,3 +129,14 @@ def test_json_in_another_encoding_is_called_that(encoding):
 def test_random_bytes_are_refused_with_a_sentence(data):
     with pytest.raises(RequestError, match=r"^The body is not valid JSON"):
         finish(read_object(data))
+
+
+@pytest.mark.parametrize("name", ["encoding_format", "embedding_type", "outputs", "priority", "on_error", "dimensions"])
+def test_an_option_that_is_nested_deeper_than_json_is_written_is_refused_with_a_short_sentence(name):
+    deep = b"[" * 300 + b"]" * 300
+    fields = finish(read_object(b'{"model":"m","input":"a","%b":%b}' % (name.encode(), deep)))
+    (route,) = (route for _, route in by_path()["POST", "/v1/embeddings"])
+    error = understood(route, fields)
+    assert isinstance(error, RequestError)
+    assert error.param == name
+    assert len(error.message) < 300
