@@ -10,6 +10,7 @@ from emb_model_provider.errors import ModelNotFoundError, UnavailableError
 from emb_model_provider.messages.status import ShardStatus, ShardTable
 
 _MAX_RETRY_AFTER_S = 60.0
+_LONGEST_SHOWN = 128
 
 
 class Registry:
@@ -109,9 +110,10 @@ class Registry:
 
     def _not_found_sentence(self, model: str) -> str:
         served = ", ".join(status.model_id for status in self.all()) or "none"
+        model = model[:_LONGEST_SHOWN]  # a body may be all name, and comparing it would take seconds
         near = difflib.get_close_matches(model, [*self._by_id, *self._by_name], n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        return f"The model {model[:128]!r} does not exist. Models served here: {served}.{hint}"
+        return f"The model {model!r} does not exist. Models served here: {served}.{hint}"
 
 
 def _failed(status: ShardStatus) -> UnavailableError:

@@ -1,6 +1,7 @@
 """Which process a request goes to while processes come and go."""
 
 import asyncio
+import time
 
 import pytest
 
@@ -103,3 +104,10 @@ def test_a_model_that_is_not_served_is_told_beside_those_that_are():
     registry.update(ShardTable((make_status("mini-lm"), make_status("bge"))))
     with pytest.raises(ModelNotFoundError, match=r"Models served here: mini-lm, bge\. Did you mean 'mini-lm'\?$"):
         registry.find("minilm")
+
+
+async def test_a_name_as_long_as_a_body_is_compared_with_others_no_further_than_it_is_shown(registry):
+    began_s = time.thread_time()
+    with pytest.raises(ModelNotFoundError, match=r"^The model 'zzz"):
+        registry.find("z" * 4_000_000)  # comparing all of it takes some seconds, in which nobody else is answered
+    assert time.thread_time() - began_s < 0.2
