@@ -7,6 +7,7 @@ import struct
 from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import partial
+from typing import Final
 
 from emb_model_provider.errors import QuarantinedError, RequestError
 from emb_model_provider.messages.link import Encode, Encoded, InputError, SparseRows, TokenVectors
@@ -19,6 +20,9 @@ from router.registry import Registry
 from router.requests import EncodeRequest
 from router.trials import News, Trials
 from router.visit import VISIT, request_id
+
+#: A client may name any time, and messages carry no number beyond 64 bits. A year is without end.
+_LONGEST_S: Final = 365 * 86_400.0
 
 
 @dataclass(eq=False, slots=True)
@@ -106,7 +110,8 @@ class Call:
     def _left_ms(self) -> int:
         if self.deadline_s is None:
             return 0
-        return max(1, int(1000 * (self.deadline_s - asyncio.get_running_loop().time())))
+        left_s = self.deadline_s - asyncio.get_running_loop().time()
+        return max(1, int(1000 * min(left_s, _LONGEST_S)))
 
 
 class Delivery:

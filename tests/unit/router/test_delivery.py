@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emb_model_provider.errors import EncodeError, QuarantinedError, UnavailableError
+from emb_model_provider.frames import FrameDecoder
+from emb_model_provider.messages.framing import pack, unpack
 from emb_model_provider.messages.link import Encode, Encoded, SparseRows, TokenVectors
 from emb_model_provider.messages.status import ShardTable
 from router.delivery import Call
@@ -316,3 +318,11 @@ async def test_a_slice_says_how_long_its_client_still_waits_and_one_that_is_late
     for deadline_s, least_ms, most_ms in [(None, 0, 0), (now_s + 60, 50_000, 60_000), (now_s - 1, 1, 1)]:
         call = Call(EncodeRequest("m", ("a",)), make_status("m"), Gate("m", 0), "", [1], True, deadline_s)
         assert least_ms <= call.message(0, 1).timeout_ms <= most_ms
+
+
+async def test_a_client_may_wait_for_longer_than_a_message_can_say():
+    call = Call(EncodeRequest("m", ("a",)), make_status("m"), Gate("m", 0), "", [1], True, 1e300)
+    (frame,) = FrameDecoder().feed(pack(call.message(0, 1)))
+    message = unpack(frame)
+    assert isinstance(message, Encode)
+    assert message.timeout_ms > 30 * 86_400_000
