@@ -74,15 +74,20 @@ class LocalBackend:
             link.close()
 
     async def _link(self, model_id: str) -> Link:
-        status = await self._registry.ready(model_id)
+        while True:
+            status = await self._registry.ready(model_id)
+            if (link := self._linked(status)) is not None:
+                return link
+            async with self._opening.setdefault(status.model_id, asyncio.Lock()):
+                # Others have had the lock meanwhile: they may have opened it, or found that nobody is there.
+                if self._registry.is_current(status.model_id, status.generation):
+                    return self._linked(status) or await self._open(status)
+
+    def _linked(self, status: ShardStatus) -> Link | None:
+        """Return the link to this generation, if it is open."""
         link = self._links.get(status.model_id)
-        if link is not None and link.generation == status.generation and not link.lost.done():
-            return link
-        async with self._opening.setdefault(status.model_id, asyncio.Lock()):
-            link = self._links.get(status.model_id)
-            if link is None or link.generation != status.generation or link.lost.done():
-                link = await self._open(status)
-        return link
+        is_open = link is not None and link.generation == status.generation and not link.lost.done()
+        return link if is_open else None
 
     async def _open(self, status: ShardStatus) -> Link:
         try:

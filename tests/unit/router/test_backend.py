@@ -65,6 +65,41 @@ async def test_a_shortage_of_our_own_descriptors_is_waited_out_and_not_blamed_on
     assert str(errno.ECONNREFUSED) in demands[0].why
 
 
+@pytest.mark.parametrize(
+    ("successors", "tried"),
+    [pytest.param([], ["1.sock"], id="no successor"), pytest.param([2], ["1.sock", "2.sock"], id="a successor")],
+)
+async def test_a_process_that_cannot_be_reached_is_tried_once_however_many_wait_for_it(
+    monkeypatch, tmp_path, successors, tried
+):
+    backend, demands = make_backend(tmp_path)
+    paths, may_fail = [], asyncio.Event()
+
+    async def connect(_make, path):
+        paths.append(path.rpartition("/")[2])
+        await may_fail.wait()
+        raise OSError(errno.ECONNREFUSED, "told to")
+
+    def serve(generation):
+        BlackBox(tmp_path / f"{generation}.box", 1)
+        path = str(tmp_path / f"{generation}.sock")
+        row = make_status("en", generation=generation, info=make_info(), socket_path=path)
+        backend._registry.update(ShardTable((row,)))
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "create_unix_connection", connect, raising=False)
+    serve(1)
+    asked = [asyncio.create_task(backend.encode("en", Encode(("x",)))) for _ in range(5)]
+    await asyncio.sleep(0)
+    for generation in successors:
+        serve(generation)
+    may_fail.set()
+    outcomes = await asyncio.gather(*asked, return_exceptions=True)
+    assert paths == tried
+    assert len(demands) == len(tried)
+    # The others have no other process to go to, and no time to wait for one.
+    assert [type(one) for one in outcomes].count(UnavailableError) == 5 - len(tried)
+
+
 async def test_a_shard_that_answers_with_too_few_rows_gets_nothing_more_and_is_reported(tmp_path):
     backend, demands = make_backend(tmp_path)
     links, asked = 0, []
