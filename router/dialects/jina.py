@@ -1,7 +1,7 @@
 """Jina's ``/v1/rerank``, which vLLM and Cohere's first version share; pure.
 
 The three differ in what they add to the answer, and read by name: one answer serves all of them. The client of infinity
-reads it too, where ``object`` is ``rerank``. Jina's
+reads it too, where ``object`` is ``rerank``, and Voyage's, for which the results stand in ``data`` as well. Jina's
 ``/v1/embeddings`` is OpenAI's with more fields, see ``openai``. Formats: https://api.jina.ai/openapi.json,
 https://docs.cohere.com/v1/reference/rerank and vLLM's ``entrypoints/pooling/scoring/protocol.py``.
 """
@@ -38,6 +38,7 @@ class Ranking:
     documents: tuple[str, ...] = ()
     details: bool = False
     object: str = "list"
+    is_for_voyage: bool = False
 
 
 def parse_rerank(fields: Fields, *, returns_documents: bool = True) -> EncodeCall:
@@ -46,13 +47,15 @@ def parse_rerank(fields: Fields, *, returns_documents: bool = True) -> EncodeCal
     query, documents = fields.text("query"), read_documents(fields)
     pairs = read_pairs(Listed("query", [query]), Listed("documents", documents), partial=options.partial)
     asked = _wants_documents(fields)
+    is_for_voyage = fields.has("truncation")  # its client always sends it, and reads ``data``
     ranking = Ranking(
         pairs=pairs,
         top_n=fields.whole(fields.first_of("top_n", "top_k"), 0) or None,  # 0 is vLLM's word for all
         raw=read_raw(fields),
-        documents=strings(documents) if (returns_documents if asked is None else asked) else (),
+        documents=strings(documents) if (returns_documents and not is_for_voyage if asked is None else asked) else (),
         details=options.details,
         object="rerank" if fields.has("raw_scores") else "list",  # infinity's client always sends it and checks this
+        is_for_voyage=is_for_voyage,
     )
     request = pairs.request(options, fields.string("model") or "")
     return EncodeCall(request, partial(build_rerank, ranking), tasks=RANKS, role=options.role, plan=plan_pairs)
@@ -108,7 +111,13 @@ def build_rerank(ranking: Ranking, answered: Answered) -> Iterator[bytes]:
     result = answered.result
     head = {"id": answered.request_id, "object": ranking.object, "model": result.model_id}
     yield to_json(head)[:-1] + b',"results":['
-    yield from results_json(ranking, answered)
+    pieces: list[bytes] = []
+    for piece in results_json(ranking, answered):
+        pieces.append(piece)
+        yield piece
+    if ranking.is_for_voyage:
+        yield b'],"data":['
+        yield from pieces
     usage: dict[str, object] = {"prompt_tokens": result.prompt_tokens, "total_tokens": result.prompt_tokens}
     if ranking.details:
         usage["details"] = pair_details(answered, ranking.pairs)

@@ -35,8 +35,8 @@ _OUTPUTS: Final[dict[str, Output]] = {
 }  # fmt: skip
 _NAMES: Final = frozenset({
     "dimensions", "output_dimension", "input_type", "task", "prompt", "prompt_name", "normalize", "normalized",
-    "truncate", "truncation_direction", "truncation_side", "truncate_prompt_tokens", "max_tokens", "priority",
-    "timeout_ms", "on_error", "usage_details", "late_chunking", "embd_normalize",
+    "truncate", "truncation", "truncation_direction", "truncation_side", "truncate_prompt_tokens", "max_tokens",
+    "priority", "timeout_ms", "on_error", "usage_details", "late_chunking", "embd_normalize",
 })  # fmt: skip
 _NO_HOLES: Final[Mapping[int, RequestError]] = {}
 
@@ -119,12 +119,13 @@ def read_options(fields: Fields, *, reads_prompt: bool = True) -> Options:
 def read_overlong(fields: Fields) -> Overlong | None:
     """Return what to do with a text that is too long; ``None`` as the model is set up."""
     named = fields.choice(fields.first_of("truncation_direction", "truncation_side"), _SIDES)
-    value = fields.values.get("truncate")
+    name = fields.first_of("truncate", "truncation")  # Voyage's name
+    value = fields.values.get(name)
     if isinstance(value, bool):
         return (named or "truncate") if value else "error"
     if value is not None and not isinstance(value, str):
-        raise wrong("truncate", "true, false or one of NONE, START, END", value)
-    chosen = fields.choice("truncate", _TRUNCATE)
+        raise wrong(name, "true, false or one of NONE, START, END", value)
+    chosen = fields.choice(name, _TRUNCATE)
     if fields.has("truncate_prompt_tokens") and chosen is None:
         return named or "truncate"
     return chosen or named

@@ -49,7 +49,8 @@ _RESULTS: Final = listed(
 )
 COHERE_RANKING: Final = record({"id": TEXT, "results": _RESULTS, "meta": record({})})
 RANKING: Final = record(
-    {"id": TEXT, "object": words("list", "rerank"), "model": TEXT, "results": _RESULTS, "usage": _USAGE}
+    {"id": TEXT, "object": words("list", "rerank"), "model": TEXT, "results": _RESULTS, "usage": _USAGE},
+    {"data": _RESULTS},
 )
 TEI_RANKING: Final = listed(record({"index": WHOLE, "score": or_null(NUMBER)}, {"text": TEXT}))
 VECTORS: Final = listed(VECTOR)

@@ -29,6 +29,7 @@ OPTIONS: Final[dict[str, Schema]] = {
         either(FLAG, words("NONE", "START", "END", "error", "start", "end", "truncate")),
         "What happens to an input that is too long: cut at its start or end, or refused (NONE, error, false).",
     ),
+    "truncation": told(FLAG, "Voyage's name for `truncate`."),
     "truncation_direction": told(words("left", "right"), "The side that is cut off."),
     "truncation_side": told(words("left", "right"), "vLLM's name for `truncation_direction`."),
     "truncate_prompt_tokens": told(whole(-1, 2**31 - 1), "Cut inputs to so many tokens; -1: what the model can read."),

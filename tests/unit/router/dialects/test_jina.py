@@ -50,6 +50,24 @@ async def test_infinitys_client_is_told_that_this_is_a_rerank(ask):
     assert answer["results"] == [{"index": 0, "relevance_score": -2.0}]
 
 
+async def test_voyages_client_finds_the_results_where_it_looks_for_them(ask, backend):
+    # voyageai, Client.rerank: truncation is sent whatever it is
+    body = {"model": "rerank", "query": "abc", "documents": ["a", "abc"], "truncation": True}
+    answer = await ask("/v1/rerank", **body)
+    assert answer["data"] == answer["results"]
+    assert answer["data"] == [{"index": 1, "relevance_score": 0.0}, {"index": 0, "relevance_score": -2.0}]
+    assert answer["usage"]["total_tokens"] == 6
+    assert backend.seen[-1].overlong == "truncate"
+    del body["truncation"]
+    assert "data" not in await ask("/v1/rerank", **body)
+
+
+@pytest.mark.parametrize(("truncation", "overlong"), [(True, "truncate"), (False, "error")])
+async def test_voyages_word_for_cutting_texts_is_heard(ask, backend, truncation, overlong):
+    await ask("/v1/embeddings", model="embed", input=["a"], input_type="query", truncation=truncation)
+    assert backend.seen[-1].overlong == overlong
+
+
 async def test_a_thousand_documents_are_one_request(ask, backend):
     documents = ["abc"[: 1 + index % 3] for index in range(1000)]
     answer = await ask("/v1/rerank", model="rerank", query="abc", documents=documents, top_n=5)
