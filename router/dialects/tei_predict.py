@@ -119,12 +119,13 @@ def parse_root(
 
     ``writers`` write what models make that have no scores.
     """
+    parameters = fields.object("parameters")
+    fields = Fields(parameters.values | fields.values)  # where Hugging Face's clients put options
     if fields.has("texts") or fields.has("query"):
         return rerank(fields)
     value = fields.values.get("inputs")
     if isinstance(value, dict):
         return similarity(fields)
-    parameters = fields.object("parameters")
     prediction = Prediction(
         raw=read_raw(fields),
         top_k=parameters.whole("top_k", 1),

@@ -402,3 +402,16 @@ async def test_a_missing_key_is_refused_in_the_shape_of_the_route(aiohttp_client
     response = await client.post(path, json={})
     assert response.status == 401
     assert set(await response.json()) == shape
+
+
+@pytest.mark.parametrize(
+    ("body", "prompt", "overlong"),
+    [
+        ({"inputs": "a"}, "p: ", "error"),
+        ({"inputs": {"source_sentence": "a", "sentences": ["b"]}}, "p: ", "error"),
+        ({"query": "a", "texts": ["b"]}, "p: ", "error"),
+    ],
+)
+async def test_the_bare_address_hears_options_that_stand_in_parameters(ask, backend, body, prompt, overlong):
+    await ask("/models/embed", **body, parameters={"prompt": prompt, "truncate": False})
+    assert (backend.seen[-1].prompt, backend.seen[-1].overlong) == (prompt, overlong)
