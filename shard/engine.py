@@ -200,7 +200,9 @@ class Engine:
 
     def _run(self, device: _Device, batch: Batch[Input], threads: int) -> tuple[list[Result | Exception], float]:
         """Return what becomes of a batch, and the milliseconds that it took."""
-        self._listener.begins(device.number, _keys(batch))
+        with self._lock:  # who waits changes at any time
+            keys = _keys(batch)
+        self._listener.begins(device.number, keys)
         self._in_hand.begin(device.number)
         began_s = self._clock()
         if batch.is_alone:
@@ -215,7 +217,9 @@ class Engine:
 
     def _read_alone(self, batch: Batch[Input]) -> None:
         """Tokenise what runs alone, now that nothing else can be taken for guilty; what has its answer then leaves."""
-        for job in {job: None for one in batch.items for job, _ in one.waiters}:
+        with self._lock:
+            jobs = [job for one in batch.items for job in one.waiters]
+        for job in jobs:
             spelled = job.spelled
             texts = tokenize(self._encoder, job.request) if spelled is None else spell(self._encoder, spelled)
             if isinstance(texts, (Tokens, Texts, Failed)):
@@ -297,4 +301,4 @@ class Engine:
 
 
 def _keys(batch: Batch[Input]) -> list[int]:
-    return list({job.key: None for one in batch.items for job, _ in one.waiters})
+    return list({job.key: None for one in batch.items for job in one.waiters})

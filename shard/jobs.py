@@ -74,10 +74,11 @@ class Job:
 
 @dataclass(eq=False, slots=True)
 class Input(Item):
-    """One distinct text in flight; ``waiters`` are jobs with the index that the text has in them."""
+    """One distinct text in flight; ``waiters`` are jobs with the indexes that the text has in them."""
 
     tokenized: Tokenized
-    waiters: list[tuple[Job, int]] = field(default_factory=list)
+    #: A dict, for thousands who wait for one text may all leave at once.
+    waiters: dict[Job, list[int]] = field(default_factory=dict)
 
 
 class Jobs:
@@ -109,7 +110,7 @@ class Jobs:
                 queued[one] = None
             elif one not in queued:
                 job.started_s = times.queued_s
-            one.waiters.append((job, index))
+            one.waiters.setdefault(job, []).append(index)
             job.inputs.append(one)
         if queued:
             self.scheduler.add(list(queued), times.queued_s, request.priority)
@@ -120,7 +121,7 @@ class Jobs:
         encode, spelled = (request, None) if isinstance(request, Encode) else (_NOTHING, request)
         job = Job(key, encode, (), Answer(encode, self._dimension), times, 1, spelled=spelled)
         self._jobs[key] = job
-        job.inputs = [Input(1, _UNREAD, [(job, 0)])]
+        job.inputs = [Input(1, _UNREAD, {job: [0]})]
         self.scheduler.add_alone(job.inputs)
 
     def read(self, job: Job, texts: Sequence[Tokenized | InputError]) -> bool:
@@ -142,7 +143,7 @@ class Jobs:
         if job is None or not job.missing:
             return  # none of its texts is in flight any more
         for one in dict.fromkeys(job.inputs):  # the same text a thousand times is one input
-            one.waiters = [(waiter, index) for waiter, index in one.waiters if waiter is not job]
+            one.waiters.pop(job, None)
             if one.is_waiting and not one.waiters:
                 self.scheduler.drop(one)
                 self._forget(one)
@@ -156,7 +157,7 @@ class Jobs:
         Jobs of which these are the first texts to be encoded have waited until now.
         """
         batch = self.scheduler.take(now_s)
-        jobs = {job: None for one in batch.items for job, _ in one.waiters}
+        jobs = {job: None for one in batch.items for job in one.waiters}
         expired = [job for job in jobs if job.times.deadline_s <= now_s]
         for job in jobs:
             if job.started_s is None:
@@ -172,7 +173,7 @@ class Jobs:
 
     def charge(self, batch: Batch[Input], took_ms: float) -> None:
         """Count the time of a batch for every job that it worked for."""
-        for job in {job for one in batch.items for job, _ in one.waiters}:
+        for job in {job for one in batch.items for job in one.waiters}:
             job.encode_ms += took_ms
 
     def settle(
@@ -188,11 +189,10 @@ class Jobs:
         for one, result in zip(batch.items, results, strict=True):
             self._forget(one)
             if isinstance(result, Exception):
-                failed += [(job, index, result) for job, index in one.waiters]
+                failed += [(job, index, result) for job, indexes in one.waiters.items() for index in indexes]
                 continue
-            for job, index in one.waiters:
-                if job.take(index, result):
-                    complete.append(job)
+            for job, indexes in one.waiters.items():
+                complete += [job for index in indexes if job.take(index, result)]
         return complete, failed
 
     def _forget(self, one: Input) -> None:

@@ -1,5 +1,7 @@
 """The bookkeeping between requests and the texts that they share, without an engine."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -124,7 +126,7 @@ def test_what_runs_alone_is_shared_with_nobody_and_counted_once_it_is_read():
     all_jobs.add_unread(1, Encode(("x",), alone=True), Times(0.0, 0.0))
     other = add(all_jobs, 2, [text(1, 2)])
     batch, _ = all_jobs.take(0.0)
-    ((alone, _),) = batch.items[0].waiters
+    (alone,) = batch.items[0].waiters
     assert all_jobs.read(alone, [text(1, 2)])
     all_jobs.scheduler.finished(batch)
     assert all_jobs.settle(batch, [ROW])[0] == [alone]
@@ -138,8 +140,19 @@ def test_what_runs_alone_and_cannot_be_read_is_complete_and_not_encoded():
     all_jobs = jobs()
     all_jobs.add_unread(1, Encode(("x",), alone=True, partial=True), Times(0.0, 0.0))
     batch, _ = all_jobs.take(0.0)
-    ((alone, _),) = batch.items[0].waiters
+    (alone,) = batch.items[0].waiters
     error = InputError(0, 422, "invalid_request_error", None, "no")
     assert not all_jobs.read(alone, [error])
     assert not batch.items[0].waiters
     assert alone.encoded().errors == (error,)
+
+
+def test_thousands_who_ask_for_one_text_leave_in_time_that_grows_with_their_number_alone():
+    all_jobs, count = jobs(), 3000
+    for key in range(count + 1):
+        add(all_jobs, key, [text(1)])
+    began_s = time.thread_time()
+    for key in range(count):
+        all_jobs.drop(key)
+    assert time.thread_time() - began_s < 0.3  # looking through all that are left, each takes seconds altogether
+    assert [job.key for job in run(all_jobs)] == [count]
