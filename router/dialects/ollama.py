@@ -33,7 +33,7 @@ _NEVER: Final = "9999-12-31T23:59:59Z"
 
 def parse_embed(fields: Fields) -> EncodeCall | DescribeCall:
     """Read the body of ``/api/embed``."""
-    if fields.values.get("input") in ("", []):
+    if fields.values.get("input") in (None, "", []):
         return DescribeCall(parse_model(fields), _no_vectors, waits=True)
     options = read_options(fields)
     texts, holes = read_texts(fields, "input", options)

@@ -231,13 +231,15 @@ ROUTES: Final[dict[tuple[str, str], Described]] = {
         "Vectors of texts.",
         a.OLLAMA_EMBEDDINGS,
         ({"model": "MODEL", "input": ["hello"]},),
-        required={"model": p.REQUIRED_MODEL, **_INPUT},
+        required={"model": p.REQUIRED_MODEL},
+        optional={"input": told(either(TEXT, listed(FILLED)), "Nothing: only wait until the model is loaded.")},
     ),
     ("ollama", "/api/embeddings"): Described(
         "The vector of one text.",
         a.OLLAMA_EMBEDDING,
         ({"model": "MODEL", "prompt": "hello"},),
-        required={"model": p.REQUIRED_MODEL, "prompt": FILLED},
+        required={"model": p.REQUIRED_MODEL},
+        optional={"prompt": told(TEXT, "Nothing: only wait until the model is loaded.")},
     ),
     ("ollama", "/api/show"): Described(
         "One model.",

@@ -31,8 +31,9 @@ async def test_the_older_route_has_one_vector(ask, backend):
 
 
 async def test_nothing_to_encode_as_clients_send_it_to_load_a_model_is_no_error(ask, refuse, backend):
-    # ollama 0.6.3: embed("embed"), langchain-ollama 1.1.0: embed_documents([]), ollama 0.6.3: embeddings("embed")
-    for body in ({"input": ""}, {"input": [], "options": {"mirostat": None}, "dimensions": 2}):
+    # ollama 0.6.3: embed("embed"), langchain-ollama 1.1.0: embed_documents([]), ollama 0.6.3: embeddings("embed");
+    # Ollama's client for Go without an input: null, for JavaScript: nothing
+    for body in ({}, {"input": None}, {"input": ""}, {"input": [], "options": {"mirostat": None}, "dimensions": 2}):
         answer = await ask("/api/embed", model="embed:latest", **body)
         assert (answer["model"], answer["embeddings"], answer["prompt_eval_count"]) == ("embed", [], 0)
     for body in ({}, {"prompt": ""}):
@@ -60,7 +61,7 @@ async def test_errors_are_one_string(refuse, client):
     assert error["error"].startswith("The model 'nothing' does not exist")
     assert (await refuse("/api/nothing"))[1]["error"] == "There is no POST /api/nothing here."
     assert (await refuse("/api/embed", model="embed", input=["a", ""]))[0] == 400
-    assert (await refuse("/api/embed", model="embed"))[0] == 400
+    assert (await refuse("/api/embed", model="embed", input=1))[0] == 400
 
 
 @pytest.mark.parametrize(
