@@ -110,7 +110,7 @@ class Registry:
 
     def _not_found_sentence(self, model: str) -> str:
         served = ", ".join(status.model_id for status in self.all()) or "none"
-        model = model[:_LONGEST_SHOWN]  # a body may be all name, and comparing it would take seconds
+        model = model[:_LONGEST_SHOWN]  # a body may be all name, and nobody is answered while it is compared
         near = difflib.get_close_matches(model, [*self._by_id, *self._by_name], n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         return f"The model {model!r} does not exist. Models served here: {served}.{hint}"

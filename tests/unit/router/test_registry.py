@@ -109,5 +109,5 @@ def test_a_model_that_is_not_served_is_told_beside_those_that_are():
 async def test_a_name_as_long_as_a_body_is_compared_with_others_no_further_than_it_is_shown(registry):
     began_s = time.thread_time()
     with pytest.raises(ModelNotFoundError, match=r"^The model 'zzz"):
-        registry.find("z" * 4_000_000)  # comparing all of it takes some seconds, in which nobody else is answered
+        registry.find("z" * 4_000_000)  # while all of it is compared, nobody else is answered
     assert time.thread_time() - began_s < 0.2
