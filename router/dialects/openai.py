@@ -80,6 +80,8 @@ class Shape:
 
 _FLOAT: Final = Shape()
 _BASE64: Final = Shape(VectorForm(base64=True))
+#: vLLM's words for the order of the bytes in base64; "big" is nobody's here, and must not be taken for the other.
+_ENDIANNESS: Final = {"native": False, "little": False}
 _SHAPE_NAMES: Final = frozenset({"outputs", "embedding_type", "output_dtype", "embed_dtype"})
 
 
@@ -92,6 +94,7 @@ def parse_embeddings(fields: Fields) -> Steps:
         del fields.values["dimensions"]  # infinity's word for all of them
     options = read_options(fields)
     fields.string("user")
+    fields.choice("endianness", _ENDIANNESS)
     shape = _shape(fields, options)
     if options.partial and isinstance(fields.values.get("input"), list):
         texts, token_ids, holes = yield from read_partial_input(fields)

@@ -64,6 +64,7 @@ _EMBEDDINGS: Final = Described(
         "embedding_type": told(p.VECTOR_TYPES, "Of which type their numbers are; several give `embeddings` by type."),
         "output_dtype": told(p.VECTOR_TYPES, "Another name for `embedding_type`."),
         "embed_dtype": told(p.VECTOR_TYPES, "Another name for `embedding_type`."),
+        "endianness": told(words("native", "little"), "vLLM's: the order of the bytes in base64."),
         "outputs": p.OUTPUTS,
         "user": told(TEXT, "Ignored."),
         "modality": told(words("text"), "infinity's: what is to be embedded. Beside it, 0 `dimensions` are all."),

@@ -71,6 +71,12 @@ async def test_base64_is_a_type_too(ask, name, word):
     assert np.frombuffer(base64.b64decode(first["embedding"]), "<f4").tolist() == pytest.approx(dense_of("aab"))
 
 
+async def test_an_order_of_bytes_that_is_not_made_is_refused(ask, refuse):
+    assert (await embed(ask, endianness="little"))["data"] == (await embed(ask, endianness="native"))["data"]
+    status, error = await refuse("/v1/embeddings", model="embed", input="a", endianness="big")
+    assert (status, error["error"]["param"]) == (400, "endianness")
+
+
 @pytest.mark.parametrize("types", ["int8", ["float", "INT8"]])
 async def test_a_type_goes_with_other_outputs_and_with_a_report(ask, types):
     answer = await embed(ask, model="m3", outputs=["dense", "sparse"], embedding_type=types, usage_details=True)
