@@ -120,7 +120,8 @@ def parse_root(
     ``writers`` write what models make that have no scores.
     """
     parameters = fields.object("parameters")
-    fields = Fields(parameters.values | fields.values)  # where Hugging Face's clients put options
+    if parameters.values:  # where Hugging Face's clients put options
+        fields = Fields(parameters.values | fields.values)
     if fields.has("texts") or fields.has("query"):
         return rerank(fields)
     value = fields.values.get("inputs")
