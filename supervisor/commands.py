@@ -132,7 +132,9 @@ def _wait(server: RunningServer, request: Request, limit_s: float) -> int:
 def _outcome(report: ServerReport, request: Request) -> int | None:
     """Return 0 once every model concerned serves with the newest settings, 1 once one cannot, ``None`` before."""
     models = [model for model in report.models if not request.model or model.model == request.model]
-    bad = [model for model in models if model.state == "failed" or model.reason == "not_replaced"]
+    # What one that is to be replaced says is of the settings before, or of an earlier try: its turn is still to come.
+    tried = [model for model in models if not model.renewing]
+    bad = [model for model in tried if model.state == "failed" or model.reason == "not_replaced"]
     if bad:
         for model in bad:
             sys.stderr.write(f"{model.model}: {model.reason}: {model.detail}\n")

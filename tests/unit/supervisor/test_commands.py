@@ -24,6 +24,9 @@ def report(*models: ModelReport, router: RouterReport = SETTLED) -> ServerReport
         ((READY, ModelReport("zh", "ready", renewing=True)), None),
         ((READY, ModelReport("zh", "failed")), 1),
         ((READY, ModelReport("zh", "ready", reason="not_replaced")), 1),
+        # What it failed of was with settings that are about to be replaced: its turn has not come.
+        ((READY, ModelReport("zh", "failed", renewing=True)), None),
+        ((READY, ModelReport("zh", "ready", reason="not_replaced", renewing=True)), None),
     ],
 )
 def test_a_reload_is_done_when_every_model_serves_with_the_newest_settings(models, outcome):
