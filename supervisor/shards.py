@@ -175,6 +175,9 @@ class Shard:
             restart_in_s=death.restart_in_s,
             breaker=death.breaker if death.breaker != "closed" else None,
         )
+        if self._progress is not None:
+            # What it was at is gone with it; what it has done is still to be counted.
+            self._progress = self._progress.replace(running_s=0.0, waiting_texts=0, waiting_tokens=0, rss_bytes=0)
         reason, self._why = self._explain(death)
         detail = self._why
         if death.restart_in_s is not None and death.breaker != "closed":

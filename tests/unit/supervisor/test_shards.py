@@ -6,6 +6,7 @@ import pytest
 
 from emb_model_provider.messages.status import LoadProgress, Progress, Ready
 from supervisor import shards
+from supervisor.keeper import Death
 from supervisor.shards import Shard
 from tests.support.shard_settings import make_setting
 from tests.support.statuses import make_info
@@ -64,3 +65,12 @@ def test_when_a_model_last_made_a_result_outlives_its_process(shard):
         assert shard.current_status().health.last_success == 1_700_000_000.0
     shard.on_message(Progress(1, 0.0, 0, 0, 1, last_success=1_700_000_009.0))
     assert shard.current_status().health.last_success == 1_700_000_009.0
+
+
+def test_what_a_process_was_at_when_it_died_is_not_told_of_a_model_without_one(shard):
+    shard.on_message(Ready(make_info()))
+    shard.on_message(Progress(7, 2.5, 3, 90, 4096, last_success=1_700_000_000.0))
+    shard.on_died(Death(1, was_ready=True, ended_because="", restart_in_s=60.0, breaker="open"))
+    left = shard.current_status().health.progress
+    assert (left.running_s, left.waiting_texts, left.waiting_tokens, left.rss_bytes) == (0, 0, 0, 0)
+    assert (left.batches_done, left.last_success) == (7, 1_700_000_000.0), "what it has done stays done"
