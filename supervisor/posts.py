@@ -107,6 +107,7 @@ class Post:
         """Start a holder that does not serve at once, with the settings wanted now, its failures forgotten."""
         self.problem = ""
         self.holder.setting = self.wanted
+        self.holder.was_asked_for()
         _keeper(self.holder).revive()
 
     def acquit(self) -> None:

@@ -70,6 +70,9 @@ class Shard:
         self._load_s = _FIRST_LOAD_GUESS_S
         self._due_s = time.monotonic() + self._load_s
         self._is_given_up = False
+        #: Whether a person wants the next start, and how many were made for that: those are no restarts.
+        self._is_asked_for = False
+        self._asked_for = 0
         self.status = ShardStatus(
             model_id=spec.id,
             name=spec.name,
@@ -108,6 +111,10 @@ class Shard:
         )
         return status.replace(expected_ready_s=left_s, pid=keeper.pid, health=health)
 
+    def was_asked_for(self) -> None:
+        """Hear that a person has what is dead started now."""
+        self._is_asked_for = True
+
     # --------------------------------------------------------------------------------- called by the keeper
 
     def launch(self, generation: int) -> Launch:
@@ -135,10 +142,12 @@ class Shard:
         self._progress = None
         self._started_s = time.monotonic()
         self._due_s = self._started_s + self._load_s
+        self._asked_for += self._is_asked_for
+        self._is_asked_for = False
         self._change(
             state="starting",
             generation=generation,
-            restarts=attempt - 1,
+            restarts=attempt - 1 - self._asked_for,
             socket_path=str(socket_path),
             done_bytes=0,
             total_bytes=0,
@@ -183,6 +192,7 @@ class Shard:
         if death.restart_in_s is not None and death.breaker != "closed":
             detail += f"; it keeps failing, so it is tried again only in {death.restart_in_s:.0f} s"
         self._is_given_up = death.restart_in_s is None
+        self._is_asked_for = False
         self._due_s = time.monotonic() + (death.restart_in_s or 0.0) + self._load_s
         is_soon = death.restart_in_s is not None and death.breaker == "closed" and death.exit_code != EXIT_TEMPORARY
         self._change(state="restarting" if is_soon else "failed", reason=reason, detail=detail)

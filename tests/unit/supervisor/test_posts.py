@@ -237,6 +237,8 @@ async def test_a_holder_that_failed_is_revived_with_the_settings_wanted_now(scen
     scene.post.revive()
     assert scene.told(0) == ["start", "revive"]
     assert scene.shards[0].setting.spec.name == "hub/newer"
+    scene.shards[0].launch(2)
+    assert scene.post.row().restarts == 0
 
 
 async def test_a_holder_that_fails_for_good_makes_room_for_the_successor_at_once(scene):

@@ -74,3 +74,19 @@ def test_what_a_process_was_at_when_it_died_is_not_told_of_a_model_without_one(s
     left = shard.current_status().health.progress
     assert (left.running_s, left.waiting_texts, left.waiting_tokens, left.rss_bytes) == (0, 0, 0, 0)
     assert (left.batches_done, left.last_success) == (7, 1_700_000_000.0), "what it has done stays done"
+
+
+def test_a_start_that_a_person_asked_for_is_no_restart(shard):
+    dead = Death(1, was_ready=False, ended_because="", restart_in_s=None, breaker="closed")
+    shard.on_died(dead)
+    shard.was_asked_for()
+    shard.was_asked_for()
+    shard.launch(2)
+    assert (shard.status.generation, shard.status.restarts) == (2, 0)
+    shard.on_died(dead)
+    shard.launch(3)
+    assert shard.status.restarts == 1, "that one followed a death"
+    shard.was_asked_for()
+    shard.on_died(dead)
+    shard.launch(4)
+    assert shard.status.restarts == 2, "who asked while it lived had nothing started"
