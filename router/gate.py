@@ -88,6 +88,7 @@ class Gate:
         self.last_success = 0.0
         self._max_queue_s = max_queue_s
         self._rate = Rate(tokens_per_s or _FIRST_TOKENS_PER_S)
+        self._is_guess = not tokens_per_s
         self._ahead = max(self._rate.per_s * _AHEAD_S, _AHEAD_TOKENS)
         self._small = _Turns()
         self._big = _Turns()
@@ -99,8 +100,9 @@ class Gate:
         self._began_s: dict[int, float] = {}
 
     @property
-    def tokens_per_s(self) -> float:
-        return self._rate.per_s
+    def tokens_per_s(self) -> float | None:
+        """What the shard or this gate has measured; ``None`` before, when all is counted with a guess."""
+        return None if self._is_guess and not self._rate.is_measured else self._rate.per_s
 
     @property
     def requests(self) -> int:
@@ -124,7 +126,10 @@ class Gate:
 
     def expect(self, tokens_per_s: float) -> None:
         """Take the rate that the shard has measured, as long as there is no better one."""
-        if tokens_per_s > 0 and tokens_per_s != self._rate.per_s and not self._rate.is_measured:
+        if tokens_per_s <= 0:
+            return
+        self._is_guess = False
+        if tokens_per_s != self._rate.per_s and not self._rate.is_measured:
             self._rate.per_s = tokens_per_s
             self._ahead = max(tokens_per_s * _AHEAD_S, _AHEAD_TOKENS)
 

@@ -78,10 +78,11 @@ def key_question(authenticator: Authenticator) -> web.RouteDef:
 def describe(status: ShardStatus, gate: Gate, *, is_ready: bool) -> dict[str, object]:
     """Return how a model fares: what the supervisor knows of its process, what that says of itself, the queue here.
 
-    Times of day are Unix time, ``None`` for never.
+    Times of day are Unix time, ``None`` for never; ``tokens_per_s`` is ``None`` until it was measured.
     """
     health = status.health
     progress = health.progress or _NOTHING_YET
+    rate = gate.tokens_per_s
     return {
         "ready": is_ready,
         "state": status.state,
@@ -105,5 +106,5 @@ def describe(status: ShardStatus, gate: Gate, *, is_ready: bool) -> dict[str, ob
         "answered": gate.answered,
         "failed": gate.failed,
         "refused": gate.refused,
-        "tokens_per_s": round(gate.tokens_per_s),
+        "tokens_per_s": None if rate is None else round(rate),
     }

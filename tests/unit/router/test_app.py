@@ -156,10 +156,13 @@ async def test_one_model_can_be_asked_for_whatever_the_others_do(aiohttp_client)
 
 async def test_ready_has_the_rate_that_was_measured_at_the_start_before_anybody_has_asked(aiohttp_client):
     registry = Registry(ready_wait_s=0.05)
-    registry.update(ShardTable((make_status("m", info=make_info(tokens_per_s=1234.0)),)))
+    failed = make_status("never", state="failed", info=None)
+    registry.update(ShardTable((make_status("m", info=make_info(tokens_per_s=1234.0)), failed)))
     handlers = Handlers(EmbeddingService(registry, LengthBackend(), Policy()), registry, LIMIT)
     client = await aiohttp_client(build_app(handlers, Authenticator(()), LIMIT, 0, ()))
-    assert (await (await client.get("/ready")).json())["models"]["m"]["tokens_per_s"] == 1234
+    models = (await (await client.get("/ready")).json())["models"]
+    assert models["m"]["tokens_per_s"] == 1234
+    assert models["never"]["tokens_per_s"] is None, "what it is taken for is no news"
 
 
 async def test_ready_counts_what_a_model_has_done_and_what_waits_for_it(aiohttp_client):
