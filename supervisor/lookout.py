@@ -44,6 +44,8 @@ class Lookout:
         self._posts = posts
         self._orphans = Orphans()
         self._lifespans: dict[Shard, Lifespan] = {}
+        #: Why the run directory, which is gone, cannot be made again; empty where it is there.
+        self._loss = ""
         #: When processes are replaced by fresh ones; may be set at any time.
         self.limits = RecycleLimits()
 
@@ -74,9 +76,8 @@ class Lookout:
         if os.getpid() == _INIT:
             self._orphans.look()
         serving, leaving = self._posts()
-        if self._directory.restore() or not self._directory.control_path.exists():
-            log.warning("run_directory_restored", path=self._directory.path)
-            await self._control.open(self._directory.control_path)
+        if not await self._keep_directory():
+            return
         shards = [shard for post in (*serving, *leaving) for shard in post.everybody()]
         self._directory.tidy([Path(shard.status.socket_path) for shard in shards])
         for shard in self._lifespans.keys() - set(shards):
@@ -85,6 +86,25 @@ class Lookout:
             if post.is_ready and not post.is_reachable and not self._renewals.is_asked(post):
                 self._renewals.ask(post, "its socket file is gone")
         self._recycle(serving)
+
+    async def _keep_directory(self) -> bool:
+        """Make again what is gone of the run directory; false where that cannot be done, which is told once.
+
+        So it is where a login has ended and the user's runtime directory with it (pam_systemd(8)).
+        """
+        path = self._directory.control_path
+        try:
+            if self._directory.restore() or not path.exists():
+                await self._control.open(path)
+                log.warning("run_directory_restored", path=self._directory.path)
+        except OSError as error:
+            if str(error) != self._loss:
+                self._loss = str(error)
+                effect = "models serve on, but none can be started: make its parent again, or restart the server"
+                log.error("run_directory_lost", path=self._directory.path, error=error, effect=effect)
+            return False
+        self._loss = ""
+        return True
 
     def _recycle(self, posts: list[Post]) -> None:
         """Have at most one post renewed; one whose last replacement failed is left in peace for a while."""
