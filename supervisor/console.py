@@ -47,10 +47,14 @@ class Console:
         if status.state == "downloading":
             self._show_download(status)
             return
-        self._downloads.pop(status.model_id, None)
-        self._shown_step.pop(status.model_id, None)
-        self._redraw()
+        self.forget(status.model_id)
         self._line(status.model_id, describe_state(status, took_s))
+
+    def forget(self, model_id: str) -> None:
+        """Take away the bar of a download that goes on no more."""
+        self._downloads.pop(model_id, None)
+        self._shown_step.pop(model_id, None)
+        self._redraw()
 
     def invite(self, address: str, status: ShardStatus, *, needs_key: bool) -> None:
         """Print, once, a command that works now; none where the only address is a Unix socket."""

@@ -211,6 +211,7 @@ class Tree:
             try:
                 await post.close(self._use.grace_s + KILL_MARGIN_S)
                 log.info("removed", model=post.model_id)
+                self._ground.console.forget(post.model_id)
                 self._ground.console.say(f"  {post.model_id}  removed")
             finally:
                 del self._leaving[post]

@@ -3,7 +3,7 @@ import shlex
 
 import pytest
 
-from supervisor.console import curl_command, describe_state, format_bytes, render_bar
+from supervisor.console import Console, curl_command, describe_state, format_bytes, render_bar
 from tests.support.statuses import make_info, make_status
 
 
@@ -68,3 +68,24 @@ def test_the_curl_line_survives_a_shell_and_asks_a_model_what_it_is_for(facts, p
     body = json.loads(words[-1])
     assert body["model"] == "a/b"
     assert set(body) - {"model"} == more
+
+
+class Terminal:
+    """Keeps the bar at the bottom."""
+
+    is_terminal = True
+    bar = ""
+
+    def progress(self, text: str) -> None:
+        self.bar = text
+
+
+def test_the_bar_of_a_model_that_is_removed_while_it_downloads_goes_with_it():
+    terminal = Terminal()
+    console = Console(terminal, silent=False)
+    for name in ("a", "b"):
+        console.show(make_status(name, state="downloading", done_bytes=512, total_bytes=1024), 1.0)
+    console.forget("a")
+    assert terminal.bar.startswith("b █")
+    console.forget("b")
+    assert terminal.bar == ""
