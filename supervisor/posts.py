@@ -180,6 +180,7 @@ class Post:
             self._hear_successor(shard)
         elif shard is self.holder and shard.status.state == "failed" and self.successor is not None:
             self._take_over(self.successor)
+            self._on_change(self.holder)
         if shard is self.holder:
             state = shard.status.state
             if state in ("ready", "failed", "restarting"):

@@ -244,9 +244,11 @@ async def test_a_holder_that_failed_is_revived_with_the_settings_wanted_now(scen
 async def test_a_holder_that_fails_for_good_makes_room_for_the_successor_at_once(scene):
     serve(scene.shards[0])
     renewal = await begin(scene.post.renew(overlap=True))
+    scene.changes.clear()
     fail(scene.shards[0])
     assert scene.post.row().generation == 2
     assert scene.post.row().state == "starting"
+    assert scene.changes == [(2, "starting")], "routers still take the one before for ready"
     serve(scene.shards[1])
     assert await renewal
 
