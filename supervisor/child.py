@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import site
@@ -105,7 +106,10 @@ class Child:
 
 
 async def spawn(launch: Launch, on_message: Callable[[Message], None], on_line: Callable[[str], None]) -> Child:
-    """Start a child; its messages and the lines it writes to stderr arrive on the event loop."""
+    """Start a child; its messages and the lines it writes to stderr arrive on the event loop.
+
+    Raises ``OSError`` where none can be made.
+    """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     passed = (theirs.fileno(), *launch.descriptors)
     try:
@@ -124,6 +128,9 @@ async def spawn(launch: Launch, on_message: Callable[[Message], None], on_line: 
             # Ctrl-C in the terminal is for the supervisor, which stops the others in order.
             process_group=0,
         )
+    except RuntimeError as error:  # the last process number was had for it, and none for the thread that waits for it
+        ours.close()
+        raise OSError(errno.EAGAIN, str(error)) from error
     except BaseException:  # also a cancellation: nobody else knows the descriptor
         ours.close()
         raise

@@ -1,0 +1,25 @@
+"""What is told of a child that cannot be made."""
+
+import asyncio
+import errno
+from pathlib import Path
+
+import pytest
+
+from supervisor.child import Launch, spawn
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def test_a_process_without_a_thread_to_wait_for_it_is_one_that_could_not_be_made(monkeypatch):
+    async def no_thread(*_command, **_options):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", no_thread)
+    before = open_descriptors()
+    with pytest.raises(OSError, match="can't start new thread") as caught:
+        await spawn(Launch("shard", {}, ()), lambda _message: None, lambda _line: None)
+    assert caught.value.errno == errno.EAGAIN, "the keeper names the limits for it"
+    assert open_descriptors() == before
