@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import faulthandler
 import gc
 import os
 import signal
+import socket
 import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,7 +85,10 @@ def main(arguments: list[str]) -> int:
             return _report(control, LoadReason.OUT_OF_MEMORY, sentence)
         log.exception("load_failed")
         return _report(control, LoadReason.INTERNAL, f"{type(error).__name__}: {error} (the log has the traceback)")
-    _serve(config, control, loaded, first_lane)
+    try:
+        _serve(config, control, loaded, first_lane)
+    except LoadError as error:  # there is no socket, and nobody has been told that it is ready
+        return _report(control, error.reason, str(error))
     return 0
 
 
@@ -177,12 +183,24 @@ def _make_box(socket_path: Path, lanes: int) -> BlackBox:
     """Make the black box; a run directory without room for it is a disk to be freed, and no crash."""
     from shard.listener import FIRST_LANE  # noqa: PLC0415
 
-    try:
+    with _needs_room(socket_path.parent):
         return BlackBox(box_path(socket_path), FIRST_LANE + lanes)
+
+
+def _bind(socket_path: Path) -> socket.socket:
+    """Make the socket of this process, which may find no room where the black box has found the last of it."""
+    with _needs_room(socket_path.parent):
+        return bind_private(socket_path)
+
+
+@contextlib.contextmanager
+def _needs_room(run_directory: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        sentence = f"the disk of the run directory {socket_path.parent} is full: free some space, or set"
+        sentence = f"the disk of the run directory {run_directory} is full: free some space, or set"
         raise LoadError(LoadReason.DISK_FULL, f"{sentence} EMB_PROVIDER_RUN_DIR to another directory") from None
 
 
@@ -221,6 +239,8 @@ async def _serve_until_stopped(config: ShardConfig, control: ControlChannel, loa
     from shard.engine import Engine  # noqa: PLC0415
     from shard.progress import report_progress  # noqa: PLC0415
 
+    # Before there are threads to be ended.
+    listener = _bind(Path(config.socket_path))
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
@@ -232,7 +252,7 @@ async def _serve_until_stopped(config: ShardConfig, control: ControlChannel, loa
     lanes = [first_lane, *map(Lane, places)]
     engine = Engine(loaded.encoder, lanes, config.threads, config.spec.batch, loaded.plan, channel, loaded.files)
     engine.start()
-    await channel.serve(engine, bind_private(Path(config.socket_path)))
+    await channel.serve(engine, listener)
     # What is here now stays; looking through it for garbage would hold up every thread for tens of milliseconds.
     gc.collect()
     gc.freeze()
