@@ -14,7 +14,8 @@ BODY = b'{"model": "m", "input": "abc"}'
 
 @pytest.fixture
 async def connect(request):
-    runner = Runner(make_app(), getattr(request, "param", ""))
+    # A body that never comes is waited for after the answer, too: for 10 s in a server.
+    runner = Runner(make_app(), getattr(request, "param", ""), lingering_time=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
