@@ -50,12 +50,16 @@ class Lookout:
         self.limits = RecycleLimits()
 
     async def run(self) -> None:
-        """Look again and again until cancelled."""
+        """Look again and again until cancelled. What keeps it from looking is told once, not each second."""
+        told = ""
         while True:
             try:
                 await self._look()
-            except Exception:  # what it missed, it sees the next time
-                log.exception("look_crashed")
+                told = ""
+            except Exception as error:  # what it missed, it sees the next time
+                if told != repr(error):
+                    log.exception("look_crashed")
+                told = repr(error)
             await asyncio.sleep(_LOOK_S)
 
     def note_ready(self, shard: Shard) -> None:

@@ -165,6 +165,10 @@ def test_texts_that_wait_while_no_batch_begins_are_a_hang():
     assert "3 texts wait" in life.hang.sentence
 
 
+def test_texts_may_wait_for_ever_where_a_batch_has_no_limit():
+    assert ready(WatchLimits(silence_s=30)).passes(5000, lambda second: report(waiting_texts=3)) is None
+
+
 def test_texts_that_wait_for_company_as_long_as_they_may_are_none():
     life = ready(WatchLimits(batch_s=5, company_s=10))
     assert life.passes(12, lambda second: report(waiting_texts=1, batches_done=7)) is None
@@ -198,6 +202,13 @@ def test_a_router_that_is_late_is_busy_and_not_ended_below_the_limit():
     assert life.dog.is_busy(life.now_s)
     life.hear(Heartbeat(5.0, 0, 1))
     assert not life.dog.is_busy(life.now_s)
+
+
+def test_who_reports_more_often_is_busy_sooner():
+    life = ready(WatchLimits(silence_s=2))
+    assert life.dog.report_every_s == 0.5
+    assert not life.dog.is_busy(life.now_s + 1.5)
+    assert life.dog.is_busy(life.now_s + 1.6)
 
 
 def test_a_child_that_still_starts_is_not_called_busy():
