@@ -281,6 +281,7 @@ def test_without_limits_a_child_reports_once_a_second():
 def test_a_batch_that_stood_still_with_the_whole_machine_is_no_stuck_one_but_the_next_that_hangs_is(hears_first):
     """As in a container that is paused: the child's clock has gone on, and its report is there when we look again."""
     life = ready()
+    assert life.passes(50, lambda second: report()) is None
     life.hear(report(running_s=10.0))
     life.now_s += 300
     again = report(running_s=310.0)
