@@ -67,6 +67,8 @@ async def read_body(request: web.Request, max_bytes: int) -> bytes:
         held.grow_to(request.content_length or 0)
     if request.content.is_eof():  # nearly always: a small body comes with its headers, and needs no timer
         body = request.content.read_nowait()
+        if held is not None:  # one in chunks has not said how large it is
+            held.grow_to(len(body))
     else:
         try:
             async with asyncio.timeout(_BODY_TIMEOUT_S):

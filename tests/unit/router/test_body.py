@@ -60,8 +60,13 @@ class Arriving:
     def get(self, _key):
         return self._held
 
+    is_here = False
+
     def is_eof(self) -> bool:
-        return False
+        return self.is_here
+
+    def read_nowait(self) -> bytes:
+        return b"".join(self.left)
 
     def exception(self) -> None:
         return None
@@ -89,6 +94,21 @@ async def test_a_body_takes_room_as_it_comes_or_at_once_where_it_says_how_large_
 
     assert await read_body(Watched(b"ab", b"cde", length=length, held=HeldBytes(budget, "a")), 5) == b"abcde"
     assert seen == [before_the_first, max(2, before_the_first), 5]
+
+
+@pytest.mark.parametrize("length", [None, 5])
+async def test_a_body_that_came_with_its_headers_takes_room_whether_it_says_how_large_it_is_or_not(length):
+    budget = Budget(8)
+    request = Arriving(b"ab", b"cde", length=length, held=HeldBytes(budget, "a"))
+    request.is_here = True
+    assert await read_body(request, 5) == b"abcde"
+    assert budget.total == 5
+    second = Arriving(b"wxyz", held=HeldBytes(budget, "b"))
+    second.is_here = True
+    with pytest.raises(OverloadedError):
+        await read_body(second, 5)
+    with pytest.raises(PayloadTooLargeError):
+        await read_body(request, 4)
 
 
 async def test_a_body_that_says_it_is_too_large_is_not_read_and_one_of_nothing_is_told_what_to_send():
