@@ -68,8 +68,10 @@ class Arriving:
     def read_nowait(self) -> bytes:
         return b"".join(self.left)
 
-    def exception(self) -> None:
-        return None
+    broken: Exception | None = None
+
+    def exception(self) -> Exception | None:
+        return self.broken
 
     async def readany(self) -> bytes:
         return self.left.pop(0) if self.left else b""
@@ -111,6 +113,18 @@ async def test_a_body_that_came_with_its_headers_takes_room_whether_it_says_how_
         await read_body(request, 4)
 
 
+async def test_a_large_body_is_put_together_in_the_order_in_which_it_came():
+    pieces = [bytes([letter]) * 2**18 for letter in b"abcdef"]
+    assert await read_body(Arriving(*pieces), 2**21) == b"".join(pieces)
+
+
+async def test_a_body_that_breaks_off_between_two_pieces_is_not_taken_for_a_short_one():
+    request = Arriving(b'{"input": "a"}')
+    request.broken = InvalidRequestError("The body is not valid HTTP.")
+    with pytest.raises(InvalidRequestError, match="not valid HTTP"):
+        await read_body(request, 100)
+
+
 async def test_a_body_that_says_it_is_too_large_is_not_read_and_one_of_nothing_is_told_what_to_send():
     request = Arriving(b"abcde", length=5)
     with pytest.raises(PayloadTooLargeError):
@@ -122,7 +136,7 @@ async def test_a_body_that_says_it_is_too_large_is_not_read_and_one_of_nothing_i
 
 async def test_an_answer_in_pieces_knows_its_size_and_frees_each_piece_as_it_leaves():
     body = PiecedBody([b"ab", b"c"], "application/json")
-    assert (body.size, body.decode()) == (3, "abc")
+    assert (body.size, body.content_type, body.decode()) == (3, "application/json", "abc")
     written: list[tuple[bytes, str]] = []
 
     class Writer:

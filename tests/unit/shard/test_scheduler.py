@@ -400,6 +400,25 @@ def test_many_small_requests_are_shared_by_the_lanes_and_few_are_one_batch_on_al
         assert (len(many.items), many.is_wide) == (13, False)
 
 
+@pytest.mark.parametrize(
+    "costs",
+    [CostModel(0, 1, 0, 0), CostModel(0, 0, 0.5, 0), CostModel(0, 0, 0, 0.25)],
+    ids=["texts", "tokens", "their squares"],
+)
+def test_what_is_too_much_for_one_batch_on_all_cores_is_known_by_all_that_it_costs(costs):
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(), SlicePlan(costs, 50, 10_000), lanes=2)
+    for count, is_wide in [(25, True), (26, False)]:
+        items = [item for _ in range(count) for item in add(scheduler, [2])]
+        assert scheduler.take(0.0).is_wide is is_wide
+        for item in items:
+            scheduler.drop(item)
+        for batch in list(scheduler._running):
+            scheduler.finished(batch)
+    items = [item for _ in range(26) for item in add(scheduler, [2])]
+    scheduler.drop(items[13])  # its client has left
+    assert scheduler.take(0.0).is_wide
+
+
 def test_beside_interactive_work_a_lane_waits_for_a_quarter_of_it_and_never_for_nobody():
     scheduler: Scheduler[Item] = Scheduler(BatchLimits(), make_plan(slice_ms=50, ms_per_token=1), lanes=2)
     for _ in range(52):
