@@ -68,7 +68,7 @@ class Options:
         holes: Mapping[int, RequestError] = _NO_HOLES,
     ) -> EncodeRequest:
         """Return a request with these options for these inputs, which stand between those of ``holes``."""
-        sent = len(holes) + (len(texts) or len(token_ids))
+        sent = len(holes) + len(texts)  # token ids are right or wrong together
         return EncodeRequest(
             labels=tuple(f"input {index}" for index in range(sent) if index not in holes) if holes else (),
             sent=sent if holes else 0,
