@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from emb_model_provider.log_pipe import open_log_pipe
+from emb_model_provider.log_pipe import LogPipe, open_log_pipe
 
 LINE = b"x" * 99 + b"\n"
 CAPACITY = 64 * 1024
@@ -71,6 +71,43 @@ def test_a_text_longer_than_the_pipe_arrives_in_parts_and_nothing_comes_between_
         found += part
         pipe.flush()
     assert found == text + b"dropped 1\n"
+
+
+class NarrowPipe(LogPipe):
+    """A pipe that takes four bytes at a time, as one does whose reader reads between two writes."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(descriptor, lambda lines: f"-{lines}\n")
+        self.taken, self.has_room = b"", True
+
+    def _has_room(self) -> bool:
+        return self.has_room
+
+    def _put(self, data: bytes) -> int:
+        self.taken += data[:4]
+        return len(data[:4])
+
+
+@pytest.fixture
+def narrow(ends):
+    return NarrowPipe(ends[1].fileno())
+
+
+def test_nothing_comes_between_the_parts_of_a_line_however_they_are_taken(narrow):
+    for line in (b"0123456789abcdef\n", b"x\n", b"y\n"):
+        narrow.write(line)
+    for _ in range(4):
+        narrow.flush()
+    assert narrow.taken == b"0123456789abcdef\n-2\n"
+
+
+def test_no_line_overtakes_the_count_of_those_before_it(narrow):
+    narrow.has_room = False
+    for line in (b"01234567\n", b"x\n", b"y\n", b"z\n"):
+        narrow.write(line)
+    narrow.has_room = True
+    narrow.write(b"end")
+    assert narrow.taken == b"01234567\n-3\nend"
 
 
 def test_what_others_write_to_the_same_pipe_still_waits():

@@ -8,6 +8,7 @@ import pytest
 
 from emb_model_provider.errors import InvalidRequestError
 from emb_model_provider.messages.link import Encoded, InputError, SparseRows, TokenVectors
+from router.dialects import vectors
 from router.dialects.openai import FORMS, Shape, render_embeddings
 from router.dialects.vectors import (
     PIECE_BYTES,
@@ -20,6 +21,7 @@ from router.dialects.vectors import (
     list_json,
     refusal_object,
     rows_json,
+    token_vectors_json,
 )
 from router.quantization import quantize
 from router.requests import EncodeResult
@@ -92,6 +94,32 @@ def test_sparse_and_token_vectors_count_for_the_size_of_a_piece():
         assert [(one.index, one.begin, one.end) for one in chunks(result_of(part))] == [
             (index, index, index + 1) for index in range(count)
         ]
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 60, PIECE_BYTES])
+def test_every_sparse_row_and_every_token_vector_is_that_of_its_input_wherever_a_piece_ends(monkeypatch, piece_bytes):
+    monkeypatch.setattr(vectors, "PIECE_BYTES", piece_bytes)
+    counts = [2, 0, 3, 1]
+    numbers = [[10 * row + place for place in range(count)] for row, count in enumerate(counts)]
+    own = np.array([number for row in numbers for number in row])
+    part = Encoded(
+        b"",
+        0,
+        (1,) * 4,
+        sparse=SparseRows(
+            np.cumsum([0, *counts]).astype("<u4").tobytes(),
+            own.astype("<u4").tobytes(),
+            (own / 8).astype("<f4").tobytes(),
+        ),
+        token_vectors=TokenVectors(np.stack([own, -own], 1).astype("<f4").tobytes(), 2, tuple(counts)),
+        errors=(BAD.replace(index=3),),
+    )
+    result = result_of(part, part)
+    sparse = [(indices.tolist(), values.tolist()) for one in chunks(result) for indices, values in one.sparse()]
+    assert sparse == [(row, [number / 8 for number in row]) for row in numbers] * 2
+    late = orjson.loads(b"[" + b"".join(token_vectors_json(result)) + b"]")
+    assert late == [*([[number, -number] for number in row] for row in numbers[:3]), None] * 2
+    assert len(list(chunks(result))) == {1: 8, 60: 4}.get(piece_bytes, 2)
 
 
 def test_a_row_larger_than_a_piece_is_a_piece():
