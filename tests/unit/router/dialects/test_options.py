@@ -44,6 +44,7 @@ def read(fields: dict[str, object]) -> dict[str, object]:
         # vLLM's name for a limit, which cuts.
         ({"truncate_prompt_tokens": -1}, {"overlong": "truncate"}),
         ({"truncate_prompt_tokens": 7}, {"overlong": "truncate", "max_tokens": 7}),
+        ({"truncate_prompt_tokens": 0, "max_tokens": 9}, {"overlong": "truncate", "max_tokens": 9}),
         ({"truncate_prompt_tokens": 1, "max_tokens": 9}, {"overlong": "truncate", "max_tokens": 1}),
         ({"truncate_prompt_tokens": -1, "max_tokens": 9}, {"overlong": "truncate", "max_tokens": 9}),
         ({"truncate_prompt_tokens": 7, "truncation_side": "left"}, {"overlong": "start", "max_tokens": 7}),
