@@ -2,12 +2,13 @@
 
 import mmap
 import os
+from pathlib import Path
 
 import pytest
 
 from emb_model_provider.errors import LoadError, LoadReason
 from shard.encoder import FatalDeviceError
-from shard.mapped_files import MappedFiles, states_below
+from shard.mapped_files import MappedFiles, have_changed, states_below
 
 
 @pytest.fixture
@@ -97,3 +98,48 @@ def test_one_that_is_gone_before_anybody_looks_cannot_be_written_to(weights, wat
     before = states_below(weights.parent)
     weights.unlink()
     watch(before).check()
+
+
+def test_weights_that_were_made_of_a_models_files_are_watched_and_files_of_others_are_not(weights, watch, tmp_path):
+    other = tmp_path / "library.so"
+    other.write_bytes(b"o" * 5000)
+    with other.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ):
+        files = watch({})
+        write_into(other)
+        files.check()
+    write_into(weights)
+    with pytest.raises(FatalDeviceError):
+        files.check()
+
+
+def count_open(path) -> int:
+    return sum(one.is_symlink() and one.resolve() == path.resolve() for one in Path("/proc/self/fd").iterdir())
+
+
+def test_whoever_has_looked_holds_no_file_open_any_longer(weights, watch):
+    before, held = states_below(weights.parent), count_open(weights)
+    files = watch(before)
+    assert count_open(weights) == held + 1
+    for _ in range(2):
+        files.close()
+    write_into(weights)
+    refuse(before)
+    assert count_open(weights) == held
+    files.check()
+
+
+def test_files_that_are_written_to_replaced_cut_off_or_gone_have_changed_and_new_ones_are_no_change(weights):
+    directory, state = weights.parent, weights.stat()
+    before = states_below(directory)
+    (directory / "sub").mkdir()
+    (directory / "sub" / "new").write_text("")
+    (directory / "nowhere").symlink_to(directory / "gone")
+    assert not have_changed(directory, before)
+    assert set(states_below(directory)) - set(before) == {directory.resolve() / "sub" / "new"}
+    for change in (write_into, replace, lambda path: os.truncate(path, 10), lambda path: path.unlink()):
+        before = states_below(directory)
+        change(weights)
+        if weights.exists() and change is replace:
+            os.utime(weights, ns=(0, state.st_mtime_ns))  # as rsync -t and cp -p have it
+            before = {path: (state.st_mtime_ns, *one[1:]) for path, one in before.items()}
+        assert have_changed(directory, before), change
