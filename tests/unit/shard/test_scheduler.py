@@ -91,6 +91,25 @@ def test_no_batch_is_smaller_than_it_must_be(lengths, plan, max_size):
         assert len(more) > max_size or sum(more) > plan.max_tokens or ms > plan.slice_ms
 
 
+@pytest.mark.parametrize(
+    ("costs", "length", "together"),
+    [
+        (CostModel(0, 0, 0, 0), 50, 2),  # 100 tokens
+        (CostModel(0, 10, 0, 0), 1, 5),
+        (CostModel(10, 0, 2, 0), 4, 5),
+        (CostModel(0, 0, 0, 0.5), 5, 4),
+        (CostModel(0, 0, 0, 0), 1, 16),  # texts
+    ],
+    ids=["tokens", "price of a text", "price of a token", "price of a pair", "texts"],
+)
+def test_a_batch_is_filled_up_to_the_first_of_its_limits(costs, length, together):
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(max_batch_size=16), SlicePlan(costs, 50, 100))
+    add(scheduler, [length] * 40)
+    batch = scheduler.take(0.0)
+    assert len(batch.items) == together
+    assert batch.planned_ms == costs.ms(together, together * length, together * length**2)
+
+
 def test_a_request_is_served_among_those_of_the_priority_that_its_client_names():
     scheduler: Scheduler[Item] = Scheduler(BatchLimits(max_batch_size=9), make_plan())
     small, many = [Item(5)], [Item(6) for _ in range(9)]
