@@ -130,8 +130,8 @@ def test_whoever_has_looked_holds_no_file_open_any_longer(weights, watch):
 
 def test_files_that_are_written_to_replaced_cut_off_or_gone_have_changed_and_new_ones_are_no_change(weights):
     directory, state = weights.parent, weights.stat()
-    before = states_below(directory)
     (directory / "sub").mkdir()
+    before = states_below(directory)
     (directory / "sub" / "new").write_text("")
     (directory / "nowhere").symlink_to(directory / "gone")
     assert not have_changed(directory, before)
