@@ -162,6 +162,7 @@ def test_every_special_token_and_every_text_has_the_type_that_the_template_gives
         encoding = theirs(tokenizer, 12, "end").encode(*expected)
         assert list(found.ids) == encoding.ids
         assert found.type_ids == (tuple(encoding.type_ids) if any(encoding.type_ids) else None)
+    assert ours(tokenizer).accept_ids(one.ids).type_ids == one.type_ids
 
 
 @SIDES
@@ -192,6 +193,16 @@ def test_what_has_no_token_at_all_is_refused_alone_and_as_a_pair():
 def test_of_a_pair_the_first_text_has_the_prompt_before_it(raw):
     tokenizer = ours(raw["bert"])
     assert tokenizer.tokenize_pairs(["a"], ["b"], Reading(prompt="x ")) == tokenizer.tokenize_pairs(["x a"], ["b"])
+
+
+def test_two_texts_in_the_place_of_one_are_not_read_as_a_pair(raw):
+    with pytest.raises(InvalidRequestError, match="must be a string"):
+        ours(raw["bert"]).tokenize([("a", "b")])
+
+
+def test_a_model_that_has_room_for_its_special_tokens_alone_is_given_those(raw):
+    (one,) = ours(raw["bert"], 2).tokenize(["lovely"])
+    assert list(one.ids) == theirs(raw["bert"], 2, "end").encode("lovely").ids
 
 
 @given(st.integers(0, 300), st.integers(0, 300), st.integers(0, 200))
@@ -271,6 +282,19 @@ def test_ids_may_be_cut_on_either_side(raw):
     assert start.original_tokens == end.original_tokens == 22
 
 
+def test_no_ids_at_all_are_no_input(raw):
+    for tokenizer in (ours(raw["bert"]), ours(raw["bert"], decode=lambda ids: "a")):
+        with pytest.raises(InvalidRequestError, match="at least one id"):
+            tokenizer.accept_ids([])
+
+
+def test_each_input_knows_what_its_request_wants_of_it(raw):
+    tokenizer, reading = ours(raw["bert"]), Reading(outputs=("sparse",), raw=True)
+    (text,), (pair,) = tokenizer.tokenize(["a"], reading), tokenizer.tokenize_pairs(["a"], ["b"], reading)
+    for one in (text, pair, tokenizer.accept_ids([3], reading)):
+        assert (one.outputs, one.raw) == (("sparse",), True)
+
+
 def test_an_id_out_of_the_vocabulary_is_refused_with_a_word_on_langchain(raw):
     with pytest.raises(InvalidRequestError, match=r"vocabulary of \d+ tokens.*check_embedding_ctx_length=False"):
         ours(raw["bert"]).accept_ids([99_999])
@@ -296,6 +320,18 @@ def test_tokens_are_spelled_with_their_places_in_the_text(raw, kind):
 def test_spelled_tokens_are_not_cut(raw):
     (tokens,) = ours(raw["bert"], 5).spell(["好" * 50], None, add_special_tokens=True)
     assert len(tokens) == 52
+
+
+def test_a_prompt_is_spelled_with_its_text(raw):
+    tokenizer = ours(raw["bert"])
+    with_prompt, without = (tokenizer.spell(["day"], prompt, add_special_tokens=False) for prompt in ("good ", None))
+    assert with_prompt == tokenizer.spell(["good day"], None, add_special_tokens=False) != without
+
+
+@pytest.mark.parametrize("wrong", [-1, 99_999, 2**40])
+def test_ids_of_no_token_become_no_text(raw, wrong):
+    with pytest.raises(InvalidRequestError, match="is not in this model's vocabulary"):
+        ours(raw["bert"]).detokenize([[3], [3, wrong]], skip_special_tokens=True)
 
 
 def test_ids_become_text_again(raw):

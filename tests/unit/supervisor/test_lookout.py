@@ -113,6 +113,15 @@ async def test_a_run_directory_that_somebody_has_emptied_or_removed_takes_reques
     assert caplog.messages == ["run_directory_restored"]
 
 
+@pytest.mark.parametrize(("pid", "looks"), [(1, 1), (2, 0)])
+async def test_whoever_is_the_first_process_of_a_container_buries_its_orphans(world, monkeypatch, pid, looks):
+    looked = []
+    monkeypatch.setattr(world.lookout._orphans, "look", lambda: looked.append(pid))
+    monkeypatch.setattr(lookout_module.os, "getpid", lambda: pid)
+    await world.look()
+    assert len(looked) == looks
+
+
 async def test_what_the_dead_left_is_removed_and_what_those_who_leave_still_use_stays(world):
     post = world.serve()
     (gone,) = world.leaving = [FakePost(world.directory, 7)]
@@ -133,7 +142,8 @@ async def test_a_process_whose_socket_is_gone_is_replaced_unless_it_is_not_there
 
 
 @pytest.mark.parametrize("limits", [RecycleLimits(rss_bytes=500), RecycleLimits(age_s=60)], ids=["size", "age"])
-async def test_one_process_that_is_too_large_or_too_old_is_replaced_at_a_time(world, limits):
+async def test_one_process_that_is_too_large_or_too_old_is_replaced_at_a_time(world, limits, monkeypatch):
+    monkeypatch.setattr(lookout_module.time, "monotonic", lambda: 5.0)  # a machine that has just started
     _young, old, other = world.serve(), *(world.serve(age_s=99) for _ in range(2))
     old.holder.keeper.pid = other.holder.keeper.pid = 900
     await world.look()
