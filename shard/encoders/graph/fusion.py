@@ -112,6 +112,7 @@ def fuse_residuals(graph: fx.Graph) -> None:
     The layer moves to where the sum was: by then both operands are there.
     """
     waiting = linear_nodes(graph)
+    fused: list[fx.Node] = []
     while waiting:
         node = waiting.pop(0)
         user = _only_user(node)
@@ -126,6 +127,10 @@ def fuse_residuals(graph: fx.Graph) -> None:
         with graph.inserting_before(user):
             moved = graph.node_copy(node, lambda argument: argument)
         moved.meta[RESIDUAL] = other
+        for earlier in fused:  # what it adds may be the very sum that goes: that is no use that the graph knows of
+            if earlier.meta[RESIDUAL] is user:
+                earlier.meta[RESIDUAL] = moved
+        fused.append(moved)
         user.replace_all_uses_with(moved)
         graph.erase_node(user)
         graph.erase_node(node)

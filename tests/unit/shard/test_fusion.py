@@ -1,0 +1,171 @@
+"""Whatever is joined of a graph, it computes what it did: sums and orders that ``integration/test_graph`` has not."""
+
+import pytest
+import torch
+from torch import fx
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn import functional
+
+from shard.encoders.graph import lowering
+from shard.encoders.graph.capture import ATTEND, LAYER_NORM, LINEAR
+from shard.encoders.graph.lowering import lower
+from shard.encoders.graph.program import compile_graph
+from shard.encoders.graph.segments import find_segments
+
+TOKENS, SIZE = 5, 8
+GENERATOR = torch.Generator().manual_seed(3)
+
+
+def numbers(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=GENERATOR)
+
+
+X = numbers(1, TOKENS, SIZE)
+W = [numbers(SIZE, SIZE) for _ in range(4)]
+WIDE = numbers(3 * SIZE, SIZE)
+B = [numbers(SIZE) for _ in range(4)]
+aten = torch.ops.aten
+
+
+def heads(tensor: torch.Tensor, size: int = 4) -> torch.Tensor:
+    return tensor.view(1, TOKENS, tensor.shape[-1] // size, size).transpose(1, 2)
+
+
+def attend(query, key, value):
+    return ATTEND(query, key, value, 0.3, False, None).view(1, TOKENS, -1)
+
+
+class Eager(fx.Interpreter):
+    """Runs a captured graph as it stands, each mark by torch's own function."""
+
+    def call_function(self, target, args, kwargs):
+        if target is ATTEND:
+            attended = functional.scaled_dot_product_attention(*args[:3], scale=args[3], is_causal=args[4])
+            return attended.transpose(1, 2).contiguous()
+        usual = {LINEAR: functional.linear, LAYER_NORM: torch.layer_norm}.get(target, target)
+        return super().call_function(usual, args, kwargs)
+
+
+def assert_computes_the_same(build, kernel) -> fx.GraphModule:
+    with torch.inference_mode():
+        graph = make_fx(build, tracing_mode="fake", _allow_non_fake_inputs=True)(X)
+        expected = Eager(graph).run(X)
+        lowered = lower(graph, kernel)
+        found = compile_graph(lowered)(X, find_segments([TOKENS], 0))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    return lowered
+
+
+def layer(x, number: int = 0, *, biased: bool = True):
+    return LINEAR(x, W[number], B[number] if biased else None)
+
+
+def thrice(x):
+    """Return queries, keys and values, each a layer of its own."""
+    return [heads(layer(x, number)) for number in range(3)]
+
+
+def times_itself(use, one):
+    """Return what is made of a value that is read twice."""
+    return use(one) * one
+
+
+def gated(x):
+    gate = layer(x, 3)
+    return attend(*thrice(x)) * gate
+
+
+def reordered(x, *places: int):
+    parts = thrice(x)
+    return attend(*(parts[place] for place in places))
+
+
+SUMS = {
+    "the sum of a layer and its input": lambda x: layer(x) + x,
+    "the other way round": lambda x: x + layer(x),
+    "twice the input": lambda x: aten.add.Tensor(layer(x), x, alpha=2),
+    "twice the layer": lambda x: aten.add.Tensor(x, layer(x), alpha=2),
+    "a layer and itself": lambda x: aten.add.Tensor(*[layer(x)] * 2),
+    "a layer and a row": lambda x: layer(x, biased=False) + B[1],
+    "a layer and a number": lambda x: layer(x) + 1.5,
+    "two layers": lambda x: layer(x) + layer(x, 1, biased=False),
+    "a layer that is read twice": lambda x: times_itself(lambda one: one + x, layer(x)),
+    "a difference": lambda x: layer(x) - x,
+    "a sum of sums": lambda x: layer(x + layer(x), 1) + (x + layer(x, 2, biased=False)),
+}
+ACTIVATIONS = {
+    "gelu": lambda x: functional.gelu(layer(x)),
+    "gelu by tanh": lambda x: functional.gelu(layer(x), approximate="tanh"),
+    "relu without a bias": lambda x: functional.relu(layer(x, biased=False)),
+    "of a layer that is read twice": lambda x: times_itself(functional.gelu, layer(x)),
+    "before a sum": lambda x: functional.gelu(layer(x)) + x,
+    "behind a sum": lambda x: functional.gelu(layer(x) + x),
+    "of two layers": lambda x: layer(functional.relu(layer(x)), 1),
+    "one of two that read one input": lambda x: functional.gelu(layer(x)) * layer(x, 1),
+    "silu": lambda x: functional.silu(layer(x)) * layer(x, 1),
+}
+MERGED = {
+    "of unlike widths": lambda x: torch.cat([LINEAR(x, WIDE, None), layer(x, biased=False)], -1),
+    "one without a bias": lambda x: torch.cat([layer(x), layer(x, 1, biased=False)], -1),
+    "of two inputs": lambda x: torch.cat([layer(x), layer(x * 2, 1)], -1),
+    "a weight that is computed": lambda x: torch.cat([LINEAR(x, W[0] * x.mean(), B[0]), layer(x, 1)], -1),
+}
+ATTENTION = {
+    "in their order": lambda x: attend(*thrice(x)),
+    "keys first": lambda x: reordered(x, 1, 0, 2),
+    "values first": lambda x: reordered(x, 2, 0, 1),
+    "keys that are values": lambda x: reordered(x, 0, 1, 1),
+    "a fourth layer first": gated,
+    "other queries": lambda x: attend(heads(layer(x)) * 2, *thrice(x)[1:]),
+    "values of another width": lambda x: attend(*thrice(x)[:2], heads(LINEAR(x, WIDE[:16], None), 8)),
+}
+
+
+@pytest.mark.parametrize("kernel", ["stock", "onednn", "onednn-packed"])
+@pytest.mark.parametrize(
+    "build", [pytest.param(one, id=name) for name, one in (SUMS | ACTIVATIONS | MERGED | ATTENTION).items()]
+)
+def test_what_is_joined_computes_what_it_did(build, kernel):
+    assert_computes_the_same(build, kernel)
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+def test_one_output_for_three_is_handed_on_whole_only_in_the_order_of_its_parts(name):
+    lowered = str(assert_computes_the_same(ATTENTION[name], "onednn-packed").graph)
+    assert ("attend_joint" in lowered) is (name == "in their order")
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [("the other way round", 0), ("twice the layer", 1), ("a layer and itself", 1), ("a layer and a row", 1)],
+)
+def test_a_sum_is_part_of_a_layer_where_it_is_plainly_one(name, kept):
+    lowered = assert_computes_the_same(SUMS[name], "onednn")
+    assert [node.target for node in lowered.graph.nodes].count(aten.add.Tensor) == kept
+
+
+def norm(x):
+    return LAYER_NORM(x, [SIZE], B[0], B[1], 1e-5)
+
+
+NORMS = {
+    "a sum": (1, lambda x: norm(x + x.sin())),
+    "a sum that is read elsewhere, too": (0, lambda x: times_itself(norm, x + x.sin())),
+    "a sum and twice another": (0, lambda x: norm(aten.add.Tensor(x, x.sin(), alpha=2))),
+    "a sum with a row": (0, lambda x: norm(x + B[2])),
+    "a sum with a number": (0, lambda x: norm(x + 1.5)),
+    "a difference": (0, lambda x: norm(x - x.sin())),
+    "without weights": (0, lambda x: LAYER_NORM(x + x.sin(), [SIZE], None, None, 1e-5)),
+    "over two dimensions": (0, lambda x: LAYER_NORM(x + x.sin(), [TOKENS, SIZE], X[0], X[0].sin(), 1e-5)),
+}
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_a_norm_takes_a_plain_sum_of_two_and_nothing_else(name, monkeypatch):
+    def normed_sum(left, right, shape, weight, bias, eps):
+        return torch.layer_norm(left + right, shape, weight, bias, eps)
+
+    monkeypatch.setattr(lowering, "find_normed_sum", lambda: normed_sum)
+    joined, build = NORMS[name]
+    lowered = assert_computes_the_same(build, "varlen")
+    assert [node.target for node in lowered.graph.nodes].count(normed_sum) == joined
