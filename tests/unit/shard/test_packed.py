@@ -108,6 +108,57 @@ def test_attention_over_joint_heads_equals_that_of_each_text_alone_at_any_length
     assert packed.isfinite().all()
 
 
+def seen_by_hand(query, key, value, scale, visible):
+    """Attention of one text, shapes (heads, tokens, size), where ``visible`` says which key each query sees."""
+    scores = (query @ key.transpose(1, 2) * scale).masked_fill(~visible, -torch.inf)
+    return (torch.softmax(scores, -1) @ value).transpose(0, 1)
+
+
+@pytest.mark.parametrize("is_causal", [True, False])
+@pytest.mark.parametrize("window", [None, 1, 4, 12])
+@pytest.mark.parametrize("plain_tokens", [0, 16])
+@pytest.mark.parametrize("key_heads", [4, 2])
+@pytest.mark.parametrize("lengths", [[12, 12, 5, 4, 1], [12], [3]])
+def test_no_token_sees_beyond_the_window_of_its_layer_nor_what_comes_after_it_where_that_is_causal(
+    is_causal, window, plain_tokens, key_heads, lengths
+):
+    torch.manual_seed(1)
+    query = torch.randn(1, 4, sum(lengths) + 1, 8)
+    key, value = (torch.randn(1, key_heads, sum(lengths) + 1, 8) for _ in range(2))
+    rule = Rule(None, is_causal, window, plain_tokens)
+    packed = attend(query, key, value, rule, find_segments(lengths, plain_tokens))
+    start = 0
+    for length in lengths:
+        own = [tensor[0, :, start : start + length] for tensor in (query, key, value)]
+        own[1:] = [tensor.repeat_interleave(4 // key_heads, 0) for tensor in own[1:]]
+        distance = torch.arange(length)[:, None] - torch.arange(length)
+        visible = (distance.abs() < window) if window else torch.ones_like(distance, dtype=torch.bool)
+        expected = seen_by_hand(*own, 8**-0.5, visible & (distance >= 0) if is_causal else visible)
+        torch.testing.assert_close(packed[0, start : start + length], expected, atol=1e-5, rtol=0)
+        start += length
+    assert not packed[0, start:].any(), "what is of no text is finite"
+
+
+@pytest.mark.parametrize("plain_tokens", [0, 16])
+@pytest.mark.parametrize("window", [None, 100])
+@pytest.mark.parametrize(("lengths", "unseen"), [([9, 9, 6], [4, 0, 5]), ([9], [4]), ([20], [7]), ([6, 6], [1, 1])])
+def test_tokens_that_no_token_attends_to_still_attend_themselves(plain_tokens, window, lengths, unseen):
+    """As ColBERT's questions have them, which are filled up with [MASK]."""
+    torch.manual_seed(1)
+    joint = torch.randn(1, sum(lengths), 3 * 2 * 4)
+    segments = find_segments(lengths, plain_tokens, unseen)
+    parts = joint.view(-1, 3, 2, 4).permute(1, 2, 0, 3)
+    rule = Rule(0.5, causal=False, window=window, plain_tokens=plain_tokens)
+    for packed in (attend_joint(joint, 4, rule, segments), attend(*(one[None] for one in parts), rule, segments)):
+        start = 0
+        for length, hidden in zip(lengths, unseen, strict=True):
+            visible = (torch.arange(length) < length - hidden).expand(length, length)
+            own = [tensor[:, start : start + length] for tensor in parts]
+            expected = seen_by_hand(*own, 0.5, visible)
+            torch.testing.assert_close(packed[0, start : start + length], expected, atol=1e-5, rtol=0)
+            start += length
+
+
 @given(st.lists(st.integers(1, 64), min_size=1, max_size=24), st.integers(0, 2**31))
 def test_the_plain_steps_give_a_text_the_same_numbers_alone_and_in_any_company(lengths, seed):
     torch.manual_seed(seed)

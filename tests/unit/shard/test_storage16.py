@@ -42,3 +42,34 @@ def test_an_embedding_with_a_forward_of_its_own_is_left_as_it_is():
     expected = table(ids).detach()
     store_in_16_bit(nn.ModuleList([table]), torch.float16)
     assert torch.equal(table(ids), expected)
+
+
+def test_what_is_narrowed_is_computed_in_fp32_and_what_stays_wide_is_no_view_of_the_file():
+    model = nn.Sequential(nn.Embedding(30, 4), nn.Linear(4, 3), nn.LayerNorm(3))
+    file = [parameter.data for parameter in model.parameters()]
+    table, weight = (model[number].weight.detach().bfloat16().float() for number in (0, 1))
+    bias, ids = model[1].bias.detach().clone(), torch.arange(30)
+    store_in_16_bit(model, torch.bfloat16)
+    expected = nn.functional.layer_norm(nn.functional.linear(table[ids], weight, bias), (3,))
+    torch.testing.assert_close(model(ids), expected)
+    assert torch.equal(model[0](ids), table)
+    # transformers makes masks in the number format of a model's first parameter.
+    assert [parameter.dtype for parameter in model.parameters()] == [torch.float32] * 3
+    assert not {one.data_ptr() for one in file} & {one.data_ptr() for one in model.parameters()}
+
+
+class Doubled(nn.Linear):
+    def forward(self, rows):
+        return super().forward(rows) * 2
+
+
+@pytest.mark.parametrize(
+    ("module", "given"),
+    [(Doubled(4, 3), torch.rand(2, 4)), (nn.Embedding(30, 4, max_norm=0.1), torch.arange(30))],
+    ids=["a subclass", "rows that are made shorter"],
+)
+def test_a_layer_that_does_more_than_its_weight_says_is_left_as_it_is(module, given):
+    with torch.no_grad():
+        expected = module(given)
+        store_in_16_bit(nn.ModuleList([module]), torch.float16)
+        torch.testing.assert_close(module(given), expected, rtol=1e-5, atol=0)
