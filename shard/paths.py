@@ -104,8 +104,10 @@ def choose_path(parts: Parts, plan: ComputePlan, trial: Trial, spec: ModelSpec) 
     if graph is not None:
         plain_tokens = choose_plain_tokens(graph)
         for kernels, is_near in _candidates(graph, parts, plan, trial, spec):
+            lowered = _lower_all(graph, kernels, plain_tokens)
+            if lowered is None:
+                continue
             # Each by itself on all probes; together only one of them would see the long pass.
-            lowered = [lower(graph, kernel, plain_tokens) for kernel in kernels.all]
             runs = [compile_graph(module) for module in lowered]
             trials = [trial.run(_packed(run, parts, trial.max_tokens, plain_tokens)) for run in runs]
             nearness = min((nearness for _, nearness in trials), key=lambda one: one.cosine)
@@ -121,7 +123,10 @@ def choose_path(parts: Parts, plan: ComputePlan, trial: Trial, spec: ModelSpec) 
 
 
 def _on_card(graph: fx.GraphModule, parts: Parts, plan: ComputePlan, trial: Trial) -> Chosen | None:
-    lowered = lower(graph, "varlen")
+    modules = _lower_all(graph, Kernels("varlen"), 0)
+    if modules is None:
+        return None
+    (lowered,) = modules
     path = CudaPackedPath(
         compile_graph(lowered),
         parts.heads,
@@ -141,6 +146,18 @@ def _on_card(graph: fx.GraphModule, parts: Parts, plan: ComputePlan, trial: Tria
     return Chosen(path, "packed", "varlen", results, count_bytes([lowered, parts.heads.modules]))
 
 
+def _lower_all(graph: fx.GraphModule, kernels: Kernels, plain_tokens: int) -> list[fx.GraphModule] | None:
+    """Return the graph with each of the kernels; ``None`` where they cannot be put in."""
+    try:
+        return [lower(graph, kernel, plain_tokens) for kernel in kernels.all]
+    except Exception as error:
+        if ran_out(error):
+            raise
+        # A graph that nobody has thought of is a mistake of ours, and no reason not to serve its model.
+        log.exception("not_lowered", kernel=str(kernels))
+        return None
+
+
 Judge = Callable[[Nearness], bool]
 
 
@@ -149,8 +166,8 @@ def _candidates(
 ) -> Iterator[tuple[Kernels, Judge]]:
     if plan.narrows_to_int8:
         # An error in the graph itself could hide behind what rounding does to vectors.
-        stock = compile_graph(lower(graph, "stock"))
-        if not _is_equal(trial.run(_packed(stock, parts, trial.max_tokens, 0))[1]):
+        stock = _lower_all(graph, Kernels("stock"), 0)
+        if stock is None or not _is_equal(trial.run(_packed(compile_graph(stock[0]), parts, trial.max_tokens, 0))[1]):
             return
         kinds: tuple[Kernel, ...] = ("int8-dynamic", "int8-weight-only")
         for kernel in kinds[kinds.index(f"int8-{spec.int8_method}") :]:

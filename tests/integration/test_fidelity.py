@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 from transformers import MPNetConfig, MPNetModel
 
+from emb_model_provider.errors import LoadError, LoadReason
 from emb_model_provider.modelmap import ModelSpec
 from shard.encoder import Reading
 from shard.encoders.onednn_linears import OneDnnLinear
@@ -225,3 +226,24 @@ def test_a_padded_model_multiplies_by_onednn_where_that_is_quicker_and_makes_its
     asked.clear()
     np.testing.assert_allclose(vectors(encoder, SAMPLE_TEXTS), expected, atol=1e-5)
     assert bool(asked) is (kernel == "onednn")
+
+
+def test_a_graph_that_no_kernel_can_be_put_into_is_told_of_and_its_model_is_padded(tmp_path, monkeypatch, caplog):
+    def fail(*_arguments):
+        raise RuntimeError("used before it has been defined")
+
+    monkeypatch.setattr("shard.paths.lower", fail)
+    encoder = opened(make_plain(tmp_path / "model"), tmp_path)
+    assert encoder.info.batching == "padded"
+    (record, *_) = [record for record in caplog.records if record.getMessage() == "not_lowered"]
+    assert "used before" in str(record.exc_info[1])
+
+
+def test_too_little_memory_for_the_kernels_is_no_mistake_of_theirs(tmp_path, monkeypatch):
+    def fail(*_arguments):
+        raise MemoryError
+
+    monkeypatch.setattr("shard.paths.lower", fail)
+    with pytest.raises(LoadError) as caught:
+        opened(make_plain(tmp_path / "model"), tmp_path)
+    assert caught.value.reason is LoadReason.OUT_OF_MEMORY

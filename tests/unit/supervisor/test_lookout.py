@@ -209,12 +209,14 @@ async def test_a_run_directory_that_cannot_be_made_again_is_told_of_once_and_mod
     errors = [FileNotFoundError(2, "No such file or directory", "/run/gone")] * 3
     errors.append(PermissionError(13, "Permission denied", "/run/gone"))
 
+    fails = iter(errors)
+
     def refuse() -> bool:
-        raise error
+        raise next(fails)
 
     with monkeypatch.context() as patched:
         patched.setattr(world.directory, "restore", refuse)
-        for error in errors:
+        for _ in errors:
             await world.look()
     told = [(record.message, str(record.values["error"])) for record in caplog.records]
     assert told == [("run_directory_lost", str(errors[0])), ("run_directory_lost", str(errors[3]))]
