@@ -69,14 +69,19 @@ class ModelScopeClient:
         asked = revision or self.default_revision
         found: list[Path] = []
         for one in other_names(name):
-            owner, _, model = one.partition("/")
-            older = model.replace(".", "___")  # how clients up to 1.37 wrote a dot
-            found += [
-                self.repository(one) / "snapshots" / asked,
-                self._cache / "models" / owner / older,
-                self._cache / "hub" / "models" / owner / older,
-            ]
+            found.append(self.repository(one) / "snapshots" / asked)
+            found += [directory for directory in self._older_directories(one) if _may_hold(directory, revision)]
         return [directory for directory in found if directory.is_dir()]
+
+    def _older_directories(self, name: str) -> Iterator[Path]:
+        """Where clients up to 1.37 put a model: below "hub" unless MODELSCOPE_CACHE was set, at first not in "models".
+
+        A dot in its name they came to write as three underscores.
+        """
+        owner, _, model = name.partition("/")
+        for folder in ("models", "hub/models", "", "hub"):
+            for written in dict.fromkeys((model.replace(".", "___"), model)):
+                yield self._cache / folder / owner / written
 
     def list_files(self, name: str, revision: str | None) -> Listing:
         asked = revision or self.default_revision
@@ -174,6 +179,15 @@ class ModelScopeClient:
 def other_names(name: str) -> list[str]:
     """Return ``name`` and, for the institute's models, the name under the other owner."""
     return [name, *(new + name.removeprefix(old) for old, new in _RENAMED_OWNERS if name.startswith(old))]
+
+
+def _may_hold(directory: Path, revision: str | None) -> bool:
+    """Tell whether an older client's directory, which has one revision alone, can be of the one that is asked for."""
+    try:
+        said = (directory / ".mv").read_text("utf-8")
+    except (OSError, ValueError):
+        return True
+    return revision is None or revision == said.strip().removeprefix("Revision:").partition(",CreatedAt:")[0]
 
 
 class _Arrival:

@@ -1,4 +1,5 @@
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,39 @@ def test_offline_an_absent_model_is_named_with_the_caches_that_were_searched(tmp
         fetch(spec("o/m"), hubs, lambda _progress: None)
     assert str(tmp_path / "hf") in str(caught.value)
     assert str(tmp_path / "ms") in str(caught.value)
+
+
+def put_model(directory: Path) -> Path:
+    directory.mkdir(parents=True)
+    (directory / "config.json").write_text("{}")
+    (directory / "pytorch_model.bin").write_bytes(b"x")
+    return directory
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "models/AI-ModelScope/bge-large-zh-v1___5",
+        "hub/models/AI-ModelScope/bge-large-zh-v1___5",
+        "hub/AI-ModelScope/bge-large-zh-v1___5",
+        "hub/AI-ModelScope/bge-large-zh-v1.5",
+        "AI-ModelScope/bge-large-zh-v1___5",
+        "AI-ModelScope/bge-large-zh-v1.5",
+    ],
+)
+def test_offline_a_model_is_found_where_any_version_of_modelscope_put_it(tmp_path, folder):
+    hubs = Hubs(HubAccess(str(tmp_path / "hf")), HubAccess(str(tmp_path / "ms")), offline=True)
+    directory = put_model(tmp_path / "ms" / folder)
+    assert fetch(spec("AI-ModelScope/bge-large-zh-v1.5"), hubs, lambda _progress: None).directory == directory
+
+
+@pytest.mark.parametrize(("written", "found"), [("Revision:v1.0,CreatedAt:1690000000", False), ("v1.1", True)])
+def test_a_directory_of_an_older_modelscope_that_names_another_revision_is_not_taken(tmp_path, written, found):
+    hubs = Hubs(HubAccess(str(tmp_path / "hf")), HubAccess(str(tmp_path / "ms")), offline=True)
+    (put_model(tmp_path / "ms/hub/iic/m") / ".mv").write_text(written)
+    assert fetch(spec("iic/m"), hubs, lambda _progress: None).source == "modelscope"
+    with nullcontext() if found else pytest.raises(LoadError, match="is not in the cache"):
+        fetch(spec("iic/m", revision="v1.1"), hubs, lambda _progress: None)
 
 
 def test_the_institutes_old_and_new_owner_are_one():
