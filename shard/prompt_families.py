@@ -41,7 +41,7 @@ FAMILIES: Final = (
     _family(r"bge-m3"),
     _family(r"(multilingual-e5-.*-instruct|e5-mistral-7b-instruct)", f"Instruct: {_WEB_SEARCH}\nQuery: "),
     _family(r"(multilingual-)?e5-(small|base|large)(-v2)?(-unsupervised)?$", "query: ", "passage: "),
-    _family(r"gte-qwen[\d.]+-.*instruct", f"Instruct: {_WEB_SEARCH}\nQuery: "),
+    _family(r"gte[-_]qwen[\d.]+-.*instruct", f"Instruct: {_WEB_SEARCH}\nQuery: "),
     _family(r"qwen3-embedding-", f"Instruct: {_WEB_SEARCH}\nQuery:"),
     _family(
         r"nomic-embed-text-v",
@@ -60,7 +60,7 @@ FAMILIES: Final = (
     _family(r"(mxbai-embed-|uae-large-)", _SEARCH_EN),
     _family(r"stella_en_.*_v5", f"Instruct: {_WEB_SEARCH}.\nQuery: "),
     _family(r"embeddinggemma-", "task: search result | query: ", "title: none | text: "),
-    _family(r"piccolo-(base|large)-zh$", "查询: ", "结果: "),
+    _family(r"(piccolo|stella)-(base|large)-zh$", "查询: ", "结果: "),
     _family(r"(nlp_)?gte[-_]"),
     _family(r"nlp_corom_"),
     _family(r"(stella-|m3e-|text2vec-|bce-embedding-|dmeta-embedding|acge_|conan-embedding|tao-8k)"),

@@ -30,6 +30,11 @@ from shard.prompt_families import complete_prompts, find_prompt
             "",
         ),
         (
+            "iic/gte_Qwen2-1.5B-instruct",  # its name on ModelScope
+            "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery: ",
+            "",
+        ),
+        (
             "Qwen/Qwen3-Embedding-0.6B",
             "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:",
             "",
@@ -40,6 +45,12 @@ from shard.prompt_families import complete_prompts, find_prompt
         ("mixedbread-ai/mxbai-embed-large-v1", "Represent this sentence for searching relevant passages: ", ""),
         ("iic/nlp_gte_sentence-embedding_chinese-base", "", ""),
         ("thenlper/gte-large-zh", "", ""),
+        ("sensenova/piccolo-large-zh", "查询: ", "结果: "),
+        ("sensenova/piccolo-large-zh-v2", None, None),
+        ("infgrad/stella-base-zh", "查询: ", "结果: "),
+        ("infgrad/stella-large-zh", "查询: ", "结果: "),
+        ("infgrad/stella-large-zh-v2", "", ""),
+        ("dunzhang/stella-large-zh-v3-1792d", "", ""),
         ("Alibaba-NLP/gte-multilingual-base", "", ""),
         ("sentence-transformers/all-MiniLM-L6-v2", "", ""),
         ("/srv/models/bge-large-zh-v1.5/", "为这个句子生成表示以用于检索相关文章：", ""),
@@ -47,7 +58,7 @@ from shard.prompt_families import complete_prompts, find_prompt
 )
 def test_a_family_is_known_by_the_name_of_its_repository(name, query, document):
     prompts = dict(complete_prompts({}, {}, (name,)))
-    assert (prompts["query"], prompts["document"]) == (query, document)
+    assert (prompts.get("query"), prompts.get("document")) == (query, document)
 
 
 def test_a_model_that_nobody_knows_has_no_prompts():
