@@ -255,7 +255,7 @@ MAX_BATCH_SIZE: Final = Setting(
     _BATCH.max_batch_size,
     Bilingual(
         "The most texts encoded together; time and tokens bound a batch, too.",
-        "一批最多合并编码的文本数；时间与 token 数同样限制一批。",
+        "一批最多合并编码的文本数；时间与词元数同样限制一批。",
     ),
     "64",
 )
@@ -429,7 +429,7 @@ API_KEYS_FILE: Final = Setting(
     Bilingual(
         "A file with more keys, one a line; empty lines and those that begin with `#` are left out. Nobody but you"
         " should be able to read it (`chmod 600`).",
-        "存放更多密钥的文件，每行一个；空行和以 `#` 开头的行会被忽略。应只有您本人可读（`chmod 600`）。",
+        "存放更多密钥的文件，每行一个；空行和以 `#` 开头的行会被忽略。应只有你本人可读（`chmod 600`）。",
     ),
     "/etc/emb-provider/keys",
     _NONE,
