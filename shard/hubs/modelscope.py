@@ -104,12 +104,16 @@ class ModelScopeClient:
 
     def _fetch(self, name: str, revision: str, wanted: list[dict[str, object]], arrival: _Arrival) -> Path:
         """Fetch what is missing, trying each file once; what has come of it is kept."""
+        # The client goes on with the directory of an older one where there is such, in which each revision would take
+        # the place of the other.
+        own = None if revision == self.default_revision else self.repository(name) / "snapshots" / revision
         with self._reasons(name, revision):
             directory = self._api().download_repo(
                 name,
                 "model",
                 revision=revision,
                 cache_dir=self._cache,
+                local_dir=own,
                 file_list=wanted,
                 progress_callbacks=[arrival.meter_class()],
             )

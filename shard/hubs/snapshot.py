@@ -255,7 +255,7 @@ def _read_whole(repository: Path, marker: Path) -> tuple[Path, str] | None:
     try:
         data = json.loads(marker.read_text("utf-8"))
         files = [RemoteFile(**file) for file in data["files"]]
-        directory, revision = repository / data["directory"], str(data["revision"])
+        directory, revision = Path(os.path.normpath(repository / data["directory"])), str(data["revision"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
     if any(damaged_file(directory, file, hashes=False) for file in files):

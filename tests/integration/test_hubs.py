@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -83,6 +84,24 @@ def test_the_old_owners_name_finds_what_the_new_one_has_cached(hub, tmp_path):
     hub.clear_requests()
     assert get(hub, tmp_path, "damo/gte").directory == first.directory
     assert hub.requests == []
+
+
+def test_another_revision_does_not_take_the_place_of_the_first_in_an_older_cache_of_modelscope(
+    hub, tmp_path, directories
+):
+    older = tmp_path / "ms/hub/models" / MS
+    shutil.copytree(directories[MS], older)
+    changed = {path.name: path.read_bytes() for path in directories[MS].iterdir() if path.is_file()}
+    changed["pytorch_model.bin"] = changed["pytorch_model.bin"][::-1]
+    hub.add(MS, changed, hubs={"modelscope"}, revision="v2")
+
+    def fetched(**fields):
+        return get(hub, tmp_path, MS, **fields).directory
+
+    assert fetched() == older
+    assert (fetched(revision="v2") / "pytorch_model.bin").read_bytes() == changed["pytorch_model.bin"]
+    assert fetched() == older, "the same path at each start: converted weights are kept under it"
+    assert (older / "pytorch_model.bin").read_bytes() == (directories[MS] / "pytorch_model.bin").read_bytes()
 
 
 def test_modelscope_resumes_where_a_killed_download_stopped(hub, tmp_path, directories):
