@@ -263,7 +263,8 @@ def _read_modules(path: Path) -> tuple[ModuleEntry, ...]:
 
 def _read_modelscope(directory: Path, configuration: Mapping[str, object], spec: ModelSpec) -> Recipe:
     model = as_object(configuration.get("model"))
-    model_type = read_object(directory / "config.json").get("model_type", model.get("model_type", "bert"))
+    config = read_object(directory / "config.json")
+    model_type = model.get("type") or config.get("model_type", model.get("model_type", "bert"))
     if model_type not in _MODELSCOPE_MODEL_TYPES and spec.pooling is None:
         raise unsupported(
             f"ModelScope's sentence-embedding pipeline treats model type {model_type!r} in a way of its own "

@@ -59,6 +59,13 @@ def test_modelscope_defaults_are_cls_unnormalised_and_128_tokens(tmp_path):
     assert not recipe.pooling_assumed
 
 
+def test_a_model_that_modelscope_computes_in_a_way_of_its_own_is_refused_until_somebody_says_its_pooling(tmp_path):
+    """As a copy of m3e-small there, whose ``configuration.json`` says just this."""
+    directory = modelscope(tmp_path, type="m3e-small", language="zh")
+    assert reason_of(directory) is LoadReason.UNSUPPORTED_MODEL
+    assert read_recipe(directory, ModelSpec(id="m", name="o/m", pooling="mean")).pooling == "mean"
+
+
 @pytest.mark.parametrize(("family", "pooling"), [("bert", "mean"), ("qwen2", "lasttoken")])
 def test_a_configuration_that_names_no_more_than_the_task_leaves_the_model_to_the_rules_of_plain_ones(
     tmp_path, family, pooling
