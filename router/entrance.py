@@ -111,7 +111,7 @@ def _tell(
         request_id=visit.request_id,
         model=visit.model,
         tokens=result.prompt_tokens if result is not None else None,
-        inputs=sum(len(part.tokens) for part in result.parts) if result is not None else None,
+        inputs=visit.inputs if result is not None else None,
         user_agent=request.headers.get("User-Agent", ""),
         error=visit.error,
     )

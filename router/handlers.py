@@ -153,6 +153,7 @@ class Handlers:
         result = await self._service.embed(planned, since_s)
         if visit is not None:
             visit.result = result
+            visit.holes = max(0, call.request.sent - call.request.count)
         if call.holes:
             result = with_holes(result, call.holes)
         answered = Answered(result, encoder, request.get(REQUEST_ID, ""), characters, time.monotonic() - began_s)

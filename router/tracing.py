@@ -32,7 +32,7 @@ def trace_requests(tracer: Tracer) -> Trace:
                 facts["error.type"] = visit.error
             if visit.result is not None:
                 facts["emb.tokens"] = visit.result.prompt_tokens
-                facts["emb.inputs"] = sum(len(part.tokens) for part in visit.result.parts)
+                facts["emb.inputs"] = visit.inputs
             span.end(f"{request.method} {visit.route}", facts, failed=status >= 500)
 
         return end

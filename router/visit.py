@@ -16,7 +16,8 @@ from router.requests import EncodeResult
 class Visit:
     """What is known so far. ``route`` is a pattern and ``model`` an id that is served: both are few.
 
-    ``error`` is the code of the error that was answered; ``shares`` the scripts of the inputs.
+    ``error`` is the code of the error that was answered; ``shares`` the scripts of the inputs; ``holes``
+    how many inputs of an answered request were wrong already in its body, and no model has seen.
     """
 
     request_id: str = ""
@@ -27,6 +28,12 @@ class Visit:
     traceparent: str = ""
     result: EncodeResult | None = None
     shares: tuple[tuple[str, float], ...] = ()
+    holes: int = 0
+
+    @property
+    def inputs(self) -> int:
+        """How many inputs were answered, those included that have an error in place of a result."""
+        return self.holes + (0 if self.result is None else sum([len(part.tokens) for part in self.result.parts]))
 
 
 #: ``None`` outside of a request.

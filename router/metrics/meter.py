@@ -14,7 +14,6 @@ from emb_model_provider.errors import QuarantinedError
 from emb_model_provider.messages.status import ShardStatus
 from emb_model_provider.rss import rss_bytes, rss_bytes_of
 from router.metrics import catalogue as c
-from router.metrics.scripts import Shares
 from router.metrics.store import Gauges, RouterCounts, Store
 from router.metrics.tallies import Histogram, Tallies
 from router.requests import EncodeResult
@@ -81,7 +80,7 @@ class Meter:
             if _is_refusal(visit.error, status):
                 self.tallies.count(c.REFUSED, visit.error)
         if visit.result is not None:
-            self._count_result(visit.result, visit.shares, took_s)
+            self._count_result(visit.result, visit, took_s)
 
     def refused(self, reason: str) -> None:
         """Hear of a connection that was not let in."""
@@ -90,17 +89,16 @@ class Meter:
     def resent(self, model: str) -> None:
         self.tallies.count(c.RESENDS, model)
 
-    def _count_result(self, result: EncodeResult, shares: Shares, took_s: float) -> None:
+    def _count_result(self, result: EncodeResult, visit: Visit, took_s: float) -> None:
         tallies, model, tokens = self.tallies, result.model_id, result.prompt_tokens
-        parts = result.parts
-        inputs = len(parts[0].tokens) if len(parts) == 1 else sum(len(part.tokens) for part in parts)
+        inputs = visit.inputs
         tallies.count(c.INPUTS, model, by=inputs)
         tallies.count(c.TOKENS, model, by=tokens)
-        for script, share in shares:
+        for script, share in visit.shares:
             tallies.count(c.SCRIPT_TOKENS, model, script, by=tokens * share)
         if result.truncated:
             tallies.count(c.TRUNCATED, model, by=len(result.truncated))
-        if failed := sum([len(part.errors) for part in parts]):
+        if failed := visit.holes + sum([len(part.errors) for part in result.parts]):
             tallies.count(c.FAILED_INPUTS, model, by=failed)
         series = self._series.get(model)
         if series is None:

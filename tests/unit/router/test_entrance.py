@@ -65,6 +65,27 @@ async def test_an_answer_is_counted_and_told_with_its_model_and_amounts(client_o
     assert meter.in_flight == 0
 
 
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/v1/embeddings", {"input": ["", "abc", 7, "de"]}),
+        ("/api/embed", {"input": ["", "abc", 7, "de"]}),
+        ("/rerank", {"query": "abc", "documents": ["", "de", 7]}),
+    ],
+)
+async def test_inputs_that_are_errors_already_in_the_body_are_counted_as_answered_and_as_failed(
+    client_of, meter, told, path, fields
+):
+    client = await client_of(LengthBackend())
+    response = await client.post(path, json=fields | {"model": "m", "on_error": "null"})
+    assert response.status == 200
+    (one,) = told
+    assert (one.inputs, one.tokens) == (4, 5)
+    totals = meter.tallies.counters
+    assert totals[catalogue.INPUTS.name, "m"] == 4
+    assert totals[catalogue.FAILED_INPUTS.name, "m"] == 2
+
+
 async def test_a_refusal_is_too_with_its_code_and_a_path_that_is_none_has_no_series_of_its_own(client_of, meter, told):
     client = await client_of(LengthBackend())
     response = await client.post("/v1/embeddings", json={"model": "x", "input": "a"}, headers={"Origin": ORIGIN})
