@@ -18,7 +18,7 @@ from sentence_transformers.sparse_encoder.modules import SpladePooling
 from sentence_transformers.util import import_module_class
 from torch import nn
 
-from emb_model_provider.errors import unsupported
+from emb_model_provider.errors import LoadError, LoadReason, unsupported
 from shard.encoders.bge_m3 import read_token_linears
 from shard.encoders.checked_transformer import CheckedTransformer, LoadOptions
 from shard.encoders.heads import measure_dimension
@@ -40,6 +40,8 @@ _HEADS: Final[dict[str, type[Module]]] = {
     "SpladePooling": SpladePooling,
     "MultiVectorMask": MultiVectorMask,
 }
+#: Those that cannot be made without what their folder says.
+_CONFIGURED: Final = ("Pooling", "Dense")
 _TEXT_SCORES: Final[dict[str, Any]] = {"text": {"method": "forward", "method_output_name": "logits"}}
 _TEXT_ONLY: Final[dict[str, Any]] = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
 #: Options of the tokenizer call that ``TextTokenizer`` follows; any other would change texts in a way it does not.
@@ -161,6 +163,12 @@ def _load_module(directory: Path, entry: ModuleEntry, recipe: Recipe, options: L
         transformer: Module = CheckedTransformer.load(str(directory), **common, model_kwargs=own)
         return transformer
     if name is not None and name in _HEADS:
+        if name in _CONFIGURED and not (directory / entry.path / "config.json").exists():
+            raise LoadError(
+                LoadReason.INCOMPLETE_DOWNLOAD,
+                f"{directory / entry.path / 'config.json'} is missing, whose folder modules.json names: the copy of "
+                "the model is not complete",
+            )
         return _HEADS[name].load(str(directory), **common)
     if entry.type.startswith("sentence_transformers."):
         served = ", ".join(_HEADS)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -578,6 +579,15 @@ def test_a_module_type_we_do_not_serve_is_named(tmp_path, opened, kind):
     ) as caught:
         opened(directory)
     assert caught.value.reason is LoadReason.UNSUPPORTED_MODEL
+
+
+@pytest.mark.parametrize("folder", ["1_Pooling", "2_Dense"])
+def test_a_copy_without_the_folder_of_a_module_is_incomplete_and_the_file_is_named(tmp_path, opened, folder):
+    directory = tiny_models.make_sentence_transformers(tmp_path / "model", dense=8)
+    shutil.rmtree(directory / folder)
+    with pytest.raises(LoadError, match=f"{folder}/config.json is missing") as caught:
+        opened(directory)
+    assert caught.value.reason is LoadReason.INCOMPLETE_DOWNLOAD
 
 
 @pytest.mark.skipif(importlib.util.find_spec("flash_attn") is not None, reason="the package is there")
