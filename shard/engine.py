@@ -23,7 +23,7 @@ from shard.encoder import Encoder, Result, Tokenized, row_dimension
 from shard.failures import as_input_error, failed_input, log_failure, too_late
 from shard.intake import is_small, spell, tokenize
 from shard.isolate import encode_isolated
-from shard.jobs import NEVER_S, Input, Job, Jobs, Times
+from shard.jobs import NEVER_S, Input, Job, Jobs, Times, jobs_of
 from shard.lane import Lane, count_tokenizers, threads_of_lane
 from shard.listener import FIRST_LANE, HOST_THREAD, SPELLING_THREAD, TOKENIZER_THREADS, Listener, Outcome, Request
 from shard.mapped_files import MappedFiles
@@ -200,13 +200,13 @@ class Engine:
 
     def _run(self, device: _Device, batch: Batch[Input], threads: int) -> tuple[list[Result | Exception], float]:
         """Return what becomes of a batch, and the milliseconds that it took."""
-        with self._lock:  # who waits changes at any time
-            keys = _keys(batch)
-        self._listener.begins(device.number, keys)
+        with self._lock:
+            jobs = jobs_of(batch)
+        self._listener.begins(device.number, [job.key for job in jobs])
         self._in_hand.begin(device.number)
         began_s = self._clock()
         if batch.is_alone:
-            self._read_alone(batch)
+            self._read_alone(batch, jobs)
         results = self._encode(batch, threads)
         if self._files is not None:
             self._files.check()
@@ -215,10 +215,8 @@ class Engine:
         self._listener.ends(device.number)
         return results, took_ms
 
-    def _read_alone(self, batch: Batch[Input]) -> None:
+    def _read_alone(self, batch: Batch[Input], jobs: list[Job]) -> None:
         """Tokenise what runs alone, now that nothing else can be taken for guilty; what has its answer then leaves."""
-        with self._lock:
-            jobs = [job for one in batch.items for job in one.waiters]
         for job in jobs:
             spelled = job.spelled
             texts = tokenize(self._encoder, job.request) if spelled is None else spell(self._encoder, spelled)
@@ -298,7 +296,3 @@ class Engine:
             for key, _ in due:
                 self._accepted.pop(key, None)
             self._answered.notify_all()
-
-
-def _keys(batch: Batch[Input]) -> list[int]:
-    return list({job.key: None for one in batch.items for job in one.waiters})

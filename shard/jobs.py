@@ -81,6 +81,11 @@ class Input(Item):
     waiters: dict[Job, list[int]] = field(default_factory=dict)
 
 
+def jobs_of(batch: Batch[Input]) -> list[Job]:
+    """Return the jobs that wait for something in a batch, each once; under the lock, for who waits may change."""
+    return list(dict.fromkeys(job for one in batch.items for job in one.waiters))
+
+
 class Jobs:
     """All jobs of a shard that wait for the device or are at it. ``dimension`` is that of the model's rows."""
 
@@ -157,7 +162,7 @@ class Jobs:
         Jobs of which these are the first texts to be encoded have waited until now.
         """
         batch = self.scheduler.take(now_s)
-        jobs = {job: None for one in batch.items for job in one.waiters}
+        jobs = jobs_of(batch)
         expired = [job for job in jobs if job.times.deadline_s <= now_s]
         for job in jobs:
             if job.started_s is None:
@@ -173,7 +178,7 @@ class Jobs:
 
     def charge(self, batch: Batch[Input], took_ms: float) -> None:
         """Count the time of a batch for every job that it worked for."""
-        for job in {job for one in batch.items for job in one.waiters}:
+        for job in jobs_of(batch):
             job.encode_ms += took_ms
 
     def settle(

@@ -23,8 +23,9 @@ class OneDnnLinear(nn.Linear):
             return super().forward(input)
         rows = input.reshape(-1, self.in_features)
         count = len(rows)
-        spared = functional.pad(rows, (0, 0, 0, round_up(count) - count))
-        product: torch.Tensor = _product(spared, self.weight, self.bias, "none", [], "")
+        if spare := round_up(count) - count:  # by none it would be copied all the same
+            rows = functional.pad(rows, (0, 0, 0, spare))
+        product: torch.Tensor = _product(rows.contiguous(), self.weight, self.bias, "none", [], "")
         return product[:count].view(*input.shape[:-1], self.out_features)
 
 
