@@ -190,18 +190,19 @@ class Engine:
                 batch, expired = self._next_batch(device)
                 if batch is not None:
                     device.is_busy = True
+                    jobs = jobs_of(batch)
                     threads = self._threads if batch.is_wide else self._lane_threads
                 self._wake_idle()
             self._answer([(job.key, too_late()) for job in expired])
             if batch is not None:
                 with self._solitude.alone() if batch.is_alone else nullcontext():
-                    results, took_ms = self._run(device, batch, threads)
+                    results, took_ms = self._run(device, batch, jobs, threads)
                 self._deliver(device, batch, results, took_ms)
 
-    def _run(self, device: _Device, batch: Batch[Input], threads: int) -> tuple[list[Result | Exception], float]:
+    def _run(
+        self, device: _Device, batch: Batch[Input], jobs: list[Job], threads: int
+    ) -> tuple[list[Result | Exception], float]:
         """Return what becomes of a batch, and the milliseconds that it took."""
-        with self._lock:
-            jobs = jobs_of(batch)
         self._listener.begins(device.number, [job.key for job in jobs])
         self._in_hand.begin(device.number)
         began_s = self._clock()
