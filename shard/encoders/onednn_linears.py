@@ -25,7 +25,7 @@ class OneDnnLinear(nn.Linear):
         count = len(rows)
         if spare := round_up(count) - count:  # by none it would be copied all the same
             rows = functional.pad(rows, (0, 0, 0, spare))
-        product: torch.Tensor = _product(rows.contiguous(), self.weight, self.bias, "none", [], "")
+        product: torch.Tensor = _product(rows, self.weight, self.bias, "none", [], "")
         return product[:count].view(*input.shape[:-1], self.out_features)
 
 

@@ -46,12 +46,13 @@ def replace(path):
     successor.rename(path)
 
 
-def test_a_file_that_is_written_to_is_not_computed_from_any_more(weights, watch):
+def test_a_file_that_is_written_to_is_not_computed_from_any_more(weights, watch, caplog):
     files = watch(states_below(weights.parent))
     files.check()
     write_into(weights)
     with pytest.raises(FatalDeviceError, match=r"model\.safetensors was written to"):
         files.check()
+    assert caplog.messages == ["weights_changed"]
 
 
 def test_so_is_one_that_is_cut_off(weights, watch):
@@ -84,8 +85,8 @@ def refuse(before):
     assert caught.value.reason is LoadReason.CORRUPT_DOWNLOAD
 
 
-def test_a_cache_of_links_to_files_without_an_ending_is_watched_too(weights, watch):
-    blob = weights.with_name("5eb63bbbe01eeed0")
+def test_a_cache_of_links_to_files_without_an_ending_is_watched_too(weights, watch, tmp_path):
+    blob = tmp_path / "5eb63bbbe01eeed0"
     weights.rename(blob)
     weights.symlink_to(blob)
     files = watch(states_below(weights.parent))
@@ -98,6 +99,15 @@ def test_one_that_is_gone_before_anybody_looks_cannot_be_written_to(weights, wat
     before = states_below(weights.parent)
     weights.unlink()
     watch(before).check()
+
+
+@pytest.mark.parametrize("name", [b"\xff", b"a\nb"], ids=["no text", "two lines"])
+def test_a_mapped_file_of_a_name_that_cannot_be_read_keeps_no_model_from_being_loaded(name, watch, tmp_path):
+    odd = tmp_path / os.fsdecode(name) / "model.safetensors"
+    odd.parent.mkdir()
+    odd.write_bytes(b"o" * 5000)
+    with odd.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ):
+        watch({}).check()
 
 
 def test_weights_that_were_made_of_a_models_files_are_watched_and_files_of_others_are_not(weights, watch, tmp_path):
@@ -129,7 +139,7 @@ def test_whoever_has_looked_holds_no_file_open_any_longer(weights, watch):
 
 
 def test_files_that_are_written_to_replaced_cut_off_or_gone_have_changed_and_new_ones_are_no_change(weights):
-    directory, state = weights.parent, weights.stat()
+    directory = weights.parent
     (directory / "sub").mkdir()
     before = states_below(directory)
     (directory / "sub" / "new").write_text("")
@@ -137,9 +147,8 @@ def test_files_that_are_written_to_replaced_cut_off_or_gone_have_changed_and_new
     assert not have_changed(directory, before)
     assert set(states_below(directory)) - set(before) == {directory.resolve() / "sub" / "new"}
     for change in (write_into, replace, lambda path: os.truncate(path, 10), lambda path: path.unlink()):
-        before = states_below(directory)
+        before, state = states_below(directory), weights.stat()
         change(weights)
-        if weights.exists() and change is replace:
+        if weights.exists() and change is not write_into:
             os.utime(weights, ns=(0, state.st_mtime_ns))  # as rsync -t and cp -p have it
-            before = {path: (state.st_mtime_ns, *one[1:]) for path, one in before.items()}
         assert have_changed(directory, before), change

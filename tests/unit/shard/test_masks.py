@@ -4,7 +4,7 @@ import pytest
 import torch
 import transformers
 
-from shard.encoders.graph.masks import MaskError, check_masks
+from shard.encoders.graph.masks import _TOKENS, MaskError, _agree, asked_rule, check_masks
 
 SIZES = {
     "vocab_size": 30,
@@ -62,3 +62,19 @@ def test_models_whose_attention_is_told_what_their_masks_do_pass(family, options
 def test_a_mask_of_which_attention_is_not_told_is_found_out(family, options):
     with pytest.raises(MaskError, match="its masks let tokens see others"):
         check(family, **options)
+
+
+@pytest.mark.parametrize("place", [0, _TOKENS // 2, _TOKENS - 1])
+def test_a_mask_that_is_another_one_for_the_first_a_middle_or_the_last_token_alone_is_found_out(place):
+    def mask(_batch, _head, query, key):
+        return (key <= query) & ~((query == place) & (key == place))
+
+    assert not _agree(mask, causal=True, window=None)
+
+
+def test_a_layer_that_says_nothing_of_order_sees_both_sides_and_what_a_model_hands_on_counts_first():
+    silent, ordered = torch.nn.Identity(), torch.nn.Identity()
+    ordered.is_causal = True
+    assert asked_rule(silent, {}) == (False, None)
+    assert asked_rule(ordered, {"sliding_window": 9}) == (True, 9)
+    assert asked_rule(ordered, {"is_causal": False}) == (False, None)

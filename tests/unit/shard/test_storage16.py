@@ -53,6 +53,7 @@ def test_what_is_narrowed_is_computed_in_fp32_and_what_stays_wide_is_no_view_of_
     expected = nn.functional.layer_norm(nn.functional.linear(table[ids], weight, bias), (3,))
     torch.testing.assert_close(model(ids), expected)
     assert torch.equal(model[0](ids), table)
+    assert not any(buffer.requires_grad for buffer in model.buffers()), "nothing leads back to the wide matrices"
     # transformers makes masks in the number format of a model's first parameter.
     assert [parameter.dtype for parameter in model.parameters()] == [torch.float32] * 3
     assert not {one.data_ptr() for one in file} & {one.data_ptr() for one in model.parameters()}
