@@ -244,11 +244,14 @@ class Scheduler(Generic[ItemT]):
         """Tell whether what waits of interactive work is more than one wide batch should take."""
         limit_ms = self._plan.slice_ms * _WIDE_SHARE_OF_SLICE
         tokens = pairs = 0
-        waiting = (item for request in self._interactive for item in request.items if item.is_waiting)
-        for texts, item in enumerate(waiting, 1):
+        counted: set[ItemT] = set()
+        for item in (item for request in self._interactive for item in request.items if item.is_waiting):
+            if item in counted:  # several requests wait for it
+                continue
+            counted.add(item)
             tokens += item.length
             pairs += item.length**2
-            if self._pace.factor * self._plan.costs.ms(texts, tokens, pairs) > limit_ms:
+            if self._pace.factor * self._plan.costs.ms(len(counted), tokens, pairs) > limit_ms:
                 return True
         return False
 

@@ -438,6 +438,15 @@ def test_what_is_too_much_for_one_batch_on_all_cores_is_known_by_all_that_it_cos
     assert scheduler.take(0.0).is_wide
 
 
+def test_a_text_that_many_requests_wait_for_is_one_text_of_what_waits():
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(), make_plan(slice_ms=50, ms_per_token=1), lanes=2)
+    shared = add(scheduler, [20])
+    scheduler.add([*shared, *(other := [Item(5)])], 0.0)
+    scheduler.add(shared, 0.0)
+    batch = scheduler.take(0.0)
+    assert (batch.items, batch.is_wide) == ([*shared, *other], True)
+
+
 def test_beside_interactive_work_a_lane_waits_for_a_quarter_of_it_and_never_for_nobody():
     scheduler: Scheduler[Item] = Scheduler(BatchLimits(), make_plan(slice_ms=50, ms_per_token=1), lanes=2)
     for _ in range(52):
