@@ -39,6 +39,9 @@ _BARE_INSIDE_QUOTES: Final = re.compile(r'"\s*(?=\{\s*["}])')
 _END_OF_VALUE: Final = re.compile(r"[^\S\n]*(?:#[^\n]*)?(?:\n|\Z)")
 _ESCAPES: Final = {"'": re.compile(r"\\[\\']"), '"': re.compile(r"\\[\\'\"abfnrtv]")}
 _ESCAPED: Final = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
+_IS_DIRECTORY: Final = (
+    " Docker makes an empty directory where a file that is to be mounted is missing: remove it and write the file."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +74,9 @@ def read_dotenv(
     if path is None:
         path = Path(".env")
         try:
-            # A virtual environment is often called .env, too: a directory of that name is not ours.
-            if not path.exists() or path.is_dir():
+            # A virtual environment is often called .env, too: such a directory is not ours. An empty one is what Docker
+            # has made of a file that was to be mounted.
+            if not path.exists() or (path.is_dir() and not _is_empty(path)):
                 return None
         except PermissionError:
             raise ConfigurationError(
@@ -82,12 +86,20 @@ def read_dotenv(
     return _read(path, environ, again=again)
 
 
+def _is_empty(directory: Path) -> bool:
+    try:
+        return not any(directory.iterdir())
+    except OSError:  # what may not be looked into is somebody else's
+        return False
+
+
 def _read(path: Path, environ: Mapping[str, str], *, again: bool) -> DotenvFile:
     try:
         raw, _ = read_small_file(path, _MAX_FILE_BYTES + 1, again=again)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigurationError(f"The settings file {path} cannot be read: {reason}.") from None
+        hint = _IS_DIRECTORY if isinstance(error, IsADirectoryError) else ""
+        raise ConfigurationError(f"The settings file {path} cannot be read: {reason}.{hint}") from None
     if len(raw) > _MAX_FILE_BYTES:
         raise ConfigurationError(f"{path} is larger than {_MAX_FILE_BYTES} bytes: that is no settings file.")
     try:

@@ -160,6 +160,7 @@ def test_files_that_cannot_be_settings_are_refused_with_the_reason(tmp_path, mon
     monkeypatch.chdir(tmp_path)
     assert read_dotenv(None) is None
     (tmp_path / ".env").mkdir()
+    (tmp_path / ".env" / "pyvenv.cfg").touch()
     assert read_dotenv(None) is None
     with pytest.raises(ConfigurationError, match=r"other\.env cannot be read: No such file"):
         read_dotenv(tmp_path / "other.env")
@@ -174,6 +175,22 @@ def test_files_that_cannot_be_settings_are_refused_with_the_reason(tmp_path, mon
     (tmp_path / "big").write_bytes(b"#" * (1024 * 1024 + 1))
     with pytest.raises(ConfigurationError, match="larger than"):
         read_dotenv(tmp_path / "big")
+
+
+def test_an_empty_directory_in_place_of_the_file_is_what_docker_makes_and_no_virtual_environment(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (directory := tmp_path / ".env").mkdir()
+    with pytest.raises(ConfigurationError, match=r"\.env cannot be read: Is a directory\. Docker .* write the file"):
+        read_dotenv(None)
+    (directory / "pyvenv.cfg").touch()
+    assert read_dotenv(None) is None
+    (directory / "pyvenv.cfg").unlink()
+    monkeypatch.setattr(Path, "iterdir", _refuse_to_list)
+    assert read_dotenv(None) is None
+
+
+def _refuse_to_list(_path: Path) -> None:
+    raise PermissionError(13, "Permission denied")
 
 
 def test_a_current_directory_that_may_not_be_looked_into_is_a_sentence(monkeypatch) -> None:
