@@ -214,6 +214,7 @@ class Seat:
         """Hear from a router that it takes connections."""
         if router is self._successor:
             before, self._router, self._successor = self._router, router, None
+            router.follow(before)
             self._let_go(before)
         # What changed between its first message and now has gone to a router that was not listening yet.
         if router.launched_with != self.config:
@@ -246,17 +247,23 @@ class Router:
         around = seat.config.around
         self.name = "router" if around.routers == 1 else f"router[{around.index}]"
         self.restarts = 0
+        self._restarts_before = 0
         self.quarantined = 0
         self.launched_with = seat.config
         self._seat = seat
         self.keeper = keep(self)
 
     def launch(self, generation: int) -> Launch:
-        self.restarts = generation - 1
+        self.restarts = self._restarts_before + generation - 1
         self.quarantined = 0
         self.launched_with = self._seat.config
         first = (self.launched_with, self._seat.front.table())
         return Launch("router", child_environment(os.environ), first, self._seat.descriptors)
+
+    def follow(self, before: Router) -> None:
+        """Take over from another router, whose restarts are still those of the seat: as with a model's processes."""
+        self._restarts_before = before.restarts
+        self.restarts += before.restarts
 
     def on_message(self, message: Message) -> None:
         if isinstance(message, RouterReady):

@@ -252,6 +252,20 @@ async def test_the_only_router_has_no_number(make_house):
     assert house.front.routers[0].restarts == 0
 
 
+async def test_the_restarts_of_a_router_that_is_replaced_are_not_forgotten(make_house):
+    house = make_house(2)
+    house.front.routers[0].launch(4)
+    house.front.configure(OTHER.replace(around=house.config.around))
+    successor = house.keepers[2].router
+    successor.launch(2)  # it died once before it took over
+    house.hear(2, RouterReady(78))
+    assert [router.restarts for router in house.front.routers] == [4, 0]
+    successor.launch(3)
+    assert successor.restarts == 5
+    house.hear(2, RouterReady(79))
+    assert successor.restarts == 5
+
+
 async def test_a_router_that_accepts_is_told_what_has_changed_meanwhile(make_house):
     house = make_house()
     house.rows = ("meanwhile",)
