@@ -50,12 +50,13 @@ _LARGEST_STATED_TOKENS: Final = 1_000_000  # transformers writes 1e30 for "no li
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """A transformer and what follows it. ``plain`` runs them by the model's own code."""
+    """A transformer and what follows it. ``plain`` runs them by the model's own code, long texts by ``rescaled``."""
 
     transformer: Module
     heads: Head
     plain: ForwardPath
     wants_type_ids: bool
+    rescaled: RescaledRope | None = None
 
 
 def place(modules: Sequence[nn.Module], plan: ComputePlan, recipe: Recipe) -> Parts:
@@ -69,15 +70,17 @@ def place(modules: Sequence[nn.Module], plan: ComputePlan, recipe: Recipe) -> Pa
     if not isinstance(heads, SpladeHead):
         heads.modules.to(plan.device, torch.float32)
     wants_type_ids = "token_type_ids" in tokenizer.model_input_names
+    rescaled: RescaledRope | None = None
     plain: ForwardPath = PaddedPath(
         transformer, heads, plan.device, pad_id=tokenizer.pad_token_id or 0, wants_type_ids=wants_type_ids
     )
     if rotaries := find_rescaled(transformer):
-        log.info("alone", reason="its positions are scaled by the longest text of a pass")
-        plain = RescaledRope(plain, rotaries)
+        plain = rescaled = RescaledRope(plain, rotaries)
+        reason = "its positions are scaled by the longest text of a pass"
+        log.info("long_texts_alone", above_tokens=rescaled.most_plain, reason=reason)
     if sparse := find_sparse(transformer):
         plain = SwitchedAttention(plain, sparse)
-    return Parts(transformer, heads, plain, wants_type_ids)
+    return Parts(transformer, heads, plain, wants_type_ids, rescaled)
 
 
 def _make_head(modules: Sequence[nn.Module], tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> Head:

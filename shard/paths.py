@@ -8,6 +8,7 @@ where texts that share its passes change each other's vectors, one text at a tim
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,6 +31,7 @@ from shard.encoders.one_by_one import OneByOne
 from shard.encoders.onednn_linears import multiply_by_onednn, multiply_by_torch
 from shard.encoders.packed import PackedGraph, PackedPath, by_tokens
 from shard.encoders.positions import find_first_position
+from shard.encoders.rescaled_rope import BesideRescaled
 from shard.encoders.score_head import ScoreHead
 from shard.encoders.sentence_transformer import ForwardPath, run_path
 from shard.fidelity import Nearness
@@ -98,7 +100,7 @@ def choose_path(parts: Parts, plan: ComputePlan, trial: Trial, spec: ModelSpec) 
 
     In int8 on the CPU ``parts`` are in fp32 and the way taken holds narrow copies of their matrices.
     """
-    graph = _capture(parts)
+    graph = _capture(parts, plan)
     if graph is not None and not plan.on_cpu:
         return _on_card(graph, parts, plan, trial) or _padded(parts, plan, trial)
     if graph is not None:
@@ -134,16 +136,17 @@ def _on_card(graph: fx.GraphModule, parts: Parts, plan: ComputePlan, trial: Tria
         first_position=find_first_position(parts.transformer),
         wants_type_ids=parts.wants_type_ids,
     )
+    whole = _with_long(path, parts)
     for records in (False, True):  # a pass that fails by itself cannot be recorded
         if records:
             path.record_passes(trial.probes[0], trial.max_tokens)
-        results, nearness = trial.run(path)
+        results, nearness = trial.run(whole)
         seen = {"kernel": "varlen", "recorded": records, "cosine": nearness.cosine, "deviation": nearness.deviation}
         if not _judge(plan)(nearness):
             log.warning("not_near", **seen)
             return None
         log.info("packed", **seen)
-    return Chosen(path, "packed", "varlen", results, count_bytes([lowered, parts.heads.modules]))
+    return Chosen(whole, "packed", "varlen", results, count_bytes([lowered, parts.heads.modules]))
 
 
 def _lower_all(graph: fx.GraphModule, kernels: Kernels, plain_tokens: int) -> list[fx.GraphModule] | None:
@@ -194,22 +197,24 @@ def _is_within(cosine: float) -> Judge:
     return lambda nearness: nearness.cosine >= cosine
 
 
-def _capture(parts: Parts) -> fx.GraphModule | None:
-    if isinstance(parts.plain, OneByOne):
+def _capture(parts: Parts, plan: ComputePlan) -> fx.GraphModule | None:
+    if parts.rescaled is not None and plan.narrows_to_int8:
+        log.info("padded", reason="its own code is needed for long texts, and would hold its matrices in fp32, too")
         return None
     model = parts.heads.body if isinstance(parts.heads, ScoreHead) else getattr(parts.transformer, "model", None)
     if not isinstance(model, PreTrainedModel) or not parts.heads.takes_flat_output:
         log.info("padded", reason="this model's parts need more than its last hidden states")
         return None
     try:
-        return capture(model, type_ids=parts.wants_type_ids)
+        with nullcontext() if parts.rescaled is None else parts.rescaled.kept_plain():
+            return capture(model, type_ids=parts.wants_type_ids)
     except CaptureError as error:
         log.info("padded", reason=str(error))
         return None
 
 
-def _packed(run: PackedGraph, parts: Parts, max_tokens: int, plain_tokens: int) -> PackedPath:
-    return PackedPath(
+def _packed(run: PackedGraph, parts: Parts, max_tokens: int, plain_tokens: int) -> ForwardPath:
+    path = PackedPath(
         run,
         parts.heads,
         plain_tokens=plain_tokens,
@@ -217,6 +222,12 @@ def _packed(run: PackedGraph, parts: Parts, max_tokens: int, plain_tokens: int) 
         first_position=find_first_position(parts.transformer),
         wants_type_ids=parts.wants_type_ids,
     )
+    return _with_long(path, parts)
+
+
+def _with_long(path: ForwardPath, parts: Parts) -> ForwardPath:
+    """Return ``path``, with the model's own code for those texts whose positions are rescaled."""
+    return path if parts.rescaled is None else BesideRescaled(path, parts.rescaled)
 
 
 def _choose_linears(parts: Parts, plan: ComputePlan, trial: Trial) -> Kernel:
@@ -239,8 +250,6 @@ def _padded(parts: Parts, plan: ComputePlan, trial: Trial) -> Chosen:
     if plan.narrows_to_int8 and nearness.cosine < _MIN_COSINE_INT8["int8-weight-only"]:
         log.warning("far_from_fp32", cosine=nearness.cosine, reason="8 bit are too few for it; fp32 and bf16 are not")
     weights_bytes = count_bytes([parts.transformer, parts.heads.modules])
-    if isinstance(parts.plain, OneByOne):
-        return Chosen(parts.plain, "alone", kernel, results, weights_bytes)
     if not _judge(plan)(nearness):
         alone = run_alone(parts.plain, trial.probes)
         moved = trial.compare(results, alone)  # by their company; what the precision costs is in both

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from shard.encoder import Results, Tokenized
+from shard.encoders.one_by_one import is_long, split_long
 from shard.encoders.sentence_transformer import ForwardPath
 
 
@@ -29,13 +30,11 @@ class SwitchedAttention:
         self._in_use = threading.Lock()
 
     def split(self, batch: Sequence[Tokenized]) -> list[list[int]]:
-        short = [index for index, one in enumerate(batch) if len(one.ids) <= self._most_full]
-        shared = [[short[row] for row in rows] for rows in self._path.split([batch[index] for index in short])]
-        return shared + [[index] for index, one in enumerate(batch) if len(one.ids) > self._most_full]
+        return split_long(self._path, batch, self._most_full)
 
     def run(self, rows: Sequence[Tokenized]) -> Results:
         """Return the results of short texts, or of one long one."""
-        kind = "original_full" if len(rows[0].ids) <= self._most_full else "block_sparse"
+        kind = "block_sparse" if is_long(rows, self._most_full) else "original_full"
         with self._in_use:
             with torch.device("meta"):  # it makes new layers, and then takes the weights over from the old ones
                 self._model.set_attention_type(kind)

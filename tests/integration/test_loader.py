@@ -284,6 +284,34 @@ def test_a_model_that_computes_its_positions_takes_as_many_tokens_as_its_files_s
 
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])
 def test_positions_that_are_scaled_by_the_longest_text_are_those_of_each_text_alone(tmp_path, opened, kind):
+    directory = with_body(tiny_models.make_sentence_transformers(tmp_path / "model"), _rescaled(kind))
+    encoder = opened(directory)
+    # With the two tokens around them three are no longer than 32, of which one is just as long.
+    texts = ["好" * count for count in (62, 50, 34, 31, 30, 29, 33, 45, 8)]
+    expected = np.concatenate([alone(reference(directory), [text]) for text in texts])
+    np.testing.assert_allclose(vectors(encoder, texts), expected, atol=TOLERANCE)
+    assert encoder.info.batching == "packed"
+    passes = encoder._path.split(encoder.tokenize(texts))
+    assert sorted(map(len, passes)) == [1, 1, 1, 1, 1, 1, 3], "short texts share one, others have one each"
+    with ThreadPoolExecutor(3) as lanes:
+        for found in lanes.map(lambda shift: vectors(encoder, texts[shift:]), [0, 1, 2, 3, 4, 5] * 4):
+            np.testing.assert_allclose(found, expected[-len(found) :], atol=TOLERANCE)
+            np.testing.assert_allclose(found[-1], vectors(encoder, texts[-1:])[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_short_texts_share_passes_also_where_positions_may_be_rescaled_and_the_model_is_padded(tmp_path, opened, kind):
+    directory = with_body(tiny_models.make_sentence_transformers(tmp_path / "model"), _rescaled(kind))
+    encoder = opened(directory, precision="int8")
+    assert encoder.info.batching == "padded"
+    texts = ["好" * count for count in (62, 30, 30, 29, 33, 28)]
+    assert sorted(map(len, encoder._path.split(encoder.tokenize(texts)))) == [1, 1, 4]
+    alone = [vectors(encoder, [text])[0] for text in texts]
+    np.testing.assert_allclose(vectors(encoder, texts), alone, atol=1e-6)
+
+
+def _rescaled(kind):
+    """Return the sizes of a model whose positions are rescaled by texts of more than 32 tokens."""
     from transformers import LlamaConfig, Phi3Config
 
     sizes = {"vocab_size": len(wordpiece_vocabulary()), "hidden_size": 32, "num_hidden_layers": 2,
@@ -291,21 +319,11 @@ def test_positions_that_are_scaled_by_the_longest_text_are_those_of_each_text_al
              "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}  # fmt: skip
     rope = {"rope_type": kind, "rope_theta": 1000.0}
     if kind == "dynamic":
-        config = LlamaConfig(**sizes, max_position_embeddings=32, rope_parameters=rope | {"factor": 2.0})
-    else:
-        factors = {"short_factor": [1.0] * 4, "long_factor": [3.0] * 4, "original_max_position_embeddings": 32}
-        config = Phi3Config(
-            **sizes, max_position_embeddings=64, original_max_position_embeddings=32, rope_parameters=rope | factors
-        )
-    directory = with_body(tiny_models.make_sentence_transformers(tmp_path / "model"), config)
-    encoder = opened(directory)
-    texts = ["好" * count for count in (62, 50, 34, 31, 30, 29, 33, 45, 8)]
-    expected = np.concatenate([alone(reference(directory), [text]) for text in texts])
-    np.testing.assert_allclose(vectors(encoder, texts), expected, atol=TOLERANCE)
-    assert encoder.info.batching == "alone"
-    with ThreadPoolExecutor(3) as lanes:
-        for found in lanes.map(lambda shift: vectors(encoder, texts[shift:]), [0, 1, 2, 3, 4, 5] * 4):
-            np.testing.assert_allclose(found, expected[-len(found) :], atol=TOLERANCE)
+        return LlamaConfig(**sizes, max_position_embeddings=32, rope_parameters=rope | {"factor": 2.0})
+    factors = {"short_factor": [1.0] * 4, "long_factor": [3.0] * 4, "original_max_position_embeddings": 32}
+    return Phi3Config(
+        **sizes, max_position_embeddings=64, original_max_position_embeddings=32, rope_parameters=rope | factors
+    )
 
 
 def test_attention_that_a_short_text_makes_full_for_good_is_that_of_each_text_alone(tmp_path, opened):

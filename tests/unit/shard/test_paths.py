@@ -32,7 +32,9 @@ class Company:
 def chosen(error):
     expected = Results(np.ones((2, 2), np.float32))
     heads = SimpleNamespace(modules=nn.ModuleList(), takes_flat_output=False)
-    parts = SimpleNamespace(transformer=nn.Module(), heads=heads, plain=Company(error), wants_type_ids=False)
+    parts = SimpleNamespace(
+        transformer=nn.Module(), heads=heads, plain=Company(error), wants_type_ids=False, rescaled=None
+    )
     return choose_path(parts, PLAN, Trial(PROBES, expected, 8, compare_results), None)
 
 
