@@ -56,7 +56,8 @@ class Chunk:
         """Return each row's matrix of token vectors."""
         tokens = self.part.token_vectors
         assert tokens is not None
-        flat = np.frombuffer(tokens.vectors, dtype="<f4").reshape(-1, tokens.dimension)
+        # Of a part of nothing but errors the dimension is 0: nobody knows what the model would have made.
+        flat = np.frombuffer(tokens.vectors, dtype="<f4").reshape(-1, tokens.dimension or 1)
         bounds = np.concatenate(([0], np.cumsum(tokens.counts)))
         return [flat[bounds[row] : bounds[row + 1]] for row in range(self.begin, self.end)]
 

@@ -122,6 +122,17 @@ def test_every_sparse_row_and_every_token_vector_is_that_of_its_input_wherever_a
     assert len(list(chunks(result))) == {1: 8, 60: 4}.get(piece_bytes, 2)
 
 
+@pytest.mark.parametrize("kind", ["float", "float16", "int8", "ubinary"])
+def test_a_part_of_nothing_but_errors_has_them_in_place_of_token_vectors_of_no_dimension(kind):
+    part = Encoded(b"", 0, (0, 0), token_vectors=TokenVectors(b"", 0, (0, 0)), errors=(BAD, BAD.replace(index=1)))
+    shape = Shape(VectorForm(kind), outputs=("multi_vector",))
+    data = orjson.loads(b"".join(render_embeddings(result_of(part), shape)))["data"]
+    assert [(one["index"], one["embedding"], one["error"]["message"]) for one in data] == [
+        (index, None, BAD.message) for index in range(2)
+    ]
+    assert b"".join(token_vectors_json(result_of(part))) == b"null,null"
+
+
 def test_a_row_larger_than_a_piece_is_a_piece():
     rows = np.zeros((3, PIECE_BYTES), dtype=np.float32)
     assert [(one.begin, one.end) for one in chunks(result_of(part_of(rows)))] == [(0, 1), (1, 2), (2, 3)]
