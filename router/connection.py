@@ -48,6 +48,21 @@ class _Connection(RequestHandler):
             body.feed_eof()
             self.close()  # after the answer: what follows cannot be read
 
+    async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 - aiohttp's signature
+        """Finish what is under way within ``timeout`` seconds; aiohttp waits for a handler twice as long."""
+        end = None
+        if timeout is not None and self._current_request is not None:
+            end = asyncio.get_running_loop().call_later(timeout, self._give_up)
+        try:
+            await super().shutdown(timeout)
+        finally:
+            if end is not None:
+                end.cancel()
+
+    def _give_up(self) -> None:
+        if self._task_handler is not None:
+            self._task_handler.cancel()
+
     def handle_error(
         self,
         request: web.BaseRequest,
