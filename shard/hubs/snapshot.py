@@ -160,9 +160,12 @@ def _module_folders(directory: Path) -> set[str]:
 
 def _has_whole_weights(directory: Path) -> bool:
     safetensors = sorted(directory.glob("*.safetensors"))
-    if safetensors:
-        return all(map(is_whole_safetensors, safetensors)) and not _missing_parts(directory)
-    return any(path.stat().st_size > 0 for path in directory.glob("*.bin")) and not _missing_parts(directory)
+    if safetensors:  # each may be a link whose blob is gone
+        return all(path.is_file() and is_whole_safetensors(path) for path in safetensors) and not _missing_parts(
+            directory
+        )
+    pickled = any(path.is_file() and path.stat().st_size > 0 for path in directory.glob("*.bin"))
+    return pickled and not _missing_parts(directory)
 
 
 def _missing_parts(directory: Path) -> bool:

@@ -237,6 +237,13 @@ def test_weights_of_the_older_format_count_unless_they_are_empty_or_lack_a_part(
     assert not is_structurally_complete(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_weights_that_are_a_link_to_a_blob_which_is_gone_are_missing(tmp_path, name):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / name).symlink_to("../../blobs/gone")
+    assert not is_structurally_complete(tmp_path)
+
+
 def test_the_progress_of_another_process_is_what_it_has_written_of_what_it_has_noted(tmp_path):
     assert progress_of_another(tmp_path, "huggingface") is None
     blobs = tmp_path / "blobs"
