@@ -159,17 +159,17 @@ def _module_folders(directory: Path) -> set[str]:
 
 
 def _has_whole_weights(directory: Path) -> bool:
-    safetensors = sorted(directory.glob("*.safetensors"))
-    if safetensors:  # each may be a link whose blob is gone
-        return all(path.is_file() and is_whole_safetensors(path) for path in safetensors) and not _missing_parts(
-            directory
-        )
-    pickled = any(path.is_file() and path.stat().st_size > 0 for path in directory.glob("*.bin"))
-    return pickled and not _missing_parts(directory)
+    # Each may be a link whose blob is gone.
+    if safetensors := sorted(directory.glob("*.safetensors")):
+        are_whole = all(path.is_file() and is_whole_safetensors(path) for path in safetensors)
+        return are_whole and not _missing_parts(directory, ".safetensors")
+    is_there = any(path.is_file() and path.stat().st_size > 0 for path in directory.glob("*.bin"))
+    return is_there and not _missing_parts(directory, ".bin")
 
 
-def _missing_parts(directory: Path) -> bool:
-    for index in directory.glob("*.index.json"):
+def _missing_parts(directory: Path, suffix: str) -> bool:
+    """Tell whether weights of one format lack a part; the list of another may be there, whose files nobody fetched."""
+    for index in directory.glob(f"*{suffix}.index.json"):
         try:
             parts = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

@@ -237,6 +237,13 @@ def test_weights_of_the_older_format_count_unless_they_are_empty_or_lack_a_part(
     assert not is_structurally_complete(tmp_path)
 
 
+def test_a_list_of_parts_in_the_format_that_was_not_fetched_says_nothing(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(safetensors())
+    (tmp_path / "pytorch_model.bin.index.json").write_text('{"weight_map": {"w": "pytorch_model-2.bin"}}')
+    assert is_structurally_complete(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
 def test_weights_that_are_a_link_to_a_blob_which_is_gone_are_missing(tmp_path, name):
     (tmp_path / "config.json").write_text("{}")
