@@ -257,10 +257,13 @@ def _locked(repository: Path, source: HubName, on_progress: OnProgress) -> Itera
 
 
 def _is_taken(lock: int) -> bool:
-    with contextlib.suppress(BlockingIOError):
+    try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    return False
+    except BlockingIOError:
+        return False
+    except OSError as error:  # some file systems have none: the client itself may know another way
+        log.info("not_locked", error=error.strerror)
+    return True
 
 
 class _Meter:

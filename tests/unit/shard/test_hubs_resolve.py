@@ -1,3 +1,6 @@
+import errno
+import fcntl
+import os
 import threading
 from contextlib import nullcontext
 from pathlib import Path
@@ -162,3 +165,13 @@ def test_who_waits_for_another_process_to_download_the_model_reports_its_progres
     assert is_inside.wait(10)
     waiting.join()
     assert {report.total_bytes for report in reports} == {200_000}
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_cache_on_a_file_system_without_locks_is_used_all_the_same(tmp_path, monkeypatch, number):
+    def refuse(_descriptor, _how):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with resolve._locked(tmp_path / "models--o--m", "huggingface", lambda _progress: None):
+        assert (tmp_path / "models--o--m").is_dir()
