@@ -39,8 +39,15 @@ _NEAR: Final = 0.75
 def suggest(name: str) -> str:
     """Return " Did you mean a, b or c?", or nothing where no known name is near."""
     asked = name.replace("damo/", "iic/", 1) if name.startswith("damo/") else name
-    near = difflib.get_close_matches(asked, KNOWN_NAMES, n=_SHOWN, cutoff=_NEAR)
+    owner, _, model = asked.rpartition("/")
+    # Examples of sentence-transformers leave out the owner, which that library adds of itself.
+    same = [] if "/" in owner else [known for known in KNOWN_NAMES if _last(known) == model.lower()]
+    near = same or difflib.get_close_matches(asked, KNOWN_NAMES, n=_SHOWN, cutoff=_NEAR)
     if not near:
         return ""
     *others, last = [repr(one) for one in near]
     return f" Did you mean {', '.join(others) + ' or ' if others else ''}{last}?"
+
+
+def _last(name: str) -> str:
+    return name.rpartition("/")[2].lower()

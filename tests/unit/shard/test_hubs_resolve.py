@@ -118,6 +118,8 @@ def test_the_institutes_old_and_new_owner_are_one():
         ("iic/nlp_gte_sentence-embedding_chinese-tiny", "iic/nlp_gte_sentence-embedding_chinese-"),
         ("damo/nlp_gte_sentence-embedding_chinese-bas", "iic/nlp_gte_sentence-embedding_chinese-base"),
         ("BAAI/bge-larg-zh-v1.5", "BAAI/bge-large-zh-v1.5"),
+        ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2"),
+        ("BGE/BGE-M3", "BAAI/bge-m3"),
     ],
 )
 def test_a_wrong_name_gets_names_that_exist(name, near):
@@ -126,6 +128,7 @@ def test_a_wrong_name_gets_names_that_exist(name, near):
 
 def test_a_name_like_no_other_gets_no_advice():
     assert suggest("zzz/qqqqqqqqqq") == ""
+    assert suggest("/models/bge-m3") == "", "a directory that is not there"
 
 
 @pytest.mark.parametrize(("name", "offline"), [("/secret/model", False), ("owner/model", True)])
