@@ -17,7 +17,7 @@ from sentence_transformers.sparse_encoder.modules import SpladePooling
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
-from emb_model_provider.errors import unsupported
+from emb_model_provider.errors import LoadError, LoadReason, unsupported
 from emb_model_provider.logs import EventLog
 from shard.device import ComputePlan
 from shard.encoders.asked_pairs import AskedTokenizer, Write, template_writer, write_qwen3
@@ -45,6 +45,8 @@ log = EventLog("shard.parts")
 
 #: For models that state no length at all (T5's positions are relative): enough for a chapter, not for a whole disk.
 _UNSTATED_MAX_TOKENS: Final = 8192
+#: SentencePiece's sign for a blank, which a vocabulary that is made up may have beside its special tokens.
+_WORD_START: Final = "▁"
 _LARGEST_STATED_TOKENS: Final = 1_000_000  # transformers writes 1e30 for "no limit"
 
 
@@ -66,6 +68,7 @@ def place(modules: Sequence[nn.Module], plan: ComputePlan, recipe: Recipe) -> Pa
         use_linears(transformer)
         transformer.to(plan.device)
     tokenizer = _fast_tokenizer(transformer)
+    _check_vocabulary(tokenizer)
     heads = _make_head(modules, tokenizer, recipe)
     if not isinstance(heads, SpladeHead):
         heads.modules.to(plan.device, torch.float32)
@@ -173,6 +176,19 @@ def _fast_tokenizer(transformer: Module) -> PreTrainedTokenizerFast:
     if tokenizer is None or not tokenizer.is_fast:
         raise unsupported(f"its tokenizer ({type(tokenizer).__name__}) has no tokenizer.json form")
     return tokenizer
+
+
+def _check_vocabulary(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Raise ``LoadError`` INCOMPLETE_DOWNLOAD for the vocabulary that transformers makes up where it finds none."""
+    known = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
+    if set(known) - set(tokenizer.all_special_tokens) - {_WORD_START}:
+        return
+    raise LoadError(
+        LoadReason.INCOMPLETE_DOWNLOAD,
+        f"{tokenizer.name_or_path} holds no vocabulary for its tokenizer (tokenizer.json, or what "
+        f"{type(tokenizer).__name__} is made from), so that every text would have the same vector: the copy of the "
+        "model is not complete",
+    )
 
 
 def count_bytes(modules: Iterable[nn.Module]) -> int:

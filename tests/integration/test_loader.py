@@ -609,6 +609,16 @@ def test_a_copy_without_the_folder_of_a_module_is_incomplete_and_the_file_is_nam
 
 
 @pytest.mark.skipif(importlib.util.find_spec("flash_attn") is not None, reason="the package is there")
+@pytest.mark.parametrize("kind", ["BertTokenizer", "XLMRobertaTokenizer", "T5Tokenizer", "Qwen2Tokenizer"])
+def test_a_copy_without_its_vocabulary_is_incomplete_and_not_served_with_one_that_is_made_up(tmp_path, opened, kind):
+    directory = tiny_models.make_sentence_transformers(tmp_path / "model")
+    write_json(directory / "tokenizer_config.json", {"tokenizer_class": kind})
+    (directory / "tokenizer.json").unlink()
+    with pytest.raises(LoadError, match=r"holds no vocabulary for its tokenizer \(tokenizer.json") as caught:
+        opened(directory)
+    assert caught.value.reason is LoadReason.INCOMPLETE_DOWNLOAD
+
+
 def test_a_model_that_asks_for_an_attention_that_is_not_there_is_refused_with_what_to_do(tmp_path, opened):
     directory = tiny_models.make_plain(tmp_path / "model")
     config = json.loads((directory / "config.json").read_text())
