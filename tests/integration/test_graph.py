@@ -1,5 +1,8 @@
 """A captured graph computes what the model's own code computes, for the families that people embed with."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 import transformers
@@ -121,6 +124,15 @@ def test_capturing_leaves_the_model_as_it_was():
     capture(model, type_ids=True)
     assert model.config._attn_implementation == implementation
     torch.testing.assert_close(model(input_ids=text).last_hidden_state, before, atol=0, rtol=0)
+
+
+def test_a_model_that_was_captured_goes_when_nobody_needs_it():
+    model = make("Bert")
+    is_there = weakref.ref(model)
+    capture(model, type_ids=False)
+    del model
+    gc.collect()
+    assert is_there() is None, "in int8 all of its matrices in fp32 are in memory beside those in 8 bit"
 
 
 def test_lowering_leaves_the_captured_graph_for_the_next_kernel():

@@ -52,9 +52,10 @@ def check_masks(model: PreTrainedModel, run: Callable[[], object]) -> None:
     """Let ``model`` ``run`` on a text and raise ``MaskError`` where a mask and the layer's own rule differ."""
     functions: dict[int, MaskFunction] = {}
     marks: list[torch.Tensor] = []  # kept, for their places in memory are their names
+    device = model.device  # not the model: transformers keeps what is registered, and so all that it reads
 
     def name_mask(*, mask_function: MaskFunction, q_length: int, kv_length: int, **_options: object) -> torch.Tensor:
-        mark = torch.ones((1, 1, int(q_length), int(kv_length)), dtype=torch.bool, device=model.device)
+        mark = torch.ones((1, 1, int(q_length), int(kv_length)), dtype=torch.bool, device=device)
         marks.append(mark)
         functions[mark.untyped_storage().data_ptr()] = mask_function
         return mark
