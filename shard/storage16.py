@@ -16,7 +16,8 @@ class StoredLinear(nn.Linear):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - nn.Linear's own name for it
         """Return ``input @ weight.T + bias`` in fp32, shape (..., out_features)."""
-        return functional.linear(input, self.weight.float(), self.bias)
+        # T5 and its kin bring what they hand to some layers to the format of the weight.
+        return functional.linear(input.float(), self.weight.float(), self.bias)
 
 
 class StoredEmbedding(nn.Embedding):
@@ -31,12 +32,13 @@ def store_in_16_bit(model: nn.Module, dtype: torch.dtype) -> None:
     """Narrow every linear layer and embedding below ``model``; the rest stays fp32, in memory of its own.
 
     Subclasses with a forward of their own are left as they are, correct before small, but for embeddings that are
-    scaled: Gemma's is most of the model.
+    scaled: Gemma's is most of the model. In fp16 so are layers that transformers keeps in fp32 for their range.
     """
+    wide = _kept_wide(model) if dtype == torch.float16 else set()
     # Tied matrices stay one: T5's table of tokens is that of two modules.
     narrowed: dict[torch.Tensor, torch.Tensor] = {}
-    for module in model.modules():
-        if (kind := _stored_kind(module)) is not None:
+    for name, module in model.named_modules():
+        if (kind := _stored_kind(module)) is not None and wide.isdisjoint(name.split(".")):
             weight = module.get_parameter("weight")
             del module.weight
             if weight not in narrowed:
@@ -47,6 +49,12 @@ def store_in_16_bit(model: nn.Module, dtype: torch.dtype) -> None:
     # One remaining view of the mapped file would keep all of it mapped.
     for parameter in model.parameters():
         parameter.data = parameter.data.float().clone()
+
+
+def _kept_wide(model: nn.Module) -> set[str]:
+    """Return the names of parts that overflow in fp16, as their classes have them: T5's ``wo``."""
+    said = (getattr(module, "_keep_in_fp32_modules", None) for module in model.modules())
+    return {name for names in said for name in names or ()}
 
 
 def _stored_kind(module: nn.Module) -> type[nn.Module] | None:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from transformers import T5Config, T5EncoderModel
 from transformers.models.gemma3.modeling_gemma3 import Gemma3TextScaledWordEmbedding
 
 from shard.parts import count_bytes
@@ -74,3 +75,21 @@ def test_a_layer_that_does_more_than_its_weight_says_is_left_as_it_is(module, gi
         expected = module(given)
         store_in_16_bit(nn.ModuleList([module]), torch.float16)
         torch.testing.assert_close(module(given), expected, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(("dtype", "is_narrow"), [(torch.float16, False), (torch.bfloat16, True)])
+def test_a_t5_which_brings_what_it_multiplies_to_the_format_of_its_weights_is_stored_so(dtype, is_narrow):
+    sizes = {"vocab_size": 30, "d_model": 12, "d_kv": 4, "d_ff": 20, "num_layers": 1, "num_heads": 3}
+    torch.manual_seed(0)
+    model = T5EncoderModel(T5Config(**sizes, feed_forward_proj="gated-gelu")).eval()
+    ids = torch.arange(30)[None]
+    with torch.no_grad():
+        expected = model(ids).last_hidden_state
+        store_in_16_bit(model, dtype)
+        found = model(ids).last_hidden_state
+    assert found.dtype == torch.float32
+    assert torch.nn.functional.cosine_similarity(found, expected, dim=-1).min() > 0.9999
+    layer = model.encoder.block[0].layer[1].DenseReluDense
+    # What overflows in fp16 transformers keeps wide there, and so do we.
+    assert (layer.wo.weight.dtype == dtype) == is_narrow
+    assert layer.wi_0.weight.dtype == dtype
