@@ -7,6 +7,7 @@ import pytest
 import torch
 import transformers
 from torch.nn.functional import cosine_similarity
+from transformers import AlbertConfig, AlbertModel
 
 from shard.encoders.graph import lowering
 from shard.encoders.graph.capture import ATTEND, LINEAR, CaptureError, capture
@@ -18,6 +19,7 @@ from shard.encoders.graph.segments import find_segments
 from shard.encoders.graph.varlen import Bounds
 from shard.encoders.packed import by_tokens
 from shard.encoders.positions import find_first_position
+from shard.parts import count_bytes
 from tests.support.attending import attend_one_by_one
 from tests.support.company import sums_keep_their_order
 
@@ -115,6 +117,20 @@ def test_in_int8_too_a_text_does_not_depend_on_its_company():
     together = run_packed(model, run, texts)
     for text, found in zip(texts, together, strict=True):
         torch.testing.assert_close(found, run_packed(model, run, [text])[0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kernel", ["onednn-packed", "int8-dynamic", "int8-weight-only"])
+def test_layers_that_share_their_matrices_share_what_is_made_of_them(kernel):
+    kinds = {"embedding_size": 16, "initializer_range": 0.3}
+    one, many = [
+        lower(
+            capture(AlbertModel(AlbertConfig(**SIZES | kinds | {"num_hidden_layers": count})).eval(), type_ids=False),
+            kernel,
+        )
+        for count in (1, 6)
+    ]
+    biases = 5 * 32 * 4  # of each further layer, where int8 has moved its input
+    assert count_bytes([many]) <= count_bytes([one]) + biases
 
 
 def test_capturing_leaves_the_model_as_it_was():

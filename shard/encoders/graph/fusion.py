@@ -52,24 +52,29 @@ def linear_nodes(graph: fx.Graph) -> list[fx.Node]:
 def merge_linears(module: fx.GraphModule) -> None:
     """Let linear layers that read the same input be one layer with their weights side by side.
 
-    Query, key and value then cost one call, and one quantisation of their input. Their weights are copied.
+    Query, key and value then cost one call, and one quantisation of their input. Their weights are copied, those that
+    several groups have (ALBERT's layers) once.
     """
     readers: dict[fx.Node, list[fx.Node]] = {}
     for node in linear_nodes(module.graph):
         readers.setdefault(_node(node.args[0]), []).append(node)
+    joined: dict[tuple[torch.Tensor, ...], torch.Tensor] = {}
     for group in readers.values():
         if len(group) > 1 and len({bias_of(node) is None for node in group}) == 1:
-            _merge(module, group)
+            _merge(module, group, joined)
     module.graph.eliminate_dead_code()
 
 
-def _merge(module: fx.GraphModule, group: list[fx.Node]) -> None:
+def _merge(module: fx.GraphModule, group: list[fx.Node], joined: dict[tuple[torch.Tensor, ...], torch.Tensor]) -> None:
     graph, first = module.graph, group[0]
-    weights = [weight for node in group if (weight := weight_of(node)) is not None]
-    biases = [bias for node in group if (bias := bias_of(node)) is not None]
+    weights = tuple(weight for node in group if (weight := weight_of(node)) is not None)
+    biases = tuple(bias for node in group if (bias := bias_of(node)) is not None)
+    for parts in filter(None, (weights, biases)):
+        if parts not in joined:
+            joined[parts] = torch.cat(parts)
     with graph.inserting_before(first):
-        wide_weight = add_constant(module, torch.cat(weights))
-        wide_bias = add_constant(module, torch.cat(biases)) if biases else None
+        wide_weight = add_constant(module, joined[weights])
+        wide_bias = add_constant(module, joined[biases]) if biases else None
         merged = graph.call_function(LINEAR, (first.args[0], wide_weight, wide_bias))
         start = 0
         for node, own in zip(group, weights, strict=True):
@@ -201,7 +206,8 @@ def _call(argument: object, target: object) -> fx.Node | None:
 
 def add_constant(module: fx.GraphModule, tensor: torch.Tensor) -> fx.Node:
     """Give the module a tensor and return the node that reads it, at the graph's insertion point."""
-    name = f"constant_{len(list(module.buffers(recurse=False)))}"
+    held = dict(module.named_buffers(recurse=False))
+    name = next((name for name, one in held.items() if one is tensor), f"constant_{len(held)}")
     module.register_buffer(name, tensor, persistent=False)
     return module.graph.get_attr(name)
 

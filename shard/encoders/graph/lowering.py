@@ -19,6 +19,7 @@ from shard.encoders.graph import fusion
 from shard.encoders.graph.attention import Rule, attend, attend_joint
 from shard.encoders.graph.capture import ATTEND, LAYER_NORM, LINEAR
 from shard.encoders.graph.int8 import (
+    NarrowWeight,
     activated_dynamic_linear,
     dynamic_linear,
     narrow,
@@ -57,6 +58,11 @@ class Kernels:
         return self.kernel if self.max_tokens is None else f"{self.kernel}+stock"
 
 
+_Tensors = tuple[torch.Tensor, ...]
+#: What a kernel takes in place of a weight. Layers that share the one (ALBERT's) share the other.
+_Made = dict[torch.Tensor, _Tensors]
+
+
 def onednn_linear(x: torch.Tensor, weight: torch.Tensor, activation: str, algorithm: str) -> torch.Tensor:
     """Return ``activation(x @ weight.T)`` by oneDNN, shape (..., out); names are those of ``fusion.Activation``."""
     product: torch.Tensor = _pointwise(x, weight, None, activation, [], algorithm)
@@ -81,8 +87,9 @@ def lower(captured: fx.GraphModule, kernel: Kernel, plain_tokens: int = 0) -> fx
     if kernel in ("stock", "onednn", "onednn-packed", "varlen"):
         fusion.fuse_activations(graph)
         fusion.fuse_residuals(graph)
+    made: _Made = {}
     for node in fusion.linear_nodes(graph):
-        _LINEARS[kernel](module, node)
+        _LINEARS[kernel](module, node, made)
     _lower_others(graph, kernel, plain_tokens)
     graph.eliminate_dead_code()
     module.delete_all_unused_submodules()
@@ -117,7 +124,15 @@ def _set_computed(node: fx.Node, kernel: Kernel) -> None:
         node.target = functional.linear
 
 
-def _lower_stock(_module: fx.GraphModule, node: fx.Node) -> None:
+def _make_once(node: fx.Node, made: _Made, make: Callable[[torch.Tensor], _Tensors]) -> _Tensors:
+    weight = fusion.weight_of(node)
+    assert weight is not None
+    if weight not in made:
+        made[weight] = make(weight.detach())
+    return made[weight]
+
+
+def _lower_stock(_module: fx.GraphModule, node: fx.Node, _made: _Made) -> None:
     residual = node.meta.get(fusion.RESIDUAL)
     activation = node.meta.get(fusion.ACTIVATION)
     if residual is not None:
@@ -128,15 +143,14 @@ def _lower_stock(_module: fx.GraphModule, node: fx.Node) -> None:
         node.target = functional.linear
 
 
-def _lower_onednn(_module: fx.GraphModule, node: fx.Node) -> None:
+def _lower_onednn(_module: fx.GraphModule, node: fx.Node, _made: _Made) -> None:
     _set_pointwise(node, node.args[1])
 
 
-def _lower_onednn_packed(module: fx.GraphModule, node: fx.Node) -> None:
-    weight = fusion.weight_of(node)
-    assert weight is not None
+def _lower_onednn_packed(module: fx.GraphModule, node: fx.Node, made: _Made) -> None:
+    (reordered,) = _make_once(node, made, lambda weight: (torch.ops.mkldnn._reorder_linear_weight(weight),))  # noqa: SLF001
     with module.graph.inserting_before(node):
-        packed = fusion.add_constant(module, torch.ops.mkldnn._reorder_linear_weight(weight.detach()))  # noqa: SLF001
+        packed = fusion.add_constant(module, reordered)
     _set_pointwise(node, packed)
 
 
@@ -150,24 +164,29 @@ def _set_pointwise(node: fx.Node, weight: Argument) -> None:
         node.target, node.args = _pointwise, (x, weight, bias, activation, [], algorithm)
 
 
-def _lower_dynamic(module: fx.GraphModule, node: fx.Node) -> None:
-    weight = fusion.weight_of(node)
-    assert weight is not None
-    narrowed = narrow_for_products(weight)
+def _lower_dynamic(module: fx.GraphModule, node: fx.Node, made: _Made) -> None:
+    values, *packed = _make_once(node, made, _pack_narrow)
     if not fusion.is_activated(node):
-        _set_constants(module, node, dynamic_linear, *pack(narrowed))
+        _set_constants(module, node, dynamic_linear, *packed)
         return
     with module.graph.inserting_before(node):
-        bias = fusion.add_constant(module, shift_bias(narrowed, fusion.bias_of(node)))
+        bias = fusion.add_constant(module, shift_bias(NarrowWeight(values, packed[1]), fusion.bias_of(node)))
     node.args = (*node.args[:2], bias)
-    _set_constants(module, node, activated_dynamic_linear, *pack(narrowed))
+    _set_constants(module, node, activated_dynamic_linear, *packed)
 
 
-def _lower_widening(module: fx.GraphModule, node: fx.Node) -> None:
-    weight = fusion.weight_of(node)
-    assert weight is not None
+def _pack_narrow(weight: torch.Tensor) -> _Tensors:
+    narrowed = narrow_for_products(weight)
+    return narrowed.values, *pack(narrowed)
+
+
+def _lower_widening(module: fx.GraphModule, node: fx.Node, made: _Made) -> None:
+    _set_constants(module, node, widening_linear, *_make_once(node, made, _narrow))
+
+
+def _narrow(weight: torch.Tensor) -> _Tensors:
     narrowed = narrow(weight)
-    _set_constants(module, node, widening_linear, narrowed.values, narrowed.scales)
+    return narrowed.values, narrowed.scales
 
 
 def _set_constants(
