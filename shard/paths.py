@@ -119,6 +119,8 @@ def choose_path(parts: Parts, plan: ComputePlan, trial: Trial, spec: ModelSpec) 
                 run = runs[0] if kernels.max_tokens is None else by_tokens(runs[0], runs[-1], kernels.max_tokens)
                 weights_bytes = count_bytes([lowered[-1], parts.heads.modules])
                 path = _packed(run, parts, trial.max_tokens, plain_tokens)
+                if plan.narrows_to_int8 and isinstance(parts.heads, ScoreHead):
+                    parts.heads.let_go_of_body()  # which is in fp32
                 return Chosen(path, "packed", str(kernels), trials[-1][0], weights_bytes)
             log.warning("not_near", **seen)
     return _padded(parts, plan, trial)

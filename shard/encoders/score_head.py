@@ -58,6 +58,10 @@ class ScoreHead:
         body = self._model.base_model
         return body if isinstance(body, PreTrainedModel) else self._model
 
+    def let_go_of_body(self) -> None:
+        """Keep of the model only what ``run`` needs where a graph with matrices of its own makes the hidden states."""
+        self._model = self._without_body()
+
     def group(self, one: Tokenized) -> int:
         """Any texts may share a pass."""
         del one
@@ -82,7 +86,7 @@ class ScoreHead:
         logits: torch.Tensor = self._without_body()(inputs_embeds=in_blocks(hidden[0, places][:, None])).logits
         return logits[: len(rows)]
 
-    def _without_body(self) -> nn.Module:
+    def _without_body(self) -> PreTrainedModel:
         # Made anew for each pass: narrowing replaces parts of the model after this head is made, and a copy costs
         # microseconds, as it shares everything.
         shell = copy.copy(self._model)

@@ -1,12 +1,14 @@
 """Rerankers and classifiers, held against sentence-transformers' CrossEncoder and transformers itself."""
 
+import gc
 import json
+import weakref
 
 import numpy as np
 import pytest
 import torch
 from sentence_transformers import CrossEncoder
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertModel, XLMRobertaModel
 
 from emb_model_provider.errors import InvalidRequestError, LoadError, LoadReason
 from shard.encoder import Reading
@@ -157,6 +159,24 @@ def test_a_task_may_be_set_against_what_the_files_say(tmp_path, opened):
     directory = make_bert_classifier(tmp_path / "model")
     encoder = opened(directory, task="embed", pooling="cls")
     assert (encoder.info.task, encoder.info.outputs, encoder.info.dimension) == ("embed", ("dense",), 32)
+
+
+@pytest.mark.parametrize("make", [make_bert_classifier, make_xlm_roberta_classifier])
+def test_in_int8_no_matrices_in_fp32_stay_beside_those_in_8_bit(tmp_path, opened, make):
+    directory = make(tmp_path / "model")
+    gc.collect()
+    before = list(map(weakref.ref, _bodies()))
+    encoder = opened(directory, precision="int8")
+    gc.collect()
+    assert encoder.info.batching == "packed"
+    known = {id(body) for one in before if (body := one()) is not None}
+    assert not [body for body in _bodies() if id(body) not in known]
+    alone = np.concatenate([scores(encoder, [pair]) for pair in PAIRS])
+    np.testing.assert_allclose(scores(encoder, PAIRS), alone, atol=TOLERANCE)
+
+
+def _bodies():
+    return [one for one in gc.get_objects() if issubclass(type(one), (BertModel, XLMRobertaModel))]
 
 
 def test_a_model_without_a_head_is_no_reranker(tmp_path, opened):
