@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,8 @@ from shard.weights import hostile_pickle
 
 #: What torch says of an embedding on the CPU.
 _BEYOND_A_TABLE: Final = "index out of range in self"
+#: What torch says of a product of two number formats, as DeBERTa's first version makes in 16 bit.
+_MIXED_FORMATS: Final = re.compile("expected scalar type|(to|must) have the same dtype")
 #: Under which sentence-transformers' modules keep and look for it.
 _VECTOR_OF_A_TEXT: Final = "sentence_embedding"
 _NO_POOLING: Final = "its modules.json names nothing that makes one vector of a text's tokens, such as Pooling"
@@ -68,8 +71,7 @@ def _reason(directory: Path, error: BaseException) -> LoadError | None:
         case OSError():
             reason, sentence = LoadReason.INCOMPLETE_DOWNLOAD, f"{directory} cannot be read: {error}"
         case RuntimeError():
-            reason = LoadReason.WRONG_WEIGHTS
-            sentence = f"the weights in {directory} do not make a working model: {error}"
+            reason, sentence = _blame(directory, error)
         case IndexError() if str(error) == _BEYOND_A_TABLE:
             reason = LoadReason.WRONG_WEIGHTS
             sentence = (
@@ -86,6 +88,13 @@ def _reason(directory: Path, error: BaseException) -> LoadError | None:
             reason = LoadReason.UNSUPPORTED_MODEL
             sentence = f"{directory} holds a model that cannot be served: {type(error).__name__}: {error}"
     return LoadError(reason, sentence)
+
+
+def _blame(directory: Path, error: RuntimeError) -> tuple[LoadReason, str]:
+    if _MIXED_FORMATS.search(str(error)):
+        sentence = f"{directory} holds a model whose own code does not compute in this precision ({error})"
+        return LoadReason.UNSUPPORTED_MODEL, f"{sentence}: set its precision to fp32"
+    return LoadReason.WRONG_WEIGHTS, f"the weights in {directory} do not make a working model: {error}"
 
 
 @contextmanager

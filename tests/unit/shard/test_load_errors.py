@@ -66,3 +66,11 @@ def test_a_step_that_cannot_be_traced_is_not_logged_with_torchs_stack(caplog):
     with quiet_libraries(), FakeTensorMode(), pytest.raises(RuntimeError):
         torch.empty(2, 3) @ torch.empty(2, 3)
     assert caplog.messages == []
+
+
+@pytest.mark.parametrize("product", [torch.matmul, torch.nn.functional.linear])
+@pytest.mark.parametrize("other", [torch.float16, torch.bfloat16])
+def test_a_model_whose_own_code_mixes_number_formats_has_no_wrong_weights(tmp_path, product, other):
+    with pytest.raises(LoadError, match="set its precision to fp32") as caught, reasons(tmp_path):
+        product(torch.ones(2, 2, 2), torch.ones(2, 2, dtype=other))
+    assert caught.value.reason is LoadReason.UNSUPPORTED_MODEL
