@@ -93,10 +93,9 @@ def _scaled(product: torch.Tensor, row_scales: torch.Tensor, bias: torch.Tensor 
     return torch.addcmul(bias, product, row_scales, out=product)
 
 
-def shift_bias(weight: NarrowWeight, bias: torch.Tensor | None) -> torch.Tensor:
-    """Return the bias of ``activated_dynamic_linear``, shape (out,): moving its input up by ``FLOOR`` made it more."""
-    moved = weight.values.sum(dim=1).float() * weight.scales * -FLOOR
-    return moved if bias is None else moved + bias.detach()
+def floor_of(weight: NarrowWeight) -> torch.Tensor:
+    """Return what ``activated_dynamic_linear`` has to add to its bias, shape (out,): it moves its input by ``FLOOR``."""
+    return weight.values.sum(dim=1).float() * weight.scales * -FLOOR
 
 
 def activated_dynamic_linear(
@@ -105,7 +104,7 @@ def activated_dynamic_linear(
     """Return ``x @ weight.T + bias``, shape (..., out), fp32, for an ``x`` that is nowhere below ``-FLOOR``.
 
     What GELU or ReLU has made is moved up to 0 and takes all of the 256 values instead of little more than half.
-    ``bias`` is that of ``shift_bias``.
+    ``bias`` holds ``floor_of`` the weight, too.
     """
     rows = x.reshape(-1, x.shape[-1])
     row_scales = rows.amax(dim=1, keepdim=True).add_(FLOOR).div_(_ALL_VALUES).clamp_min_(_SMALLEST_SCALE)

@@ -19,13 +19,12 @@ from shard.encoders.graph import fusion
 from shard.encoders.graph.attention import Rule, attend, attend_joint
 from shard.encoders.graph.capture import ATTEND, LAYER_NORM, LINEAR
 from shard.encoders.graph.int8 import (
-    NarrowWeight,
     activated_dynamic_linear,
     dynamic_linear,
+    floor_of,
     narrow,
     narrow_for_products,
     pack,
-    shift_bias,
     widening_linear,
 )
 from shard.encoders.graph.normed_sum import find_normed_sum
@@ -165,19 +164,20 @@ def _set_pointwise(node: fx.Node, weight: Argument) -> None:
 
 
 def _lower_dynamic(module: fx.GraphModule, node: fx.Node, made: _Made) -> None:
-    values, *packed = _make_once(node, made, _pack_narrow)
+    moved, *packed = _make_once(node, made, _pack_narrow)
     if not fusion.is_activated(node):
         _set_constants(module, node, dynamic_linear, *packed)
         return
     with module.graph.inserting_before(node):
-        bias = fusion.add_constant(module, shift_bias(NarrowWeight(values, packed[1]), fusion.bias_of(node)))
+        own = fusion.bias_of(node)
+        bias = fusion.add_constant(module, moved if own is None else moved + own.detach())
     node.args = (*node.args[:2], bias)
     _set_constants(module, node, activated_dynamic_linear, *packed)
 
 
 def _pack_narrow(weight: torch.Tensor) -> _Tensors:
     narrowed = narrow_for_products(weight)
-    return narrowed.values, *pack(narrowed)
+    return floor_of(narrowed), *pack(narrowed)
 
 
 def _lower_widening(module: fx.GraphModule, node: fx.Node, made: _Made) -> None:
