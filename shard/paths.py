@@ -24,7 +24,7 @@ from shard.encoder import Results, Tokenized, in_order
 from shard.encoders.cuda.packed import CudaPackedPath
 from shard.encoders.graph.capture import CaptureError, capture
 from shard.encoders.graph.int8 import narrow_linears
-from shard.encoders.graph.kernels import choose_float_kernels, choose_plain_tokens, is_onednn_quicker
+from shard.encoders.graph.kernels import choose_float_kernels, find_plain_tokens, is_onednn_quicker
 from shard.encoders.graph.lowering import Kernel, Kernels, lower
 from shard.encoders.graph.program import compile_graph
 from shard.encoders.one_by_one import OneByOne
@@ -104,7 +104,7 @@ def choose_path(parts: Parts, plan: ComputePlan, trial: Trial, spec: ModelSpec) 
     if graph is not None and not plan.on_cpu:
         return _on_card(graph, parts, plan, trial) or _padded(parts, plan, trial)
     if graph is not None:
-        plain_tokens = choose_plain_tokens(graph)
+        plain_tokens = find_plain_tokens(graph)
         for kernels, is_near in _candidates(graph, parts, plan, trial, spec):
             lowered = _lower_all(graph, kernels, plain_tokens)
             if lowered is None:

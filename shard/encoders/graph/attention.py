@@ -1,7 +1,7 @@
 """Attention within each text of a packed sequence. Called by captured graphs.
 
-A text attends by three plain steps (product, softmax, product) up to a length that ``kernels`` finds by measuring, and
-by torch's fused attention beyond it, which does not hold all scores at once.
+A text attends by three plain steps (product, softmax, product) up to a length that ``kernels`` knows, and by torch's
+fused attention beyond it, which does not hold all scores at once.
 """
 
 from __future__ import annotations

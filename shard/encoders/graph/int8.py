@@ -94,7 +94,7 @@ def _scaled(product: torch.Tensor, row_scales: torch.Tensor, bias: torch.Tensor 
 
 
 def floor_of(weight: NarrowWeight) -> torch.Tensor:
-    """Return what ``activated_dynamic_linear`` has to add to its bias, shape (out,): it moves its input by ``FLOOR``."""
+    """Return what ``activated_dynamic_linear`` adds to its bias, shape (out,): it moves its input up by ``FLOOR``."""
     return weight.values.sum(dim=1).float() * weight.scales * -FLOOR
 
 
