@@ -6,7 +6,7 @@ aiohttp answers such bytes below the application, where no middleware sees them;
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Final
 
 from aiohttp import web
 from aiohttp.http_parser import RawRequestMessage
@@ -16,9 +16,14 @@ from emb_model_provider.errors import InternalError, InvalidRequestError
 from emb_model_provider.logs import EventLog
 from router.app import error_response, new_request_id
 from router.expectation import without_expectation
-from router.prefix import without_prefix
+from router.prefix import RequestFactory, without_prefix
 
 log = EventLog("router.connection")
+
+#: So long connections that wait for their next request are left open at the end, in which each gets one last answer: a
+#: client that uses one just when it is closed would not know whether its request was heard. At most half of all time.
+_LAST_ANSWERS_S: Final = 1.0
+_LOOK_EVERY_S: Final = 0.02
 
 
 class _Connection(RequestHandler):
@@ -47,6 +52,18 @@ class _Connection(RequestHandler):
             body.set_exception(InvalidRequestError("The body is not valid HTTP: its chunked encoding is broken."))
             body.feed_eof()
             self.close()  # after the answer: what follows cannot be read
+
+    @property
+    def waits(self) -> bool:
+        """Whether no request is under way."""
+        return self._current_request is None
+
+    def take_leave(self) -> None:
+        """Tell the client with the answer under way, or else the next one, that it is the last."""
+        if self._request_factory is not None:
+            self._request_factory = _for_the_last_time(self._request_factory)
+        if (request := self._current_request) is not None:
+            request._message = request._message._replace(should_close=True)  # noqa: SLF001 - aiohttp has no way to it
 
     async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 - aiohttp's signature
         """Finish what is under way within ``timeout`` seconds; aiohttp waits for a handler twice as long."""
@@ -85,12 +102,22 @@ class _Connection(RequestHandler):
         return response
 
 
+def _for_the_last_time(make: RequestFactory) -> RequestFactory:
+    def make_last(message: RawRequestMessage, *connection: Any) -> web.BaseRequest:  # noqa: ANN401 - handed on
+        return make(message._replace(should_close=True), *connection)
+
+    return make_last
+
+
 class _Server(web.Server):
     #: Connections that were accepted and are not yet made: their TLS handshake takes a while.
     opening = 0
 
     def count(self) -> int:
         return len(self._connections) + self.opening
+
+    def own(self) -> list[_Connection]:
+        return [one for one in self.connections if isinstance(one, _Connection)]
 
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
         self.opening -= 1
@@ -116,6 +143,25 @@ class Runner(web.AppRunner):
     def opens(self, change: int) -> None:
         """Count connections that were accepted (1) or have failed before they were made (-1)."""
         self._own_server().opening += change
+
+    async def cleanup(self) -> None:
+        """Take no more connections, and end all within the time for it: those that wait with a last answer."""
+        for site in list(self.sites):
+            await site.stop()
+        if self.server is not None:
+            loop = asyncio.get_running_loop()
+            began_s = loop.time()
+            await self._say_goodbye(began_s + min(_LAST_ANSWERS_S, self._shutdown_timeout / 2))
+            self._shutdown_timeout -= loop.time() - began_s
+        await super().cleanup()
+
+    async def _say_goodbye(self, until_s: float) -> None:
+        server = self._own_server()
+        for connection in server.own():
+            connection.take_leave()
+        loop = asyncio.get_running_loop()
+        while any(one.waits for one in server.own()) and loop.time() < until_s:  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(_LOOK_EVERY_S)
 
     def _own_server(self) -> _Server:
         server = self.server

@@ -14,6 +14,7 @@ from aiohttp import web
 from emb_model_provider.messages.status import Progress, ShardStatus
 from router.auth import Authenticator
 from router.gate import Gate
+from router.planning import find
 from router.registry import Registry
 from router.service import EmbeddingService
 
@@ -52,7 +53,7 @@ class Health:
     async def ready(self, request: web.Request) -> web.Response:
         """Say whether every model can answer now, or the one of ``?model=``, and how each one fares."""
         wanted = request.query.get("model")
-        statuses = self._registry.all() if wanted is None else [self._registry.find(wanted)]
+        statuses = self._registry.all() if wanted is None else [find(self._registry, wanted)[0]]
         is_ready = bool(statuses) and all(self._registry.is_ready(status) for status in statuses)
         body = {
             "status": "ready" if is_ready else "not_ready",

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emb_model_provider.black_box import BlackBox, box_path
-from emb_model_provider.errors import EXIT_BROKEN, LoadError, LoadReason
+from emb_model_provider.errors import EXIT_BROKEN, LoadError, LoadReason, files_limited
 from emb_model_provider.lifecycle import ControlChannel, pin_to_cpus, start_child
 from emb_model_provider.logs import EventLog, configure_child_logs
 from emb_model_provider.messages.configs import ShardConfig
@@ -70,8 +70,12 @@ def main(arguments: list[str]) -> int:
     sys.setswitchinterval(_SWITCH_S)
     control = start_child(arguments)
     config = control.receive_first(ShardConfig)
-    pin_to_cpus(config.cpus)
+    is_pinned = _pin(config.cpus)
     configure_child_logs(f"shard[{config.spec.id}#{config.generation}]", config.log.level, config.log.format)
+    if not is_pinned:
+        log.warning(
+            "cpus_gone", cpus=list(config.cpus), reason="none may be used any more; what may be is used instead"
+        )
     control.watch(lambda _message: None)
     threading.excepthook = _end_process
     first_lane = Lane()
@@ -90,6 +94,15 @@ def main(arguments: list[str]) -> int:
     except LoadError as error:  # there is no socket, and nobody has been told that it is ready
         return _report(control, error.reason, str(error))
     return 0
+
+
+def _pin(cpus: tuple[int, ...]) -> bool:
+    """Keep to these CPUs; false where a container has lost all of them since the supervisor looked."""
+    try:
+        pin_to_cpus(cpus)
+    except OSError:
+        return False
+    return True
 
 
 def _report(control: ControlChannel, reason: LoadReason, sentence: str) -> int:
@@ -198,6 +211,8 @@ def _needs_room(run_directory: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise files_limited(run_directory) from None
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         sentence = f"the disk of the run directory {run_directory} is full: free some space, or set"

@@ -94,7 +94,7 @@ def parse_embeddings(fields: Fields) -> Steps:
         del fields.values["dimensions"]  # infinity's word for all of them
     options = read_options(fields)
     fields.string("user")
-    fields.choice("endianness", _ENDIANNESS)
+    options = _as_vllm_asks(fields, options)
     shape = _shape(fields, options)
     if options.partial and isinstance(fields.values.get("input"), list):
         texts, token_ids, holes = yield from read_partial_input(fields)
@@ -130,6 +130,19 @@ def with_unit_length(request: EncodeRequest, forms: list[VectorForm]) -> EncodeR
             f"{wanting[0]} is for vectors of length 1: leave out 'normalize' or send true.", param="normalize"
         )
     return dataclasses.replace(request, normalize=True)
+
+
+def _as_vllm_asks(fields: Fields, options: Options) -> Options:
+    """Return the options with what vLLM's own fields say; refuse what would make other vectors than are made here."""
+    fields.choice("endianness", _ENDIANNESS)
+    if fields.flag("add_special_tokens") is False:
+        raise InvalidRequestError(
+            "Texts are embedded with their special tokens, as the model was trained: leave out 'add_special_tokens'. "
+            "Token ids are taken as they are.",
+            param="add_special_tokens",
+        )
+    activates = fields.flag("use_activation")
+    return options if options.normalize is not None else dataclasses.replace(options, normalize=activates)
 
 
 def _shape(fields: Fields, options: Options) -> Shape:

@@ -65,6 +65,8 @@ _EMBEDDINGS: Final = Described(
         "output_dtype": told(p.VECTOR_TYPES, "Another name for `embedding_type`."),
         "embed_dtype": told(p.VECTOR_TYPES, "Another name for `embedding_type`."),
         "endianness": told(words("native", "little"), "vLLM's: the order of the bytes in base64."),
+        "use_activation": told(FLAG, "vLLM's name for `normalize`."),
+        "add_special_tokens": told(FLAG, "vLLM's: only true is taken."),
         "outputs": p.OUTPUTS,
         "user": told(TEXT, "Ignored."),
         "modality": told(words("text"), "infinity's: what is to be embedded. Beside it, 0 `dimensions` are all."),

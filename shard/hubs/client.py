@@ -12,7 +12,7 @@ from typing import Final, Protocol
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from emb_model_provider.errors import LoadError, LoadReason
+from emb_model_provider.errors import LoadError, LoadReason, files_limited
 from shard.hubs.snapshot import HubName, RemoteFile
 
 _OTHER_WAYS: Final = "take the model from the other hub, or copy it into the cache and set EMB_PROVIDER_OFFLINE=true."
@@ -120,6 +120,8 @@ def disk_error(error: OSError, directory: Path) -> LoadError:
     """Return the error of a cache that cannot be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return LoadError(LoadReason.DISK_FULL, f"the disk of {directory} is full: free some space, or move the cache.")
+    if error.errno == errno.EFBIG:
+        return files_limited(directory)
     reason = f"{directory} cannot be written: {os.strerror(error.errno) if error.errno else error}"
     return LoadError(LoadReason.NO_PERMISSION, f"{reason}. Set the hub's cache directory to a writable one.")
 

@@ -152,6 +152,7 @@ async def test_one_model_can_be_asked_for_whatever_the_others_do(aiohttp_client)
     assert (await client.get("/ready", params={"model": "m"})).status == 200
     assert (await client.get("/ready", params={"model": "BAAI/bge-m3"})).status == 503
     assert (await client.get("/ready", params={"model": "none"})).status == 404
+    assert (await client.get("/ready", params={"model": "m:latest"})).status == 200
 
 
 async def test_ready_has_the_rate_that_was_measured_at_the_start_before_anybody_has_asked(aiohttp_client):

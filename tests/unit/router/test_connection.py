@@ -80,3 +80,66 @@ async def test_a_request_that_outlasts_the_time_for_a_stop_is_given_up_when_it_i
     assert await reader.read() == b""
     writer.close()
     assert 0.39 < given_up_s[0] - stopped_s < 0.7
+
+
+@pytest.fixture
+async def serving():
+    """A runner that has half a minute to stop, the port it listens on, and what lets its ``/slow`` answer."""
+    go_on = asyncio.Event()
+
+    async def slow(_request: web.Request) -> web.Response:
+        await go_on.wait()
+        return web.Response(text="slow")
+
+    async def quick(_request: web.Request) -> web.Response:
+        return web.Response(text="quick")
+
+    app = web.Application()
+    app.router.add_get("/slow", slow)
+    app.router.add_get("/quick", quick)
+    runner = Runner(app, shutdown_timeout=30.0)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield runner, runner.addresses[0], go_on
+    await runner.cleanup()
+
+
+async def _ask(stream, path):
+    reader, writer = stream
+    writer.write(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % path)
+    head = await reader.readuntil(b"\r\n\r\n")
+    return b"Connection: close" in head, await reader.readexactly(len(path) - 1)
+
+
+async def test_a_client_that_asks_once_more_while_the_router_ends_is_answered_and_told_that_it_was_the_last(serving):
+    runner, address, go_on = serving
+    under_way, asks_on, silent = [await asyncio.open_connection(*address) for _ in range(3)]
+    for stream in (asks_on, silent):
+        assert await _ask(stream, b"/quick") == (False, b"quick")
+    answer = asyncio.create_task(_ask(under_way, b"/slow"))
+    await asyncio.sleep(0.05)
+    began_s = asyncio.get_running_loop().time()
+    ending = asyncio.create_task(runner.cleanup())
+    await asyncio.sleep(0.1)
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection(*address)
+    assert await _ask(asks_on, b"/quick") == (True, b"quick")
+    assert await asks_on[0].read() == b""
+    go_on.set()
+    assert await answer == (True, b"slow")
+    assert await silent[0].read() == b"", "who asks nothing in time is let go"
+    await ending
+    assert 0.9 < asyncio.get_running_loop().time() - began_s < 3
+    for _, writer in (under_way, asks_on, silent):
+        writer.close()
+
+
+async def test_nobody_who_waits_is_nobody_to_wait_for(serving):
+    runner, address, _ = serving
+    stream = await asyncio.open_connection(*address)
+    assert await _ask(stream, b"/quick") == (False, b"quick")
+    stream[1].close()
+    await asyncio.sleep(0.05)
+    began_s = asyncio.get_running_loop().time()
+    await runner.cleanup()
+    assert asyncio.get_running_loop().time() - began_s < 0.5

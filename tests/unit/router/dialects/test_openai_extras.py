@@ -77,6 +77,20 @@ async def test_an_order_of_bytes_that_is_not_made_is_refused(ask, refuse):
     assert (status, error["error"]["param"]) == (400, "endianness")
 
 
+@pytest.mark.parametrize(
+    ("fields", "normalize"),
+    [({}, None), ({"use_activation": False}, False), ({"use_activation": False, "normalize": True}, True)],
+)
+async def test_vllm_s_word_for_normalize_is_heard(ask, backend, fields, normalize):
+    await embed(ask, add_special_tokens=True, **fields)
+    assert backend.seen.pop().normalize is normalize
+
+
+async def test_texts_without_special_tokens_are_refused(refuse):
+    status, error = await refuse("/v1/embeddings", model="embed", input="a", add_special_tokens=False)
+    assert (status, error["error"]["param"]) == (400, "add_special_tokens")
+
+
 @pytest.mark.parametrize("types", ["int8", ["float", "INT8"]])
 async def test_a_type_goes_with_other_outputs_and_with_a_report(ask, types):
     answer = await embed(ask, model="m3", outputs=["dense", "sparse"], embedding_type=types, usage_details=True)

@@ -1,4 +1,4 @@
-"""A run directory that is full is a disk to be freed, and no crash."""
+"""What a process does not find that it was to have: room, files of any size, its CPUs. None of it is a crash."""
 
 import errno
 import os
@@ -7,7 +7,8 @@ import pytest
 
 from emb_model_provider.errors import LoadError, LoadReason
 from shard import main
-from shard.main import _bind, _make_box
+from shard.hubs.client import disk_error
+from shard.main import _bind, _make_box, _pin
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
@@ -19,6 +20,18 @@ def test_a_run_directory_without_room_is_named_as_a_full_disk(tmp_path, monkeypa
     with pytest.raises(LoadError, match=str(tmp_path)) as caught:
         _make_box(tmp_path / "s0-1.sock", 1)
     assert caught.value.reason == LoadReason.DISK_FULL
+
+
+def test_a_limit_of_the_size_of_files_is_named_and_no_full_disk(tmp_path, monkeypatch):
+    def refuse(*_arguments):
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    with pytest.raises(LoadError, match=rf"{tmp_path}.*ulimit -f") as caught:
+        _make_box(tmp_path / "s0-1.sock", 1)
+    in_cache = disk_error(OSError(errno.EFBIG, os.strerror(errno.EFBIG)), tmp_path)
+    assert (caught.value.reason, str(caught.value)) == (in_cache.reason, str(in_cache))
+    assert in_cache.reason is LoadReason.NO_PERMISSION
 
 
 def test_any_other_failure_is_left_to_the_log(tmp_path):
@@ -35,3 +48,10 @@ def test_so_it_is_where_the_box_took_the_last_room_and_the_socket_finds_none(mon
     with pytest.raises(LoadError, match=f"run directory {tmp_path} is full") as caught:
         _bind(tmp_path / "s0-1.sock")
     assert caught.value.reason is LoadReason.DISK_FULL
+
+
+def test_cpus_that_are_all_gone_are_told_of_and_the_process_goes_on_where_it_may():
+    before = os.sched_getaffinity(0)
+    assert not _pin((1000,))
+    assert os.sched_getaffinity(0) == before
+    assert _pin(())
