@@ -28,6 +28,10 @@ def forbid_core_dumps() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
+#: Where OpenMP reads on which CPUs its threads shall run. It does so when it is loaded, each copy of it for itself.
+THREAD_PLACING: Final = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY")
+
+
 def pin_to_cpus(cpus: tuple[int, ...]) -> None:
     """Restrict this thread, and every thread it starts later, to the given kernel CPUs; none given: no change."""
     if cpus:

@@ -10,10 +10,13 @@ import contextlib
 import gc
 import importlib.abc
 import importlib.machinery
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Final, NoReturn
+
+from emb_model_provider.lifecycle import THREAD_PLACING
 
 _LEFT_OUT: Final = ("sklearn", "scipy")
 
@@ -38,6 +41,18 @@ def without_collecting() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def import_torch_placed() -> None:
+    """Import torch, and let no other copy of OpenMP place threads as it does.
+
+    Its own has then placed this very thread. Another's (that of sentencepiece, which transformers imports) would find
+    one CPU of all that are named, and warn of it; its threads would stand where ours compute.
+    """
+    import torch  # noqa: F401, PLC0415
+
+    for name in THREAD_PLACING:
+        os.environ.pop(name, None)
 
 
 class _Hollow(importlib.abc.MetaPathFinder, importlib.abc.Loader):

@@ -34,7 +34,7 @@ from shard.first_answer import refuse_bad_answers
 from shard.hubs import Progress, Snapshot
 from shard.json_files import whole
 from shard.lane import Lane, count_lanes, threads_of_lane
-from shard.light_imports import leave_out_evaluation, without_collecting
+from shard.light_imports import import_torch_placed, leave_out_evaluation, without_collecting
 from shard.mapped_files import MappedFiles, states_below
 from shard.memory import private_bytes, ran_out
 from shard.tracing import trace_outcomes
@@ -172,6 +172,7 @@ def _load(config: ShardConfig, snapshot: Snapshot) -> Encoder:
     if not is_trusted:
         leave_out_evaluation()
     with without_collecting():
+        import_torch_placed()
         from shard.loader import load  # noqa: PLC0415
 
     return load(

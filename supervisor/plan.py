@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from emb_model_provider.errors import ConfigurationError
+from emb_model_provider.lifecycle import THREAD_PLACING
 from emb_model_provider.modelmap import ModelSpec
 from supervisor.machine import Machine
 
@@ -17,7 +18,6 @@ _MOST_GPU_SHARD_THREADS = 16
 #: Up to here each of a shard's lanes computes on one core, so that only the pool of the first has threads to place.
 _MOST_PLACED_THREADS: Final = 4
 #: How an operator says where OpenMP's threads go.
-_THREAD_PLACING: Final = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY")
 #: Turns of GNU OpenMP's loop in which a thread waits before it sleeps: 1.5 to 3 ms of x86's `pause`. Its own 300,000
 #: are 8 to 14, in which nobody else gets that core. On other processors a turn is next to nothing.
 _SPINS: Final = {"x86_64": "60000"}
@@ -143,7 +143,7 @@ def thread_cpus(placement: Placement, env: Mapping[str, str]) -> tuple[int, ...]
     until that one gives up: after a pause, one short text took 14 ms in place of 5 (docs/performance.md).
     """
     placeable = 1 < len(placement.own_cpus) <= _MOST_PLACED_THREADS
-    return placement.own_cpus if placeable and not any(name in env for name in _THREAD_PLACING) else ()
+    return placement.own_cpus if placeable and not any(name in env for name in THREAD_PLACING) else ()
 
 
 def _place_threads(cpus: tuple[int, ...], env: Mapping[str, str]) -> dict[str, str]:

@@ -1,4 +1,5 @@
 import gc
+import os
 import subprocess
 import sys
 
@@ -44,3 +45,25 @@ def test_after_an_import_that_fails_garbage_is_collected_again():
         assert gc.isenabled()
     finally:
         gc.unfreeze()
+
+
+TWO_COPIES = """
+import os
+from shard.light_imports import import_torch_placed
+import_torch_placed()
+import torch
+torch.ones(1000, 1000).sum()
+print(sorted(os.sched_getaffinity(0)))
+import sentencepiece
+"""
+
+
+def test_openmp_is_told_where_to_run_once_and_no_second_copy_of_it_complains():
+    cpus = sorted(os.sched_getaffinity(0))[:2]
+    placing = {"OMP_PROC_BIND": "close", "OMP_PLACES": ",".join(f"{{{cpu}}}" for cpu in cpus)}
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_COPIES],
+        check=True, capture_output=True, text=True, timeout=60, env=os.environ | placing,
+    )  # fmt: skip
+    assert done.stdout == f"[{cpus[0]}]\n", "torch's own copy has placed the thread"
+    assert done.stderr == ""
