@@ -17,7 +17,6 @@ from supervisor.machine import Machine
 _MOST_GPU_SHARD_THREADS = 16
 #: Up to here each of a shard's lanes computes on one core, so that only the pool of the first has threads to place.
 _MOST_PLACED_THREADS: Final = 4
-#: How an operator says where OpenMP's threads go.
 #: Turns of GNU OpenMP's loop in which a thread waits before it sleeps: 1.5 to 3 ms of x86's `pause`. Its own 300,000
 #: are 8 to 14, in which nobody else gets that core. On other processors a turn is next to nothing.
 _SPINS: Final = {"x86_64": "60000"}
