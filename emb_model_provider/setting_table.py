@@ -28,7 +28,7 @@ from emb_model_provider.modelmap import (
     TokenIds,
 )
 from emb_model_provider.value_kinds import Bilingual, Boolean, Choice, Integer, Kind, Number, T_co, Text
-from emb_model_provider.value_shapes import HUB, ApiKeys, Device, Endpoint, Host, Origins, UrlPrefix
+from emb_model_provider.value_shapes import HUB, AccessToken, ApiKeys, Device, Endpoint, Host, Origins, UrlPrefix
 
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 SocketMode = Literal["0600", "0660", "0666"]
@@ -37,7 +37,6 @@ _BATCH: Final = BatchLimits()
 _INTAKE: Final = Intake()
 _NAME_SHAPE: Final = Bilingual("hub name or path", "模型仓库名称或路径")
 _PATH_SHAPE: Final = Bilingual("path", "路径")
-_TOKEN_SHAPE: Final = Bilingual("token", "令牌")
 _JSON: Final = Bilingual("JSON", "JSON")
 _MAPPING_SHAPE: Final = Bilingual("JSON object, may span lines", "JSON 对象，可跨多行")
 
@@ -312,7 +311,7 @@ MODELSCOPE_ENDPOINT: Final = Setting(
 HUGGINGFACE_TOKEN: Final = Setting(
     "EMB_PROVIDER_HUGGINGFACE_TOKEN",
     Section.HUBS,
-    Text(_TOKEN_SHAPE),
+    AccessToken(),
     "",
     Bilingual("The access token for private models on HuggingFace.", "HuggingFace 私有模型的访问令牌。"),
     "hf_...",
@@ -322,7 +321,7 @@ HUGGINGFACE_TOKEN: Final = Setting(
 MODELSCOPE_TOKEN: Final = Setting(
     "EMB_PROVIDER_MODELSCOPE_TOKEN",
     Section.HUBS,
-    Text(_TOKEN_SHAPE),
+    AccessToken(),
     "",
     Bilingual("The access token for private models on ModelScope.", "ModelScope 私有模型的访问令牌。"),
     "ms-...",

@@ -171,6 +171,25 @@ class ApiKeys(Kind[tuple[str, ...]]):
 
 
 @dataclass(frozen=True, slots=True)
+class AccessToken(Kind[str]):
+    """What a hub is shown as a bearer token."""
+
+    @property
+    def type_name(self) -> Bilingual:
+        return Bilingual("text", "文本")
+
+    @property
+    def allowed(self) -> Bilingual:
+        return Bilingual("token", "令牌")
+
+    def parse(self, text: str) -> str:
+        # The hubs' clients stumble over any other, and it would look as if the hub answered nonsense.
+        if not _KEY_CHARS.fullmatch(text):
+            raise WrongValueError("a token may hold only visible ASCII characters, for it travels in an HTTP header")
+        return text
+
+
+@dataclass(frozen=True, slots=True)
 class Origins(Kind[tuple[str, ...]]):
     """Origins of web pages (RFC 6454), or ``*``, separated by commas."""
 

@@ -162,6 +162,16 @@ def test_booleans_have_many_spellings(word: str) -> None:
     )
 
 
+@pytest.mark.parametrize("token", ["“hf_abc”", "hf_abc，", "hf_abc\u00a0x", "你的令牌", "hf abc"])
+@pytest.mark.parametrize("hub", ["HUGGINGFACE", "MODELSCOPE"])
+def test_a_token_that_no_header_can_hold_is_named_and_not_shown(hub: str, token: str) -> None:
+    (problem,) = problems(**{f"{hub}_TOKEN": token})
+    assert problem == (
+        f"EMB_PROVIDER_{hub}_TOKEN='***' (the environment) cannot be used: a token may hold only visible ASCII"
+        " characters, for it travels in an HTTP header."
+    )
+
+
 def test_words_are_read_in_any_case_and_addresses_in_brackets() -> None:
     loaded = load(LOG_LEVEL="debug", MODEL_SOURCE="ModelScope", MODEL_NAME="a/b", DEVICE="CUDA:1", HOST="[::1]")
     assert (loaded.logs.level, loaded.server.host) == ("DEBUG", "::1")
