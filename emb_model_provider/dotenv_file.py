@@ -27,7 +27,7 @@ MAPPING_NAME: Final = PREFIX + "MODEL_MAPPING"
 
 _MAX_FILE_BYTES: Final = 1024 * 1024
 _MAPPING_START: Final = re.compile(
-    rf"\s*(?:export[^\S\n]+)?('?){MAPPING_NAME}\1[^\S\n]*=(?:\s*(?=\{{)|[^\S\n]*(?=['\"]))"
+    rf"\s*(?:export[^\S\n]+)?('?){MAPPING_NAME}\1[^\S\n]*=(?:\s*(?=[\{{｛])|[^\S\n]*(?=['\"]))"
 )
 _NEXT_ASSIGNMENT: Final = re.compile(r"^[^\S\n]*(?:export[^\S\n]+)?'?[A-Za-z_][A-Za-z0-9_]*'?[^\S\n]*=", re.MULTILINE)
 _QUOTED: Final = {
@@ -202,7 +202,7 @@ def _mapping_document(text: str, at: int, label: str) -> tuple[Document, int]:
     A value that is not JSON is returned up to the next assignment, for the reader of the JSON to complain about.
     """
     quote = text[at]
-    if quote == "{":
+    if quote in "{｛":  # the wide one is for the reader of the JSON to complain about
         return _bare_document(text, at, "", label)
     bare = _BARE_INSIDE_QUOTES.match(text, at) if quote == '"' else None
     if bare:

@@ -22,6 +22,8 @@ _SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 _STRINGS: Final = json.JSONDecoder()
 _LITERALS: Final = {"true": True, "false": False, "null": None}
 _WORD: Final = re.compile(r"[A-Za-z]+")
+#: Space and marks that an editor shows as a blank or not at all; JSON knows none of them.
+_UNSEEN: Final = re.compile(r"[\x00-\x1f\x7f-\xa0\xad\u1680\u2000-\u200f\u2028-\u202f\u205f-\u2064\u3000\ufeff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,7 @@ def parse_json(text: str) -> Node:
     node = scan_json(text, _skip_space(text, 0))
     rest = _skip_space(text, node.end)
     if rest < len(text):
-        raise JsonMistakeError("text follows after the closing bracket", rest)
+        raise JsonMistakeError(_unseen(text[rest]) or "text follows after the closing bracket", rest)
     return node
 
 
@@ -193,7 +195,8 @@ def _scan_string(text: str, at: int) -> tuple[str, int]:
     try:
         value, end = _STRINGS.raw_decode(text, at)
     except json.JSONDecodeError as error:
-        raise JsonMistakeError(f"the string is not valid JSON ({error.msg})", min(error.pos, len(text))) from None
+        place = min(error.pos, len(text))
+        raise JsonMistakeError(_hint_in_string(text, place, error.msg), place) from None
     if _SURROGATE.search(value):
         raise JsonMistakeError("the string holds half of a surrogate pair, which is no character", at)
     return value, end
@@ -202,6 +205,12 @@ def _scan_string(text: str, at: int) -> tuple[str, int]:
 def _skip_space(text: str, at: int) -> int:
     match = _SPACE.match(text, at)
     return match.end() if match else at
+
+
+def _hint_in_string(text: str, at: int, otherwise: str) -> str:
+    if text[at : at + 1] == "\\" or text[at - 1 : at + 1] == "\\u":
+        return "a backslash within a string is written twice: \\\\"
+    return f"the string is not valid JSON ({otherwise})"
 
 
 def _hint(text: str, at: int, otherwise: str) -> str:
@@ -213,6 +222,12 @@ def _hint(text: str, at: int, otherwise: str) -> str:
         return "JSON has no comments: move it outside of the braces"
     if found in {"'", "“", "”", "‘", "’"}:
         return f"JSON strings stand in plain double quotes, not in {found}"
-    if found in {"，", "：", "｛", "｝", "、"}:
+    if found in {"，", "：", "｛", "｝", "［", "］", "＂", "、"}:
         return f"{found} is a full-width character: JSON needs the ASCII one"
-    return otherwise
+    return _unseen(found) or otherwise
+
+
+def _unseen(found: str) -> str:
+    if not _UNSEEN.match(found):
+        return ""
+    return f"the character U+{ord(found):04X} stands here, which cannot be seen and is no blank of JSON: delete it"

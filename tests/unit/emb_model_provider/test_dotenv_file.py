@@ -88,6 +88,7 @@ def test_a_mapping_inside_a_comment_or_another_value_is_not_the_mapping() -> Non
         ('EMB_PROVIDER_MODEL_MAPPING="{\n \\"a\\": \\"\\" 2}"\nEMB_PROVIDER_PORT=x\n', ":2:14", "comma"),
         ('EMB_PROVIDER_MODEL_MAPPING={\n  # note\n "a": {}}\nEMB_PROVIDER_PORT=x\n', ":2:3", "no comments"),
         ('EMB_PROVIDER_MODEL_MAPPING={\n "a": {}, "a": {}}\nEMB_PROVIDER_PORT=x\n', ":2:11", "a second time"),
+        ('EMB_PROVIDER_MODEL_MAPPING=｛"a": 1｝\nEMB_PROVIDER_PORT=x\n', ":1:28", "full-width"),
         ("EMB_PROVIDER_MODEL_MAPPING={“a”: 1}\nEMB_PROVIDER_PORT=x\n", ":1:29", "plain double quotes"),
         ('EMB_PROVIDER_MODEL_MAPPING={"a": NaN}\nEMB_PROVIDER_PORT=x\n', ":1:34", "a value is missing"),
         ('EMB_PROVIDER_MODEL_MAPPING={"a": "\\ud800"}\nEMB_PROVIDER_PORT=x\n', ":1:34", "surrogate"),
