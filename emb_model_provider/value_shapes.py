@@ -29,6 +29,7 @@ _QUOTED: Final = re.compile(r"(['\"]).*\1")
 _MAX_CPU: Final = 4095
 #: Where a model comes from. Who serves a directory looks here for a word such as "local".
 HUB: Final[Choice[Source]] = Choice(SOURCES, "; a model in a directory of this machine needs none of them")
+_WIDE_IN_URL: Final = re.compile(r"[：／．。]")
 _BAD_URL: Final = "it must be a URL such as https://hub.example.com or http://10.0.0.5:8080"
 
 
@@ -45,6 +46,8 @@ class Endpoint(Kind[str]):
         return Bilingual("http://host… or https://host…", "http://主机… 或 https://主机…")
 
     def parse(self, text: str) -> str:
+        if wide := _WIDE_IN_URL.search(text):
+            raise WrongValueError(f"{wide[0]} is a full-width character: a URL needs the ASCII one")
         if "://" not in text:
             raise WrongValueError(f"it has no scheme; write https://{text} (or http://)" if _plain(text) else _BAD_URL)
         try:
@@ -227,7 +230,8 @@ class UrlPrefix(Kind[str]):
     def parse(self, text: str) -> str:
         if not _URL_PREFIX.fullmatch(text):
             raise WrongValueError(
-                "it must be a path such as /embeddings: letters, digits and - . _ ~ between slashes, not . or .."
+                "it must be a path such as /embeddings: letters, digits and - . _ ~ between slashes, and no part that"
+                " is . or .. alone"
             )
         return text.rstrip("/")
 

@@ -94,6 +94,8 @@ def test_a_home_directory_is_filled_in_where_a_path_is_meant() -> None:
         ("MODEL_SOURCE", "local", "auto; a model in a directory of this machine needs none of them."),
         ("LOG_LEVEL", "loud", "one of DEBUG, INFO"),
         ("MODELSCOPE_ENDPOINT", "www.modelscope.cn", "it has no scheme; write https://www.modelscope.cn"),
+        ("HUGGINGFACE_ENDPOINT", "https：//hf-mirror.com", "： is a full-width character: a URL needs the ASCII one."),
+        ("HUGGINGFACE_ENDPOINT", "https://hf-mirror。com", ": 。 is a full-width character"),
         ("HUGGINGFACE_ENDPOINT", "ftp://hub", "must be a URL"),
         ("HUGGINGFACE_ENDPOINT", "https://", "must be a URL"),
         ("HUGGINGFACE_ENDPOINT", "http://[::1", "must be a URL"),
