@@ -25,6 +25,7 @@ _URL_PASSWORD: Final = re.compile(r"//[^/\s]*@")
 _KNOWN_NAMES: Final = frozenset(row.name for row in SETTINGS)
 #: Compared without what all names share, which would make every name look near.
 _KNOWN_SUFFIXES: Final = tuple(row.name.removeprefix(PREFIX) for row in SETTINGS)
+_SEPARATORS: Final = re.compile(r"[-. ]")
 #: Names that work in the environment, where the hubs' clients and torch read them, and what to write in a file.
 _NAMES_OF_OTHERS: Final[dict[str, str | None]] = {
     "HF_ENDPOINT": "HUGGINGFACE_ENDPOINT",
@@ -108,12 +109,12 @@ class Values:
 
     def _warn_of_unknown_names(self) -> None:
         in_file = self._dotenv.assignments if self._dotenv else {}
-        for name in sorted({*self._env, *in_file}):
-            if not name.upper().startswith(PREFIX) or name in _KNOWN_NAMES:
+        for name in sorted({*self._env, *in_file} - _KNOWN_NAMES):
+            near = _near_suffix(name)
+            if near is None:
                 continue
             found = self._look_up(name)
-            near = difflib.get_close_matches(name[len(PREFIX) :].upper(), _KNOWN_SUFFIXES, n=1)
-            advice = f" Did you mean {PREFIX}{near[0]}?" if near else ""
+            advice = f" Did you mean {PREFIX}{near}?" if near else ""
             where = found.where if found else ENVIRONMENT
             self.warnings.append(f"{name} ({where}) is no setting of this program and is ignored.{advice}")
 
@@ -129,6 +130,20 @@ class Values:
                 f"{name} ({found.where}) is ignored, because only names with {PREFIX} count in the file: {instead}set "
                 "it in the environment of the server."
             )
+
+
+def _near_suffix(name: str) -> str | None:
+    """Return what may be meant by an unknown name, without the prefix; "" if nothing is near, ``None`` if not ours."""
+    name = _SEPARATORS.sub("_", name.upper())
+    if name.startswith(PREFIX):
+        near = difflib.get_close_matches(name.removeprefix(PREFIX), _KNOWN_SUFFIXES, n=1)
+        return near[0] if near else ""
+    # A mistake in the prefix: unheard, it could take the keys from a server that was meant to be closed.
+    for suffix in _KNOWN_SUFFIXES:
+        head = name.removesuffix(suffix)
+        if head != name and head.startswith(PREFIX[0]) and difflib.get_close_matches(head, [PREFIX], cutoff=0.9):
+            return suffix
+    return None
 
 
 def check_quotes(found: Found) -> None:

@@ -202,6 +202,27 @@ def test_unknown_names_are_warned_of_with_the_nearest_known_one() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "EMB_PROVIDOR_API_KEYS", "EMB_PROVDER_API_KEYS", "EMBPROVIDER_API_KEYS", "EMB_PROVIDERAPI_KEYS",
+        "EMBED_PROVIDER_API_KEYS", "EMB-PROVIDER-API-KEYS", "emb.provider.api.keys",
+    ],
+)  # fmt: skip
+def test_a_mistake_in_what_all_names_begin_with_is_warned_of_wherever_it_stands(name: str) -> None:
+    words = " is no setting of this program and is ignored. Did you mean EMB_PROVIDER_API_KEYS?"
+    assert load(f"{name}=hush\n").warnings == (f"{name} (.env:1){words}",)
+    assert load_settings({name: "hush"}, None).warnings == (f"{name} (the environment){words}",)
+
+
+@pytest.mark.parametrize(
+    "name", ["LLM_PROVIDER_HOST", "EMBEDDING_PROVIDER_PORT", "PORT", "HOST", "EMB_PORT", "SSH_PORT"]
+)
+def test_names_of_other_programs_are_left_alone(name: str) -> None:
+    assert load(f"{name}=x\n").warnings == ()
+    assert load_settings({name: "x"}, None).warnings == ()
+
+
 def test_names_that_do_nothing_in_the_file_are_warned_of_with_what_does() -> None:
     text = "HF_ENDPOINT=https://mirror.example\nhttps_proxy=http://127.0.0.1:7890\nPOSTGRES_PASSWORD=x\n"
     assert load(text).warnings == (
