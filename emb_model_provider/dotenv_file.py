@@ -98,7 +98,7 @@ def _read(path: Path, environ: Mapping[str, str], *, again: bool) -> DotenvFile:
         raw, _ = read_small_file(path, _MAX_FILE_BYTES + 1, again=again)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        hint = _IS_DIRECTORY if isinstance(error, IsADirectoryError) else ""
+        hint = _IS_DIRECTORY if isinstance(error, IsADirectoryError) and _is_empty(path) else ""
         raise ConfigurationError(f"The settings file {path} cannot be read: {reason}.{hint}") from None
     if len(raw) > _MAX_FILE_BYTES:
         raise ConfigurationError(f"{path} is larger than {_MAX_FILE_BYTES} bytes: that is no settings file.")

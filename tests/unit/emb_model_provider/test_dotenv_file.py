@@ -194,6 +194,12 @@ def _refuse_to_list(_path: Path) -> None:
     raise PermissionError(13, "Permission denied")
 
 
+def test_a_directory_that_holds_something_is_never_said_to_be_removed(tmp_path) -> None:
+    (tmp_path / "kept").touch()
+    with pytest.raises(ConfigurationError, match=rf"{tmp_path} cannot be read: Is a directory\.\Z"):
+        read_dotenv(tmp_path, {})
+
+
 def test_a_current_directory_that_may_not_be_looked_into_is_a_sentence(monkeypatch) -> None:
     def refuse(_path, **_options):
         raise PermissionError(13, "Permission denied")
