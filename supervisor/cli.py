@@ -38,6 +38,7 @@ log = EventLog("supervisor")
 DISTRIBUTION = "emb-model-provider"
 _STRANGER = "supervisor"
 _EXIT_FAILURE = 1
+_BEFORE_COMMANDS = ("--check", "--env-file")
 _SETTING_NAMES = frozenset(row.name for row in SETTINGS)
 
 
@@ -51,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     _fill_home()
     parser = _parser()
     _refuse_settings_as_options(parser, sys.argv[1:] if arguments is None else arguments)
-    options = parser.parse_args(arguments)
+    options = _parse(parser, arguments)
     if options.command not in (None, "serve"):
         return run_command(options)
 
@@ -98,6 +99,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"emb-provider {_version()}")
     add_commands(parser)
     return parser
+
+
+def _parse(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argparse.Namespace:
+    options, left = parser.parse_known_args(arguments)
+    for argument in left:
+        if argument.partition("=")[0] in _BEFORE_COMMANDS:
+            parser.error(f"{argument} belongs before the command: emb-provider {argument} …")
+    if left:
+        parser.error(f"unrecognized arguments: {' '.join(left)}")
+    if options.check and options.command not in (None, "serve"):  # it would stop or reload all the same
+        parser.error(f"--check does nothing but check the settings: leave out either it or {options.command!r}")
+    return options
 
 
 def _refuse_settings_as_options(parser: argparse.ArgumentParser, arguments: list[str]) -> None:

@@ -134,6 +134,23 @@ def test_a_setting_given_as_an_option_is_refused_with_what_to_write(capsys, argu
     assert said.endswith("--port is no option but a setting: set EMB_PROVIDER_PORT in the environment or in .env\n")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["serve", "--check"], "--check belongs before the command: emb-provider --check …\n"),
+        (["status", "--env-file=my.env"], "--env-file=my.env belongs before the command: "),
+        (["status", "--jsn"], "unrecognized arguments: --jsn\n"),
+        (["--check", "stop"], "--check does nothing but check the settings: leave out either it or 'stop'\n"),
+    ],
+)
+def test_an_option_in_the_wrong_place_is_refused_and_the_command_not_carried_out(capsys, monkeypatch, arguments, words):
+    monkeypatch.setattr(cli, "run_command", lambda _: pytest.fail("it was carried out"))
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == 2
+    assert words in capsys.readouterr().err
+
+
 def test_the_run_directory_is_an_option_of_commands_still(tmp_path, capsys):
     assert cli.main(["status", "--run-dir", str(tmp_path)]) == 3
     assert f"No server is running with the run directory {tmp_path}." in capsys.readouterr().err
