@@ -84,7 +84,8 @@ class Desk:
         if changes is None:
             problems = "\n".join(self._use.problems)
             raise ControlError(f"The settings cannot be used; the server goes on as before.\n{problems}")
-        return changes.summary()
+        # At the terminal of who has just edited the file; the log, which has them too, is elsewhere.
+        return "\n".join([changes.summary(), *(f"warning: {warning}" for warning in self._use.settings.warnings)])
 
     def _restart(self, model: str) -> str:
         serving, _ = self._posts()

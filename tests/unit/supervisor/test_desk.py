@@ -21,6 +21,7 @@ class Office:
         self.is_stopping = False
         self.changes = SimpleNamespace(summary=lambda: "kept: en")
         self.use = SimpleNamespace(problems=(), needs_restart=("EMB_PROVIDER_PORT",), read_at=5.0, grace_s=12.5)
+        self.use.settings = SimpleNamespace(warnings=())
         self.routers = [SimpleNamespace(keeper=SimpleNamespace(pid=40 + n), restarts=n) for n in (1, 2)]
         self.renewals = SimpleNamespace(ask=self._ask, is_asked=lambda post: post.model_id in self.renewing)
         self.renewing: set[str] = set()
@@ -135,6 +136,11 @@ def test_a_server_that_stops_answers_what_it_is_at_and_takes_a_second_stop_and_n
 def test_a_reload_says_what_it_changes(office):
     assert office.ask("reload") == {"summary": "kept: en"}
     assert office.done == ["reload"]
+
+
+def test_a_reload_says_what_the_settings_are_warned_of_to_who_has_just_edited_them(office):
+    office.use.settings.warnings = ("X is ignored.", "Y, too.")
+    assert office.ask("reload") == {"summary": "kept: en\nwarning: X is ignored.\nwarning: Y, too."}
 
 
 def test_a_reload_that_is_refused_says_why_a_line_each(office):
