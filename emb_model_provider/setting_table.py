@@ -174,8 +174,10 @@ OVERLONG: Final[Setting[Overlong]] = Setting(
     Choice(OVERLONG_POLICIES),
     "truncate",
     Bilingual(
-        "What happens to a text longer than the model takes: cut it and say so in a header, or refuse it.",
-        "文本超过模型最大长度时的处理方式：`truncate` 截断并在响应头中注明，`error` 拒绝请求。",
+        "What happens to a text longer than the model takes: `truncate` cuts it on the side that its tokenizer prefers,"
+        " `end` and `start` there, and a header says so; `error` refuses it.",
+        "文本超过模型最大长度时的处理方式：`truncate` 在分词器默认的一侧截断，`end`、`start` 在指定的一侧截断，"
+        "均在响应头中注明；`error` 拒绝请求。",
     ),
     "error",
 )
