@@ -190,7 +190,7 @@ class Shard:
         reason, self._why = self._explain(death)
         detail = self._why
         if death.restart_in_s is not None and death.breaker != "closed":
-            detail += f"; it keeps failing, so it is tried again only in {death.restart_in_s:.0f} s"
+            detail = detail.rstrip(".") + f"; it keeps failing, so it is tried again only in {death.restart_in_s:.0f} s"
         self._is_given_up = death.restart_in_s is None
         self._is_asked_for = False
         self._due_s = time.monotonic() + (death.restart_in_s or 0.0) + self._load_s

@@ -278,6 +278,12 @@ async def test_a_holder_that_fails_the_router_gives_way_to_a_successor_or_is_sta
     assert await renewal
 
 
+async def test_a_reason_that_is_a_sentence_is_gone_on_with_without_its_full_stop(scene):
+    scene.shards[0].on_message(LoadFailed("no_network", "It cannot be reached."))
+    scene.shards[0].on_died(Death(exit_code=75, was_ready=False, ended_because="", restart_in_s=30.0, breaker="open"))
+    assert scene.post.row().detail == "It cannot be reached; it keeps failing, so it is tried again only in 30 s"
+
+
 async def test_what_a_model_failed_of_stands_beside_its_state_until_it_serves(scene):
     shard = scene.shards[0]
     shard.on_message(LoadFailed("out_of_memory", "it does not fit"))
