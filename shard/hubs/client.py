@@ -75,8 +75,17 @@ def no_answer_of_a_hub(source: HubName, endpoint: str, answer: str) -> LoadError
     """Return the error of a server that is reached and answers with what no model can be had from."""
     return LoadError(
         LoadReason.NO_NETWORK,
-        f"{source} ({_shown(endpoint)}) answers {answer}: it is out of order, no such hub or mirror, or a proxy "
-        f"answers in its place. Check EMB_PROVIDER_{source.upper()}_ENDPOINT and the proxy, {_OTHER_WAYS}",
+        f"{source} ({_shown(endpoint)}) answers {_shown(answer)}: it is out of order, no such hub or mirror, or a "
+        f"proxy answers in its place. Check EMB_PROVIDER_{source.upper()}_ENDPOINT and the proxy, {_OTHER_WAYS}",
+    )
+
+
+def not_as_announced(source: HubName, name: str, error: object) -> LoadError:
+    """Return the error of a file that is not the one the hub told of, as a page to sign in at in its place."""
+    return LoadError(
+        LoadReason.CORRUPT_DOWNLOAD,
+        f"{source} sent a file of {name!r} that is not the one it announced: {_first_line(error)}. Nothing of it is "
+        "kept; start again to fetch it anew.",
     )
 
 

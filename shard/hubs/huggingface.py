@@ -22,6 +22,7 @@ from shard.hubs.client import (
     no_permission,
     no_such_model,
     no_such_revision,
+    not_as_announced,
     settle_proxies,
     unusable_proxy,
     wrong_token,
@@ -105,7 +106,7 @@ class HuggingFaceClient:
         from huggingface_hub import hf_hub_download  # noqa: PLC0415
 
         def fetch(file: RemoteFile) -> Path:
-            with self._reasons(name, listing.revision):
+            with self._reasons(name, listing.revision), _unwrapped():
                 path = hf_hub_download(
                     name,
                     file.path,
@@ -141,14 +142,24 @@ class HuggingFaceClient:
             ConnectionError,
             TimeoutError,
             errors.HTTPError,  # type: ignore[attr-defined]  # of whichever HTTP library this version uses
-            errors.LocalEntryNotFoundError,
         ) as error:
             raise no_network(self.source, self._endpoint, error) from error
         except OSError as error:
-            raise disk_error(error, self._cache) from error
+            raise self._not_stored(name, error) from error
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             # The client stumbles over the answer, as over a page to sign in at.
             raise no_answer_of_a_hub(self.source, self._endpoint, "with something else than a model's files") from error
+
+    def _not_stored(self, name: str, error: OSError) -> LoadError:
+        """Return the error of a cache that cannot be written, or of an answer that is no file of a hub."""
+        from huggingface_hub.errors import FileMetadataError  # noqa: PLC0415
+
+        if isinstance(error, FileMetadataError):
+            said = f"as no hub does ({str(error).split(', ', 1)[0]})"
+            return no_answer_of_a_hub(self.source, self._endpoint, said)
+        if error.errno is None:  # the client has counted the file's bytes
+            return not_as_announced(self.source, name, error)
+        return disk_error(error, self._cache)
 
     def _refused(self, name: str, error: Exception) -> LoadError:
         from huggingface_hub import get_token  # noqa: PLC0415
@@ -164,6 +175,17 @@ class HuggingFaceClient:
         if response is None:
             return no_network(self.source, self._endpoint, error)
         return no_answer_of_a_hub(self.source, self._endpoint, f"{status} {response.reason_phrase}".rstrip())
+
+
+@contextmanager
+def _unwrapped() -> Iterator[None]:
+    """Raise what happened when the hub was asked about a file, instead of "not in the cache, and no connection"."""
+    from huggingface_hub.errors import LocalEntryNotFoundError  # noqa: PLC0415
+
+    try:
+        yield
+    except LocalEntryNotFoundError as error:
+        raise error.__cause__ or error from None
 
 
 class _Request(Protocol):

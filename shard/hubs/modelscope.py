@@ -22,6 +22,7 @@ from shard.hubs.client import (
     no_permission,
     no_such_model,
     no_such_revision,
+    not_as_announced,
     proxy_of,
     settle_proxies,
     unusable_proxy,
@@ -149,11 +150,7 @@ class ModelScopeClient:
             refused = isinstance(error, errors.AuthenticationError) and self._access.token
             return wrong_token(self.source, name) if refused else no_permission(self.source, name)
         if isinstance(error, errors.FileIntegrityError):
-            return LoadError(
-                LoadReason.CORRUPT_DOWNLOAD,
-                f"{self.source} sent a file of {name!r} that is not the one it announced: {str(error).splitlines()[0]} "
-                "Nothing of it is kept; start again to fetch it anew.",
-            )
+            return not_as_announced(self.source, name, error)
         if isinstance(error, OSError) and not isinstance(error, ConnectionError) and error.errno is not None:
             return disk_error(error, self._cache)
         return self._unusable(error)

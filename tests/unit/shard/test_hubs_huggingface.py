@@ -11,7 +11,9 @@ import pytest
 from emb_model_provider.errors import LoadError, LoadReason
 from emb_model_provider.modelmap import HubAccess
 from shard.hubs import huggingface
+from shard.hubs.client import Listing
 from shard.hubs.huggingface import HuggingFaceClient, prepare_environment
+from shard.hubs.snapshot import RemoteFile
 
 
 @pytest.mark.parametrize(
@@ -50,14 +52,21 @@ class _Answers(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def do_HEAD(self):
+        status, headers = self.server.head
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+
     def log_message(self, *_):
         """Nothing on stderr."""
 
 
 @contextmanager
-def answering(status, body):
+def answering(status, body, head=(200, {})):
     with ThreadingHTTPServer(("127.0.0.1", 0), _Answers) as server:
-        server.status, server.body, server.released = status, body, threading.Event()
+        server.status, server.body, server.head, server.released = status, body, head, threading.Event()
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:
@@ -98,3 +107,28 @@ def test_a_server_that_is_no_hub_is_called_so_and_no_mistake_of_ours_and_no_pass
     assert error.reason == LoadReason.NO_NETWORK
     assert f"huggingface (http://***@127.0.0.1:{endpoint.rpartition(':')[2]}) {words}" in str(error)
     assert "hush" not in str(error)
+
+
+COMMIT = "0" * 40
+
+
+@pytest.mark.parametrize(
+    ("head", "reason", "words"),
+    [
+        # A page to sign in at in place of the file's bytes alone.
+        ((200, {"X-Repo-Commit": COMMIT, "ETag": '"e"', "Content-Length": "99"}), "corrupt_download", "has size 20"),
+        ((200, {"ETag": '"e"', "Content-Length": "99"}), "no_network", "answers as no hub does (Response"),
+        ((403, {}), "no_permission", "does not let us have 'a/b'"),
+        ((405, {}), "no_network", "answers 405 Method Not Allowed"),
+    ],
+)
+def test_what_is_no_file_of_a_hub_is_said_as_it_is_and_not_as_a_cache_that_cannot_be_written(
+    tmp_path, head, reason, words
+):
+    listing = Listing(COMMIT, (RemoteFile("config.json", 99),))
+    with answering(200, b"<html>sign in</html>", head) as endpoint:
+        client = HuggingFaceClient(HubAccess(cache_dir=str(tmp_path), endpoint=endpoint))
+        with pytest.raises(LoadError) as caught:
+            client.download("a/b", listing, lambda _: None)
+    assert (caught.value.reason, words in str(caught.value)) == (reason, True), str(caught.value)
+    assert "hush" not in str(caught.value)
