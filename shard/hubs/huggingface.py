@@ -105,7 +105,10 @@ class HuggingFaceClient:
     def download(self, name: str, listing: Listing, on_bytes: Callable[[int], None]) -> Path:
         from huggingface_hub import hf_hub_download  # noqa: PLC0415
 
+        from shard.hubs.broken_lines import go_on_after_resets  # noqa: PLC0415
+
         def fetch(file: RemoteFile) -> Path:
+            go_on_after_resets()  # for each: the client is made anew where a connection was refused
             with self._reasons(name, listing.revision), _unwrapped():
                 path = hf_hub_download(
                     name,
