@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Final, Protocol, Self
 
 from emb_model_provider.errors import LoadError
+from emb_model_provider.logs import EventLog
 from emb_model_provider.modelmap import HubAccess
 from shard.hubs.client import (
     Listing,
@@ -28,6 +29,8 @@ from shard.hubs.client import (
     wrong_token,
 )
 from shard.hubs.snapshot import HubName, RemoteFile
+
+log = EventLog("shard.hubs.huggingface")
 
 _PARALLEL_FILES: Final = 4
 _ANSWER_S: Final = 30.0
@@ -107,19 +110,26 @@ class HuggingFaceClient:
 
         from shard.hubs.broken_lines import go_on_after_resets  # noqa: PLC0415
 
+        def get(file: RemoteFile) -> Path:
+            path = hf_hub_download(
+                name,
+                file.path,
+                revision=listing.revision,
+                cache_dir=self._cache,
+                endpoint=self._endpoint,
+                token=self._access.token or None,
+                tqdm_class=_meter_class(on_bytes),
+            )
+            return Path(path)
+
         def fetch(file: RemoteFile) -> Path:
             go_on_after_resets()  # for each: the client is made anew where a connection was refused
             with self._reasons(name, listing.revision), _unwrapped():
-                path = hf_hub_download(
-                    name,
-                    file.path,
-                    revision=listing.revision,
-                    cache_dir=self._cache,
-                    endpoint=self._endpoint,
-                    token=self._access.token or None,
-                    tqdm_class=_meter_class(on_bytes),
-                )
-            return Path(path)
+                try:
+                    return get(file)
+                except RuntimeError as error:
+                    _leave_chunk_store(name, error)
+                    return get(file)
 
         with ThreadPoolExecutor(_PARALLEL_FILES) as pool:
             list(pool.map(fetch, listing.files))
@@ -144,6 +154,7 @@ class HuggingFaceClient:
         except (
             ConnectionError,
             TimeoutError,
+            RuntimeError,
             errors.HTTPError,  # type: ignore[attr-defined]  # of whichever HTTP library this version uses
         ) as error:
             raise no_network(self.source, self._endpoint, error) from error
@@ -178,6 +189,19 @@ class HuggingFaceClient:
         if response is None:
             return no_network(self.source, self._endpoint, error)
         return no_answer_of_a_hub(self.source, self._endpoint, f"{status} {response.reason_phrase}".rstrip())
+
+
+def _leave_chunk_store(name: str, error: RuntimeError) -> None:
+    """Have whole files fetched from now on; raise ``error`` where they are already.
+
+    The chunk store has hosts of its own, which a firewall that lets HuggingFace's pass may not know.
+    """
+    from huggingface_hub import constants  # noqa: PLC0415
+
+    if constants.HF_HUB_DISABLE_XET:
+        raise error
+    constants.HF_HUB_DISABLE_XET = True
+    log.warning("chunk_store_left", model=name, source="huggingface", error=error)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from huggingface_hub import constants
 
 from emb_model_provider.errors import LoadError, LoadReason
 from emb_model_provider.modelmap import HubAccess
@@ -64,8 +65,8 @@ class _Answers(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def answering(status, body, head=(200, {})):
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Answers) as server:
+def answering(status, body, head=(200, {}), handler=_Answers):
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         server.status, server.body, server.head, server.released = status, body, head, threading.Event()
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
@@ -132,3 +133,33 @@ def test_what_is_no_file_of_a_hub_is_said_as_it_is_and_not_as_a_cache_that_canno
             client.download("a/b", listing, lambda _: None)
     assert (caught.value.reason, words in str(caught.value)) == (reason, True), str(caught.value)
     assert "hush" not in str(caught.value)
+
+
+class _InPieces(_Answers):
+    """A hub that keeps its files in a chunk store, whose own host cannot be reached."""
+
+    def send_header(self, keyword, value):
+        super().send_header(keyword, value)
+        if keyword == "Server":  # which every answer has
+            for name, text in {
+                "X-Repo-Commit": COMMIT,
+                "ETag": '"e"',
+                "X-Xet-Hash": "a" * 64,
+                "X-Xet-Refresh-Route": f"http://{self.headers['Host']}/token",
+                "X-Xet-Cas-Url": "http://127.0.0.1:9",
+                "X-Xet-Access-Token": "t",
+                "X-Xet-Token-Expiration": "9999999999",
+            }.items():
+                super().send_header(name, text)
+
+
+def test_where_the_chunk_store_cannot_be_reached_whole_files_are_fetched(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_XET_CLIENT_RETRY_MAX_ATTEMPTS", "0")
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    body = b'{"model_type": "bert"}'
+    listing = Listing(COMMIT, (RemoteFile("config.json", len(body)),))
+    with answering(200, body, (200, {"Content-Length": str(len(body))}), _InPieces) as endpoint:
+        client = HuggingFaceClient(HubAccess(cache_dir=str(tmp_path), endpoint=endpoint))
+        directory = client.download("a/b", listing, lambda _: None)
+    assert (directory / "config.json").read_bytes() == body
+    assert constants.HF_HUB_DISABLE_XET, "the next file would wait as long"
