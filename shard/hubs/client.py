@@ -16,6 +16,9 @@ from emb_model_provider.errors import LoadError, LoadReason, files_limited
 from shard.hubs.snapshot import HubName, RemoteFile
 
 _OTHER_WAYS: Final = "take the model from the other hub, or copy it into the cache and set EMB_PROVIDER_OFFLINE=true."
+#: What names the certificates of those that each client trusts.
+_AUTHORITIES: Final[dict[HubName, str]] = {"huggingface": "SSL_CERT_FILE", "modelscope": "REQUESTS_CA_BUNDLE"}
+_OWN_AUTHORITY: Final = "Where your company signs what comes, set {} in the environment to a file of all it trusts."
 #: The schemes of proxies that count for a hub.
 _PROXIED: Final = ("http", "https", "all")
 _THIS_MACHINE: Final = ("localhost", "127.0.0.1", "::1")
@@ -53,10 +56,22 @@ def no_network(source: HubName, endpoint: str, error: object) -> LoadError:
     """Return the error of a hub that cannot be reached."""
     proxy = proxy_of(endpoint)
     way = f" through the proxy {_shown(proxy)}" if proxy else ""
+    said = _first_line(_innermost(error))
+    own = f" {_OWN_AUTHORITY.format(_AUTHORITIES[source])}" if "CERTIFICATE_VERIFY_FAILED" in said else ""
     return LoadError(
         LoadReason.NO_NETWORK,
-        f"{source} ({_shown(endpoint)}) cannot be reached{way}: {_first_line(_innermost(error))}. Check the network "
-        f"and the proxy, set EMB_PROVIDER_{source.upper()}_ENDPOINT to a mirror, {_OTHER_WAYS}",
+        f"{source} ({_shown(endpoint)}) cannot be reached{way}: {said}.{own} Check the network and the proxy, set "
+        f"EMB_PROVIDER_{source.upper()}_ENDPOINT to a mirror, {_OTHER_WAYS}",
+    )
+
+
+def unusable_certificates(source: HubName, error: object) -> LoadError:
+    """Return the error of a file of authorities that the hub's client does not even start with."""
+    variable = _AUTHORITIES[source]
+    return LoadError(
+        LoadReason.NO_NETWORK,
+        f"the client of {source} cannot read the certificates that {variable} names in the environment "
+        f"({os.environ.get(variable, 'not set')}): {_first_line(error)}. Correct it, or unset it.",
     )
 
 

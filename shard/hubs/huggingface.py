@@ -25,6 +25,7 @@ from shard.hubs.client import (
     no_such_revision,
     not_as_announced,
     settle_proxies,
+    unusable_certificates,
     unusable_proxy,
     wrong_token,
 )
@@ -94,6 +95,8 @@ class HuggingFaceClient:
             get_session()
         except (ImportError, ValueError) as error:  # made from the environment's proxies alone
             raise unusable_proxy(self.source, error) from error
+        except OSError as error:
+            raise unusable_certificates(self.source, error) from error
         api = HfApi(endpoint=self._endpoint, token=self._access.token or None)
         with self._reasons(name, revision), _Patience().limited():
             commit = api.model_info(name, revision=revision or self.default_revision).sha

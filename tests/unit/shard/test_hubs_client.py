@@ -1,6 +1,7 @@
 """What a hub that cannot be asked is said to be, and what the environment's proxies may do to that."""
 
 import os
+import ssl
 
 import pytest
 from huggingface_hub import close_session
@@ -59,6 +60,26 @@ def test_a_proxy_that_a_client_cannot_use_is_named_with_what_to_do(environment, 
     assert caught.value.reason == LoadReason.NO_NETWORK
     assert "(socks://***@127.0.0.1:7891/)" in str(caught.value)
     assert "Set HTTP_PROXY and HTTPS_PROXY" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "variable"), [("huggingface", "SSL_CERT_FILE"), ("modelscope", "REQUESTS_CA_BUNDLE")]
+)
+def test_a_certificate_nobody_knows_is_told_with_the_variable_that_this_client_reads(
+    environment, source, variable
+) -> None:
+    said = "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed certificate in certificate chain"
+    assert f"set {variable} in the environment" in str(
+        no_network(source, "https://h", ssl.SSLCertVerificationError(1, said))
+    )
+    assert variable not in str(no_network(source, "https://h", OSError(111, "Connection refused")))
+
+
+def test_certificates_that_are_not_there_are_named_and_no_mistake_of_ours(environment, tmp_path) -> None:
+    environment["SSL_CERT_FILE"] = str(tmp_path / "gone.pem")
+    with pytest.raises(LoadError, match=r"SSL_CERT_FILE names in the environment \(.*gone.pem\)") as caught:
+        HuggingFaceClient(HubAccess(cache_dir=str(tmp_path))).list_files("iic/gte", None)
+    assert caught.value.reason == LoadReason.NO_NETWORK
 
 
 def test_a_socks_proxy_beside_both_others_is_not_used_and_stops_no_client(environment, tmp_path) -> None:
