@@ -41,6 +41,10 @@ _PAUSE_S: Final = 1.0
 _RENAMED_OWNERS = (("damo/", "iic/"), ("iic/", "damo/"))
 
 
+class _FileGoneError(LoadError):
+    """A file that is listed and not there: to ask again at once is of no use."""
+
+
 class ModelScopeClient:
     """Implements ``client.HubClient``."""
 
@@ -97,6 +101,8 @@ class ModelScopeClient:
         while True:
             try:
                 return self._fetch(name, listing.revision, wanted, arrival)
+            except _FileGoneError:
+                raise
             except LoadError as error:
                 if error.reason != LoadReason.NO_NETWORK or arrival.is_over():
                     raise
@@ -135,7 +141,11 @@ class ModelScopeClient:
             yield
         except errors.FileDownloadError as error:
             # One error for many files; the first says what happened to all of them.
-            raise self._reason(next(iter(error.failed_files.values()), error), name, revision) from error
+            file, first = next(iter(error.failed_files.items()), ("", error))
+            if isinstance(first, errors.NotExistError):  # of a model that is there: it has listed its files
+                said = no_answer_of_a_hub(self.source, self._endpoint, f"404 for {file}, which it has listed")
+                raise _FileGoneError(said.reason, str(said)) from error
+            raise self._reason(first, name, revision) from error
         except (errors.HubError, OSError, ValueError) as error:  # the last of a proxy with a scheme that is none
             raise self._reason(error, name, revision) from error
 

@@ -15,6 +15,9 @@ import pytest
 from emb_model_provider.errors import LoadError, LoadReason
 from emb_model_provider.modelmap import HubAccess, Hubs, ModelSpec
 from shard.hubs import Progress, Snapshot, fetch
+from shard.hubs.client import Listing
+from shard.hubs.modelscope import ModelScopeClient
+from shard.hubs.snapshot import RemoteFile
 from tests.support.hub import OWNER_TOKEN, STRANGER_TOKEN, LoopbackHub
 from tests.support.tiny_models import make_gte, make_sentence_transformers
 
@@ -237,6 +240,13 @@ def test_a_revision_that_does_not_exist_is_named_as_the_mistake(hub, tmp_path, n
     error = refused(hub, tmp_path, name, source=source, revision="v9")
     assert error.reason == LoadReason.NO_SUCH_MODEL
     assert "no revision 'v9'" in str(error)
+
+
+def test_a_file_that_modelscope_lists_and_does_not_have_is_no_model_that_does_not_exist(hub, tmp_path):
+    client = ModelScopeClient(HubAccess(str(tmp_path), hub.endpoint))
+    with pytest.raises(LoadError, match=r"answers 404 for gone\.txt, which it has listed") as caught:
+        client.download(MS, Listing("master", (RemoteFile("gone.txt", 3, "0" * 64),)), [].append)
+    assert caught.value.reason == LoadReason.NO_NETWORK
 
 
 def test_fetching_imports_neither_torch_nor_transformers():

@@ -95,7 +95,8 @@ def test_a_hub_that_falls_silent_after_its_first_answer_is_no_network(monkeypatc
 @pytest.mark.parametrize(
     ("status", "body", "words"),
     [
-        (404, b"not here", "answers 404 Not Found"),
+        (404, b"not here", "answers 404 Not Found: it is out of order"),
+        (429, b"slow down", "answers 429 Too Many Requests: it has had too many requests from this network"),
         (200, b"<html>sign in</html>", "answers with something else than a model's files"),
         (200, b'{"sha": "00"}', "answers with something else than a model's files"),
     ],
