@@ -21,6 +21,7 @@ from shard.hubs.client import HubClient, Listing, disk_error
 from shard.hubs.huggingface import HuggingFaceClient
 from shard.hubs.modelscope import ModelScopeClient, other_names
 from shard.hubs.near_names import suggest
+from shard.hubs.needed import needed_files
 from shard.hubs.snapshot import (
     HubName,
     Marker,
@@ -33,7 +34,6 @@ from shard.hubs.snapshot import (
     progress_of_another,
     read_marked,
     remove_file,
-    select_files,
     write_marker,
 )
 
@@ -202,7 +202,7 @@ def _download(spec: ModelSpec, client: HubClient, on_progress: OnProgress) -> Sn
         if (found := read_marked(repository, asked)) is not None:
             return Snapshot(found[0], client.source, spec.name, found[1])
         listing = client.list_files(spec.name, spec.revision)
-        listing = Listing(listing.revision, select_files(listing.files))
+        listing = Listing(listing.revision, needed_files(spec.name, client.source, listing.files))
         meter = _Meter(sum(file.size for file in listing.files), client.source, on_progress)
         log.info("download", model=spec.id, source=client.source, files=len(listing.files), bytes=meter.total_bytes)
         note = _note_begun(repository, listing)

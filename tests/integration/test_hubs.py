@@ -201,6 +201,24 @@ def test_what_a_lost_network_left_of_a_download_is_not_taken_for_a_model_and_com
     assert get(hub, tmp_path, HF, offline=True)
 
 
+@pytest.mark.parametrize("source", ["huggingface", "modelscope"])
+@pytest.mark.parametrize(
+    ("files", "reason", "words"),
+    [
+        ({}, LoadReason.NO_NETWORK, "lists no file of 'o/new'"),
+        ({"config.json": b"{}", "q8.gguf": b"12345"}, LoadReason.UNSUPPORTED_MODEL, "its largest files are q8.gguf, "),
+    ],
+)
+def test_a_repository_without_weights_is_none_that_is_complete_for_ever(
+    hub, tmp_path, directories, source, files, reason, words
+):
+    hub.add("o/new", files)
+    error = refused(hub, tmp_path, "o/new", source=source)
+    assert (error.reason, words in str(error)) == (reason, True), str(error)
+    hub.add("o/new", directories[HF])
+    assert weights_of(get(hub, tmp_path, "o/new", source=source).directory).is_file()
+
+
 def test_half_a_cache_of_another_tool_is_not_taken_for_a_model(hub, tmp_path):
     directory = get(hub, tmp_path, HF).directory
     for marker in tmp_path.rglob(".emb-provider-*.json"):
