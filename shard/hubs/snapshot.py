@@ -87,6 +87,8 @@ def select_files(files: Iterable[RemoteFile]) -> tuple[RemoteFile, ...]:
 
 
 def _is_wanted(path: PurePosixPath) -> bool:
+    if path.is_absolute():  # one client would write it there; ".." falls under the next rule
+        return False
     if any(part.startswith(".") or part.lower().startswith(_OTHER_FORMATS) for part in path.parts):
         return False
     return path.suffix in _KEPT_SUFFIXES or path.name in _KEPT_NAMES

@@ -69,6 +69,11 @@ def test_other_formats_and_leftovers_of_training_are_not(path):
     assert selected(path) == []
 
 
+@pytest.mark.parametrize("path", ["/tmp/config.json", "../config.json", "a/../../config.json"])
+def test_a_hub_cannot_have_a_file_written_outside_of_the_model_s_directory(path):
+    assert selected("config.json", path) == ["config.json"]
+
+
 @given(st.binary(max_size=64))
 def test_a_safetensors_file_is_whole_only_with_every_byte(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("s") / "model.safetensors"
