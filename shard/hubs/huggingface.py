@@ -109,7 +109,7 @@ class HuggingFaceClient:
         return Listing(str(commit), tuple(files))
 
     def download(self, name: str, listing: Listing, on_bytes: Callable[[int], None]) -> Path:
-        from huggingface_hub import hf_hub_download  # noqa: PLC0415
+        from huggingface_hub import constants, hf_hub_download  # noqa: PLC0415
 
         from shard.hubs.broken_lines import go_on_after_resets  # noqa: PLC0415
 
@@ -127,10 +127,13 @@ class HuggingFaceClient:
 
         def fetch(file: RemoteFile) -> Path:
             go_on_after_resets()  # for each: the client is made anew where a connection was refused
+            in_pieces = not constants.HF_HUB_DISABLE_XET
             with self._reasons(name, listing.revision), _unwrapped():
                 try:
                     return get(file)
                 except RuntimeError as error:
+                    if not in_pieces:
+                        raise
                     _leave_chunk_store(name, error)
                     return get(file)
 
@@ -195,16 +198,15 @@ class HuggingFaceClient:
 
 
 def _leave_chunk_store(name: str, error: RuntimeError) -> None:
-    """Have whole files fetched from now on; raise ``error`` where they are already.
+    """Have whole files fetched from now on, and say so once: other files, under way at the same time, find out as well.
 
     The chunk store has hosts of its own, which a firewall that lets HuggingFace's pass may not know.
     """
     from huggingface_hub import constants  # noqa: PLC0415
 
-    if constants.HF_HUB_DISABLE_XET:
-        raise error
-    constants.HF_HUB_DISABLE_XET = True
-    log.warning("chunk_store_left", model=name, source="huggingface", error=error)
+    if not constants.HF_HUB_DISABLE_XET:
+        constants.HF_HUB_DISABLE_XET = True
+        log.warning("chunk_store_left", model=name, source="huggingface", error=error)
 
 
 @contextmanager

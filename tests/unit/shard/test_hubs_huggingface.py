@@ -158,9 +158,10 @@ def test_where_the_chunk_store_cannot_be_reached_whole_files_are_fetched(monkeyp
     monkeypatch.setenv("HF_XET_CLIENT_RETRY_MAX_ATTEMPTS", "0")
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
     body = b'{"model_type": "bert"}'
-    listing = Listing(COMMIT, (RemoteFile("config.json", len(body)),))
+    names = ["config.json", "modules.json", "tokenizer.json", "vocab.txt"]  # fetched at once, of which each finds out
+    listing = Listing(COMMIT, tuple(RemoteFile(name, len(body)) for name in names))
     with answering(200, body, (200, {"Content-Length": str(len(body))}), _InPieces) as endpoint:
         client = HuggingFaceClient(HubAccess(cache_dir=str(tmp_path), endpoint=endpoint))
         directory = client.download("a/b", listing, lambda _: None)
-    assert (directory / "config.json").read_bytes() == body
+    assert [(directory / name).read_bytes() for name in names] == [body] * 4
     assert constants.HF_HUB_DISABLE_XET, "the next file would wait as long"
