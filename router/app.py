@@ -28,6 +28,7 @@ from router.dialects.seam import Dialect
 from router.expectation import UNMET
 from router.handlers import REQUEST_ID, Handlers
 from router.health import KEY_QUESTION, key_question
+from router.near_paths import NearPaths
 from router.prefix import OUTSIDE
 from router.visit import VISIT
 
@@ -61,6 +62,8 @@ def build_app(
     """
     budget = Budget(max_queue_bytes or math.inf)
     keyless = _OPEN_PATHS.union(open_paths)
+    routes = [*handlers.routes(), key_question(authenticator)]
+    near = NearPaths((route.method, route.path) for route in routes)
 
     def refuse(request: web.Request, error: RequestError) -> web.Response:
         _note_error(error)
@@ -86,7 +89,7 @@ def build_app(
         except RequestError as error:
             response = refuse(request, error)
         except (web.HTTPNotFound, web.HTTPMethodNotAllowed) as error:
-            response = refuse(request, _unrouted(request, error))
+            response = refuse(request, _unrouted(request, error, near))
             if isinstance(error, web.HTTPMethodNotAllowed):
                 response.headers["Allow"] = ", ".join(sorted(error.allowed_methods))
         except Exception:  # a bug of ours must reach the log and the client, not end the connection
@@ -100,7 +103,7 @@ def build_app(
         return response
 
     app = web.Application(middlewares=[*outer, answer_in_shape], client_max_size=max_request_bytes)
-    app.add_routes([*handlers.routes(), key_question(authenticator)])
+    app.add_routes(routes)
     return app
 
 
@@ -126,9 +129,14 @@ def _check_way(request: web.Request) -> None:
         raise NotFoundError("Everything here is below the path that EMB_PROVIDER_URL_PREFIX names.")
 
 
-def _unrouted(request: web.Request, error: web.HTTPNotFound | web.HTTPMethodNotAllowed) -> RequestError:
+def _unrouted(
+    request: web.Request, error: web.HTTPNotFound | web.HTTPMethodNotAllowed, near: NearPaths
+) -> RequestError:
     if isinstance(error, web.HTTPNotFound):
-        return NotFoundError(f"There is no {request.method} {request.path[:200]} here.")
+        path = request.rel_url.raw_path  # as it was sent: what is escaped in it may be what is wrong
+        meant = near.nearest(request.method, path)
+        hint = f" Did you mean {meant}? Look at the base URL that your client was given." if meant else ""
+        return NotFoundError(f"There is no {request.method} {path[:200]} here.{hint}")
     allowed = ", ".join(sorted(error.allowed_methods))
     return MethodNotAllowedError(f"Use {allowed} for {request.path[:200]}.")
 

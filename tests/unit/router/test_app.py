@@ -10,6 +10,7 @@ import numpy as np
 import orjson
 import pytest
 from aiohttp import web
+from yarl import URL
 
 from emb_model_provider.messages.link import Encoded, Tokens
 from emb_model_provider.messages.status import ShardTable
@@ -248,6 +249,15 @@ async def test_every_refusal_has_openais_shape_and_a_request_id(aiohttp_client, 
     assert response.status == status
     assert (await response.json())["error"]["code"] == code
     assert response.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings/", "/v1/v1/embeddings", "/v1%2Fembeddings"])
+async def test_a_base_url_with_a_part_too_many_is_told_the_path_that_is_served(aiohttp_client, path):
+    client = await aiohttp_client(make_app())
+    response = await client.post(URL(path, encoded=True), json={"model": "m", "input": "a"})
+    assert response.status == 404
+    told = (await response.json())["error"]["message"]
+    assert told.startswith(f"There is no POST {path} here. Did you mean /v1/embeddings?")
 
 
 async def test_a_body_over_the_limit_is_refused_before_it_is_read(aiohttp_client):

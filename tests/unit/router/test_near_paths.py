@@ -1,0 +1,36 @@
+import pytest
+
+from router.dialects.table import by_path
+from router.near_paths import NearPaths
+
+NEAR = NearPaths([*by_path(), ("GET", "/health"), ("GET", "/metrics")])
+
+
+@pytest.mark.parametrize(
+    ("asked", "meant"),
+    [
+        ("POST /v1/embeddings/", "/v1/embeddings"),
+        ("POST //v1/embeddings", "/v1/embeddings"),
+        ("POST /v1//embeddings//", "/v1/embeddings"),
+        ("POST /v1%2Fembeddings", "/v1/embeddings"),
+        ("POST /v1/v1/embeddings", "/v1/embeddings"),
+        ("POST /V1/Embeddings", "/v1/embeddings"),
+        ("POST /openai/v1/embeddings", "/v1/embeddings"),
+        ("POST /v1/v2/embed", "/v2/embed"),
+        ("POST /v1/api/embed", "/api/embed"),
+        ("POST /v1/tokenize", "/tokenize"),
+        ("GET /v1/v1/models", "/v1/models"),
+        ("HEAD /v1/health", "/health"),
+        ("GET /metrics/", "/metrics"),
+    ],
+)
+def test_a_part_too_many_or_a_wrong_slash_is_seen_through(asked, meant):
+    assert NEAR.nearest(*asked.split()) == meant
+
+
+@pytest.mark.parametrize(
+    "asked", ["POST /v1/chat/completions", "GET /v1/embeddings/", "PUT /v1/embeddings/", "POST /myembed", "GET //", "*"]
+)
+def test_what_resembles_nothing_that_this_method_may_ask_for_gets_no_hint(asked):
+    method, _, path = asked.partition(" ")
+    assert NEAR.nearest(method, path) is None
