@@ -13,6 +13,8 @@ from router import large_json
 T = TypeVar("T")
 
 _LONGEST_SHOWN: Final = 64
+#: Notepad and PowerShell write it; RFC 8259 leaves it to a reader to pass over it.
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 #: orjson's words for bytes that are in another encoding. It calls them surrogates, and names no place but the first.
 _NOT_UTF8: Final = "str is not valid UTF-8"
 _FOREIGN: Final = "it is not in UTF-8 (a Chinese Windows console sends GBK: send a file that is saved as UTF-8)"
@@ -22,7 +24,7 @@ def read_object(body: bytes) -> Generator[None, None, Fields]:
     """Return the fields of a JSON object, with a pause after each millisecond or so of a large one."""
     try:
         # orjson refuses NaN, lone surrogates, invalid UTF-8 and deep nesting, all as JSONDecodeError.
-        value = yield from large_json.read(body)
+        value = yield from large_json.read(body.removeprefix(_BYTE_ORDER_MARK))
     except orjson.JSONDecodeError as error:
         reason = _FOREIGN if error.msg.startswith(_NOT_UTF8) else error
         raise InvalidRequestError(f"The body is not valid JSON: {reason}.") from None

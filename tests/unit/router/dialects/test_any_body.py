@@ -9,6 +9,7 @@ from emb_model_provider.errors import RequestError
 from router.dialects.fields import read_object
 from router.dialects.seam import EncodeCall
 from router.dialects.table import by_path
+from router.large_json import LARGE_BYTES
 
 ROUTES = [
     pytest.param(dialect, route, id=f"{dialect.name} {route.path}")
@@ -123,6 +124,12 @@ def test_any_object_is_understood_or_refused_with_a_sentence(dialect, route, wil
 def test_json_in_another_encoding_is_called_that(encoding):
     with pytest.raises(RequestError, match=r"^The body is not valid JSON: it is not in UTF-8 .*GBK"):
         finish(read_object('{"model": "m", "input": "你好"}'.encode(encoding)))
+
+
+@pytest.mark.parametrize("size", [1, LARGE_BYTES])
+def test_the_byte_order_mark_of_a_file_that_windows_saved_is_no_part_of_its_json(size):
+    body = b'{"model": "m", "input": ["%b"]}' % (b"a" * size)
+    assert finish(read_object(b"\xef\xbb\xbf" + body)).values == orjson.loads(body)
 
 
 @given(st.binary(max_size=100).map(lambda data: b"\x00" + data))  # no JSON begins so
