@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from collections.abc import Mapping
 from typing import Final
 
 from emb_model_provider.errors import AuthenticationError
 
-_SCHEME: Final = "bearer "
+_SCHEME: Final = re.compile(r"^bearer(?:\s+|$)", re.IGNORECASE)
 #: Where a key may stand beside ``Authorization``: as clients of Azure, Anthropic and gateways send it.
 _OTHER_HEADERS: Final = ("x-api-key", "api-key")
 
@@ -49,7 +50,6 @@ class Authenticator:
 
 def _key_in(headers: Mapping[str, str]) -> str:
     authorization = headers.get("Authorization")
-    if authorization is not None:
-        is_bearer = authorization[: len(_SCHEME)].lower() == _SCHEME
-        return (authorization[len(_SCHEME) :] if is_bearer else authorization).strip()
+    if authorization is not None:  # "Bearer" alone, of a variable that is not set, is no key
+        return _SCHEME.sub("", authorization.strip())
     return next((key.strip() for name in _OTHER_HEADERS if (key := headers.get(name))), "")
