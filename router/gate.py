@@ -85,7 +85,9 @@ class Gate:
         self.answered = 0
         self.failed = 0
         self.refused = 0
+        #: Unix time, for people to read: that clock may be set at any moment.
         self.last_success = 0.0
+        self._last_success_s = -math.inf
         self._max_queue_s = max_queue_s
         self._rate = Rate(tokens_per_s or _FIRST_TOKENS_PER_S)
         self._is_guess = not tokens_per_s
@@ -118,6 +120,15 @@ class Gate:
     def waiting_slices(self) -> int:
         """Slices whose turn has not come."""
         return len(self._small.queue) + len(self._big.queue)
+
+    def succeeded(self) -> None:
+        """Count one request that has its result."""
+        self.answered += 1
+        self.last_success, self._last_success_s = time.time(), time.monotonic()
+
+    def has_succeeded_within(self, seconds: float) -> bool:
+        """Tell whether a request got its result in the last so many seconds."""
+        return time.monotonic() - self._last_success_s < seconds
 
     def oldest_s(self) -> float:
         """Return for how long the oldest request has been here; 0 when there is none."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Collection, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
@@ -97,8 +96,7 @@ class EmbeddingService:
         with gate.counted(client, total, is_small=is_small):
             async with time_limit(len(tokens), *limits_s, since_s=since_s) as deadline_s:
                 result = await self._embed(request, status, gate, client, tokens, deadline_s)
-        gate.answered += 1
-        gate.last_success = time.time()
+        gate.succeeded()
         return result
 
     async def facts(self, request: EncodeRequest) -> EncoderInfo:
@@ -157,8 +155,7 @@ class EmbeddingService:
 
     def found_guilty(self, model_id: str) -> None:
         # One that dies whatever it is asked would have every input blamed, one after the other.
-        is_well = time.time() - self.gate(model_id).last_success < _LATELY_S
-        if is_well and self.quarantine:
+        if self.gate(model_id).has_succeeded_within(_LATELY_S) and self.quarantine:
             self.on_acquitted(model_id)
 
     async def _wait(

@@ -1,6 +1,7 @@
 """Who waits for whose trial: a process that answers and dies when the test says so."""
 
 import asyncio
+import time
 
 import pytest
 
@@ -225,6 +226,23 @@ async def test_a_model_that_answers_others_is_acquitted_of_what_an_input_did_tha
     with pytest.raises(EncodeError):
         await guilty
     assert acquitted == told
+
+
+@pytest.mark.parametrize("set_by_s", [-3600.0, 3600.0])
+async def test_a_clock_that_is_set_meanwhile_changes_nothing_of_when_a_model_has_answered(scene, monkeypatch, set_by_s):
+    acquitted: list[str] = []
+    scene.service.on_acquitted = acquitted.append
+    innocent = await scene.ask("innocent")
+    await scene.answer()
+    await innocent
+    unix_time, monotonic = time.time, time.monotonic
+    monkeypatch.setattr(time, "time", lambda: unix_time() + set_by_s)
+    scene.service.left_behind(Left("m", (b"b",), alone=True))
+    assert acquitted == ["m"]
+    monkeypatch.setattr(time, "time", lambda: unix_time() - 3600.0)
+    monkeypatch.setattr(time, "monotonic", lambda: monotonic() + 120.0)
+    scene.service.left_behind(Left("m", (b"b",), alone=True))
+    assert acquitted == ["m"], "it has answered nobody for two minutes"
 
 
 async def test_a_model_is_acquitted_too_where_the_guilty_ones_client_had_left(scene):
