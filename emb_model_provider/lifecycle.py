@@ -10,7 +10,7 @@ import resource
 import socket
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, TypeVar
 
 from emb_model_provider.errors import ProtocolError
@@ -59,7 +59,11 @@ class ControlChannel:
 
     def post(self, message: Message) -> None:
         """Send one message, in order, without waiting for a supervisor that does not read: for an event loop."""
-        self._posting.submit(self.send, message)
+        self.begin_sending(message)
+
+    def begin_sending(self, message: Message) -> Future[None]:
+        """Do as ``post`` does, for who wants to know when it has been sent."""
+        return self._posting.submit(self.send, message)
 
     def receive(self) -> Message | None:
         """Wait for the next message; ``None`` when the supervisor is gone."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 from aiohttp import payload, web
 from aiohttp.abc import AbstractStreamWriter
@@ -94,8 +95,27 @@ async def _receive(request: web.Request, max_bytes: int, held: HeldBytes | None)
             held.grow_to(size)
     if (broken := request.content.exception()) is not None:  # between two reads: aiohttp shows it as an end
         raise broken
-    # Joining 12 MB takes up to 10 ms: most of it is the machine that finds new pages.
-    return await asyncio.to_thread(b"".join, pieces) if size >= _JOINED_ELSEWHERE_BYTES else b"".join(pieces)
+    return await _JOINER.join(pieces) if size >= _JOINED_ELSEWHERE_BYTES else b"".join(pieces)
+
+
+class _Joiner:
+    """Joins in a thread: 12 MB take up to 10 ms, most of it while the machine finds new pages.
+
+    The thread is not the loop's own, to end which takes one more.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "joiner")
+
+    async def join(self, pieces: list[bytes]) -> bytes:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, b"".join, pieces)
+        except RuntimeError:  # no thread can be had: the loop is held up for once
+            self._thread = ThreadPoolExecutor(1, "joiner")  # the other would keep the pieces until one can
+            return b"".join(pieces)
+
+
+_JOINER = _Joiner()
 
 
 def _too_large(max_bytes: int) -> PayloadTooLargeError:

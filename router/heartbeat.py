@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable
+from concurrent.futures import Future
 
 from emb_model_provider.messages.framing import Message
 from emb_model_provider.messages.status import Heartbeat
@@ -12,7 +13,10 @@ from emb_model_provider.rss import rss_bytes
 
 
 async def beat(
-    send: Callable[[Message], None], in_flight: Callable[[], int], quarantined: Callable[[], int], every_s: float
+    begin_sending: Callable[[Message], Future[None]],
+    in_flight: Callable[[], int],
+    quarantined: Callable[[], int],
+    every_s: float,
 ) -> None:
     """Send ``Heartbeat`` every ``every_s`` seconds until cancelled: a loop that stands still sends none."""
     loop = asyncio.get_running_loop()
@@ -23,5 +27,5 @@ async def beat(
         heartbeat = Heartbeat(lag_s, in_flight(), rss_bytes(), quarantined())
         due_s = loop.time() + every_s
         sys.stderr.flush()  # what could not be written before
-        # In a thread: a supervisor that is stopped stops reading, and that must hold up nobody else.
-        await asyncio.to_thread(send, heartbeat)
+        # A supervisor that is stopped stops reading: that holds up nobody else, and only one of these waits for it.
+        await asyncio.wrap_future(begin_sending(heartbeat))

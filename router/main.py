@@ -118,7 +118,8 @@ async def _serve(
     gc.enable()
     control.post(RouterReady(os.getpid()))
     beating = asyncio.create_task(
-        beat(control.send, backend.in_flight, service.quarantine.__len__, config.report_every_s), name="heartbeat"
+        beat(control.begin_sending, backend.in_flight, service.quarantine.__len__, config.report_every_s),
+        name="heartbeat",
     )
     writing = asyncio.create_task(meter.write_again_and_again(), name="metrics")
     await stop.wait()
@@ -128,7 +129,7 @@ async def _serve(
     beating.cancel()
     backend.close()
     if tracer is not None:
-        await asyncio.to_thread(tracer.close)
+        tracer.close()
 
 
 def _tls(config: RouterConfig) -> ssl.SSLContext | None:

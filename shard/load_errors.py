@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from emb_model_provider.errors import LoadError, LoadReason, RequestError
-from shard.memory import ran_out
+from shard.memory import advice_of_shortage, ran_out
 from shard.weights import hostile_pickle
 
 #: What torch says of an embedding on the CPU.
@@ -59,7 +59,7 @@ def _reason(directory: Path, error: BaseException) -> LoadError | None:
     if isinstance(error, pickle.UnpicklingError):
         return hostile_pickle(directory / "pytorch_model.bin")
     if ran_out(error):
-        advice = "use a lower precision, another device, or fewer models"
+        advice = advice_of_shortage(error)
         said = str(error) or type(error).__name__
         return LoadError(LoadReason.OUT_OF_MEMORY, f"{directory} does not fit into memory: {advice} ({said})")
     match error:

@@ -36,7 +36,7 @@ from shard.json_files import whole
 from shard.lane import Lane, count_lanes, threads_of_lane
 from shard.light_imports import import_torch_placed, leave_out_evaluation, without_collecting
 from shard.mapped_files import MappedFiles, states_below
-from shard.memory import private_bytes, ran_out
+from shard.memory import advice_of_shortage, private_bytes, ran_out
 from shard.tracing import trace_outcomes
 
 if TYPE_CHECKING:  # both are imported when they are needed: see _fetch
@@ -53,6 +53,8 @@ _MAX_TOKENS_CUDA = 32760
 _SWITCH_S = 0.0005
 #: When nothing has come for so long while a router could send, nothing will.
 _QUIET_S = 0.25
+#: How often a process that is to end looks whether all is answered.
+_LOOK_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,8 @@ def main(arguments: list[str]) -> int:
         return _report(control, error.reason, str(error))
     except Exception as error:  # whatever a model's files make a library raise, the operator gets a reason
         if ran_out(error):
-            sentence = f"the model does not fit into memory; use a lower precision ({str(error) or 'MemoryError'})"
+            advice = advice_of_shortage(error)
+            sentence = f"the model does not fit into memory: {advice} ({str(error) or 'MemoryError'})"
             return _report(control, LoadReason.OUT_OF_MEMORY, sentence)
         log.exception("load_failed")
         return _report(control, LoadReason.INTERNAL, f"{type(error).__name__}: {error} (the log has the traceback)")
@@ -242,8 +245,11 @@ async def _drain(channel: Channel, engine: Engine, limit_s: float) -> bool:
     give_up_s = time.monotonic() + limit_s
     while channel.has_links:
         left_s, before = give_up_s - time.monotonic(), channel.requests_taken
-        if left_s <= 0 or not await asyncio.to_thread(engine.wait_idle, left_s):
+        if left_s <= 0:
             return False
+        if not engine.wait_idle(0):  # without a thread that waits: at the limit of threads there is none to be had
+            await asyncio.sleep(min(_LOOK_S, left_s))
+            continue
         await asyncio.sleep(min(_QUIET_S, left_s))
         if channel.requests_taken == before:
             break
@@ -278,6 +284,6 @@ async def _serve_until_stopped(config: ShardConfig, control: ControlChannel, loa
     idle = await _drain(channel, engine, config.drain_s)
     log.info("drained", complete=idle)
     await channel.close()
-    await asyncio.to_thread(engine.stop)
+    engine.stop()
     if tracer is not None:
-        await asyncio.to_thread(tracer.close)
+        tracer.close()

@@ -12,6 +12,8 @@ import re
 from pathlib import Path
 from typing import Final
 
+from emb_model_provider.memory_limit import memory_limits
+
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 _MIB: Final = 1024 * 1024
@@ -27,6 +29,7 @@ _CHECKPOINT_ONLY_READ: Final = re.compile(
     r"^([0-9a-f]+)-([0-9a-f]+) .*\.safetensors\n(?:[A-Z]\w+:.*\n)*?Anonymous: +0 kB$", re.MULTILINE
 )
 _MADV_DONTNEED: Final = 4
+_NO_THREAD: Final = "can't start new thread"
 #: From CUDA, from the CPU's allocator, of a mapped file, of C++, of a thread's stack.
 _TOO_LITTLE: Final = (
     "out of memory",
@@ -34,7 +37,7 @@ _TOO_LITTLE: Final = (
     "cannot allocate memory",
     "not enough memory",
     "bad_alloc",
-    "can't start new thread",
+    _NO_THREAD,
 )
 #: The dynamic linker names any other cause behind it, such as a directory that is mounted ``noexec``.
 _NO_ROOM_FOR_LIBRARY: Final = "failed to map segment from shared object"
@@ -91,6 +94,15 @@ def ran_out(error: BaseException | None) -> bool:
             return True
         error = error.__cause__
     return False
+
+
+def advice_of_shortage(error: BaseException) -> str:
+    """Return what a person can do about an error of which ``ran_out`` is true."""
+    if _NO_THREAD in str(error).lower():
+        return "raise the limit of processes (ulimit -u, TasksMax in a systemd unit, a container's pids limit)"
+    if limits := memory_limits():
+        return f"raise the limit of this process ({limits})"
+    return "use a lower precision, another device, or fewer models"
 
 
 def _says_so(error: BaseException) -> bool:

@@ -23,6 +23,7 @@ from emb_model_provider.setting_table import RUN_DIR, SETTINGS
 from emb_model_provider.settings import Settings, load_settings
 from supervisor.commands import add_commands, run_command, tell
 from supervisor.console import Console
+from supervisor.descriptors import require_descriptors
 from supervisor.listening import Listening, bind_tcp, bind_unix, exposure, open_host
 from supervisor.machine import read_machine
 from supervisor.output import Output, OutputHandler
@@ -133,6 +134,7 @@ def _serve(settings: Settings, places: dict[str, Placement], load: Load) -> int:
             _fill_temporary_directory(run_directory.path)
             listening = _listen(settings)
             stack.callback(listening.close)
+            require_descriptors(settings.server.around.routers + len(settings.models))
         except DirectoryInUseError as error:
             sys.stderr.write(f"emb-provider cannot start: {error}\n")
             return EXIT_ALREADY_RUNNING

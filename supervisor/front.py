@@ -26,7 +26,7 @@ from supervisor.changes import router_change
 from supervisor.child import Launch
 from supervisor.keeper import Death, Keeper, Kept
 from supervisor.listening import Listening
-from supervisor.plan import child_environment
+from supervisor.plan import router_environment
 from supervisor.posts import KILL_MARGIN_S
 from supervisor.restarts import RestartLimits
 
@@ -49,6 +49,9 @@ class FrontOwner(Protocol):
 
     def front_opened(self, pid: int) -> None:
         """Hear that connections are taken."""
+
+    def front_failed(self, name: str, how: str) -> None:
+        """Hear that a router, which is tried again and again, has died before it took connections, and of what."""
 
     def shard_demanded(self, request: RestartShard) -> None:
         """Hear that a router wants another process for a model."""
@@ -249,6 +252,7 @@ class Router:
         self.restarts = 0
         self._restarts_before = 0
         self.quarantined = 0
+        self._failed_of = ""
         self.launched_with = seat.config
         self._seat = seat
         self.keeper = keep(self)
@@ -258,7 +262,7 @@ class Router:
         self.quarantined = 0
         self.launched_with = self._seat.config
         first = (self.launched_with, self._seat.front.table())
-        return Launch("router", child_environment(os.environ), first, self._seat.descriptors)
+        return Launch("router", router_environment(os.environ), first, self._seat.descriptors)
 
     def follow(self, before: Router) -> None:
         """Take over from another router, whose restarts are still those of the seat: as with a model's processes."""
@@ -267,6 +271,7 @@ class Router:
 
     def on_message(self, message: Message) -> None:
         if isinstance(message, RouterReady):
+            self._failed_of = ""
             self._seat.accepts(self)
             self._seat.owner.front_opened(message.pid)
         elif isinstance(message, RestartShard):
@@ -287,5 +292,8 @@ class Router:
 
     def on_died(self, death: Death) -> None:
         log.error("router_died", how=death.how, restart_in_s=death.restart_in_s)
+        if not death.was_ready and death.how != self._failed_of:
+            self._failed_of = death.how
+            self._seat.owner.front_failed(self.name, death.how)
         if death.restart_in_s is None:
             self._seat.owner.front_lost()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from emb_model_provider.logs import EventLog
+from emb_model_provider.memory_limit import memory_limits
 from emb_model_provider.messages.framing import Message
 from supervisor.child import Child, Launch, spawn
 from supervisor.restarts import Breaker, RestartLimits, RestartPolicy
@@ -23,8 +24,18 @@ log = EventLog("supervisor.keeper")
 
 #: As the shell says "found but could not be run".
 _SPAWN_FAILED: Final = 126
-#: Too many processes, too little memory, too many open files.
-_LIMITS: Final = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
+#: Too many processes, too little memory, too many open files, of this process and of all.
+_LIMITS: Final = {
+    errno.EAGAIN: "ulimit -a and the free memory",
+    errno.ENOMEM: "ulimit -v and the free memory",
+    errno.EMFILE: "ulimit -n",
+    errno.ENFILE: "/proc/sys/fs/file-max",
+}
+#: What a signal that nobody has sent mostly means: OpenBLAS sends itself ``SIGINT`` where it can start no thread.
+_CAUSES: Final = {
+    "SIGKILL": ", perhaps out of memory",
+    "SIGINT": ", perhaps as no thread could be started (see ulimit -u and the limit of processes of its container)",
+}
 #: A killed process that is not gone after this is stuck in the kernel, and nobody can do anything about it.
 _REAP_S: Final = 5.0
 
@@ -204,7 +215,8 @@ class Keeper:
             self._child = await spawn(self._kept.launch(self.generation), self._on_message, self._lines.take)
         except OSError as error:  # no memory or no process number just now: one more death for the policy
             log.error("spawn_failed", child=self._kept.name, error=error)
-            self._not_made = f"{error} (see ulimit -a and the free memory)" if error.errno in _LIMITS else str(error)
+            limit = _LIMITS.get(error.errno or 0)
+            self._not_made = f"{error} (see {limit})" if limit else str(error)
             return _SPAWN_FAILED
         except Exception:  # a mistake of ours: this child is not to be lost for it, nor are the others
             log.exception("spawn_failed", child=self._kept.name)
@@ -253,10 +265,17 @@ class Keeper:
 
 def describe_exit(exit_code: int) -> str:
     """Return in words how a process ended that nobody asked to end."""
-    if exit_code >= 0:
-        return f"exited with code {exit_code}" + ("" if exit_code else ", although nobody had asked it to")
+    if exit_code == 0:
+        return "exited with code 0, although nobody had asked it to"
+    limits = memory_limits()
+    return _describe_failure(exit_code) + (f", perhaps for want of memory under {limits}" if limits else "")
+
+
+def _describe_failure(exit_code: int) -> str:
+    if exit_code > 0:
+        return f"exited with code {exit_code}"
     try:
         name = signal.Signals(-exit_code).name
     except ValueError:  # a real-time signal: of those only the first and the last have names
         name = f"signal {-exit_code}"
-    return f"was killed by {name}" + (", perhaps out of memory" if name == "SIGKILL" else "")
+    return f"was killed by {name}" + _CAUSES.get(name, "")

@@ -154,6 +154,11 @@ def _place_threads(cpus: tuple[int, ...], env: Mapping[str, str]) -> dict[str, s
     return placing | ({"GOMP_SPINCOUNT": spins} if spins else {})
 
 
+def router_environment(env: Mapping[str, str]) -> dict[str, str]:
+    """Return a router's environment: it multiplies no matrices, and needs none of a thread and a buffer per CPU."""
+    return child_environment(env) | {"OPENBLAS_NUM_THREADS": "1"}
+
+
 def child_environment(env: Mapping[str, str]) -> dict[str, str]:
     """Return the user's environment without our settings: they travel on the control channel only."""
     return {name: value for name, value in env.items() if not name.startswith(_SECRET_PREFIX)}

@@ -273,6 +273,9 @@ class Tree:
         log.info("accepting", address=self.address, router_pid=pid)
         self._ground.notifier.ready()
 
+    def front_failed(self, name: str, how: str) -> None:
+        self._ground.console.say(f"  {name}  takes no connections yet: its process {how}; it is tried again")
+
     def shard_demanded(self, request: RestartShard) -> None:
         post = self._posts.get(request.model_id)
         if post is not None and post.give_up(request.generation, f"failed the router: {request.why}"):

@@ -11,6 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from typing import Final, TypeVar
 
+from emb_model_provider.logs import EventLog
+
+log = EventLog("shard")
+
 Encoded = TypeVar("Encoded")
 
 #: More threads than this wait for the interpreter: it takes a tenth of the time to read what a tokenizer returns.
@@ -32,7 +36,12 @@ class Helpers:
         if len(texts) == 1 or not self._count:
             return list(encode(texts))
         own, *parts = cut_evenly([len(text) for text in texts], self._count + 1, _LEAST_CHARS)
-        others = [self._threads.submit(encode, texts[part]) for part in parts]
+        try:
+            others = [self._threads.submit(encode, texts[part]) for part in parts]
+        except RuntimeError:  # no thread can be had: who asked is served all the same
+            self._count = 0
+            log.warning("no_tokenizer_helpers", why="no thread could be started")
+            return list(encode(texts))
         encoded = list(encode(texts[own]))
         for other in others:
             encoded += other.result()

@@ -1,4 +1,5 @@
 import asyncio
+import threading
 
 import pytest
 
@@ -37,6 +38,21 @@ async def test_a_body_may_be_as_large_as_the_limit(aiohttp_client, over, status,
     body = empty.replace(b'""', b'"%b"' % (b"x" * (LIMIT + over - len(empty))))
     assert len(body) == LIMIT + over
     assert (await client.post("/v1/embeddings", data=make(body))).status == status
+
+
+async def test_a_large_body_is_read_also_where_no_thread_can_be_started(aiohttp_client, monkeypatch):
+    monkeypatch.setattr(body_module, "_JOINED_ELSEWHERE_BYTES", 1024)
+    monkeypatch.setattr(body_module, "_JOINER", body_module._Joiner())
+    client = await aiohttp_client(make_app())
+    body = b'{"model": "m", "input": "%b"}' % (b"x" * 2048)
+    with monkeypatch.context() as no_threads:
+        no_threads.setattr(threading.Thread, "start", refuse_to_start)
+        assert (await client.post("/v1/embeddings", data=in_pieces(body))).status == 200
+    assert (await client.post("/v1/embeddings", data=in_pieces(body))).status == 200
+
+
+def refuse_to_start(_thread) -> None:
+    raise RuntimeError("can't start new thread")
 
 
 async def test_a_body_that_takes_too_long_is_not_waited_for(aiohttp_client, monkeypatch):

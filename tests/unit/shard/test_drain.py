@@ -1,5 +1,7 @@
 """A shard that is to stop answers first what it has been asked."""
 
+import threading
+
 import pytest
 
 from shard import main
@@ -27,3 +29,23 @@ async def test_what_is_asked_in_the_moment_after_all_was_answered_is_waited_for(
     scene = Scene(*comes)
     assert await main._drain(scene, scene, 10)
     assert scene.is_idle
+
+
+async def test_no_thread_is_needed_to_wait_for_what_is_being_answered(monkeypatch):
+    monkeypatch.setattr(main, "_QUIET_S", 0.001)
+    looks = [False, False, True]
+    scene = Scene()
+    monkeypatch.setattr(scene, "wait_idle", lambda _timeout_s: looks.pop(0))
+
+    def refuse_to_start(_thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse_to_start)
+    assert await main._drain(scene, scene, 10)
+    assert looks == []
+
+
+async def test_what_takes_too_long_is_not_waited_for(monkeypatch):
+    scene = Scene()
+    monkeypatch.setattr(scene, "wait_idle", lambda _timeout_s: False)
+    assert not await main._drain(scene, scene, 0.03)

@@ -83,3 +83,13 @@ def test_the_error_of_any_part_is_raised(wrong):
     texts[wrong] = "wrong" + "a" * 1000
     with pytest.raises(TypeError, match="not a text"):
         Helpers(3).run(encode, texts)
+
+
+def test_texts_are_tokenised_also_where_no_thread_can_be_started(monkeypatch):
+    def refuse_to_start(_thread):
+        raise RuntimeError("can't start new thread")
+
+    helpers, texts = Helpers(3), ["x" * 4096, "y" * 4096, "z"]
+    monkeypatch.setattr(threading.Thread, "start", refuse_to_start)
+    for _ in range(2):
+        assert helpers.run(lambda some: [text[0] for text in some], texts) == ["x", "y", "z"]

@@ -2,6 +2,7 @@ import errno
 import mmap
 import os
 import re
+import resource
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,20 @@ def test_whatever_a_shortage_makes_a_library_raise_while_a_model_loads_it_is_the
 def resident_bytes(path: Path) -> int:
     maps = Path("/proc/self/smaps").read_text(encoding="utf-8")
     return 1024 * sum(map(int, re.findall(rf"{re.escape(str(path))}\n(?:\w+:.*\n)*?Rss: +(\d+) kB", maps)))
+
+
+@pytest.mark.parametrize(
+    ("error", "limit", "advice"),
+    [
+        (RuntimeError("can't start new thread"), resource.RLIM_INFINITY, "ulimit -u"),
+        (MemoryError(), 300_000 * 1024, "ulimit -v 300000"),
+        (MemoryError(), resource.RLIM_INFINITY, "use a lower precision"),
+    ],
+)
+def test_which_limit_is_to_be_raised_is_said(monkeypatch, tmp_path, error, limit, advice):
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (limit if which == resource.RLIMIT_AS else -1, -1))
+    with pytest.raises(LoadError, match=advice), reasons(tmp_path):
+        raise error
 
 
 def test_weights_that_were_read_leave_the_process_and_come_again_when_needed(tmp_path):

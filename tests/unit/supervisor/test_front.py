@@ -67,6 +67,7 @@ class House:
     def __init__(self, monkeypatch, routers: int) -> None:
         self.keepers: list[NoKeeper] = []
         self.heard: list[object] = []
+        self.failures: list[tuple[str, str]] = []
         self.timers: list[Timer] = []
         self.rows = ("first",)
         self.config = CONFIG.replace(around=Surroundings(routers=routers))
@@ -118,6 +119,9 @@ class House:
 
     def front_opened(self, pid: int) -> None:
         self.heard.append(pid)
+
+    def front_failed(self, name: str, how: str) -> None:
+        self.failures.append((name, how))
 
     def shard_demanded(self, request: RestartShard) -> None:
         self.heard.append(request)
@@ -468,3 +472,17 @@ async def test_a_router_that_never_comes_back_is_the_end(make_house, restart_in_
     house = make_house()
     house.keepers[0].router.on_died(Death(1, False, "", restart_in_s, "closed"))
     assert house.heard == heard
+
+
+async def test_why_no_router_can_be_had_is_told_once_for_each_reason(make_house):
+    house = make_house()
+    router = house.keepers[0].router
+    files, memory = "could not be made: [Errno 24] Too many open files (see ulimit -n)", "exited with code 1"
+    for how in (files, files, memory, memory):
+        router.on_died(Death(126, False, "", 1.0, "closed", how.removeprefix("could not be made: ")))
+    assert [name for name, _ in house.failures] == ["router", "router"]
+    house.hear(0, RouterReady(7))
+    router.on_died(Death(-9, True, "", 1.0, "closed"))
+    assert len(house.failures) == 2, "one that took connections is back in a moment"
+    router.on_died(Death(1, False, "", 1.0, "closed"))
+    assert house.failures[-1] == ("router", "exited with code 1")

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import resource
 import signal
 
 import pytest
@@ -160,6 +161,8 @@ async def test_a_child_that_cannot_even_be_spawned_is_one_more_death(make_world,
     ("error", "told"),
     [
         (OSError(11, "Resource temporarily unavailable"), r"Resource temporarily unavailable \(see ulimit -a .*\)$"),
+        (OSError(24, "Too many open files"), r"Too many open files \(see ulimit -n\)$"),
+        (OSError(12, "Cannot allocate memory"), r"Cannot allocate memory \(see ulimit -v and the free memory\)$"),
         (OSError(2, "No such file or directory", "/venv/bin/python"), "directory: '/venv/bin/python'$"),
     ],
 )
@@ -376,3 +379,17 @@ def test_ends_are_told_in_words():
     assert describe_exit(-99) == "was killed by signal 99"
     assert describe_exit(3) == "exited with code 3"
     assert describe_exit(0) == "exited with code 0, although nobody had asked it to"
+
+
+def test_a_limit_on_memory_is_named_wherever_a_process_ends_by_itself(monkeypatch):
+    limits = {resource.RLIMIT_AS: 300_000 * 1024, resource.RLIMIT_DATA: resource.RLIM_INFINITY}
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (limits[which], -1))
+    assert describe_exit(1) == "exited with code 1, perhaps for want of memory under ulimit -v 300000"
+    assert describe_exit(-6) == "was killed by SIGABRT, perhaps for want of memory under ulimit -v 300000"
+    assert "ulimit" not in describe_exit(0)
+    limits[resource.RLIMIT_DATA] = 1024
+    assert describe_exit(1).endswith("under ulimit -v 300000, ulimit -d 1")
+
+
+def test_a_library_that_finds_no_thread_ends_its_process_in_its_own_way():
+    assert describe_exit(-2).startswith("was killed by SIGINT, perhaps as no thread could be started (see ulimit -u")

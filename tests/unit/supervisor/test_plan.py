@@ -6,7 +6,7 @@ from emb_model_provider.errors import ConfigurationError
 from emb_model_provider.modelmap import ModelSpec
 from shard.lane import count_lanes, threads_of_lane
 from supervisor.machine import Machine, parse_cpu_quota
-from supervisor.plan import child_environment, format_cpus, place, shard_environment
+from supervisor.plan import child_environment, format_cpus, place, router_environment, shard_environment
 from tests.support.statuses import make_info
 
 
@@ -76,6 +76,11 @@ def test_a_shards_environment_pins_threads_hides_gpus_and_holds_none_of_our_sett
     assert env["PATH"] == "/bin"
     assert "secret" not in env.values()
     assert child_environment({"EMB_PROVIDER_PORT": "1"}) == {}
+
+
+def test_a_router_has_no_threads_for_arithmetic():
+    env = router_environment({"PATH": "/bin", "EMB_PROVIDER_PORT": "1", "OPENBLAS_NUM_THREADS": "64"})
+    assert env == {"PATH": "/bin", "OPENBLAS_NUM_THREADS": "1"}
 
 
 def environment_of(places, name="a", **env) -> dict[str, str]:

@@ -493,6 +493,11 @@ async def test_the_first_stop_is_orderly_and_the_second_ends_everybody_at_once(w
     assert await stopped(world) == 1
 
 
+async def test_a_person_reads_why_nobody_is_answered_yet(world):
+    world.tree.front_failed("router", "exited with code 1")
+    assert [note for note in world.notes if "takes no connections yet: its process exited with code 1" in note]
+
+
 async def test_a_server_that_can_have_no_router_stops_and_its_exit_code_says_so(world):
     world.tree.front_lost()
     assert world.tree.is_stopping
