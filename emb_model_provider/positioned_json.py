@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -197,9 +198,19 @@ def _scan_string(text: str, at: int) -> tuple[str, int]:
     except json.JSONDecodeError as error:
         place = min(error.pos, len(text))
         raise JsonMistakeError(_hint_in_string(text, place, error.msg), place) from None
+    if _SURROGATE.search(text[at:end]):
+        raise JsonMistakeError(f"the string holds {lost_bytes()}", at)
     if _SURROGATE.search(value):
         raise JsonMistakeError("the string holds half of a surrogate pair, which is no character", at)
     return value, end
+
+
+def lost_bytes() -> str:
+    """Return what stands as lone surrogates in a variable that Python could not read (PEP 383), in words."""
+    encoding = sys.getfilesystemencoding()
+    if encoding == "utf-8":
+        return "bytes that are not UTF-8"
+    return f"bytes that are not {encoding}, in which Python reads the environment here: set PYTHONUTF8=1"
 
 
 def _skip_space(text: str, at: int) -> int:

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Final, Generic, Literal, TypeVar
 
-from emb_model_provider.positioned_json import JsonValue
+from emb_model_provider.positioned_json import JsonValue, lost_bytes
 
 T_co = TypeVar("T_co", covariant=True)
 C = TypeVar("C", bound=str)
@@ -199,5 +199,5 @@ class Text(Kind[str]):
 
     def parse(self, text: str) -> str:
         if CONTROL.search(text):
-            raise WrongValueError("it holds a control character, a line break or bytes that are not UTF-8")
+            raise WrongValueError(f"it holds a control character, a line break or {lost_bytes()}")
         return text

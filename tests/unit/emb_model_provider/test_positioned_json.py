@@ -1,4 +1,5 @@
 import json
+import sys
 
 import pytest
 from hypothesis import given
@@ -109,6 +110,7 @@ def test_text_that_is_damaged_is_read_as_by_json_or_refused_at_a_place_within_it
         ("01", 0, "not written as JSON"),
         ("1_000", 0, "not written as JSON"),
         ('"\\ud800"', 0, "half of a surrogate pair"),
+        ('{"a": "\udce6\udca8\udca1"}', 6, "the string holds bytes that are not UTF-8"),
         ('{"a": "b\nc"}', 8, "the string is not valid JSON"),
         ("{} {}", 3, "text follows after the closing bracket"),
     ],
@@ -118,6 +120,12 @@ def test_a_mistake_is_named_where_it_shows(text, at, message):
         parse_json(text)
     assert message in caught.value.message
     assert caught.value.at == at
+
+
+def test_where_python_reads_the_environment_otherwise_what_to_set_is_said(monkeypatch):
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
+    with pytest.raises(JsonMistakeError, match=r"bytes that are not ascii, .* set PYTHONUTF8=1"):
+        parse_json('"/models/\udce6\udca8\udca1"')
 
 
 def test_a_value_may_stand_sixteen_deep_in_others_and_no_deeper():
