@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-from emb_model_provider.memory_limit import memory_limits
+from emb_model_provider.process_limits import advice_without_threads, memory_limits
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
@@ -99,7 +99,7 @@ def ran_out(error: BaseException | None) -> bool:
 def advice_of_shortage(error: BaseException) -> str:
     """Return what a person can do about an error of which ``ran_out`` is true."""
     if _NO_THREAD in str(error).lower():
-        return "raise the limit of processes (ulimit -u, TasksMax in a systemd unit, a container's pids limit)"
+        return advice_without_threads()
     if limits := memory_limits():
         return f"raise the limit of this process ({limits})"
     return "use a lower precision, another device, or fewer models"

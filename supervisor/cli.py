@@ -135,6 +135,8 @@ def _serve(settings: Settings, places: dict[str, Placement], load: Load) -> int:
             listening = _listen(settings)
             stack.callback(listening.close)
             require_descriptors(settings.server.around.routers + len(settings.models))
+            output = Output(settings.logs.file, sys.stdout, sys.stderr)
+            stack.callback(output.close)
         except DirectoryInUseError as error:
             sys.stderr.write(f"emb-provider cannot start: {error}\n")
             return EXIT_ALREADY_RUNNING
@@ -145,8 +147,6 @@ def _serve(settings: Settings, places: dict[str, Placement], load: Load) -> int:
             sys.stderr.write(f"emb-provider cannot start: {error}\n")
             return _EXIT_FAILURE
         forget(os.environ)
-        output = Output(settings.logs.file, sys.stdout, sys.stderr)
-        stack.callback(output.close)
         _configure_logs(settings, output)
         console = Console(output, silent=settings.logs.format == "json")
         is_tls = settings.server.around.certificate is not None

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from emb_model_provider.logs import EventLog
-from emb_model_provider.memory_limit import memory_limits
 from emb_model_provider.messages.framing import Message
+from emb_model_provider.process_limits import memory_limits
 from supervisor.child import Child, Launch, spawn
 from supervisor.restarts import Breaker, RestartLimits, RestartPolicy
 from supervisor.watchdog import Watchdog, WatchLimits

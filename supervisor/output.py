@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal, TextIO
 
 from emb_model_provider.logs import MARK, EventFormatter, EventLog, escape
+from emb_model_provider.process_limits import advice_without_threads
 
 log = EventLog("supervisor")
 
@@ -34,7 +35,7 @@ class Output:
 
     ``say`` is for a person (stdout), ``log`` for terminal and file, ``note`` for the file alone; ``progress`` is
     one line that stands below all others on a terminal and is redrawn. Lines that find the queue full are counted
-    and reported, not waited for.
+    and reported, not waited for. Raises ``OSError`` where there is no thread to write them.
     """
 
     def __init__(self, file_path: str, screen: TextIO, log_screen: TextIO) -> None:
@@ -47,7 +48,12 @@ class Output:
         self.problem = ""
         self._file = self._open(file_path)
         self._thread = threading.Thread(target=self._run, name="output", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            if self._file is not None:
+                self._file.close()
+            raise OSError(f"{error}: {advice_without_threads()}") from None
 
     def say(self, text: str) -> None:
         self._put("say", text)

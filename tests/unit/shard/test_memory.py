@@ -85,6 +85,7 @@ def resident_bytes(path: Path) -> int:
     ("error", "limit", "advice"),
     [
         (RuntimeError("can't start new thread"), resource.RLIM_INFINITY, "ulimit -u"),
+        (RuntimeError("can't start new thread"), 300_000 * 1024, r"ulimit -u.* or of memory \(ulimit -v 300000\)"),
         (MemoryError(), 300_000 * 1024, "ulimit -v 300000"),
         (MemoryError(), resource.RLIM_INFINITY, "use a lower precision"),
     ],

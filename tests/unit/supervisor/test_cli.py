@@ -3,8 +3,10 @@
 import io
 import os
 import pwd
+import signal
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -154,3 +156,22 @@ def test_an_option_in_the_wrong_place_is_refused_and_the_command_not_carried_out
 def test_the_run_directory_is_an_option_of_commands_still(tmp_path, capsys):
     assert cli.main(["status", "--run-dir", str(tmp_path)]) == 3
     assert f"No server is running with the run directory {tmp_path}." in capsys.readouterr().err
+
+
+def test_a_start_without_a_thread_for_its_lines_is_refused_with_the_limits_to_raise(monkeypatch, tmp_path, capsys):
+    def refuse_to_start(_thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EMB_PROVIDER_RUN_DIR", str(tmp_path / "run"))
+    monkeypatch.setenv("EMB_PROVIDER_UNIX_SOCKET", str(tmp_path / "front.sock"))
+    monkeypatch.setenv("EMB_PROVIDER_PORT", "0")
+    monkeypatch.setattr(threading.Thread, "start", refuse_to_start)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        assert cli.main([]) == 1
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert "cannot start: can't start new thread: raise the limit of processes (ulimit -u" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "front.sock").exists()

@@ -1,0 +1,25 @@
+"""What a process may have of memory and threads by its own limits, in words: too little shows in many unlike ways.
+
+Asked by ``supervisor.keeper``, ``supervisor.output`` and ``shard.memory``.
+"""
+
+from __future__ import annotations
+
+import resource
+from typing import Final
+
+_MEMORY: Final = ((resource.RLIMIT_AS, "ulimit -v"), (resource.RLIMIT_DATA, "ulimit -d"))
+_KIB: Final = 1024
+
+
+def memory_limits() -> str:
+    """Return the limits that are set as a shell names and counts them, such as "ulimit -v 300000"; "" without any."""
+    soft = ((resource.getrlimit(which)[0], name) for which, name in _MEMORY)
+    return ", ".join(f"{name} {limit // _KIB}" for limit, name in soft if limit != resource.RLIM_INFINITY)
+
+
+def advice_without_threads() -> str:
+    """Return what a person can do where no thread can be started: each takes a process number and room for a stack."""
+    limits = memory_limits()
+    processes = "raise the limit of processes (ulimit -u, TasksMax in a systemd unit, a container's pids limit)"
+    return processes + (f" or of memory ({limits})" if limits else "")
