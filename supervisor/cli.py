@@ -126,6 +126,8 @@ def _refuse_settings_as_options(parser: argparse.ArgumentParser, arguments: list
 def _serve(settings: Settings, places: dict[str, Placement], load: Load) -> int:
     # A signal that comes now waits until the tree can obey it: nothing is left half made.
     signal.pthread_sigmask(signal.SIG_BLOCK, OBEYED)
+    # Who started us may have ignored it, which is inherited: the kernel would then keep no exit code of a child.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     notifier = Notifier(os.environ)
     with contextlib.ExitStack() as stack:
         try:

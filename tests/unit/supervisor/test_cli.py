@@ -167,11 +167,13 @@ def test_a_start_without_a_thread_for_its_lines_is_refused_with_the_limits_to_ra
     monkeypatch.setenv("EMB_PROVIDER_UNIX_SOCKET", str(tmp_path / "front.sock"))
     monkeypatch.setenv("EMB_PROVIDER_PORT", "0")
     monkeypatch.setattr(threading.Thread, "start", refuse_to_start)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    mask, handler = signal.pthread_sigmask(signal.SIG_BLOCK, ()), signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
         assert cli.main([]) == 1
+        assert signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL, "else no exit code of a child would be had"
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGCHLD, handler)
     assert "cannot start: can't start new thread: raise the limit of processes (ulimit -u" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
     assert not (tmp_path / "front.sock").exists()
