@@ -125,11 +125,24 @@ def _details(status: ShardStatus) -> dict[str, object]:
 
 
 def parse_show(fields: Fields) -> DescribeCall:
-    """Read the body of ``/api/show``; older clients say ``name``."""
+    """Read the body of ``/api/show``."""
+    return DescribeCall(_named(fields), lambda status, _limits: _show(status))
+
+
+def parse_pull(fields: Fields) -> DescribeCall:
+    """Read the body of ``/api/pull``: clients pull what they do not find in the list, where a model has one name only.
+
+    The last line of Ollama's stream is the whole of the answer without one, so that it is right for both.
+    """
+    return DescribeCall(_named(fields), lambda _status, _limits: b'{"status":"success"}', waits=True)
+
+
+def _named(fields: Fields) -> str:
+    """Return the model's name; older clients say ``name``."""
     name = fields.string(fields.first_of("model", "name"))
     if not name:
         raise InvalidRequestError("'model' is required: the id of a served model, as a string.", param="model")
-    return DescribeCall(name, lambda status, _limits: _show(status))
+    return name
 
 
 def _show(status: ShardStatus) -> bytes:
@@ -174,6 +187,7 @@ OLLAMA: Final = Dialect(
         Route("/api/embed", at_once(parse_embed)),
         Route("/api/embeddings", at_once(parse_embeddings)),
         Route("/api/show", at_once(parse_show)),
+        Route("/api/pull", at_once(parse_pull)),
         Route("/api/tags", at_once(lambda _fields: ListCall(_list)), method="GET"),
         Route("/api/ps", at_once(lambda _fields: ListCall(_running)), method="GET"),
         Route("/api/version", at_once(lambda _fields: ListCall(_version)), method="GET"),

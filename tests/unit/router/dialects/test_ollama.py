@@ -73,8 +73,19 @@ async def test_what_a_text_is_for_may_be_said_on_every_route(ask, backend, path,
     assert backend.seen[0].prompt_name == "query"
 
 
-async def test_without_a_name_nothing_is_shown(refuse):
-    assert await refuse("/api/show") == (400, {"error": "'model' is required: the id of a served model, as a string."})
+async def test_without_a_name_nothing_is_shown_or_pulled(refuse):
+    for path in ("/api/show", "/api/pull"):
+        wanted = "'model' is required: the id of a served model, as a string."
+        assert await refuse(path) == (400, {"error": wanted})
+
+
+async def test_a_model_that_is_served_counts_as_pulled(ask, refuse, backend):
+    # mem0ai 2.2.1 pulls what it does not find among the ids before it embeds: full names, prompts behind a colon
+    for body in ({"model": "owner/embed", "stream": False}, {"name": "embed:latest"}, {"model": "embed:query"}):
+        assert await ask("/api/pull", **body) == {"status": "success"}
+    assert backend.seen == []
+    status, error = await refuse("/api/pull", model="nothing")
+    assert (status, error["error"][:36]) == (404, "The model 'nothing' does not exist. ")
 
 
 def test_a_model_that_has_never_loaded_is_listed_and_shown_with_what_is_known_and_a_failed_one_is_not_listed():
