@@ -185,12 +185,12 @@ def _form(name: str, value: object, *, base64: bool) -> VectorForm:
 
 def build_embeddings(shape: Shape, answered: Answered) -> Iterator[bytes]:
     """Yield the answer's JSON in pieces, none of which takes much more than a millisecond to make."""
-    return render_embeddings(answered.result, shape)
+    return render_embeddings(answered.result, shape, answered.request_id)
 
 
-def render_embeddings(result: EncodeResult, shape: Shape) -> Iterator[bytes]:
-    """Do so from the result alone."""
-    head = b'{"object":"list","data":['
+def render_embeddings(result: EncodeResult, shape: Shape, request_id: str = "") -> Iterator[bytes]:
+    """Do so from the result. OpenAI's own answer has no id; vLLM's has one, and Mistral's client wants it."""
+    head = b'{"id":%b,"object":"list","data":[' % orjson.dumps(request_id)
     for chunk in chunks(result):
         yield head + _write(chunk, shape)
         head = b","

@@ -15,6 +15,7 @@ _MODEL: Final = record({"id": TEXT, "object": words("model"), "created": WHOLE, 
 
 EMBEDDINGS: Final = record(
     {
+        "id": TEXT,
         "object": words("list"),
         "data": listed(
             record(

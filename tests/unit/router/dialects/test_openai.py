@@ -183,6 +183,14 @@ def test_both_formats_carry_the_same_float32_bits_in_order_over_all_slices(count
     assert (floats["object"], floats["model"]) == ("list", "m")
 
 
+async def test_an_answer_has_the_id_of_its_request_without_which_mistrals_client_reads_none(client, ask):
+    # mistralai 3.7.0 wants id, object, model, data and usage; vLLM's answer has an id, too
+    headers = {"x-request-id": "mine-1"}
+    named = await client.post("/v1/embeddings", json={"model": "embed", "input": "a"}, headers=headers)
+    assert (await named.json())["id"] == "mine-1"
+    assert (await ask("/v1/embeddings", model="embed", input="a", encoding_format="base64"))["id"].startswith("req-")
+
+
 @pytest.mark.parametrize("encoding_format", ["float", "base64"])
 @pytest.mark.parametrize("dimension", [64, 384, 4096, 70_000])
 def test_a_large_answer_comes_in_pieces_of_bounded_size(encoding_format, dimension):

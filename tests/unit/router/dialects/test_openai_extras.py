@@ -128,7 +128,7 @@ async def test_a_single_text_may_be_asked_for_with_on_error(ask, refuse):
 
 
 async def test_a_model_whose_vectors_have_no_mark_yet_tells_none(ask):
-    assert set(await embed(ask, model="m3")) == {"object", "data", "model", "usage"}
+    assert set(await embed(ask, model="m3")) == {"id", "object", "data", "model", "usage"}
 
 
 async def test_what_was_read_of_each_input_is_told_on_request(ask, client):
