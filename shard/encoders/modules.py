@@ -29,6 +29,7 @@ from shard.generative import DEFAULT_ANSWERS, GenerativeFiles
 from shard.late_files import LateFiles
 from shard.recipe import ModuleEntry, Recipe
 from shard.trust import own_module_name
+from shard.weights import find_checkpoint
 
 _HEADS: Final[dict[str, type[Module]]] = {
     "Pooling": Pooling,
@@ -40,8 +41,9 @@ _HEADS: Final[dict[str, type[Module]]] = {
     "SpladePooling": SpladePooling,
     "MultiVectorMask": MultiVectorMask,
 }
-#: Those that cannot be made without what their folder says.
-_CONFIGURED: Final = ("Pooling", "Dense")
+#: Those that cannot be made without what their folder says, and of these the ones that have weights there.
+_CONFIGURED: Final = ("Pooling", "Dense", "LayerNorm", "WeightedLayerPooling")
+_WEIGHTED: Final = ("Dense", "LayerNorm", "WeightedLayerPooling")
 _TEXT_SCORES: Final[dict[str, Any]] = {"text": {"method": "forward", "method_output_name": "logits"}}
 _TEXT_ONLY: Final[dict[str, Any]] = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
 #: Options of the tokenizer call that ``TextTokenizer`` follows; any other would change texts in a way it does not.
@@ -169,6 +171,8 @@ def _load_module(directory: Path, entry: ModuleEntry, recipe: Recipe, options: L
                 f"{directory / entry.path / 'config.json'} is missing, whose folder modules.json names: the copy of "
                 "the model is not complete",
             )
+        if name in _WEIGHTED:
+            find_checkpoint(directory / entry.path)
         return _HEADS[name].load(str(directory), **common)
     if entry.type.startswith("sentence_transformers."):
         served = ", ".join(_HEADS)

@@ -608,7 +608,22 @@ def test_a_copy_without_the_folder_of_a_module_is_incomplete_and_the_file_is_nam
     assert caught.value.reason is LoadReason.INCOMPLETE_DOWNLOAD
 
 
-@pytest.mark.skipif(importlib.util.find_spec("flash_attn") is not None, reason="the package is there")
+@pytest.mark.parametrize("kind", ["Dense", "LayerNorm"])
+def test_a_copy_without_the_weights_of_a_module_is_incomplete_and_the_folder_is_named(tmp_path, opened, kind):
+    directory = tiny_models.make_sentence_transformers(tmp_path / "model", dense=32)
+    if kind == "LayerNorm":
+        (directory / "modules.json").write_text((directory / "modules.json").read_text().replace("Dense", "LayerNorm"))
+        (directory / "2_Dense").rename(directory / "2_LayerNorm")
+        write_json(directory / "2_LayerNorm" / "config.json", {"dimension": 32})
+    (directory / f"2_{kind}" / "model.safetensors").unlink()
+    with pytest.raises(LoadError, match=f"2_{kind} holds no weights") as caught:
+        opened(directory)
+    assert caught.value.reason is LoadReason.INCOMPLETE_DOWNLOAD
+    (directory / f"2_{kind}" / "config.json").unlink()
+    with pytest.raises(LoadError, match=f"2_{kind}/config.json is missing"):
+        opened(directory)
+
+
 @pytest.mark.parametrize("kind", ["BertTokenizer", "XLMRobertaTokenizer", "T5Tokenizer", "Qwen2Tokenizer"])
 def test_a_copy_without_its_vocabulary_is_incomplete_and_not_served_with_one_that_is_made_up(tmp_path, opened, kind):
     directory = tiny_models.make_sentence_transformers(tmp_path / "model")
@@ -619,6 +634,7 @@ def test_a_copy_without_its_vocabulary_is_incomplete_and_not_served_with_one_tha
     assert caught.value.reason is LoadReason.INCOMPLETE_DOWNLOAD
 
 
+@pytest.mark.skipif(importlib.util.find_spec("flash_attn") is not None, reason="the package is there")
 def test_a_model_that_asks_for_an_attention_that_is_not_there_is_refused_with_what_to_do(tmp_path, opened):
     directory = tiny_models.make_plain(tmp_path / "model")
     config = json.loads((directory / "config.json").read_text())
