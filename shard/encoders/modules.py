@@ -6,6 +6,10 @@ sentence-transformers' own loading would import whatever class a file names; her
 from __future__ import annotations
 
 import inspect
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +30,7 @@ from shard.encoders.late_modules import complete_modules
 from shard.encoders.logit_score import split_answers
 from shard.encoders.score_head import SCORES
 from shard.generative import DEFAULT_ANSWERS, GenerativeFiles
+from shard.json_files import read_object
 from shard.late_files import LateFiles
 from shard.recipe import ModuleEntry, Recipe
 from shard.trust import own_module_name
@@ -44,6 +49,9 @@ _HEADS: Final[dict[str, type[Module]]] = {
 #: Those that cannot be made without what their folder says, and of these the ones that have weights there.
 _CONFIGURED: Final = ("Pooling", "Dense", "LayerNorm", "WeightedLayerPooling")
 _WEIGHTED: Final = ("Dense", "LayerNorm", "WeightedLayerPooling")
+#: What Python says of a key that a module's class has no parameter for.
+_UNKNOWN_KEY: Final = re.compile(r"got an unexpected keyword argument '(\w+)'")
+_CONFIGURATIONS: Final = ("sentence_bert_config.json", "config.json")
 _TEXT_SCORES: Final[dict[str, Any]] = {"text": {"method": "forward", "method_output_name": "logits"}}
 _TEXT_ONLY: Final[dict[str, Any]] = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
 #: Options of the tokenizer call that ``TextTokenizer`` follows; any other would change texts in a way it does not.
@@ -108,7 +116,8 @@ def _build_asked_model(
         "modality_config": _TEXT_ONLY,
         "module_output_name": "token_embeddings",
     }
-    transformer: Transformer = CheckedTransformer(str(directory), **arguments)
+    with _known_keys(directory / folder):
+        transformer: Transformer = CheckedTransformer(str(directory), **arguments)
     true_id, false_id = generative.true_id, generative.false_id
     if true_id is None:
         known = transformer.tokenizer.get_vocab() if transformer.tokenizer is not None else {}
@@ -148,6 +157,28 @@ def _load_classifier(directory: Path, recipe: Recipe, options: LoadOptions) -> T
 
 
 def _load_module(directory: Path, entry: ModuleEntry, recipe: Recipe, options: LoadOptions) -> Module:
+    with _known_keys(directory / entry.path):
+        return _make_module(directory, entry, recipe, options)
+
+
+@contextmanager
+def _known_keys(folder: Path) -> Iterator[None]:
+    """Raise ``LoadError`` for a key that this version's class does not know: it may well change the vectors."""
+    said = {folder / name: read_object(folder / name) for name in _CONFIGURATIONS}
+    try:
+        yield
+    except TypeError as error:
+        found = _UNKNOWN_KEY.search(str(error))
+        file = next((file for file, keys in said.items() if found is not None and found[1] in keys), None)
+        if found is None or file is None:  # a mistake of ours
+            raise
+        raise unsupported(
+            f"{file} has the key {found[1]!r}, which sentence-transformers {version('sentence-transformers')} does not "
+            "know: the model was saved by a newer one. Install that, or take a revision of the model without this key"
+        ) from error
+
+
+def _make_module(directory: Path, entry: ModuleEntry, recipe: Recipe, options: LoadOptions) -> Module:
     name = own_module_name(entry.type)
     common: dict[str, Any] = {
         "subfolder": entry.path,

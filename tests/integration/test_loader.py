@@ -624,6 +624,27 @@ def test_a_copy_without_the_weights_of_a_module_is_incomplete_and_the_folder_is_
         opened(directory)
 
 
+@pytest.mark.parametrize("file", ["sentence_bert_config.json", "1_Pooling/config.json"])
+def test_a_key_that_this_version_does_not_know_is_named_with_its_file(tmp_path, opened, file):
+    directory = tiny_models.make_sentence_transformers(tmp_path / "model")
+    known = json.loads((directory / file).read_text())
+    write_json(directory / file, known | {"key_to_come": 1})
+    with pytest.raises(TypeError, match="key_to_come"):  # the reference does not ignore it, and nor may we
+        reference(directory)
+    with pytest.raises(LoadError, match=rf"{file} has the key 'key_to_come', which .* Install that, or") as caught:
+        opened(directory)
+    assert caught.value.reason is LoadReason.UNSUPPORTED_MODEL
+
+
+@pytest.mark.parametrize("file", ["sentence_bert_config.json", "1_Pooling/config.json"])
+def test_a_modules_file_that_was_cut_off_is_incomplete_and_named(tmp_path, opened, file):
+    directory = tiny_models.make_sentence_transformers(tmp_path / "model")
+    (directory / file).write_text((directory / file).read_text()[:-3])
+    with pytest.raises(LoadError, match=f"{file} cannot be read") as caught:
+        opened(directory)
+    assert caught.value.reason is LoadReason.INCOMPLETE_DOWNLOAD
+
+
 @pytest.mark.parametrize("kind", ["BertTokenizer", "XLMRobertaTokenizer", "T5Tokenizer", "Qwen2Tokenizer"])
 def test_a_copy_without_its_vocabulary_is_incomplete_and_not_served_with_one_that_is_made_up(tmp_path, opened, kind):
     directory = tiny_models.make_sentence_transformers(tmp_path / "model")
