@@ -15,6 +15,7 @@ from typing import Final
 from emb_model_provider.errors import LoadError, unsupported
 from emb_model_provider.modelmap import ModelSpec
 from shard.json_files import Document, as_object, read_json, read_object
+from shard.prompt_families import own_name
 
 #: Read as a number by neither sentence-transformers nor us; the tokenizer knows their ids.
 DEFAULT_ANSWERS: Final = ("yes", "no")
@@ -49,11 +50,11 @@ def is_language_model(config: Document) -> bool:
 
 
 def is_generative_reranker(spec: ModelSpec, config: Document, kind: object) -> bool:
-    """Tell whether a language model is to rank, by its files or the name of its repository.
+    """Tell whether a language model is to rank, by its files or its own name.
 
     ``kind`` is ``model_type`` in ``config_sentence_transformers.json``; ``None`` for a directory without modules.
     """
-    is_named = kind is None and "rerank" in spec.name.lower()
+    is_named = kind is None and "rerank" in own_name(spec.name).lower()
     return is_language_model(config) and (kind == "CrossEncoder" or is_named)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Final
 
 #: What any family calls a prompt for either side of a search, in the order in which one is preferred.
@@ -90,13 +91,26 @@ def find_prompt(prompts: Mapping[str, str], name: str) -> str | None:
     return next((prompts[alias] for alias in _names_of(name) if alias in prompts), None)
 
 
+def own_name(name: str) -> str:
+    """Return a model's own name, without its owner or the directories that it lies in.
+
+    A snapshot in a hub's cache is called by its revision; two directories above it stands ``models--OWNER--NAME``, or
+    ``OWNER--NAME``.
+    """
+    *above, last = PurePosixPath(name).parts or ("",)
+    match above:
+        case [*_, repository, "snapshots"] if "--" in repository:
+            return repository.rpartition("--")[2]
+    return last
+
+
 def _names_of(name: str) -> tuple[str, ...]:
     return _ALIASES.get(name, (name,))
 
 
 def _find_family(names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     for name in names:
-        last = name.rstrip("/").rpartition("/")[2].lower()
+        last = own_name(name).lower()
         for family in FAMILIES:
             if family.pattern.match(last):
                 return family.prompts

@@ -66,6 +66,22 @@ def test_a_language_model_ranks_where_its_files_its_name_or_the_operator_say_so(
     assert find_task(spec, {"architectures": ["Qwen3ForCausalLM"]}, configuration, options) == "rerank"
 
 
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [
+        ("/data/Qwen3-Reranker-stuff/Qwen3-Embedding-0.6B", "embed"),
+        ("reranker-lab/Qwen3-Embedding-0.6B", "embed"),
+        ("/data/models/Qwen3-Reranker-0.6B/", "rerank"),
+        ("/cache/hub/models--Qwen--Qwen3-Reranker-0.6B/snapshots/0f1e2d", "rerank"),
+        ("/cache/models/Qwen--Qwen3-Reranker-0.6B/snapshots/master", "rerank"),
+        ("/rerankers/models--Qwen--Qwen3-Embedding-0.6B/snapshots/0f1e2d", "embed"),
+        ("/snapshots/qwen-reranker", "rerank"),
+    ],
+)
+def test_of_a_language_models_name_only_its_own_part_counts(name, task):
+    assert find_task(ModelSpec(id="m", name=name), {"architectures": ["Qwen3ForCausalLM"]}, {}, None) == task
+
+
 def test_a_name_alone_makes_no_reranker_of_a_model_that_says_what_it_is():
     config = {"architectures": ["Qwen3ForCausalLM"]}
     named = ModelSpec(id="m", name="some/distilled-from-reranker")

@@ -54,6 +54,7 @@ from shard.prompt_families import complete_prompts, find_prompt
         ("Alibaba-NLP/gte-multilingual-base", "", ""),
         ("sentence-transformers/all-MiniLM-L6-v2", "", ""),
         ("/srv/models/bge-large-zh-v1.5/", "为这个句子生成表示以用于检索相关文章：", ""),
+        ("/cache/models--intfloat--e5-base-v2/snapshots/0f1e2d", "query: ", "passage: "),
     ],
 )
 def test_a_family_is_known_by_the_name_of_its_repository(name, query, document):
