@@ -117,7 +117,7 @@ def choose_path(parts: Parts, plan: ComputePlan, trial: Trial, spec: ModelSpec) 
             if all(is_near(nearness) for _, nearness in trials):
                 log.info("packed", **seen)
                 run = runs[0] if kernels.max_tokens is None else by_tokens(runs[0], runs[-1], kernels.max_tokens)
-                weights_bytes = count_bytes([lowered[-1], parts.heads.modules])
+                weights_bytes = _count_packed(lowered[-1], parts)
                 path = _packed(run, parts, trial.max_tokens, plain_tokens)
                 if plan.narrows_to_int8 and isinstance(parts.heads, ScoreHead):
                     parts.heads.let_go_of_body()  # which is in fp32
@@ -148,7 +148,13 @@ def _on_card(graph: fx.GraphModule, parts: Parts, plan: ComputePlan, trial: Tria
             log.warning("not_near", **seen)
             return None
         log.info("packed", **seen)
-    return Chosen(whole, "packed", "varlen", results, count_bytes([lowered, parts.heads.modules]))
+    return Chosen(whole, "packed", "varlen", results, _count_packed(lowered, parts))
+
+
+def _count_packed(graph: fx.GraphModule, parts: Parts) -> int:
+    """Return the size of the weights of a graph and of what follows it: a classifier's head is part of its model."""
+    heads = parts.heads
+    return count_bytes([graph, heads.without_body() if isinstance(heads, ScoreHead) else heads.modules])
 
 
 def _lower_all(graph: fx.GraphModule, kernels: Kernels, plain_tokens: int) -> list[fx.GraphModule] | None:

@@ -60,7 +60,7 @@ class ScoreHead:
 
     def let_go_of_body(self) -> None:
         """Keep of the model only what ``run`` needs where a graph with matrices of its own makes the hidden states."""
-        self._model = self._without_body()
+        self._model = self.without_body()
 
     def group(self, one: Tokenized) -> int:
         """Any texts may share a pass."""
@@ -83,10 +83,11 @@ class ScoreHead:
         if self._reads_last:
             padding = self._model.config.get_text_config().pad_token_id
             places = [start + _last_place(row.ids, padding) for start, row in zip(places, rows, strict=True)]
-        logits: torch.Tensor = self._without_body()(inputs_embeds=in_blocks(hidden[0, places][:, None])).logits
+        logits: torch.Tensor = self.without_body()(inputs_embeds=in_blocks(hidden[0, places][:, None])).logits
         return logits[: len(rows)]
 
-    def _without_body(self) -> PreTrainedModel:
+    def without_body(self) -> PreTrainedModel:
+        """Return the model with the head's weights alone."""
         # Made anew for each pass: narrowing replaces parts of the model after this head is made, and a copy costs
         # microseconds, as it shares everything.
         shell = copy.copy(self._model)

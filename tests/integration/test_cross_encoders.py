@@ -179,6 +179,13 @@ def _bodies():
     return [one for one in gc.get_objects() if issubclass(type(one), (BertModel, XLMRobertaModel))]
 
 
+def test_the_weights_of_a_packed_model_are_counted_with_its_head(tmp_path, opened):
+    encoder = opened(make_bert_classifier(tmp_path / "model"), prepack_weights=False)
+    model = AutoModelForSequenceClassification.from_pretrained(str(tmp_path / "model"))
+    assert encoder.info.batching == "packed"
+    assert encoder.info.weights_bytes == sum(parameter.nbytes for parameter in model.parameters())
+
+
 def test_a_model_without_a_head_is_no_reranker(tmp_path, opened):
     directory = tiny_models.make_plain(tmp_path / "model")
     with pytest.raises(LoadError) as caught:
