@@ -212,6 +212,8 @@ class _Build:
             "late": repr(self.recipe.late) if self.recipe.late else None,
             "generative": repr(self.recipe.generative) if self.recipe.generative else None,
         }
+        if self.plan.widens_weights:  # processors that compute in 16 bit make other vectors of the same weights
+            decisive["compute"] = info.compute_dtype
         return name_fingerprint(weights, decisive)
 
 

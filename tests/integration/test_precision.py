@@ -174,6 +174,13 @@ def test_matrices_of_16_bit_are_kept_in_the_order_of_the_processor_too(tmp_path,
     assert cosines(vectors(packed), exact).min() > 0.9995
 
 
+@NEEDS_AVX512
+def test_weights_that_are_only_stored_in_16_bit_have_a_fingerprint_of_their_own(minilm):
+    stored, native = minilm("bf16", PLAIN_CPU), minilm("bf16", NATIVE_BF16)
+    assert not np.array_equal(vectors(stored), vectors(native))
+    assert stored.info.fingerprint != native.info.fingerprint
+
+
 def test_texts_share_a_pass_in_int4_although_its_products_may_round_to_16_bit(minilm):
     assert minilm("int4", None, "dynamic").info.batching == "padded"
 
