@@ -141,6 +141,7 @@ def _prepare(config: ShardConfig, control: ControlChannel) -> _Loaded:
         revision=snapshot.revision,
         layout=info.layout,
         precision=info.precision,
+        cosine=info.cosine,
         device=info.device,
         dimension=info.dimension,
         max_tokens=info.max_tokens,

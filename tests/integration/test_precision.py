@@ -218,6 +218,13 @@ def test_a_model_that_needs_more_than_8_bit_is_told_of(tmp_path, caplog):
     assert "far_from_fp32" in caplog.messages
 
 
+def test_a_model_that_needs_more_than_4_bit_is_told_of(tmp_path, caplog):
+    directory = tiny_models.make_plain(tmp_path / "model")
+    with_outliers(directory)
+    assert opened(tmp_path, directory, "int4").info.cosine < 0.9
+    assert "far_from_fp32" in caplog.messages
+
+
 def with_outliers(directory):
     """Give each row of a model's matrices one weight beside which the others are next to nothing."""
     from safetensors.numpy import load_file, save_file
