@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
@@ -39,7 +40,7 @@ class ComputePlan:
 
     ``device`` is ``cpu`` or ``cuda:N``. ``storage`` is the format of the large weights in memory, ``compute`` the one
     of the arithmetic; where they differ, weights are widened as they are used. ``note`` is a line for the operator
-    when that is not what was asked for.
+    when that is not what was asked for. ``is_saved``: the files hold the weights as bitsandbytes has made them.
     """
 
     device: str
@@ -47,6 +48,7 @@ class ComputePlan:
     storage: StorageType
     compute: FloatType
     note: str | None = None
+    is_saved: bool = False
 
     @property
     def on_cpu(self) -> bool:
@@ -56,12 +58,12 @@ class ComputePlan:
     @property
     def uses_bitsandbytes(self) -> bool:
         """Whether bitsandbytes holds the weights; int8 on a CPU is our own (``encoders.graph.int8``)."""
-        return self.storage == "nf4" or (self.storage == "int8" and not self.on_cpu)
+        return self.is_saved or self.storage == "nf4" or (self.storage == "int8" and not self.on_cpu)
 
     @property
     def narrows_to_int8(self) -> bool:
         """Whether 8-bit copies of fp32 matrices are made after loading."""
-        return self.storage == "int8" and self.on_cpu
+        return self.storage == "int8" and self.on_cpu and not self.is_saved
 
     @property
     def starts_from_fp32(self) -> bool:
@@ -120,6 +122,20 @@ def _plan_quantized(device: str, precision: Literal["int8", "int4"], machine: Ma
         )
     compute: FloatType = "float32" if device == "cpu" else "float16"
     return ComputePlan(device, precision, "int8" if precision == "int8" else "nf4", compute)
+
+
+def as_saved(plan: ComputePlan, config: Mapping[str, object]) -> ComputePlan:
+    """Return the plan for weights that bitsandbytes has saved, which nothing makes wider; any others have ``plan``.
+
+    ``config`` is the ``config.json`` beside them.
+    """
+    said = config.get("quantization_config")
+    if not isinstance(said, Mapping) or not (said.get("load_in_4bit") or said.get("load_in_8bit")):
+        return plan
+    compute: FloatType = "float32" if plan.on_cpu else plan.compute
+    if said.get("load_in_4bit"):
+        return replace(plan, precision="int4", storage="nf4", compute=compute, note=None, is_saved=True)
+    return replace(plan, precision="int8", storage="int8", compute=compute, note=None, is_saved=True)
 
 
 def _resolve_device(device: str, machine: Machine) -> str:

@@ -18,7 +18,7 @@ from emb_model_provider.errors import LoadError, LoadReason
 from emb_model_provider.logs import EventLog
 from emb_model_provider.messages.status import EncoderInfo
 from emb_model_provider.modelmap import ModelSpec
-from shard.device import ComputePlan, Machine, plan_compute, this_machine
+from shard.device import ComputePlan, Machine, as_saved, plan_compute, this_machine
 from shard.encoder import Encoder, Reading, Results, Tokenized
 from shard.encoders.checked_transformer import LoadOptions
 from shard.encoders.graph.lowering import Kernel
@@ -32,6 +32,7 @@ from shard.fidelity import PROBES, compare_results, compare_scores
 from shard.fingerprint import name_fingerprint, start_hashing
 from shard.foreign_ids import make_decode
 from shard.hubs import Origin
+from shard.json_files import read_object
 from shard.layouts import read_recipe
 from shard.load_errors import quiet_libraries, reasons
 from shard.mapped_files import have_changed, states_below
@@ -73,7 +74,9 @@ def load(
     recipe = read_recipe(directory, spec)
     if not trust_remote_code:
         refuse_code(directory, source, spec.name)
+    folder = directory / recipe.modules[0].path if recipe.modules else directory
     plan = plan_compute(spec.device, spec.precision, machine or this_machine())
+    plan = as_saved(plan, read_object(folder / "config.json"))
     _report_choices(spec, recipe, plan)
     threads = max(1, threads)
     _set_threads(threads)
@@ -160,15 +163,18 @@ class _Build:
         return place(build_modules(self.directory, self.recipe, options), plan, self.recipe)
 
     def _exact_vectors(self, parts: Parts, probes: Sequence[Tokenized]) -> Results | None:
-        """Return the plain fp32 results of the probes, each alone; ``None`` for a model too large to ask."""
+        """Return the plain fp32 results of the probes, each alone; ``None`` where there is none, or too large."""
         if self.plan.starts_from_fp32:
             return run_alone(parts.plain, probes)
-        if sum(file.stat().st_size for file in weight_files(self._folders())) > _MAX_COMPARED_BYTES:
+        if (
+            self.plan.is_saved
+            or sum(file.stat().st_size for file in weight_files(self._folders())) > _MAX_COMPARED_BYTES
+        ):
             return None
         return run_alone(self._parts(_EXACT).plain, probes)
 
     def _reference(self, parts: Parts) -> Callable[[], ForwardPath]:
-        if self.plan == _EXACT:
+        if self.plan == _EXACT or self.plan.is_saved:
             return lambda: parts.plain
 
         before = states_below(self.directory)
@@ -244,6 +250,13 @@ def _report_choices(spec: ModelSpec, recipe: Recipe, plan: ComputePlan) -> None:
             pooling=recipe.pooling,
             reason="the model does not say how its tokens become one vector; this is a guess that gives poor "
             'vectors if it is wrong: set "pooling" in this model\'s mapping entry',
+        )
+    if plan.is_saved and spec.precision not in ("auto", plan.precision):
+        log.warning(
+            "saved_narrow",
+            model=spec.id,
+            precision=plan.precision,
+            reason="bitsandbytes has saved its weights so; for another precision take the model that they were made of",
         )
     if plan.note is not None:
         log.warning("precision_widened", model=spec.id, note=plan.note)

@@ -91,6 +91,8 @@ def _precision_arguments(plan: ComputePlan) -> dict[str, Any]:
     compute = getattr(torch, plan.compute)
     if not plan.uses_bitsandbytes:
         return {"dtype": compute}
+    if plan.is_saved:  # the files say the rest
+        return {"dtype": compute, "device_map": {"": plan.device}}
     wanted: dict[str, Any] = {"load_in_8bit": True}
     if plan.storage == "nf4":
         wanted = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": compute}

@@ -5,6 +5,7 @@ Private memory is measured in a process of its own each, because an allocator ke
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from functools import cache
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModel, BitsAndBytesConfig
 
 from emb_model_provider.modelmap import ModelSpec
 from shard.device import Machine
@@ -209,6 +211,24 @@ def round_to_int4(directory):
         if name.startswith("encoder") and tensor.dim() == 2:
             tensors[name] = dequantize_4bit(*quantize_4bit(tensor, blocksize=64, quant_type="nf4"))
     save_file(tensors, path, metadata={"format": "pt"})
+
+
+def test_weights_that_bitsandbytes_has_saved_are_told_of_as_what_they_are(tmp_path, caplog):
+    directory = tiny_models.make_plain(tmp_path / "model")
+    expected = vectors(opened(tmp_path, directory, "int4"))
+    wanted = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    saved = AutoModel.from_pretrained(
+        str(directory), quantization_config=wanted, device_map={"": "cpu"}, dtype=torch.float32
+    )
+    shutil.copytree(directory, tmp_path / "saved")
+    (tmp_path / "saved" / "model.safetensors").unlink()
+    saved.save_pretrained(str(tmp_path / "saved"))
+    encoder = opened(tmp_path, tmp_path / "saved", "fp32")
+    facts = encoder.info
+    assert (facts.precision, facts.storage_dtype, facts.compute_dtype) == ("int4", "nf4", "float32")
+    assert facts.cosine is None  # there is no fp32 of it to compare with
+    assert "saved_narrow" in caplog.messages
+    np.testing.assert_allclose(vectors(encoder), expected, atol=1e-5)
 
 
 def test_a_model_that_needs_more_than_8_bit_is_told_of(tmp_path, caplog):

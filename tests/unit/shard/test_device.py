@@ -3,7 +3,7 @@
 import pytest
 
 from emb_model_provider.errors import LoadError, LoadReason
-from shard.device import ComputePlan, Machine, plan_compute, this_machine
+from shard.device import ComputePlan, Machine, as_saved, plan_compute, this_machine
 
 PLAIN_CPU = Machine(frozenset({"avx2"}))
 TWO_GPUS = Machine(frozenset({"avx2"}), cuda_devices=2)
@@ -19,6 +19,36 @@ def test_auto_is_fp16_on_the_first_gpu():
 
 def test_a_cpu_is_used_when_asked_for_beside_gpus():
     assert plan_compute("cpu", "auto", TWO_GPUS).device == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("bits", "device", "asked", "expected"),
+    [
+        (4, "cpu", "fp32", ("int4", "nf4", "float32")),
+        (4, "cuda:0", "bf16", ("int4", "nf4", "bfloat16")),
+        (8, "cpu", "int8", ("int8", "int8", "float32")),
+        (8, "cpu", "bf16", ("int8", "int8", "float32")),
+        (8, "cuda:0", "auto", ("int8", "int8", "float16")),
+    ],
+)
+def test_weights_that_bitsandbytes_has_saved_are_what_they_are_whatever_is_asked(bits, device, asked, expected):
+    asked_plan = plan_compute(device, asked, TWO_GPUS)
+    plan = as_saved(asked_plan, {"quantization_config": {"load_in_4bit": bits == 4, "load_in_8bit": bits == 8}})
+    assert (plan.precision, plan.storage, plan.compute) == expected
+    assert (plan.uses_bitsandbytes, plan.narrows_to_int8, plan.starts_from_fp32, plan.note) == (
+        True,
+        False,
+        False,
+        None,
+    )
+
+
+@pytest.mark.parametrize(
+    "config", [{}, {"quantization_config": None}, {"quantization_config": {"quant_method": "fp8"}}]
+)
+def test_weights_of_any_other_kind_are_made_what_is_asked(config):
+    plan = plan_compute("cpu", "int8", PLAIN_CPU)
+    assert as_saved(plan, config) is plan
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
