@@ -116,6 +116,8 @@ def test_what_was_answered_before_work_ran_out_counts_for_nothing_after():
         ("汉" * 20 + "abcd" * 10, 30),
         ("привет" * 10, 30 + 7),
         ("🙂" * 10, 15),
+        ("汉" * 384, 385),
+        ("汉" * 128 + "abcd" * 32 + "汉" * 128, 241),
     ],
 )
 def test_tokens_are_estimated_by_script(text, tokens):

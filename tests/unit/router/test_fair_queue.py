@@ -204,6 +204,47 @@ def test_who_is_new_after_much_work_for_one_client_still_goes_before_the_second_
     assert order(queue) == ["regular 3", "new", "regular 4", "big 2"]
 
 
+def test_what_a_client_has_had_counts_when_it_asks_again_only_after_its_turn():
+    queue: FairQueue[str] = FairQueue()
+    queue.push("a", 10, "a1")
+    for number in range(20):
+        queue.push("b", 1, f"b{number}")
+    assert queue.pop().item == "a1"
+    queue.push("a", 10, "a2")
+    assert order(queue).index("a2") in (10, 11)
+
+
+def test_who_is_new_when_others_have_given_up_is_not_owed_what_it_did_not_wait_for():
+    queue: FairQueue[str] = FairQueue()
+    for cost, item in ((10, "a1"), (1, "a2"), (1, "a3")):
+        queue.push("a", cost, item)
+    given_up = queue.push("b", 10, "b1")
+    assert queue.pop().item == "a1"
+    queue.discard(given_up)
+    assert queue.pop().item == "a2"
+    for item in ("new 1", "new 2"):
+        queue.push("new", 2, item)
+    assert order(queue) == ["new 1", "a3", "new 2"]
+
+
+def test_to_forget_what_is_over_takes_no_longer_than_to_let_it_wait(monkeypatch):
+    looked_at = 0
+    is_first = FairQueue._is_first
+
+    def count(queue, stamp):
+        nonlocal looked_at
+        looked_at += 1
+        return is_first(queue, stamp)
+
+    monkeypatch.setattr(FairQueue, "_is_first", count)
+    queue: FairQueue[None] = FairQueue()
+    for number in range(1_000):
+        queue.push(f"client {number}", 1, None)
+    for _ in range(len(queue)):
+        queue.pop()
+    assert looked_at < 10_000
+
+
 def test_what_a_client_had_before_the_queue_was_empty_is_not_counted_against_it():
     queue: FairQueue[str] = FairQueue()
     queue.push("a", 1000, "long ago")

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emb_model_provider.messages.link import Encode
+from emb_model_provider.messages.link import Detokenize, Encode, Tokenize
 from router.quarantine import Quarantine, fingerprint
 
 
@@ -121,10 +121,37 @@ def test_a_fingerprint_depends_on_all_that_the_device_sees_and_on_nothing_else()
         Encode(("poison",), prompt="p"),
         Encode(("poison",), prompt_name="q"),
         Encode(("poison",), seconds=("document",)),
+        Encode(("poison",), seconds=("other document",)),
         Encode(("poison",), max_tokens=3),
+        Encode(("poison",), overlong="end"),
         Encode(("poison",), outputs=("sparse",)),
         Encode((), token_ids=((1, 2),)),
         Encode(("\ud800",)),
     ]
     marks = {fingerprint("m", one, 0) for one in [*others, Encode(("poison",))]} | {fingerprint("n", same, 1)}
     assert len(marks) == len(others) + 2
+
+
+def test_each_of_several_pairs_has_the_fingerprint_that_it_has_alone():
+    pairs = Encode(("query", "query"), seconds=("document", "poison"))
+    assert fingerprint("m", pairs, 1) == fingerprint("m", Encode(("query",), seconds=("poison",)), 0)
+    assert fingerprint("m", pairs, 0) != fingerprint("m", pairs, 1)
+
+
+def test_what_is_spelled_in_another_way_has_another_fingerprint_and_no_input_that_of_an_encoded_one():
+    asked = [
+        Encode(("poison",)),
+        Tokenize(("poison",)),
+        Tokenize(("other",)),
+        Tokenize(("poison",), add_special_tokens=False),
+        Tokenize(("poison",), prompt_name="query"),
+        Tokenize(("poison",), prompt="query: "),
+        Encode((), token_ids=((1, 2),)),
+        Detokenize(((1, 2),)),
+        Detokenize(((1, 3),)),
+        Detokenize(((1, 2),), skip_special_tokens=False),
+    ]
+    marks = [fingerprint("m", one, 0) for one in asked]
+    assert len(set(marks)) == len(marks)
+    assert fingerprint("m", Tokenize(("x", "poison")), 1) == marks[1]
+    assert fingerprint("m", Detokenize(((3,), (1, 2))), 1) == marks[7]
