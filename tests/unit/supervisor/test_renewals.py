@@ -104,6 +104,9 @@ async def test_posts_are_renewed_one_after_another_in_the_order_asked(renewals):
     assert renewals.is_asked(zh)
     en.end(served=True)
     await settle()
+    assert not renewals.is_asked(en)
+    assert renewals.is_asked(zh), "its turn has come"
+    assert not renewals.is_idle
     zh.end(served=True)
     await settle()
     assert diary == ["en overlaps", "en done", "zh overlaps", "zh done"]
@@ -117,7 +120,9 @@ async def test_who_is_asked_for_again_meanwhile_begins_again_and_who_was_removed
     renewals.ask(zh, "removed before its turn")
     await settle()
     renewals.drop(zh)
+    assert not renewals.is_asked(zh)
     renewals.ask(en, "newer settings")
+    assert not renewals.is_idle
     await settle()
     en.end(served=True)
     await settle()
@@ -139,6 +144,25 @@ async def test_where_two_processes_do_not_fit_the_old_one_is_stopped_first(renew
     renewals.ask(en, "known before")
     await settle()
     assert diary == ["en overlaps", "en failed", "en stops first", "en done", "en stops first"]
+
+
+async def test_one_that_serves_nobody_is_stopped_first_and_stopped_once_whatever_its_successor_lacks(renewals):
+    diary: list[str] = []
+    en = NoPost("en", diary)
+    en.is_ready, en.lacked_memory = False, True
+    renewals.ask(en, "why not")
+    await settle()
+    en.end(served=False)
+    await settle()
+    assert diary == ["en stops first", "en failed"]
+    assert renewals.is_idle
+
+
+def test_nobody_is_idle_who_was_asked_and_has_not_begun():
+    renewals = Renewals()
+    assert renewals.is_idle
+    renewals.ask(NoPost("en", []), "why not")
+    assert not renewals.is_idle
 
 
 async def test_a_mistake_in_one_renewal_does_not_hold_up_the_next(renewals):

@@ -170,6 +170,18 @@ def test_other_limits_count_from_now_on_and_what_has_happened_counts_on():
     assert one.breaker(3.0) == "open"
 
 
+def test_crashes_before_a_change_of_the_limits_count_with_those_after_it():
+    one = policy()
+    states = []
+    for second in range(4):
+        if second == 2:
+            one.retune(RestartLimits(intensity=3))
+        one.became_ready(float(second))
+        one.died(float(second), -9)
+        states.append(one.breaker(float(second)))
+    assert states == ["closed"] * 3 + ["open"]
+
+
 def test_an_intensity_of_nought_never_opens_the_breaker():
     one = policy(limits=RestartLimits(intensity=0))
     assert [one.died(0.0, 1) for _ in range(2000)][-1] == 30.0
