@@ -56,3 +56,17 @@ def test_equal_lengths_share_one_batch():
 
 def test_a_long_text_does_not_make_short_ones_as_long():
     assert len(padded_batches([500, *[3] * 20], [0] * 21, max_tokens=100_000)) == 2
+
+
+@pytest.mark.parametrize(
+    ("lengths", "batches"),
+    [
+        ([100, 36], [[0, 1]]),  # 64 tokens of padding are nothing
+        ([100, 35], [[0], [1]]),
+        ([1000, 1000, 700], [[0, 1, 2]]),  # and of many tokens a tenth is
+        ([1000, 1000, 699], [[0, 1], [2]]),
+        ([70, 1000, 100, 1000], [[1, 3], [2, 0]]),  # padded to their own longest
+    ],
+)
+def test_texts_share_a_batch_as_long_as_little_of_it_is_padding(lengths, batches):
+    assert padded_batches(lengths, [0] * len(lengths), max_tokens=100_000) == batches
