@@ -58,6 +58,11 @@ def test_the_only_model_of_a_kind_is_meant_and_a_better_kind_comes_first():
     assert planning.only_model(registry(ready("a", "embed")), ("rerank", "embed"), "/rerank").model_id == "a"
 
 
+def test_a_model_of_another_kind_is_not_meant_though_it_is_the_only_one():
+    with pytest.raises(ModelNotFoundError, match=r"No model served here ranks texts\. Models served here: a\."):
+        planning.only_model(registry(ready("a", "embed")), ("rerank",), "/rerank")
+
+
 def test_of_several_none_is_guessed():
     made = registry(ready("a", "embed"), ready("b", "embed"))
     with pytest.raises(InvalidRequestError, match=r"a, b.*/models/a/embed"):

@@ -52,6 +52,11 @@ def test_a_usual_text_is_small_however_slow_the_model_and_nothing_small_takes_lo
     assert planned.small_ms <= planned.slice_ms
 
 
+def test_where_a_slice_is_shorter_than_a_usual_text_small_is_half_a_slice():
+    assert SlicePlan(CostModel(0.0, 0.0, 1.0, 0.0), slice_ms=50.0, max_tokens=2048).small_ms == 25
+    assert SlicePlan(CostModel(0.0, 0.0, 1.0, 0.0), slice_ms=64.0, max_tokens=2048).small_ms == 64
+
+
 def test_on_a_quick_device_a_slice_is_fifty_milliseconds():
     assert plan([Sample((64,), 1), Sample((64,) * 2, 2)], 2048).slice_ms == 50
 
@@ -62,6 +67,21 @@ def test_on_a_noisy_machine_usual_texts_alone_never_make_pairs_of_tokens_dear_an
     times = [Sample(lengths, sample(model, lengths).ms * factor) for lengths, factor in zip(shapes, noise, strict=True)]
     assert fit(times).per_pair == 0
     assert fit([*times, sample(model, (256,))]).ms(16, 160, 160 * 10) > 0.3 * model.per_token * 160
+
+
+def test_where_all_texts_are_short_no_slice_is_shorter_than_the_longest_and_none_as_long_as_a_usual_text():
+    assert plan([Sample((8,), 80), Sample((16,), 160)], 2048).slice_ms == pytest.approx(160)
+
+
+def test_texts_have_no_price_where_there_was_no_crowd_of_short_ones():
+    costs = fit([Sample((8,), 10), Sample((64,), 20), Sample((64,) * 2, 38)])
+    assert costs.per_text == 0
+    assert fit([Sample((8,), 10), Sample((64,), 20), Sample((8,) * 4, 38)]).per_text > 0
+
+
+@pytest.mark.parametrize("ms", [0.1, 0.3, 0.7, 3.0, 7.0, 49.0])
+def test_of_prices_that_are_as_good_it_is_that_of_a_pass(ms):
+    assert fit([Sample((64,), ms)]) == CostModel(pytest.approx(ms), 0.0, 0.0, 0.0)
 
 
 @given(models, st.integers(64, 4096))
@@ -128,12 +148,27 @@ def test_measuring_uses_no_text_longer_than_the_model_takes():
     assert max(encoder.batch_sizes) * MAX_TOKENS <= 300
 
 
-@pytest.mark.parametrize(("longest", "timed"), [(200, 200), (300, 300), (512, 512), (64, 64)])
+@pytest.mark.parametrize(("longest", "timed"), [(200, 200), (300, 300), (512, 512), (64, 64), (4, 4)])
 def test_one_long_text_is_timed_of_the_length_that_the_model_takes(longest, timed):
     encoder = FakeEncoder()
     encoder.info = encoder.info.replace(max_tokens=longest)
     measure(encoder, 2048, SlowEncoder(0.0, 0.0).clock)
     assert max(len(text) for text in encoder.encoded) == timed
+    if longest > 64:
+        assert len([text for text in encoder.encoded if len(text) == timed]) == 3, "a quick pass, three times"
+
+
+def test_what_the_first_pass_of_a_size_takes_to_make_its_kernels_does_not_count():
+    class Preparing(SlowEncoder):
+        def encode(self, batch):
+            shape = tuple(len(one.ids) for one in batch)
+            self.now_s += 0 if shape in seen else 0.3
+            seen.add(shape)
+            return super().encode(batch)
+
+    seen, encoder = set(), Preparing(0.01, 0.001)
+    costs = measure(encoder, 2048, encoder.clock).costs
+    assert (costs.base, costs.per_token) == (pytest.approx(10), pytest.approx(1))
 
 
 @pytest.mark.parametrize(("task", "seconds"), [("rerank", ["0"]), ("embed", ())])

@@ -104,6 +104,15 @@ def test_a_prompt_of_the_request_wins_over_a_name_even_an_unknown_one():
         read_options(FakeEncoder(), Encode(("a",), prompt_name="nobody knows"))
 
 
+def test_an_empty_prompt_is_none_and_not_the_models_own():
+    class Prompting(FakeEncoder):
+        def resolve_prompt(self, prompt_name):
+            return "the model's own: "
+
+    assert read_options(Prompting(), Encode(("a",), prompt="")).prompt == ""
+    assert read_options(Prompting(), Encode(("a",))).prompt == "the model's own: "
+
+
 # --- what is read at once -------------------------------------------------------------------------------------
 
 
@@ -141,6 +150,12 @@ def test_a_partial_request_that_refuses_overlong_texts_keeps_the_short_ones():
     assert (broken.index, broken.status) == (2, 500)
 
 
+def test_an_input_of_a_partial_request_is_called_what_its_client_calls_it():
+    request = Encode(("a", "x" * 100), overlong="error", partial=True, labels=("document 7", "document 9"))
+    _, long = tokenize(FakeEncoder(), request)
+    assert "however document 9 has 100" in long.message
+
+
 def test_what_is_wrong_with_all_of_a_partial_request_fails_it():
     assert refusal(FakeEncoder(), Encode(("a", "b"), outputs=("sparse",), partial=True)).code == "unsupported_output"
 
@@ -172,6 +187,12 @@ def test_no_more_texts_are_spelled_once_there_are_too_many_tokens():
     encoder = CountingSpeller()
     assert isinstance(spell(encoder, Tokenize(("x" * 10_000,) * 1000)), Failed)
     assert 50 < encoder.spelled < 60
+
+
+def test_texts_with_a_long_prompt_before_each_are_spelled_step_by_step():
+    encoder = CountingSpeller()
+    assert isinstance(spell(encoder, Tokenize(("a",) * 10, prompt="p" * 50_000)), Tokens)
+    assert encoder.steps > 5
 
 
 def test_texts_that_are_spelled_step_by_step_keep_their_order():

@@ -33,6 +33,10 @@ def test_only_texts_that_take_the_plain_steps_share_a_segment_with_others_or_get
     assert [(one.count, one.length) for one in find_segments([4, 3, 3], 0)] == [(1, 4), (2, 3)]
 
 
+def test_what_a_segment_is_padded_does_not_count_against_the_next():
+    assert [(one.count, one.length) for one in find_segments([64, 20, 20, *[16] * 6], 64)] == [(2, 64), (7, 20)]
+
+
 @given(lengths_of, st.sampled_from([0, 16, 64]))
 def test_segments_cover_every_token_once_and_in_order(lengths, plain_tokens):
     segments = find_segments(lengths, plain_tokens)
@@ -222,8 +226,11 @@ def test_tokens_of_padding_within_a_text_are_not_counted_where_positions_start_b
 class TypesAsStates(PositionsAsStates):
     """The same with the type of each token; every token, the spare ones too, has to have one and a position."""
 
+    def __init__(self, tokens: int = 20) -> None:
+        self.tokens = tokens
+
     def graph(self, ids, positions, types, _segments):
-        assert ids.shape == positions.shape == types.shape == (1, 20)
+        assert ids.shape == positions.shape == types.shape == (1, self.tokens)
         return types[..., None]
 
 
@@ -234,3 +241,38 @@ def test_a_text_without_types_is_of_the_first_type_beside_whatever_others(own):
     pair, single = Tokenized((5,) * 10, 10, type_ids=own), Tokenized((5,) * 7, 7)
     found = path.run([pair, single]).tokens
     assert [types.tolist() for types in found] == [list(own or [0] * 10), [0] * 7]
+
+
+def test_a_text_longer_than_a_usual_pass_has_types_for_all_of_it():
+    model = TypesAsStates(tokens=round_up(2500))
+    path = PackedPath(model.graph, model, plain_tokens=0, first_position=0, max_tokens=2500, wants_type_ids=True)
+    (types,) = path.run([Tokenized((5,) * 2500, 2500)]).tokens
+    assert types.tolist() == [0] * 2500
+
+
+def test_tokens_that_no_token_attends_to_are_those_of_their_own_text():
+    passes = []
+
+    def graph(ids, _positions, segments):
+        passes.append(segments)
+        return ids[..., None]
+
+    path = PackedPath(
+        graph, PositionsAsStates(), plain_tokens=16, first_position=0, max_tokens=32, wants_type_ids=False
+    )
+    path.run([Tokenized((5,) * 20, 20), Tokenized((5,) * 18, 18, expanded=3), Tokenized((5,) * 17, 17)])
+    seen = [one.length if one.padding is None else int((one.padding.bias == 0).sum()) for one in passes[0]]
+    assert seen == [20, 15, 17]
+
+
+class InGroups(PositionsAsStates):
+    def group(self, row):
+        return row.prompt_tokens
+
+
+def test_texts_that_their_head_tells_apart_share_no_pass():
+    model = InGroups()
+    path = PackedPath(model.graph, model, plain_tokens=0, first_position=0, max_tokens=8, wants_type_ids=False)
+    rows = [Tokenized((1, 2, 3), 3, prompt_tokens=number) for number in (0, 1, 0, 1)]
+    assert sorted(map(sorted, path.split(rows))) == [[0, 2], [1, 3]]
+    assert path.split(rows[:1]) == [[0]]

@@ -4,6 +4,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -61,6 +62,13 @@ def test_readers_that_were_kept_out_are_in_before_the_next_may_be_alone():
         order.append("alone")
     late.join(10)
     assert order == ["read", "alone"]
+
+
+def test_what_goes_wrong_alone_keeps_nobody_out():
+    solitude = Solitude()
+    with pytest.raises(RuntimeError), solitude.alone():
+        raise RuntimeError
+    assert solitude.try_read()
 
 
 @settings(deadline=None, max_examples=20)
