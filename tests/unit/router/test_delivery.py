@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from emb_model_provider.errors import EncodeError, QuarantinedError, UnavailableError
 from emb_model_provider.frames import FrameDecoder
 from emb_model_provider.messages.framing import pack, unpack
-from emb_model_provider.messages.link import Encode, Encoded, SparseRows, TokenVectors
+from emb_model_provider.messages.link import Encode, Encoded, InputError, SparseRows, TokenVectors
 from emb_model_provider.messages.status import ShardTable
 from router.delivery import Call
 from router.gate import Gate
@@ -20,6 +20,7 @@ from router.quarantine import fingerprint
 from router.registry import Registry
 from router.requests import EncodeRequest, Queries
 from router.service import EmbeddingService, Policy
+from router.visit import VISIT, Visit
 from tests.support.statuses import make_info, make_status
 
 
@@ -161,6 +162,65 @@ async def test_suspects_are_tried_one_by_one_and_alone():
     ]
 
 
+async def test_an_input_that_a_process_died_of_after_its_client_had_left_is_tried_alone():
+    backend = MortalBackend()
+    service = make_service(backend)
+    service.quarantine.found([fingerprint("m", Encode(("odd",)), 0)], alone=False)
+    assert rows(await service.embed(EncodeRequest("m", ("odd", "b")))) == [vector("odd"), vector("b")]
+    assert [(one.texts, one.alone) for one in backend.seen] == [(("odd",), True), (("b",), True)]
+    await service.embed(EncodeRequest("m", ("odd", "b")))
+    assert [one.texts for one in backend.seen[2:]] == [("odd", "b")], "a process has lived through it"
+
+
+async def test_what_is_being_tried_is_not_sent_beside_it_by_whoever_asks_for_it_meanwhile():
+    class Slow(MortalBackend):
+        async def encode(self, model_id, message):
+            self.seen.append(message)
+            if len(self.seen) == 1:
+                raise ShardLostError(started=True)
+            await may_answer.wait()
+            return Encoded(np.array(vector("a"), dtype="<f4").tobytes(), 4, (1,))
+
+    backend, may_answer = Slow(), asyncio.Event()
+    service = make_service(backend)
+    first = asyncio.create_task(service.embed(EncodeRequest("m", ("a",))))
+    await asyncio.sleep(0.01)
+    second = asyncio.create_task(service.embed(EncodeRequest("m", ("a",))))
+    await asyncio.sleep(0.01)
+    assert [message.alone for message in backend.seen] == [False, True]
+    may_answer.set()
+    assert [rows(one) for one in await asyncio.gather(first, second)] == [[vector("a")]] * 2
+
+
+def test_a_result_that_names_an_input_as_one_client_does_is_nobody_elses():
+    call = Call(EncodeRequest("m", ("a",), partial=True), make_status("m"), Gate("m", 0), "", [1], True, None)
+    assert call.is_anyones(Encoded(bytes(16), 4, (1,)))
+    assert not call.is_anyones(Encoded(bytes(16), 4, (0,), errors=(InputError(0, 400, "kind", None, "document 7"),)))
+
+
+async def test_the_gate_hears_which_slices_were_answered(monkeypatch):
+    heard = []
+    monkeypatch.setattr(Gate, "turn_over", lambda _gate, _turn, *, is_answered: heard.append(is_answered))
+    backend = MortalBackend("poison")
+    await make_service(backend).embed(EncodeRequest("m", ("fine",)))
+    with pytest.raises(EncodeError):
+        await make_service(backend).embed(EncodeRequest("m", ("poison",)))
+    assert heard == [True, False]
+
+
+async def test_a_slice_belongs_to_the_trace_of_its_request_or_else_of_the_visit():
+    def traceparent(of_request: str) -> str:
+        request = EncodeRequest("m", ("a",), traceparent=of_request)
+        return Call(request, make_status("m"), Gate("m", 0), "", [1], True, None).message(0, 1).traceparent
+
+    assert traceparent("") == ""
+    token = VISIT.set(Visit(traceparent="00-1-2-01"))
+    try:
+        assert (traceparent(""), traceparent("00-3-4-01")) == ("00-1-2-01", "00-3-4-01")
+    finally:
+        VISIT.reset(token)
+
+
 async def test_what_another_router_finds_guilty_while_the_next_process_starts_is_not_tried_again():
     registry = Registry(ready_wait_s=5)
     ready, starting = (
@@ -233,6 +293,14 @@ async def test_a_killer_among_partial_inputs_has_an_empty_row_of_each_output_tha
         assert (part.dimension, part.vectors, part.tokens) == (dimension, bytes(4 * dimension), (0,))
         assert part.sparse == (SparseRows(bytes(8), b"", b"") if "sparse" in outputs else None)
         assert part.token_vectors == (TokenVectors(b"", 5, (0,)) if "multi_vector" in outputs else None)
+
+
+async def test_a_killer_among_pairs_has_one_score_where_the_model_names_none():
+    registry = Registry(ready_wait_s=0.05)
+    registry.update(ShardTable((make_status("m", info=make_info(labels=())),)))
+    request = EncodeRequest("m", ("poison",), outputs=("scores",), partial=True)
+    (part,) = (await EmbeddingService(registry, MortalBackend("poison")).embed(request)).parts
+    assert (part.dimension, part.vectors) == (1, bytes(4))
 
 
 @given(

@@ -10,7 +10,17 @@ from emb_model_provider.black_box import BlackBox, BlackBoxReader
 from emb_model_provider.errors import PayloadTooLargeError, RequestError
 from emb_model_provider.frames import FrameDecoder
 from emb_model_provider.messages.framing import pack, unpack
-from emb_model_provider.messages.link import Cancel, Encode, Encoded, Failed, Hello, Tokenize, Tokens
+from emb_model_provider.messages.link import (
+    Cancel,
+    Detokenize,
+    Encode,
+    Encoded,
+    Failed,
+    Hello,
+    Texts,
+    Tokenize,
+    Tokens,
+)
 from router.link import Left, Link, ShardLostError
 from router.quarantine import fingerprint
 
@@ -71,6 +81,15 @@ async def test_an_answer_that_comes_after_its_client_left_disturbs_nobody(link, 
     assert link.in_flight == 0
 
 
+async def test_an_answer_that_comes_in_the_moment_in_which_its_client_leaves_disturbs_nobody(link):
+    left, error_left, stays = [await ask(link) for _ in range(3)]
+    left.cancel()
+    error_left.cancel()
+    link.data_received(pack(ONE, 1) + pack(Failed(500, "internal_error", None, "late"), 2) + pack(ONE, 3))
+    assert await stays == ONE
+    assert not link.complaint
+
+
 async def test_a_models_error_is_its_clients_in_every_field(link):
     asked = await ask(link)
     link.data_received(pack(Failed(422, "invalid_request_error", "too_long", "no", param="input", index=7), 1))
@@ -83,21 +102,26 @@ async def test_a_models_error_is_its_clients_in_every_field(link):
 
 
 @pytest.mark.parametrize(
-    ("answer", "complaint"),
+    ("message", "kind", "answer", "complaint", "started"),
     [
-        (Tokens(((),)), "Tokens is no answer to Encode"),
-        (Encoded(bytes(8), 1, (1, 1)), "2 rows are no answer to 1 inputs"),
-        (Encoded(bytes(8), 1, (1,)), "bytes do not match their count and dimension"),
-        (Encoded(bytes(4), 2, (1,)), "bytes do not match their count and dimension"),
+        (Encode(("a",)), Encoded, Tokens(((),)), "Tokens is no answer to Encode", False),
+        (Encode(("a",)), Encoded, Encoded(bytes(8), 1, (1, 1)), "2 rows are no answer to 1 inputs", True),
+        (Tokenize(("a", "b")), Tokens, Tokens(((),)), "1 rows are no answer to 2 inputs", True),
+        (Detokenize(((1,), (2,))), Texts, Texts(("a",)), "1 rows are no answer to 2 inputs", True),
+        (Encode(("a",)), Encoded, Encoded(bytes(8), 1, (1,)), "bytes do not match their count and dimension", False),
+        (Encode(("a",)), Encoded, Encoded(bytes(4), 2, (1,)), "bytes do not match their count and dimension", False),
     ],
 )
-async def test_a_shard_that_gives_a_wrong_answer_is_asked_nothing_more(link, wire, answer, complaint):
-    asked = await ask(link)
+async def test_a_shard_that_gives_a_wrong_answer_is_asked_nothing_more(
+    link, wire, message, kind, answer, complaint, started
+):
+    asked = await ask(link, message, kind)
     link.data_received(pack(answer, 1))
     await asyncio.sleep(0)
     link.connection_lost(None)
-    with pytest.raises(ShardLostError):
+    with pytest.raises(ShardLostError) as lost:
         await asked
+    assert lost.value.started is started
     assert complaint in link.complaint
     assert wire.is_aborted
     with pytest.raises(ShardLostError):
@@ -117,6 +141,21 @@ async def test_while_a_shard_takes_nothing_no_more_is_written_and_all_is_once_it
     assert wire.messages() == [Encode(("a",))]
     link.data_received(pack(ONE, 1))
     assert await asked[0] == ONE
+
+
+async def test_a_shard_that_takes_nothing_again_at_once_is_written_nothing(link, wire):
+    link.pause_writing()
+    asked = await ask(link)
+    link.resume_writing()
+    link.pause_writing()
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert wire.written == b""
+    link.resume_writing()
+    for _ in range(3):
+        await asyncio.sleep(0)
+    link.data_received(pack(ONE, 1))
+    assert await asked == ONE
 
 
 async def test_who_waits_to_be_written_to_a_shard_that_dies_has_not_killed_it(link):
@@ -174,6 +213,21 @@ async def test_what_a_process_was_at_when_it_died_is_what_it_noted(wire, tmp_pat
     link.connection_lost(None)
     lost = await asyncio.gather(*asked, return_exceptions=True)
     assert [one.started for one in lost] == started
+
+
+@pytest.mark.parametrize("breaks", [True, False])
+async def test_that_a_link_is_broken_is_told_once_and_at_once_and_its_black_box_is_closed(wire, tmp_path, breaks):
+    BlackBox(tmp_path / "box", 1)
+    box, broken = BlackBoxReader(tmp_path / "box"), []
+    link = Link("m", 1, box, broken.append)
+    link.connection_made(wire)
+    if breaks:
+        link.data_received(pack(Hello("another", 1)))
+        assert broken == [link]
+    link.connection_lost(None)
+    assert broken == [link]
+    with pytest.raises(ValueError, match="closed"):
+        box.requests_of(os.getpid())
 
 
 @pytest.fixture

@@ -121,6 +121,15 @@ async def test_equal_texts_of_a_question_are_tried_once_and_all_have_the_answer(
     assert [one.texts for one in backend.seen if one.alone] == [("unlucky",), ("other",)]
 
 
+async def test_one_text_that_two_clients_ask_for_is_tried_once():
+    backend = MortalSpeller("unlucky")
+    backend.on_death = backend.deadly.clear
+    service = make_service(backend)
+    asked = [service.tokenize("m", Tokenize(("unlucky", name), request_id=name)) for name in "ab"]
+    assert await asyncio.gather(*asked) == [Tokens((spelled("unlucky"), spelled(name))) for name in "ab"]
+    assert [one.texts for one in backend.seen if one.alone].count(("unlucky",)) == 1
+
+
 async def test_a_text_that_a_process_died_of_after_its_client_had_left_is_asked_for_alone():
     backend = MortalSpeller()
     service = make_service(backend)

@@ -79,6 +79,15 @@ def test_texts_have_no_price_where_there_was_no_crowd_of_short_ones():
     assert fit([Sample((8,), 10), Sample((64,), 20), Sample((8,) * 4, 38)]).per_text > 0
 
 
+@pytest.mark.parametrize(
+    ("first", "second"), [(73.12176821304028, 103.91475990268614), (25.077102881323604, 26.413032155550294)]
+)
+def test_of_prices_that_are_as_good_it_is_that_of_a_token(first, second):
+    times = {1: first, 2: second, 4: first + 3 * (second - first)}
+    costs = fit([Sample((40,) * count, ms) for count, ms in times.items()])
+    assert (costs.per_text, costs.per_token) == (0, pytest.approx((second - first) / 40))
+
+
 @pytest.mark.parametrize("ms", [0.1, 0.3, 0.7, 3.0, 7.0, 49.0])
 def test_of_prices_that_are_as_good_it_is_that_of_a_pass(ms):
     assert fit([Sample((64,), ms)]) == CostModel(pytest.approx(ms), 0.0, 0.0, 0.0)

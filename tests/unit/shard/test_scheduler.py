@@ -68,6 +68,7 @@ def test_a_dropped_text_is_never_handed_out_and_the_count_stays_true(lengths, pl
         scheduler.drop(item)
     expected = set(items) - set(taken) - dropped
     assert scheduler.waiting_texts == len(expected)
+    assert scheduler.waiting_tokens == sum(item.length for item in expected)
     assert (scheduler.due_in_s(0.0) is None) == (not expected)
     assert {item for batch in drain(scheduler) for item in batch} == expected
 
