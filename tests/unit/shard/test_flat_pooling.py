@@ -62,8 +62,9 @@ def test_a_row_of_zeros_stays_one():
         [Pooling(SIZE, ["mean", "cls"])],
         [Pooling(SIZE, "mean"), Dense(SIZE, SIZE)],
         [Normalize()],
+        [Pooling(SIZE, "mean"), Normalize(), Normalize()],
     ],
-    ids=["none", "max", "two modes", "a layer behind it", "no pooling"],
+    ids=["none", "max", "two modes", "a layer behind it", "no pooling", "of which raw rows would have the first"],
 )
 def test_what_flat_pooling_does_not_know_is_left_to_the_modules(modules):
     assert find_flat_pooling(modules) is None

@@ -60,6 +60,11 @@ def test_few_characters_are_not_worth_another_thread():
     assert callers == [threading.current_thread()]
 
 
+@pytest.mark.parametrize("count", [0, 3])
+def test_of_no_texts_there_is_nothing(count):
+    assert Helpers(count).run(lambda texts: texts, []) == []
+
+
 def test_without_helpers_the_caller_does_it_all():
     callers = []
 

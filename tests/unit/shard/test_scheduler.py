@@ -277,6 +277,20 @@ def test_a_long_text_whose_turn_came_as_small_requests_left_is_not_held_against_
     assert kinds_of_next(scheduler, 12) == "iiibiiibiiib"
 
 
+def test_what_a_long_text_took_of_small_requests_is_still_theirs_after_bulk_ran_by_itself():
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(), make_plan(slice_ms=50, ms_per_token=1))
+    add(scheduler, [1000])
+    while scheduler._bulk:  # until its turn comes, small requests wait beside it
+        add(scheduler, [20])
+        take(scheduler)
+    drain(scheduler)
+    add(scheduler, [40] * 10)
+    assert [item.length for item in take(scheduler)] == [40]
+    for _ in range(50):
+        add(scheduler, [20])
+        assert [item.length for item in take(scheduler)] == [20]
+
+
 def test_by_default_an_idle_device_never_waits_for_company():
     scheduler: Scheduler[Item] = Scheduler(BatchLimits(), make_plan())
     assert scheduler.due_in_s(0.0) is None
@@ -376,6 +390,28 @@ def test_beside_an_interactive_batch_the_next_lane_is_bulks_until_more_waits_tha
     for _ in range(5):
         add(scheduler, [5])
     assert not scheduler.take(0.0).is_bulk
+
+
+def test_beside_a_batch_of_bulk_the_next_lane_is_for_small_requests():
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(), make_plan(slice_ms=50, ms_per_token=1), 2)
+    add(scheduler, [10] * 40)
+    assert scheduler.take(0.0).is_bulk
+    (small,) = add(scheduler, [20])
+    assert scheduler.take(0.0).items == [small]
+
+
+def test_small_requests_that_are_encoded_quicker_than_predicted_are_no_bulk():
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(), make_plan(slice_ms=50, ms_per_token=1))
+    for _ in range(20):
+        add(scheduler, [10])
+        batch = scheduler.take(0.0)
+        scheduler.observe(batch, 1)
+        scheduler.finished(batch)
+    for _ in range(20):
+        add(scheduler, [10])
+    batch = scheduler.take(0.0)
+    assert batch.planned_ms > 50
+    assert not batch.is_bulk
 
 
 def test_no_lane_takes_more_bulk_than_its_part_of_what_runs_and_waits():

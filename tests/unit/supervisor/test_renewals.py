@@ -35,7 +35,9 @@ def test_a_process_that_is_too_large_from_the_start_is_not_replaced_for_that():
     limits = RecycleLimits(rss_bytes=50 * MIB)
     assert lifespan(100).is_too_large_from_the_start(limits)
     assert lifespan(100).due(limits, 500 * MIB, 60) == ""
+    assert lifespan(50).is_too_large_from_the_start(limits)
     assert not lifespan(40).is_too_large_from_the_start(limits)
+    assert not lifespan(100).is_too_large_from_the_start(RecycleLimits()), "there is no limit"
 
 
 @given(st.floats(0, 1, exclude_max=True), st.floats(1, 1e6))
@@ -49,6 +51,9 @@ def test_processes_that_began_together_do_not_end_together():
     limits = RecycleLimits(age_s=1000)
     assert lifespan(jitter=0.1).due(limits, 0, 1050)
     assert not lifespan(jitter=0.9).due(limits, 0, 1050)
+    limits = RecycleLimits(rss_bytes=200 * MIB)
+    assert lifespan(jitter=0.1).due(limits, 210 * MIB, 0)
+    assert not lifespan(jitter=0.9).due(limits, 210 * MIB, 0)
 
 
 class NoPost:
