@@ -11,6 +11,7 @@ from router.link import ShardLostError
 from router.quarantine import fingerprint
 from router.registry import Registry
 from router.service import EmbeddingService, Policy
+from router.visit import VISIT, Visit
 from tests.support.statuses import make_info, make_status
 
 
@@ -122,12 +123,16 @@ async def test_equal_texts_of_a_question_are_tried_once_and_all_have_the_answer(
 
 
 async def test_one_text_that_two_clients_ask_for_is_tried_once():
-    backend = MortalSpeller("unlucky")
-    backend.on_death = backend.deadly.clear
+    backend = MortalSpeller()
     service = make_service(backend)
-    asked = [service.tokenize("m", Tokenize(("unlucky", name), request_id=name)) for name in "ab"]
-    assert await asyncio.gather(*asked) == [Tokens((spelled("unlucky"), spelled(name))) for name in "ab"]
-    assert [one.texts for one in backend.seen if one.alone].count(("unlucky",)) == 1
+    service.quarantine.found([fingerprint("m", Tokenize(("odd",)), 0)], alone=False)
+
+    async def ask(request_id: str) -> Tokens:
+        VISIT.set(Visit(request_id=request_id))
+        return await service.tokenize("m", Tokenize(("odd",), request_id=request_id))
+
+    assert await asyncio.gather(ask("a"), ask("b")) == [Tokens((spelled("odd"),))] * 2
+    assert [one.texts for one in backend.seen] == [("odd",)]
 
 
 async def test_a_text_that_a_process_died_of_after_its_client_had_left_is_asked_for_alone():

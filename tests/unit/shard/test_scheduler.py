@@ -475,6 +475,22 @@ def test_what_is_too_much_for_one_batch_on_all_cores_is_known_by_all_that_it_cos
     assert scheduler.take(0.0).is_wide
 
 
+def test_where_batches_take_longer_than_predicted_less_is_too_much_for_one_batch_on_all_cores():
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(), make_plan(slice_ms=50, ms_per_token=1), lanes=2)
+    for took_ms, texts, is_wide in [(5, 2, True), (20, 1, False)]:
+        for _ in range(40):
+            add(scheduler, [5])
+            batch = scheduler.take(0.0)
+            scheduler.observe(batch, took_ms)
+            scheduler.finished(batch)
+        add(scheduler, [5])
+        add(scheduler, [5])
+        batch = scheduler.take(0.0)
+        assert (len(batch.items), batch.is_wide) == (texts, is_wide)
+        scheduler.finished(batch)
+        drain(scheduler)
+
+
 def test_a_text_that_many_requests_wait_for_is_one_text_of_what_waits():
     scheduler: Scheduler[Item] = Scheduler(BatchLimits(), make_plan(slice_ms=50, ms_per_token=1), lanes=2)
     shared = add(scheduler, [20])
