@@ -106,8 +106,8 @@ async def test_a_models_error_is_its_clients_in_every_field(link):
     [
         (Encode(("a",)), Encoded, Tokens(((),)), "Tokens is no answer to Encode", False),
         (Encode(("a",)), Encoded, Encoded(bytes(8), 1, (1, 1)), "2 rows are no answer to 1 inputs", True),
-        (Tokenize(("a", "b")), Tokens, Tokens(((),)), "1 rows are no answer to 2 inputs", True),
-        (Detokenize(((1,), (2,))), Texts, Texts(("a",)), "1 rows are no answer to 2 inputs", True),
+        (Tokenize(("a",)), Tokens, Tokens(((), ())), "2 rows are no answer to 1 inputs", True),
+        (Detokenize(((1,),)), Texts, Texts(("a", "b")), "2 rows are no answer to 1 inputs", True),
         (Encode(("a",)), Encoded, Encoded(bytes(8), 1, (1,)), "bytes do not match their count and dimension", False),
         (Encode(("a",)), Encoded, Encoded(bytes(4), 2, (1,)), "bytes do not match their count and dimension", False),
     ],
