@@ -123,8 +123,10 @@ def test_a_prompt_is_as_long_as_it_is_within_the_limit_without_what_ends_every_t
 
 
 def test_without_a_special_token_at_its_end_all_of_a_prompt_counts(raw):
-    (one,) = ours(raw["bert"]).tokenize(["x"], Reading(prompt="a b "))
-    assert one.prompt_tokens == len(raw["bert"].encode("a b").ids)
+    tokenizer = ours(raw["bert"])
+    for prompt in ("a b ", "a b c d "):  # each has a length of its own
+        (one,) = tokenizer.tokenize(["x"], Reading(prompt=prompt))
+        assert one.prompt_tokens == len(raw["bert"].encode(prompt).ids)
 
 
 def test_a_limit_without_room_for_any_text_is_refused(raw):
@@ -200,9 +202,10 @@ def test_two_texts_in_the_place_of_one_are_not_read_as_a_pair(raw):
         ours(raw["bert"]).tokenize([("a", "b")])
 
 
-def test_a_model_that_has_room_for_its_special_tokens_alone_is_given_those(raw):
-    (one,) = ours(raw["bert"], 2).tokenize(["lovely"])
-    assert list(one.ids) == theirs(raw["bert"], 2, "end").encode("lovely").ids
+@SIDES
+def test_a_model_that_has_room_for_its_special_tokens_alone_is_given_those(raw, side):
+    (one,) = ours(raw["bert"], 2, side).tokenize(["lovely"])
+    assert list(one.ids) == theirs(raw["bert"], 2, side).encode("lovely").ids
 
 
 @given(st.integers(0, 300), st.integers(0, 300), st.integers(0, 200))
@@ -245,10 +248,26 @@ def test_a_pair_with_a_very_long_second_text_too(raw, kind, side):
 
 
 @KINDS
-def test_most_of_a_very_long_text_is_never_tokenised(raw, kind):
-    (found,) = ours(raw[kind], 64).tokenize([text_of(50_000, 3)])
+@SIDES
+def test_most_of_a_very_long_text_is_never_tokenised(raw, kind, side):
+    (found,) = ours(raw[kind], 64, side).tokenize([text_of(50_000, 3)])
     assert not found.counted
     assert found.original_tokens < 20_000
+
+
+def test_a_text_is_counted_to_its_end_up_to_a_length_that_grows_with_what_is_kept(raw):
+    text = "the " * 8_000
+    assert [ours(raw["bert"], limit).tokenize([text])[0].counted for limit in (500, 1_000)] == [False, True]
+
+
+@SIDES
+def test_a_very_long_text_of_which_a_part_has_as_many_tokens_as_are_kept_is_longer_than_that(side):
+    tokenizer = Tokenizer(WordLevel({"<unk>": 0}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = Whitespace()
+    text = " ".join(["a" * 255] * 200)  # the part that is tried first has 64 of these words
+    (found,) = ours(tokenizer, 64, side).tokenize([text])
+    assert len(found.ids) == 64
+    assert found.truncated
 
 
 @KINDS
@@ -293,6 +312,21 @@ def test_each_input_knows_what_its_request_wants_of_it(raw):
     (text,), (pair,) = tokenizer.tokenize(["a"], reading), tokenizer.tokenize_pairs(["a"], ["b"], reading)
     for one in (text, pair, tokenizer.accept_ids([3], reading)):
         assert (one.outputs, one.raw) == (("sparse",), True)
+
+
+def test_the_first_and_the_last_id_of_the_vocabulary_are_ids_and_their_neighbours_are_none(raw):
+    tokenizer, size = ours(raw["bert"]), raw["bert"].get_vocab_size()
+    assert tokenizer.accept_ids([0, size - 1]).ids[1:3] == (0, size - 1)
+    for wrong in (-1, size):
+        with pytest.raises(InvalidRequestError, match=f"Token id {wrong} is not"):
+            tokenizer.accept_ids([wrong])
+
+
+def test_ids_that_are_the_beginning_and_the_end_of_a_frame_at_once_are_a_text():
+    tokenizer = Tokenizer(WordLevel({"<s>": 0, "a": 1}))
+    tokenizer.post_processor = TemplateProcessing(single="<s> $A <s>", special_tokens=[("<s>", 0)])
+    assert ours(tokenizer).accept_ids([0]).ids == (0, 0, 0)
+    assert ours(tokenizer).accept_ids([0, 0]).ids == (0, 0)
 
 
 def test_an_id_out_of_the_vocabulary_is_refused_with_a_word_on_langchain(raw):
