@@ -255,6 +255,13 @@ def test_most_of_a_very_long_text_is_never_tokenised(raw, kind, side):
     assert found.original_tokens < 20_000
 
 
+def test_of_two_very_long_texts_the_longer_one_keeps_the_odd_token():
+    tokenizer = Tokenizer(WordLevel({"a": 0, "b": 1}))
+    tokenizer.pre_tokenizer = Whitespace()
+    (found,) = ours(tokenizer, 3).tokenize_pairs(["a " * 9_000], ["b " * 20_000])
+    assert found.ids == (0, 1, 1)
+
+
 def test_a_text_is_counted_to_its_end_up_to_a_length_that_grows_with_what_is_kept(raw):
     text = "the " * 8_000
     assert [ours(raw["bert"], limit).tokenize([text])[0].counted for limit in (500, 1_000)] == [False, True]
@@ -320,6 +327,13 @@ def test_the_first_and_the_last_id_of_the_vocabulary_are_ids_and_their_neighbour
     for wrong in (-1, size):
         with pytest.raises(InvalidRequestError, match=f"Token id {wrong} is not"):
             tokenizer.accept_ids([wrong])
+
+
+def test_ids_that_are_cut_have_as_many_types_as_are_left():
+    tokenizer = Tokenizer(WordLevel({"<s>": 0, "a": 1}))
+    tokenizer.post_processor = TemplateProcessing(single="<s>:2 $A:1", special_tokens=[("<s>", 0)])
+    found = ours(tokenizer, 3).accept_ids([1] * 9)
+    assert (found.ids, found.type_ids, found.original_tokens) == ((0, 1, 1), (2, 1, 1), 10)
 
 
 def test_ids_that_are_the_beginning_and_the_end_of_a_frame_at_once_are_a_text():
