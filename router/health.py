@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Final
 
@@ -15,12 +16,14 @@ from emb_model_provider.messages.status import Progress, ShardStatus
 from router.auth import Authenticator
 from router.gate import Gate
 from router.planning import find
-from router.registry import Registry
+from router.registry import Registry, retry_after_s
 from router.service import EmbeddingService
 
 #: Xinference's own path. No key is needed to ask.
 KEY_QUESTION: Final = "/v1/cluster/auth"
 _JSON: Final = "application/json"
+#: When to look again where no model is served at all.
+_NO_MODEL_S: Final = 60.0
 _NOTHING_YET: Final = Progress(
     batches_done=0, running_s=0.0, waiting_texts=0, waiting_tokens=0, rss_bytes=0, last_success=0.0
 )
@@ -64,7 +67,11 @@ class Health:
                 for status in statuses
             },
         }
-        return web.Response(status=200 if is_ready else 503, body=orjson.dumps(body), content_type=_JSON)
+        response = web.Response(status=200 if is_ready else 503, body=orjson.dumps(body), content_type=_JSON)
+        if not is_ready:
+            waits_s = (retry_after_s(status) for status in statuses if not self._registry.is_ready(status))
+            response.headers["Retry-After"] = str(math.ceil(max(waits_s, default=_NO_MODEL_S)))
+        return response
 
 
 def key_question(authenticator: Authenticator) -> web.RouteDef:

@@ -116,17 +116,24 @@ class Registry:
         return f"The model {model!r} does not exist. Models served here: {served}.{hint}"
 
 
+def retry_after_s(status: ShardStatus) -> float:
+    """Return in how many seconds to ask again for a model that is not ready: at least 1, at most 60."""
+    return (
+        _MAX_RETRY_AFTER_S if status.state == "failed" else min(max(1.0, status.expected_ready_s), _MAX_RETRY_AFTER_S)
+    )
+
+
 def _failed(status: ShardStatus) -> UnavailableError:
     return UnavailableError(
         f"The model {status.model_id!r} cannot be served: {status.detail}",
         code="model_failed",
         param="model",
-        retry_after_s=_MAX_RETRY_AFTER_S,
+        retry_after_s=retry_after_s(status),
     )
 
 
 def _not_ready(status: ShardStatus) -> UnavailableError:
-    wait_s = min(max(1.0, status.expected_ready_s), _MAX_RETRY_AFTER_S)
+    wait_s = retry_after_s(status)
     progress = ""
     if status.state == "downloading" and status.total_bytes:
         progress = f" ({100 * status.done_bytes // status.total_bytes} %)"

@@ -113,25 +113,29 @@ def plan_compute(device: str, precision: Precision, machine: Machine) -> Compute
 def _plan_quantized(device: str, precision: Literal["int8", "int4"], machine: Machine) -> ComputePlan:
     if device == "cpu" and precision == "int8":
         return ComputePlan(device, precision, "int8", "float32")
-    if machine.missing_packages:
-        raise LoadError(
-            LoadReason.PACKAGE_MISSING,
-            f"precision {precision} on {device} needs the packages bitsandbytes and accelerate, and "
-            f"{' and '.join(machine.missing_packages)} cannot be imported: "
-            "pip install 'emb-model-provider[quantize]', or choose another precision",
-        )
+    _require_bitsandbytes(machine, f"precision {precision} on {device} needs", ", or choose another precision")
     compute: FloatType = "float32" if device == "cpu" else "float16"
     return ComputePlan(device, precision, "int8" if precision == "int8" else "nf4", compute)
 
 
-def as_saved(plan: ComputePlan, config: Mapping[str, object]) -> ComputePlan:
+def _require_bitsandbytes(machine: Machine, what_needs: str, otherwise: str = "") -> None:
+    if machine.missing_packages:
+        raise LoadError(
+            LoadReason.PACKAGE_MISSING,
+            f"{what_needs} the packages bitsandbytes and accelerate, and {' and '.join(machine.missing_packages)} "
+            f"cannot be imported: pip install 'emb-model-provider[quantize]'{otherwise}",
+        )
+
+
+def as_saved(plan: ComputePlan, config: Mapping[str, object], machine: Machine) -> ComputePlan:
     """Return the plan for weights that bitsandbytes has saved, which nothing makes wider; any others have ``plan``.
 
-    ``config`` is the ``config.json`` beside them.
+    ``config`` is the ``config.json`` beside them. Raises ``LoadError`` where bitsandbytes is needed and missing.
     """
     said = config.get("quantization_config")
     if not isinstance(said, Mapping) or not (said.get("load_in_4bit") or said.get("load_in_8bit")):
         return plan
+    _require_bitsandbytes(machine, "bitsandbytes has saved this model's weights, and to read them takes")
     compute: FloatType = "float32" if plan.on_cpu else plan.compute
     if said.get("load_in_4bit"):
         return replace(plan, precision="int4", storage="nf4", compute=compute, note=None, is_saved=True)

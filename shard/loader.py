@@ -75,8 +75,8 @@ def load(
     if not trust_remote_code:
         refuse_code(directory, source, spec.name)
     folder = directory / recipe.modules[0].path if recipe.modules else directory
-    plan = plan_compute(spec.device, spec.precision, machine or this_machine())
-    plan = as_saved(plan, read_object(folder / "config.json"))
+    machine = machine or this_machine()
+    plan = as_saved(plan_compute(spec.device, spec.precision, machine), read_object(folder / "config.json"), machine)
     _report_choices(spec, recipe, plan)
     threads = max(1, threads)
     _set_threads(threads)

@@ -18,6 +18,9 @@ _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 #: orjson's words for bytes that are in another encoding. It calls them surrogates, and names no place but the first.
 _NOT_UTF8: Final = "str is not valid UTF-8"
 _FOREIGN: Final = "it is not in UTF-8 (a Chinese Windows console sends GBK: send a file that is saved as UTF-8)"
+#: What it says of an escaped half of a pair, each of three ways.
+_HALVED: Final = "surrogate in string"
+_CUT_EMOJI: Final = "half of a character is no text; an emoji was cut in two, as JavaScript's slice does it"
 
 
 def read_object(body: bytes) -> Generator[None, None, Fields]:
@@ -26,11 +29,16 @@ def read_object(body: bytes) -> Generator[None, None, Fields]:
         # orjson refuses NaN, lone surrogates, invalid UTF-8 and deep nesting, all as JSONDecodeError.
         value = yield from large_json.read(body.removeprefix(_BYTE_ORDER_MARK))
     except orjson.JSONDecodeError as error:
-        reason = _FOREIGN if error.msg.startswith(_NOT_UTF8) else error
-        raise InvalidRequestError(f"The body is not valid JSON: {reason}.") from None
+        raise InvalidRequestError(f"The body is not valid JSON: {_in_plain_words(error)}.") from None
     if not isinstance(value, dict):
         raise InvalidRequestError(f"The body must be a JSON object, not {kind_of(value)}.")
     return Fields(value)
+
+
+def _in_plain_words(error: orjson.JSONDecodeError) -> str:
+    if error.msg.startswith(_NOT_UTF8):
+        return _FOREIGN
+    return f"{error} ({_CUT_EMOJI})" if _HALVED in error.msg else str(error)
 
 
 class Fields:

@@ -252,6 +252,20 @@ def test_the_processor_is_asked_and_the_answer_is_a_kernel_that_runs(family):
     assert sum(node.target is ATTEND for node in graph.graph.nodes) == 2
 
 
+LOST, WON = [2.0, 1.0], [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("races", "taken"),
+    [([LOST, LOST, WON], "onednn"), ([LOST, LOST, LOST, WON], "onednn+stock"), ([LOST] * 8, "stock")],
+)
+def test_a_machine_that_is_busy_at_the_start_does_not_take_equal_vectors_from_a_model(monkeypatch, races, taken):
+    to_come = iter(races)
+    monkeypatch.setattr(kernels, "_race", lambda *_runners: next(to_come))
+    assert str(choose_float_kernels(capture(make("Bert"), type_ids=False), prepack=False)) == taken
+    assert not list(to_come)
+
+
 def test_how_texts_attend_is_the_same_at_every_start_whatever_the_processor_does_besides(monkeypatch):
     monkeypatch.setattr(kernels, "_race", lambda *_runners: pytest.fail("a race decides about the last bit of vectors"))
     assert find_plain_tokens(capture(make("Bert"), type_ids=False)) == 128

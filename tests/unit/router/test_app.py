@@ -148,6 +148,19 @@ async def test_readiness_is_told_without_a_warning_which_is_for_errors_alone(aio
     assert [(record.levelname, record.values["path"]) for record in told] == [("WARNING", "/v1/embeddings")]
 
 
+async def test_who_asks_too_early_whether_all_is_ready_hears_when_the_last_of_them_may_be(aiohttp_client):
+    registry = Registry(ready_wait_s=0.05)
+    loading = [
+        make_status(name, state="loading", expected_ready_s=wait_s) for name, wait_s in (("a", 12.4), ("b", 3.0))
+    ]
+    registry.update(ShardTable((make_status("m"), *loading)))
+    handlers = Handlers(EmbeddingService(registry, LengthBackend()), registry, LIMIT)
+    client = await aiohttp_client(build_app(handlers, Authenticator(()), LIMIT))
+    assert (await client.get("/ready")).headers["Retry-After"] == "13"
+    assert (await client.get("/ready", params={"model": "b"})).headers["Retry-After"] == "3"
+    assert "Retry-After" not in (await client.get("/ready", params={"model": "m"})).headers
+
+
 async def test_one_model_can_be_asked_for_whatever_the_others_do(aiohttp_client):
     client = await aiohttp_client(make_app())
     assert (await client.get("/ready", params={"model": "m"})).status == 200

@@ -33,7 +33,9 @@ def test_a_cpu_is_used_when_asked_for_beside_gpus():
 )
 def test_weights_that_bitsandbytes_has_saved_are_what_they_are_whatever_is_asked(bits, device, asked, expected):
     asked_plan = plan_compute(device, asked, TWO_GPUS)
-    plan = as_saved(asked_plan, {"quantization_config": {"load_in_4bit": bits == 4, "load_in_8bit": bits == 8}})
+    plan = as_saved(
+        asked_plan, {"quantization_config": {"load_in_4bit": bits == 4, "load_in_8bit": bits == 8}}, TWO_GPUS
+    )
     assert (plan.precision, plan.storage, plan.compute) == expected
     assert (plan.uses_bitsandbytes, plan.narrows_to_int8, plan.starts_from_fp32, plan.note) == (
         True,
@@ -48,7 +50,16 @@ def test_weights_that_bitsandbytes_has_saved_are_what_they_are_whatever_is_asked
 )
 def test_weights_of_any_other_kind_are_made_what_is_asked(config):
     plan = plan_compute("cpu", "int8", PLAIN_CPU)
-    assert as_saved(plan, config) is plan
+    assert as_saved(plan, config, PLAIN_CPU) is plan
+
+
+def test_weights_that_bitsandbytes_has_saved_are_not_read_without_it():
+    without = Machine(frozenset(), missing_packages=("bitsandbytes",))
+    with pytest.raises(
+        LoadError, match="has saved this model's weights, and to read them takes the packages"
+    ) as caught:
+        as_saved(plan_compute("cpu", "fp32", without), {"quantization_config": {"load_in_4bit": True}}, without)
+    assert caught.value.reason is LoadReason.PACKAGE_MISSING
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])

@@ -147,3 +147,9 @@ def test_an_option_that_is_nested_deeper_than_json_is_written_is_refused_with_a_
     assert isinstance(error, RequestError)
     assert error.param == name
     assert len(error.message) < 300
+
+
+@pytest.mark.parametrize("half", [rb"\ud83d", rb"\ude00", rb"\ud83dA"])
+def test_half_of_an_emoji_is_refused_in_words_that_say_how_it_came_about(half):
+    with pytest.raises(RequestError, match=r"char 11\) \(half of a character is no text; an emoji was cut in two"):
+        finish(read_object(b'{"input": "' + half + b'"}'))
