@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from emb_model_provider.modelmap import DEVICE_PATTERN, SOURCES, Source
 from emb_model_provider.positioned_json import Array, JsonValue, Object
-from emb_model_provider.value_kinds import CONTROL, Bilingual, Choice, Integer, Kind, WrongValueError
+from emb_model_provider.value_kinds import CONTROL, Bilingual, Choice, Integer, Kind, Text, WrongValueError
 
 _HOST_LABELS: Final = re.compile(
     r"(?=.{1,253}\Z)([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.)*[A-Za-z0-9_-]{1,63}\.?"
@@ -29,6 +29,7 @@ _QUOTED: Final = re.compile(r"(['\"]).*\1")
 _MAX_CPU: Final = 4095
 #: Where a model comes from. Who serves a directory looks here for a word such as "local".
 HUB: Final[Choice[Source]] = Choice(SOURCES, "; a model in a directory of this machine needs none of them")
+_TOKEN: Final = Bilingual("token", "令牌")
 _WIDE_IN_URL: Final = re.compile(r"[：／．。]")
 _BAD_URL: Final = "it must be a URL such as https://hub.example.com or http://10.0.0.5:8080"
 
@@ -174,16 +175,10 @@ class ApiKeys(Kind[tuple[str, ...]]):
 
 
 @dataclass(frozen=True, slots=True)
-class AccessToken(Kind[str]):
+class AccessToken(Text):
     """What a hub is shown as a bearer token."""
 
-    @property
-    def type_name(self) -> Bilingual:
-        return Bilingual("text", "文本")
-
-    @property
-    def allowed(self) -> Bilingual:
-        return Bilingual("token", "令牌")
+    shape: Bilingual = _TOKEN
 
     def parse(self, text: str) -> str:
         # The hubs' clients stumble over any other, and it would look as if the hub answered nonsense.
