@@ -26,7 +26,7 @@ _ROWS: Final = (256, 128, 64, 32, 16, 8)
 _ROUNDS: Final = 7
 #: oneDNN may take so much longer: it sums up a row in the same order among however many others, MKL does not.
 _WORTH_OF_ONEDNN: Final = 1.05
-#: Races of which one has to say so: what else is at work at a start moves one in four, and would decide about last bits.
+#: Races of which one has to say so: what else is at work at a start decides one in four, and with it about last bits.
 _TRIES_OF_ONEDNN: Final = 3
 #: Where that is no gain, for texts share padded batches, it has to be this much quicker.
 _GAIN_OF_ONEDNN: Final = 0.9
