@@ -3,7 +3,8 @@ import pytest
 from router.dialects.table import by_path
 from router.near_paths import NearPaths
 
-NEAR = NearPaths([*by_path(), ("GET", "/health"), ("GET", "/metrics")])
+OF_ALL = [("GET", path) for path in ("/", "/health", "/metrics", "/v1/models/{model}")]
+NEAR = NearPaths([*by_path(), *OF_ALL])
 
 
 @pytest.mark.parametrize(
@@ -29,7 +30,17 @@ def test_a_part_too_many_or_a_wrong_slash_is_seen_through(asked, meant):
 
 
 @pytest.mark.parametrize(
-    "asked", ["POST /v1/chat/completions", "GET /v1/embeddings/", "PUT /v1/embeddings/", "POST /myembed", "GET //", "*"]
+    "asked",
+    [
+        "POST /v1/chat/completions",
+        "GET /v1/embeddings/",
+        "PUT /v1/embeddings/",
+        "POST /v1/embeddings/of",
+        "POST /myembed",
+        "GET /api/v1/models/{model}",
+        "GET //",
+        "*",
+    ],
 )
 def test_what_resembles_nothing_that_this_method_may_ask_for_gets_no_hint(asked):
     method, _, path = asked.partition(" ")
