@@ -46,12 +46,16 @@ class Eager(fx.Interpreter):
         return super().call_function(usual, args, kwargs)
 
 
-def assert_computes_the_same(build, kernel) -> fx.GraphModule:
+def run_both(build, kernel) -> tuple[fx.GraphModule, torch.Tensor, torch.Tensor]:
+    """Return the lowered graph, what it computes, and what the captured one does."""
     with torch.inference_mode():
         graph = make_fx(build, tracing_mode="fake", _allow_non_fake_inputs=True)(X)
-        expected = Eager(graph).run(X)
         lowered = lower(graph, kernel)
-        found = compile_graph(lowered)(X, find_segments([TOKENS], 0))
+        return lowered, compile_graph(lowered)(X, find_segments([TOKENS], 0)), Eager(graph).run(X)
+
+
+def assert_computes_the_same(build, kernel) -> fx.GraphModule:
+    lowered, found, expected = run_both(build, kernel)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
     return lowered
 
@@ -75,6 +79,11 @@ def gated(x):
     return attend(*thrice(x)) * gate
 
 
+def crossed(x):
+    one, other = layer(x, biased=False), layer(x, 1)
+    return (one + other) * (other + x)
+
+
 def reordered(x, *places: int):
     parts = thrice(x)
     return attend(*(parts[place] for place in places))
@@ -91,6 +100,7 @@ SUMS = {
     "two layers": lambda x: layer(x) + layer(x, 1, biased=False),
     "a layer that is read twice": lambda x: times_itself(lambda one: one + x, layer(x)),
     "a difference": lambda x: layer(x) - x,
+    "a layer that is part of two sums": crossed,
     "a sum of sums": lambda x: layer(x + layer(x), 1) + (x + layer(x, 2, biased=False)),
 }
 ACTIVATIONS = {
@@ -129,6 +139,23 @@ def test_what_is_joined_computes_what_it_did(build, kernel):
     assert_computes_the_same(build, kernel)
 
 
+@pytest.mark.parametrize("kernel", ["int8-dynamic", "int8-weight-only"])
+@pytest.mark.parametrize(
+    "build", [pytest.param(one, id=name) for name, one in (SUMS | ACTIVATIONS | MERGED | ATTENTION).items()]
+)
+def test_in_8_bit_it_computes_nearly_what_it_did(build, kernel):
+    _, found, expected = run_both(build, kernel)
+    assert found.shape == expected.shape
+    assert functional.cosine_similarity(found.flatten(), expected.flatten(), dim=0) > 0.99
+
+
+@pytest.mark.parametrize("kernel", ["int8-dynamic", "int8-weight-only"])
+def test_of_matrices_in_8_bit_none_is_kept_as_it_was(kernel):
+    lowered, *_ = run_both(MERGED["of two inputs"], kernel)
+    held = [*lowered.parameters(), *lowered.buffers()]
+    assert {one.dtype for one in held if one.dim() > 1} == {torch.int8}
+
+
 @pytest.mark.parametrize("name", ATTENTION)
 def test_one_output_for_three_is_handed_on_whole_only_in_the_order_of_its_parts(name):
     lowered = str(assert_computes_the_same(ATTENTION[name], "onednn-packed").graph)
@@ -155,6 +182,7 @@ NORMS = {
     "a sum with a row": (0, lambda x: norm(x + B[2])),
     "a sum with a number": (0, lambda x: norm(x + 1.5)),
     "a difference": (0, lambda x: norm(x - x.sin())),
+    "of another precision": (0, lambda x: norm(x.bfloat16() + x.bfloat16().sin())),
     "without weights": (0, lambda x: LAYER_NORM(x + x.sin(), [SIZE], None, None, 1e-5)),
     "over two dimensions": (0, lambda x: LAYER_NORM(x + x.sin(), [TOKENS, SIZE], X[0], X[0].sin(), 1e-5)),
 }

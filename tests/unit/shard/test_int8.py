@@ -1,0 +1,76 @@
+"""Layers of 8-bit integers: each rounds as it says, so that nothing is lost but what rounding loses."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from shard.encoders.graph.int8 import (
+    FLOOR,
+    NarrowWeight,
+    activated_dynamic_linear,
+    dynamic_linear,
+    floor_of,
+    narrow,
+    pack,
+    widening_linear,
+)
+
+IN, OUT = 16, 6
+GENERATOR = torch.Generator().manual_seed(5)
+#: Values so small that no processor adds two products of them beyond 16 bits.
+WEIGHT = NarrowWeight(
+    torch.randint(-60, 61, (OUT, IN), generator=GENERATOR).to(torch.int8), torch.rand(OUT, generator=GENERATOR) + 0.1
+)
+BIAS = torch.randn(OUT, generator=GENERATOR)
+#: Large numbers, small ones, and none.
+ROWS = torch.randn(1, 4, IN, generator=GENERATOR) * torch.tensor([9.0, 1.0, 1e-3, 0.0])[:, None]
+WIDE = WEIGHT.values * WEIGHT.scales[:, None]
+
+
+@pytest.mark.parametrize("bias", [BIAS, None], ids=["bias", "none"])
+def test_each_row_is_rounded_to_the_nearest_of_its_own_steps(bias):
+    steps = ROWS.abs().amax(-1, keepdim=True).clamp_min(1e-9) / 127
+    expected = functional.linear(torch.round(ROWS / steps) * steps, WIDE, bias)
+    found = dynamic_linear(ROWS, *pack(WEIGHT), bias)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+
+
+def test_what_an_activation_has_made_takes_all_256_steps_from_its_floor_up():
+    rows = functional.gelu(ROWS)
+    steps = (rows.amax(-1, keepdim=True) + FLOOR) / 255
+    expected = functional.linear(torch.round((rows + FLOOR) / steps) * steps - FLOOR, WIDE, BIAS)
+    found = activated_dynamic_linear(rows, *pack(WEIGHT), BIAS + floor_of(WEIGHT))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
+
+
+def test_no_activation_goes_below_the_floor():
+    numbers = torch.linspace(-5, 5, 10_001, dtype=torch.float64)
+    made = [functional.gelu(numbers), functional.gelu(numbers, approximate="tanh"), functional.relu(numbers)]
+    assert min(one.min() for one in made) > -FLOOR
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_weight_is_rounded_to_the_nearest_of_the_steps_of_each_output(dtype, turned):
+    numbers = torch.randn(IN, OUT, generator=GENERATOR).to(dtype)
+    weight = nn.Parameter(numbers.T if turned else numbers.reshape(OUT, IN))
+    narrowed = narrow(weight)
+    assert narrowed.values.is_contiguous(), "as oneDNN reads it"
+    assert narrowed.values.abs().amax(1).tolist() == [127] * OUT
+    lost = narrowed.values * narrowed.scales[:, None] - weight.detach().float()
+    assert (lost.abs() <= narrowed.scales[:, None] * 0.5001).all()
+    assert narrow(weight, 100.0).values.abs().max() == 100
+
+
+def test_an_output_without_weights_stays_one():
+    weight = torch.randn(OUT, IN, generator=GENERATOR)
+    weight[2] = 0
+    narrowed = narrow(weight)
+    assert torch.equal(widening_linear(ROWS, narrowed.values, narrowed.scales, None)[..., 2], torch.zeros(1, 4))
+    assert torch.equal(dynamic_linear(ROWS, *pack(narrowed), BIAS)[..., 2], BIAS[2].expand(1, 4))
+
+
+def test_a_weight_is_widened_by_the_scale_of_each_output():
+    found = widening_linear(ROWS, WEIGHT.values, WEIGHT.scales, BIAS)
+    torch.testing.assert_close(found, functional.linear(ROWS, WIDE, BIAS))
