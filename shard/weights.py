@@ -35,6 +35,8 @@ _CANDIDATES: Final = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+#: What torch has written with since 2020, and before.
+_PICKLED: Final = (b"PK", b"\x80")
 _POINTER: Final = b"version https://git-lfs"
 _SHOWN_KEYS: Final = 4
 _FORMAT: Final = "1"  # part of a converted file's name: raise it when the conversion changes
@@ -139,8 +141,9 @@ def read_pickled(path: Path) -> dict[str, torch.Tensor]:
         tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise hostile_pickle(path) from error
-    except (RuntimeError, EOFError, ValueError) as error:
-        raise LoadError(LoadReason.WRONG_WEIGHTS, f"{path} cannot be read as weights: {error}") from error
+    except (RuntimeError, EOFError, ValueError, LookupError, AssertionError, TypeError) as error:
+        reason = str(error) or "it ends too early"
+        raise LoadError(LoadReason.WRONG_WEIGHTS, f"{path} cannot be read as weights: {reason}") from error
     if not isinstance(tensors, Mapping):
         raise LoadError(LoadReason.WRONG_WEIGHTS, f"{path} holds a {type(tensors).__name__}, not named tensors")
     return {str(name): value for name, value in tensors.items() if isinstance(value, torch.Tensor)}
@@ -172,7 +175,7 @@ def _files_of_index(path: Path) -> tuple[Path, ...]:
 
 
 def check_whole(path: Path) -> None:
-    """Raise ``LoadError`` INCOMPLETE_DOWNLOAD for a file of weights that is empty, a pointer, or cut off."""
+    """Raise ``LoadError`` INCOMPLETE_DOWNLOAD for a file of weights that is empty, another one, or cut off."""
     with path.open("rb") as file:
         head = file.read(len(_POINTER))
     if not head or head == _POINTER:
@@ -184,6 +187,8 @@ def check_whole(path: Path) -> None:
                 return
         except SafetensorError as error:
             raise _incomplete(path, f"is not a whole safetensors file ({error})") from error
+    if not head.startswith(_PICKLED):
+        raise _incomplete(path, f"holds no weights but perhaps a hub's page or message (it begins with {head[:9]!r})")
     if head.startswith(b"PK") and not zipfile.is_zipfile(path):
         raise _incomplete(path, "ends before its last part")
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from emb_model_provider.errors import LoadError, LoadReason
 from shard import weights
-from shard.weights import check_filled, convert_once, find_checkpoint, read_pickled
+from shard.weights import check_filled, convert_once, find_checkpoint, read_pickled, weight_files
 
 TENSORS = {"a.weight": torch.arange(6).reshape(2, 3) / 7, "b.bias": torch.ones(3)}
 
@@ -63,6 +64,25 @@ def test_a_git_lfs_pointer_is_recognised(folder):
         find_checkpoint(folder)
 
 
+@pytest.mark.parametrize("content", [b"<!DOCTYPE html><html>", b"Invalid username or password.", b'{"error": "no"}'])
+def test_a_page_that_was_saved_in_place_of_the_weights_is_no_hostile_pickle(folder, content):
+    (folder / "pytorch_model.bin").write_bytes(content)
+    with pytest.raises(LoadError, match="perhaps a hub's page") as caught:
+        find_checkpoint(folder)
+    assert caught.value.reason is LoadReason.INCOMPLETE_DOWNLOAD
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"\x80\x02\x8a", "index out of range"), (b"\x80\x02", "it ends too early"), (b"\x80\x02h\x05", "5")],
+)
+def test_a_pickle_that_is_broken_is_called_that(folder, content, said):
+    (folder / "pytorch_model.bin").write_bytes(content)
+    with pytest.raises(LoadError, match=f"cannot be read as weights: .*{said}") as caught:
+        read_pickled(find_checkpoint(folder).files[0])
+    assert caught.value.reason is LoadReason.WRONG_WEIGHTS
+
+
 def test_a_missing_part_of_split_weights_is_named(folder):
     save_file({"a": TENSORS["a.weight"]}, folder / "model-1.safetensors")
     index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
@@ -73,10 +93,19 @@ def test_a_missing_part_of_split_weights_is_named(folder):
 
 @pytest.mark.parametrize(
     "index",
-    ['{"weight_map": {"a": "../secret.safetensors"}}', "[" * 100_000 + "]" * 100_000],
-    ids=["outside", "nested"],
+    [
+        '{"weight_map": {"a": "../secret.safetensors"}}',
+        '{"weight_map": {"a": "../secret.safetensors", "b": "part.safetensors"}}',
+        "[" * 100_000 + "]" * 100_000,
+        "[]",
+        "{}",
+        '{"weight_map": {}}',
+    ],
+    ids=["outside", "partly outside", "nested", "list", "empty", "nothing"],
 )
-def test_an_index_that_points_outside_or_is_too_deep_to_read_is_refused(folder, index):
+def test_an_index_that_points_outside_or_is_none_is_refused(folder, index):
+    for path in (folder.parent / "secret.safetensors", folder / "part.safetensors"):
+        save_file(TENSORS, path)
     (folder / "model.safetensors.index.json").write_text(index)
     assert reason_of(lambda: find_checkpoint(folder)) is LoadReason.INCOMPLETE_DOWNLOAD
 
@@ -160,6 +189,42 @@ def test_split_pickles_are_converted_to_split_safetensors(folder, cache):
     assert [sorted(load_file(file)) for file in checkpoint.files] == [["a"], ["b"]]
 
 
+def test_a_pickle_of_before_2020_is_read_and_what_is_no_tensor_is_left_out(folder, cache):
+    path = folder / "pytorch_model.bin"
+    torch.save({**TENSORS, "steps": 7}, path, _use_new_zipfile_serialization=False)
+    assert read_pickled(path).keys() == TENSORS.keys()
+    assert load_file(convert_once(find_checkpoint(folder), cache) / "model.safetensors").keys() == TENSORS.keys()
+
+
+def test_whole_numbers_stay_whole(folder, cache):
+    torch.save({"position_ids": torch.arange(3)}, folder / "pytorch_model.bin")
+    tensors = load_file(convert_once(find_checkpoint(folder), cache) / "model.safetensors")
+    assert tensors["position_ids"].dtype == torch.int64
+
+
+def test_what_is_converted_may_be_read_by_whom_the_umask_lets(folder, cache):
+    save_bin(folder)
+    before = os.umask(0o027)
+    try:
+        converted = convert_once(find_checkpoint(folder), cache)
+        assert (converted.stat().st_mode & 0o777, os.umask(0o027)) == (0o750, 0o027)
+    finally:
+        os.umask(before)
+
+
+def test_models_in_two_folders_are_converted_side_by_side(folder, cache, tmp_path):
+    save_bin(folder)
+    shutil.copytree(folder, other := tmp_path / "other")
+    both = {convert_once(find_checkpoint(one), cache) for one in (folder, other)}
+    assert set((cache / "converted").iterdir()) == both
+    assert len(both) == 2
+
+
+def test_the_weights_of_several_folders_are_each_file_once_and_a_folder_may_have_none(folder, tmp_path):
+    save_bin(folder)
+    assert weight_files([tmp_path, folder, folder]) == [folder / "pytorch_model.bin"]
+
+
 def test_without_a_writable_cache_nothing_is_converted(folder, tmp_path):
     save_bin(folder)
     (tmp_path / "file").touch()
@@ -178,7 +243,20 @@ def test_a_missing_parameter_is_wrong_weights_and_named(folder):
     assert caught.value.reason is LoadReason.WRONG_WEIGHTS
 
 
+def test_four_names_are_all_that_are_missing(folder):
+    with pytest.raises(LoadError, match=r"4 parameter.*\(a, b, c, d\)"):
+        check_filled(list("dbac"), [], folder, needs_pooler=False)
+
+
+def test_a_parameter_of_another_shape_is_wrong_weights_and_named(folder):
+    with pytest.raises(LoadError, match=r"do not fit .* 1 parameter\(s\) have another shape \(a\.weight\)") as caught:
+        check_filled([], ["a.weight"], folder, needs_pooler=False)
+    assert caught.value.reason is LoadReason.WRONG_WEIGHTS
+
+
 def test_a_missing_pooler_matters_only_where_it_is_read(folder):
     check_filled(["pooler.dense.weight"], [], folder, needs_pooler=False)
     reason = reason_of(lambda: check_filled(["pooler.dense.weight"], [], folder, needs_pooler=True))
+    assert reason is LoadReason.WRONG_WEIGHTS
+    reason = reason_of(lambda: check_filled(["head.pooler.weight"], [], folder, needs_pooler=False))
     assert reason is LoadReason.WRONG_WEIGHTS
