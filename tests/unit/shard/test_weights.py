@@ -145,6 +145,27 @@ def test_a_changed_pickle_is_converted_anew_and_the_old_result_is_deleted(folder
     assert [path.name for path in (cache / "converted").iterdir()] == [second.name]
 
 
+@pytest.mark.parametrize("change", ["size", "time", "link"])
+def test_whatever_tells_a_pickle_from_another_has_it_converted_anew(folder, cache, change):
+    def write(name, tensors=TENSORS):
+        save_bin(folder, tensors, name)
+        os.utime(folder / name, ns=(5, 5))
+
+    write("one")
+    write("two")
+    link = folder / "pytorch_model.bin"
+    link.symlink_to("one")
+    first = convert_once(find_checkpoint(folder), cache)
+    if change == "size":
+        write("one", {"a": torch.zeros(900)})
+    elif change == "time":
+        os.utime(folder / "one", ns=(6, 6))
+    else:
+        link.unlink()
+        link.symlink_to("two")
+    assert convert_once(find_checkpoint(folder), cache) != first
+
+
 def test_what_a_killed_conversion_has_left_is_deleted_by_the_next(folder, cache, monkeypatch):
     def stop(_path):
         raise OSError
