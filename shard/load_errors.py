@@ -13,10 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+import torch
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from emb_model_provider.errors import LoadError, LoadReason, RequestError
+from shard.encoder import FatalDeviceError
 from shard.memory import advice_of_shortage, ran_out
 from shard.weights import hostile_pickle
 
@@ -24,6 +26,9 @@ from shard.weights import hostile_pickle
 _BEYOND_A_TABLE: Final = "index out of range in self"
 #: What torch says of a product of two number formats, as DeBERTa's first version makes in 16 bit.
 _MIXED_FORMATS: Final = re.compile("expected scalar type|(to|must) have the same dtype")
+#: Of a card; where one of its libraries fails, torch makes a plain ``RuntimeError`` of it.
+_OF_A_CARD: Final = "CUDA error"
+_NO_CODE_FOR_CARD: Final = "no kernel image is available"
 #: Under which sentence-transformers' modules keep and look for it.
 _VECTOR_OF_A_TEXT: Final = "sentence_embedding"
 _NO_POOLING: Final = "its modules.json names nothing that makes one vector of a text's tokens, such as Pooling"
@@ -49,7 +54,7 @@ def reasons(directory: Path) -> Iterator[None]:
     except LoadError:
         raise
     except BaseException as error:
-        reason = _reason(directory, error)
+        reason = _blame_card(error) if _is_of_a_card(error) else _reason(directory, error)
         if reason is None:
             raise
         raise reason from error
@@ -95,6 +100,20 @@ def _blame(directory: Path, error: RuntimeError) -> tuple[LoadReason, str]:
         sentence = f"{directory} holds a model whose own code does not compute in this precision ({error})"
         return LoadReason.UNSUPPORTED_MODEL, f"{sentence}: set its precision to fp32"
     return LoadReason.WRONG_WEIGHTS, f"the weights in {directory} do not make a working model: {error}"
+
+
+def _is_of_a_card(error: BaseException) -> bool:
+    is_kind = isinstance(error, (RuntimeError, FatalDeviceError)) and _OF_A_CARD in str(error)
+    return is_kind and not ran_out(error)
+
+
+def _blame_card(error: BaseException) -> LoadError | None:
+    """Return the reason where torch is of no use to this card; other faults may pass, and are none of the model's."""
+    said = str(error).splitlines()[0]
+    if _NO_CODE_FOR_CARD not in said:
+        return None
+    sentence = f"torch {torch.__version__} has no code for this card ({said}): install a build of torch that has it"
+    return LoadError(LoadReason.NO_DEVICE, f"{sentence} (https://pytorch.org), or set the device to cpu")
 
 
 @contextmanager

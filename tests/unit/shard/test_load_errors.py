@@ -9,6 +9,7 @@ from tokenizers import decoders
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from emb_model_provider.errors import InvalidRequestError, LoadError, LoadReason
+from shard.encoder import FatalDeviceError
 from shard.encoders.heads import Heads
 from shard.load_errors import quiet_libraries, reasons
 
@@ -74,3 +75,25 @@ def test_a_model_whose_own_code_mixes_number_formats_has_no_wrong_weights(tmp_pa
     with pytest.raises(LoadError, match="set its precision to fp32") as caught, reasons(tmp_path):
         product(torch.ones(2, 2, 2), torch.ones(2, 2, dtype=other))
     assert caught.value.reason is LoadReason.UNSUPPORTED_MODEL
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.AcceleratorError("CUDA error: CUDA-capable device(s) is/are busy or unavailable\nSearch for ..."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
+        FatalDeviceError("CUDA error: uncorrectable ECC error encountered"),
+    ],
+    ids=repr,
+)
+def test_a_card_that_fails_has_no_wrong_weights_and_goes_through_to_be_tried_again(tmp_path, error):
+    with pytest.raises(type(error)), reasons(tmp_path):
+        raise error
+
+
+@pytest.mark.parametrize("kind", [torch.AcceleratorError, FatalDeviceError])
+def test_a_card_that_torch_has_no_code_for_is_no_device_to_be_tried_again(tmp_path, kind):
+    said = "CUDA error: no kernel image is available for execution on the device"
+    with pytest.raises(LoadError, match=rf"no code for this card \({said}\): install") as caught, reasons(tmp_path):
+        raise kind(f"{said}\nCUDA kernel errors might be asynchronously reported")
+    assert caught.value.reason is LoadReason.NO_DEVICE
