@@ -30,9 +30,10 @@ _CHECKPOINT_ONLY_READ: Final = re.compile(
 )
 _MADV_DONTNEED: Final = 4
 _NO_THREAD: Final = "can't start new thread"
-#: From CUDA, from the CPU's allocator, of a mapped file, of C++, of a thread's stack.
+#: From CUDA and its libraries, from the CPU's allocator, of a mapped file, of C++, of a thread's stack.
 _TOO_LITTLE: Final = (
     "out of memory",
+    "_status_alloc_failed",
     "can't allocate memory",
     "cannot allocate memory",
     "not enough memory",
