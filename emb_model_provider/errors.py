@@ -38,6 +38,8 @@ EXIT_CONFIGURATION = 78
 EXIT_TEMPORARY = 75
 #: EX_SOFTWARE: a thread or the device broke, or nobody knows.
 EXIT_BROKEN = 70
+#: EX_OSERR, "cannot fork": the process could start no thread and has told nobody that it is ready.
+EXIT_NO_THREAD = 71
 #: ``sysexits.h`` EX_TEMPFAIL: another server holds the run directory; it may be gone the next time.
 EXIT_ALREADY_RUNNING = 75
 

@@ -5,18 +5,20 @@ Used by ``router`` and ``shard``; Linux only, as the kernel facts below are.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, TypeVar
 
-from emb_model_provider.errors import ProtocolError
+from emb_model_provider.errors import EXIT_NO_THREAD, ProtocolError
 from emb_model_provider.frames import Frame, FrameDecoder
 from emb_model_provider.messages.framing import Message, pack, unpack
 from emb_model_provider.parent import die_with_parent
+from emb_model_provider.process_limits import NO_THREAD
 
 First = TypeVar("First", bound=Message)
 
@@ -98,6 +100,17 @@ class ControlChannel:
         except (OSError, ProtocolError):
             pass
         os._exit(1)
+
+
+@contextlib.contextmanager
+def needing_threads() -> Iterator[None]:
+    """End this process with ``EXIT_NO_THREAD`` where no thread can be started; the supervisor says what to do."""
+    try:
+        yield
+    except RuntimeError as error:
+        if str(error) != NO_THREAD:
+            raise
+        raise SystemExit(EXIT_NO_THREAD) from error
 
 
 def start_child(arguments: list[str]) -> ControlChannel:

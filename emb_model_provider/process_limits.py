@@ -1,6 +1,6 @@
 """What a process may have of memory and threads by its own limits, in words: too little shows in many unlike ways.
 
-Asked by ``supervisor.keeper``, ``supervisor.output`` and ``shard.memory``.
+Asked by ``supervisor.keeper``, ``supervisor.output``, ``lifecycle`` and ``shard.memory``.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from typing import Final
 
 _MEMORY: Final = ((resource.RLIMIT_AS, "ulimit -v"), (resource.RLIMIT_DATA, "ulimit -d"))
 _KIB: Final = 1024
+#: What Python says of it, in a ``RuntimeError``; its own libraries pass the words on.
+NO_THREAD: Final = "can't start new thread"
 
 
 def memory_limits() -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import uvloop
 from aiohttp import web
 
-from emb_model_provider.lifecycle import ControlChannel, start_child
+from emb_model_provider.lifecycle import ControlChannel, needing_threads, start_child
 from emb_model_provider.logs import EventLog, configure_child_logs
 from emb_model_provider.messages.configs import RouterConfig
 from emb_model_provider.messages.framing import Message
@@ -54,7 +54,8 @@ def main(arguments: list[str]) -> int:
     name = "router" if around.routers == 1 else f"router[{around.index}]"
     configure_child_logs(name, config.log.level, config.log.format)
     listeners = [socket.socket(fileno=int(descriptor)) for descriptor in arguments[2:]]
-    uvloop.run(_serve(control, config, table, listeners))
+    with needing_threads():
+        uvloop.run(_serve(control, config, table, listeners))
     return 0
 
 

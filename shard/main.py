@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from emb_model_provider.black_box import BlackBox, box_path
 from emb_model_provider.errors import EXIT_BROKEN, LoadError, LoadReason, files_limited
-from emb_model_provider.lifecycle import ControlChannel, pin_to_cpus, start_child
+from emb_model_provider.lifecycle import ControlChannel, needing_threads, pin_to_cpus, start_child
 from emb_model_provider.logs import EventLog, configure_child_logs
 from emb_model_provider.messages.configs import ShardConfig
 from emb_model_provider.messages.link import Hello
@@ -78,9 +78,10 @@ def main(arguments: list[str]) -> int:
         log.warning(
             "cpus_gone", cpus=list(config.cpus), reason="none may be used any more; what may be is used instead"
         )
-    control.watch(lambda _message: None)
     threading.excepthook = _end_process
-    first_lane = Lane()
+    with needing_threads():
+        control.watch(lambda _message: None)
+        first_lane = Lane()
     try:
         loaded = first_lane.call(lambda: _prepare(config, control))
     except LoadError as error:
@@ -93,7 +94,8 @@ def main(arguments: list[str]) -> int:
         log.exception("load_failed")
         return _report(control, LoadReason.INTERNAL, f"{type(error).__name__}: {error} (the log has the traceback)")
     try:
-        _serve(config, control, loaded, first_lane)
+        with needing_threads():
+            _serve(config, control, loaded, first_lane)
     except LoadError as error:  # there is no socket, and nobody has been told that it is ready
         return _report(control, error.reason, str(error))
     return 0

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-from emb_model_provider.process_limits import advice_without_threads, memory_limits
+from emb_model_provider.process_limits import NO_THREAD, advice_without_threads, memory_limits
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
@@ -29,7 +29,6 @@ _CHECKPOINT_ONLY_READ: Final = re.compile(
     r"^([0-9a-f]+)-([0-9a-f]+) .*\.safetensors\n(?:[A-Z]\w+:.*\n)*?Anonymous: +0 kB$", re.MULTILINE
 )
 _MADV_DONTNEED: Final = 4
-_NO_THREAD: Final = "can't start new thread"
 #: From CUDA and its libraries, from the CPU's allocator, of a mapped file, of C++, of a thread's stack.
 _TOO_LITTLE: Final = (
     "out of memory",
@@ -38,7 +37,7 @@ _TOO_LITTLE: Final = (
     "cannot allocate memory",
     "not enough memory",
     "bad_alloc",
-    _NO_THREAD,
+    NO_THREAD,
 )
 #: The dynamic linker names any other cause behind it, such as a directory that is mounted ``noexec``.
 _NO_ROOM_FOR_LIBRARY: Final = "failed to map segment from shared object"
@@ -99,7 +98,7 @@ def ran_out(error: BaseException | None) -> bool:
 
 def advice_of_shortage(error: BaseException) -> str:
     """Return what a person can do about an error of which ``ran_out`` is true."""
-    if _NO_THREAD in str(error).lower():
+    if NO_THREAD in str(error).lower():
         return advice_without_threads()
     if limits := memory_limits():
         return f"raise the limit of this process ({limits})"

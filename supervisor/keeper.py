@@ -13,9 +13,10 @@ import time
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from emb_model_provider.errors import EXIT_NO_THREAD
 from emb_model_provider.logs import EventLog
 from emb_model_provider.messages.framing import Message
-from emb_model_provider.process_limits import memory_limits
+from emb_model_provider.process_limits import advice_without_threads, memory_limits
 from supervisor.child import Child, Launch, spawn
 from supervisor.restarts import Breaker, RestartLimits, RestartPolicy
 from supervisor.watchdog import Watchdog, WatchLimits
@@ -267,6 +268,8 @@ def describe_exit(exit_code: int) -> str:
     """Return in words how a process ended that nobody asked to end."""
     if exit_code == 0:
         return "exited with code 0, although nobody had asked it to"
+    if exit_code == EXIT_NO_THREAD:
+        return f"could start no thread: {advice_without_threads()}"
     limits = memory_limits()
     return _describe_failure(exit_code) + (f", perhaps for want of memory under {limits}" if limits else "")
 

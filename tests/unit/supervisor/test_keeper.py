@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from emb_model_provider.errors import EXIT_CONFIGURATION
+from emb_model_provider.errors import EXIT_CONFIGURATION, EXIT_NO_THREAD
 from emb_model_provider.messages.status import LoadProgress, Progress, Ready
 from supervisor import keeper as keeper_module
 from supervisor import watchdog as watchdog_module
@@ -393,3 +393,10 @@ def test_a_limit_on_memory_is_named_wherever_a_process_ends_by_itself(monkeypatc
 
 def test_a_library_that_finds_no_thread_ends_its_process_in_its_own_way():
     assert describe_exit(-2).startswith("was killed by SIGINT, perhaps as no thread could be started (see ulimit -u")
+
+
+def test_a_process_without_a_thread_is_told_of_with_the_limits_to_raise(monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda _which: (resource.RLIM_INFINITY, -1))
+    said = describe_exit(EXIT_NO_THREAD)
+    assert said.startswith("could start no thread: raise the limit of processes (ulimit -u, ")
+    assert "code" not in said
