@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Collection
 
 from emb_model_provider.messages.status import EncoderInfo, ModelInfo, ShardStatus
 from emb_model_provider.modelmap import ModelSpec
@@ -77,10 +78,8 @@ class Console:
             self._line(status.model_id, describe_download(status))
 
     def _redraw(self) -> None:
-        bars = [f"{status.model_id} {render_bar(status)}" for status in self._downloads.values()]
         if not self._silent:
-            # A line that wraps could not be redrawn in place.
-            self._output.progress("   ".join(bars)[: shutil.get_terminal_size().columns - 1])
+            self._output.progress(render_downloads(self._downloads.values(), shutil.get_terminal_size().columns - 1))
 
     def _line(self, model_id: str, text: str) -> None:
         self._say(f"  {model_id:<{self._width}}  {text}")
@@ -139,11 +138,33 @@ def percent(status: ShardStatus) -> int:
     return 100 * status.done_bytes // status.total_bytes if status.total_bytes else 0
 
 
+def render_downloads(downloads: Collection[ShardStatus], columns: int) -> str:
+    """Return one line of at most so many columns: one that wraps could not be redrawn in place.
+
+    Without bars, or without bytes too, where they would leave no room for all models.
+    """
+    line = ""
+    for render in (render_bar, _render_bytes, _render_percent):
+        line = "   ".join(f"{status.model_id} {render(status)}" for status in downloads)
+        if len(line) <= columns:
+            break
+    return line[:columns]
+
+
 def render_bar(status: ShardStatus) -> str:
     """Return a progress bar of fixed width with bytes behind it."""
     filled = min(_BAR_CELLS, _BAR_CELLS * status.done_bytes // max(1, status.total_bytes))
     bar = "█" * filled + "░" * (_BAR_CELLS - filled)
-    return f"{bar} {percent(status):3d} % {format_bytes(status.done_bytes)} of {format_bytes(status.total_bytes)}"
+    return f"{bar} {_render_bytes(status)}"
+
+
+def _render_bytes(status: ShardStatus) -> str:
+    done, total = format_bytes(status.done_bytes), format_bytes(status.total_bytes)
+    return f"{_render_percent(status)} {done} of {total}"
+
+
+def _render_percent(status: ShardStatus) -> str:
+    return f"{percent(status):3d} %"
 
 
 def format_bytes(count: int) -> str:

@@ -3,7 +3,7 @@ import shlex
 
 import pytest
 
-from supervisor.console import Console, curl_command, describe_state, format_bytes, render_bar
+from supervisor.console import Console, curl_command, describe_state, format_bytes, render_bar, render_downloads
 from tests.support.statuses import make_info, make_status
 
 
@@ -89,3 +89,20 @@ def test_the_bar_of_a_model_that_is_removed_while_it_downloads_goes_with_it():
     assert terminal.bar.startswith("b █")
     console.forget("b")
     assert terminal.bar == ""
+
+
+BAR = "█" * 18 + "░" * 6
+
+
+@pytest.mark.parametrize(
+    ("columns", "shown"),
+    [
+        (120, f"bge-m3 {BAR}  75 % 768 B of 1.0 KiB   gte-zh {BAR}  75 % 768 B of 1.0 KiB"),
+        (79, "bge-m3  75 % 768 B of 1.0 KiB   gte-zh  75 % 768 B of 1.0 KiB"),
+        (40, "bge-m3  75 %   gte-zh  75 %"),
+        (20, "bge-m3  75 %   gte-z"),
+    ],
+)
+def test_of_two_downloads_on_a_narrow_terminal_both_are_seen(columns, shown):
+    both = [make_status(name, state="downloading", done_bytes=768, total_bytes=1024) for name in ("bge-m3", "gte-zh")]
+    assert render_downloads(both, columns) == shown
