@@ -160,8 +160,12 @@ def router_environment(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def child_environment(env: Mapping[str, str]) -> dict[str, str]:
-    """Return the user's environment without our settings: they travel on the control channel only."""
-    return {name: value for name, value in env.items() if not name.startswith(_SECRET_PREFIX)}
+    """Return the user's environment without our settings: they travel on the control channel only.
+
+    Without ``PYTHONINSPECT`` too, under which Python ends each process with code 1, whatever it has to say.
+    """
+    left_out = (_SECRET_PREFIX, "PYTHONINSPECT")
+    return {name: value for name, value in env.items() if not name.startswith(left_out)}
 
 
 def format_cpus(cpus: tuple[int, ...]) -> str:

@@ -78,6 +78,10 @@ def test_a_shards_environment_pins_threads_hides_gpus_and_holds_none_of_our_sett
     assert child_environment({"EMB_PROVIDER_PORT": "1"}) == {}
 
 
+def test_a_process_ends_with_its_own_exit_code_where_python_is_to_wait_for_commands_at_the_end():
+    assert child_environment({"PYTHONINSPECT": "1", "PYTHONUTF8": "1"}) == {"PYTHONUTF8": "1"}
+
+
 def test_a_router_has_no_threads_for_arithmetic():
     env = router_environment({"PATH": "/bin", "EMB_PROVIDER_PORT": "1", "OPENBLAS_NUM_THREADS": "64"})
     assert env == {"PATH": "/bin", "OPENBLAS_NUM_THREADS": "1"}
