@@ -5,7 +5,7 @@ from __future__ import annotations
 from emb_model_provider.errors import DeadlineError, EncodeError, RequestError
 from emb_model_provider.logs import EventLog
 from emb_model_provider.messages.link import Encode, Failed, InputError
-from shard.memory import ran_out
+from shard.memory import advice_of_shortage, ran_out
 
 log = EventLog("shard.failures")
 
@@ -23,7 +23,13 @@ def as_input_error(error: Failed, index: int) -> InputError:
 def log_failure(request: Encode, index: int, cause: Exception) -> None:
     """Write down why the model failed on an input."""
     what = f"{type(cause).__name__}: {cause}"
-    log.error("encode_failed", request_id=request.request_id or None, input=request.label(index), error=what)
+    log.error(
+        "encode_failed",
+        request_id=request.request_id or None,
+        input=request.label(index),
+        error=what,
+        advice=advice_of_shortage(cause) if ran_out(cause) else None,
+    )
 
 
 def failed_input(request: Encode, index: int, cause: Exception) -> Failed:

@@ -39,6 +39,8 @@ _TOO_LITTLE: Final = (
     "bad_alloc",
     NO_THREAD,
 )
+#: What oneDNN says of a kernel for which it finds no room, and of one that it does not have.
+_NO_KERNEL: Final = "could not create a primitive"
 #: The dynamic linker names any other cause behind it, such as a directory that is mounted ``noexec``.
 _NO_ROOM_FOR_LIBRARY: Final = "failed to map segment from shared object"
 
@@ -115,7 +117,7 @@ def _says_so(error: BaseException) -> bool:
             return str(error).endswith(_NO_ROOM_FOR_LIBRARY)
         case RuntimeError():  # torch's own OutOfMemoryError is one
             said = str(error).lower()
-            return any(words in said for words in _TOO_LITTLE)
+            return any(words in said for words in _TOO_LITTLE) or (_NO_KERNEL in said and memory_limits() != "")
         case _:
             return False
 

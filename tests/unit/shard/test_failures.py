@@ -1,7 +1,9 @@
+import resource
+
 import pytest
 
 from emb_model_provider.messages.link import Encode, Failed
-from shard.failures import failed_input
+from shard.failures import failed_input, log_failure
 
 REQUEST = Encode(("which?", "this one"), labels=("the query", "document 4"), first_index=64)
 
@@ -20,3 +22,11 @@ def test_any_other_failure_is_the_servers_and_names_the_input_by_its_place_in_th
     sentence = "The model failed on document 4; every other input is fine. Change or leave out that input."
     expected = Failed(500, "server_error", "encode_failed", sentence, "input", 65)
     assert failed_input(REQUEST, 1, ValueError("no")) == expected
+
+
+def test_the_operator_reads_what_to_do_for_want_of_memory(caplog, monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda _which: (1_500_000 * 1024, -1))
+    for cause in (RuntimeError("could not create a primitive"), ValueError("no")):
+        log_failure(REQUEST, 1, cause)
+    said = [record.values["advice"] for record in caplog.records]
+    assert said == ["raise the limit of this process (ulimit -v 1500000, ulimit -d 1500000)", None]

@@ -49,6 +49,13 @@ def test_other_errors_are_not_about_memory(error):
     assert not ran_out(error)
 
 
+@pytest.mark.parametrize("limit_kib", [1_500_000, None])
+def test_a_kernel_that_cannot_be_made_is_for_want_of_memory_only_where_that_is_limited(monkeypatch, limit_kib):
+    limit = resource.RLIM_INFINITY if limit_kib is None else limit_kib * 1024
+    monkeypatch.setattr(resource, "getrlimit", lambda _which: (limit, limit))
+    assert ran_out(RuntimeError("could not create a primitive")) is (limit_kib is not None)
+
+
 def test_a_shortage_behind_another_error_is_found():
     wrapped = OSError("Unable to load weights")
     wrapped.__cause__ = MemoryError()
