@@ -10,6 +10,7 @@ import io
 import logging
 import os
 import signal
+import stat
 import sys
 import tempfile
 from functools import partial
@@ -51,6 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     _fill_standard_streams()
     _accept_every_character()
     _fill_home()
+    _keep_own_rights()
     parser = _parser()
     _refuse_settings_as_options(parser, sys.argv[1:] if arguments is None else arguments)
     options = _parse(parser, arguments)
@@ -197,6 +199,11 @@ def _fill_home() -> None:
         Path.home()
     except RuntimeError:
         os.environ["HOME"] = "/"
+
+
+def _keep_own_rights() -> None:
+    """Leave our own files to us whatever the umask, such as a unit's ``UMask=0777``; others get no more than before."""
+    os.umask(os.umask(0o077) & ~stat.S_IRWXU)
 
 
 def _fill_temporary_directory(run_directory: Path) -> None:

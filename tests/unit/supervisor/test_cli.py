@@ -177,3 +177,14 @@ def test_a_start_without_a_thread_for_its_lines_is_refused_with_the_limits_to_ra
     assert "cannot start: can't start new thread: raise the limit of processes (ulimit -u" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
     assert not (tmp_path / "front.sock").exists()
+
+
+@pytest.mark.parametrize(("set_to", "kept"), [(0o777, 0o077), (0o022, 0o022), (0o127, 0o027)])
+def test_what_the_server_makes_is_its_own_to_use_whatever_the_umask(monkeypatch, tmp_path, set_to, kept):
+    monkeypatch.chdir(tmp_path)
+    before = os.umask(set_to)
+    try:
+        assert cli.main(["--check"]) == 0
+    finally:
+        found = os.umask(before)
+    assert found == kept
