@@ -21,6 +21,8 @@ class Registry:
         self._by_id: dict[str, ShardStatus] = {}
         self._by_name: dict[str, ShardStatus] = {}
         self._lost: set[tuple[str, int]] = set()
+        #: What each model's vectors are made by, and how often that has changed: it may change and change back.
+        self._makings: dict[str, tuple[str, int]] = {}
         self._changed = asyncio.Event()
 
     def update(self, table: ShardTable) -> None:
@@ -31,6 +33,7 @@ class Registry:
             self._by_name.setdefault(status.name, status)
         # The one generation that may be asked for; of the others nobody speaks any more.
         self._lost &= {(status.model_id, status.generation) for status in table.shards}
+        self._follow(table)
         self._notify()
 
     def set_ready_wait(self, ready_wait_s: float) -> None:
@@ -75,12 +78,9 @@ class Registry:
         status = self._by_id.get(model_id)
         return status is None or status.generation != generation or status.state == "stopping"
 
-    def makes_what_it_made(self, status: ShardStatus) -> bool:
-        """Tell whether the model still makes the vectors that it made when ``status`` was its row."""
-        row = self._by_id.get(status.model_id)
-        if row is status or row is None or row.info is None or status.info is None:
-            return True
-        return row.info.encoder.fingerprint == status.info.encoder.fingerprint
+    def making(self, model_id: str) -> tuple[str, int]:
+        """Return what a model's vectors are made by (its fingerprint, and how often that has changed)."""
+        return self._makings.get(model_id, ("", 0))
 
     async def ready(self, model_id: str) -> ShardStatus:
         """Return the model once it is ready.
@@ -103,6 +103,15 @@ class Registry:
     def _row(self, model_id: str) -> ShardStatus:
         """Return a model by id alone, also one that was removed and finishes."""
         return self._by_id.get(model_id) or self.find(model_id)
+
+    def _follow(self, table: ShardTable) -> None:
+        """Count each change of what vectors are made by; a process that does not serve yet has made none."""
+        for status in table.shards:
+            if status.info is None:
+                continue
+            fingerprint, changes = self._makings.get(status.model_id, ("", 0))
+            if status.info.encoder.fingerprint != fingerprint:
+                self._makings[status.model_id] = status.info.encoder.fingerprint, changes + 1
 
     def _notify(self) -> None:
         self._changed.set()

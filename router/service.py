@@ -185,11 +185,12 @@ class EmbeddingService:
     ) -> EncodeResult:
         """Return what one and the same model has made of all inputs, also where another took over meanwhile."""
         for _ in range(_TRIES):
-            used, result = await self._embed_once(request, status, gate, client, tokens, deadline_s)
-            if self._registry.makes_what_it_made(used):
+            status = await self._registry.ready(status.model_id)
+            making = self._registry.making(status.model_id)
+            result = await self._embed_once(request, status, gate, client, tokens, deadline_s)
+            if self._registry.making(status.model_id) == making:
                 return result
-            log.info("asked_again", model=used.model_id, why="its settings have changed meanwhile")
-            status = await self._registry.ready(used.model_id)
+            log.info("asked_again", model=status.model_id, why="its settings have changed meanwhile")
         raise UnavailableError("The model's settings keep changing. Try again in a while.", retry_after_s=1.0)
 
     async def _embed_once(
@@ -200,9 +201,7 @@ class EmbeddingService:
         client: str,
         tokens: list[int],
         deadline_s: float | None,
-    ) -> tuple[ShardStatus, EncodeResult]:
-        if not self._registry.is_ready(status):
-            status = await self._registry.ready(status.model_id)
+    ) -> EncodeResult:
         if request.dimensions is not None:
             _check_dimensions(request, status)
         call = Call(request, status, gate, client, tokens, _is_small(request, tokens), deadline_s)
@@ -213,7 +212,7 @@ class EmbeddingService:
             inputs = request.texts or request.token_ids
             slices = slice_bounds(inputs, request.queries.texts, request.seconds)
             parts = await (self._delivery.send(call, *slices[0]) if len(slices) == 1 else self._send_all(call, slices))
-        return status, _assemble(status, parts)
+        return _assemble(status, parts)
 
     async def _send_all(self, call: Call, slices: list[tuple[int, int]]) -> list[Encoded]:
         parts: dict[int, list[Encoded]] = {}

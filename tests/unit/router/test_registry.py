@@ -74,16 +74,18 @@ def test_a_process_that_was_to_go_is_told_from_one_that_was_lost(registry):
 
 
 def test_a_model_that_changed_meanwhile_is_told_from_one_that_was_only_replaced(registry):
-    begun = registry.find("en")
-    assert registry.makes_what_it_made(begun)
+    begun = registry.making("en")
     registry.update(table(row(generation=2)))
-    assert registry.makes_what_it_made(begun)
+    assert registry.making("en") == begun
     registry.update(table(make_status("en", generation=3, state="starting")))
-    assert registry.makes_what_it_made(begun), "nothing came from a process that does not serve yet"
+    assert registry.making("en") == begun, "nothing came from a process that does not serve yet"
     registry.update(table(make_status("en", generation=3, info=make_info(fingerprint="other"))))
-    assert not registry.makes_what_it_made(begun)
+    changed = registry.making("en")
+    assert changed != begun
     registry.update(table(row("zh")))
-    assert registry.makes_what_it_made(begun), "it is served no more, and answers what it has begun"
+    assert registry.making("en") == changed, "it is served no more, and answers what it has begun"
+    registry.update(table(row(generation=4)))
+    assert registry.making("en") not in (begun, changed), "it is again what it was, and was another between"
 
 
 async def test_the_generation_that_is_current_is_the_one_in_the_table_while_it_serves():

@@ -313,6 +313,30 @@ async def test_an_answer_is_whole_of_one_model_though_its_settings_change_meanwh
     assert (caught.value.retry_after_s, len(backend.seen)) == (1, 3)
 
 
+class FlippingBackend(LengthBackend):
+    """Its model is another one after the first answer, and after the second the one it was."""
+
+    def __init__(self, registry: Registry) -> None:
+        super().__init__()
+        self.registry = registry
+        self.fingerprints = iter(["other", "before"])
+
+    async def encode(self, model_id: str, message: Encode) -> Encoded:
+        encoded = await super().encode(model_id, message)
+        if fingerprint := next(self.fingerprints, None):
+            self.registry.update(ShardTable((make_status("m", info=make_info(fingerprint=fingerprint)),)))
+        return encoded
+
+
+async def test_an_answer_is_whole_of_one_model_though_its_settings_change_and_change_back_meanwhile():
+    registry = Registry(ready_wait_s=0.05)
+    registry.update(ShardTable((make_status("m", info=make_info(fingerprint="before")),)))
+    backend = FlippingBackend(registry)
+    texts = tuple("a" for _ in range(4 * 64))
+    result = await EmbeddingService(registry, backend).embed(EncodeRequest("m", texts))
+    assert (result.fingerprint, len(backend.seen)) == ("before", 2 * 4), "the slices between were of another model"
+
+
 class Speller(LengthBackend):
     """A tokenizer that takes ``delay_s`` for each text."""
 
