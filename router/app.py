@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import random
 import re
@@ -17,6 +18,7 @@ from emb_model_provider.errors import (
     MethodNotAllowedError,
     NotFoundError,
     RequestError,
+    UnavailableError,
 )
 from emb_model_provider.logs import EventLog
 from router.admission import Budget
@@ -44,6 +46,8 @@ _OPEN_PATHS = frozenset({"/health", "/healthz", "/live", KEY_QUESTION})
 _LOOKS = frozenset({"GET", "HEAD"})
 #: Stands in a request that was answered with an error.
 _FAILED = web.RequestKey("failed", bool)
+#: Stands in a request that is cancelled because the time for a stop is over, and not because its client has left.
+GIVEN_UP = web.RequestKey("given_up", bool)
 
 
 def build_app(
@@ -85,7 +89,7 @@ def build_app(
                 CALLER.set(Caller(client, read_timeout_s(request.headers)))
                 held = request[HELD] = HeldBytes(budget, client)
             _check_way(request)
-            response = await handler(request)
+            response = await _answer_unless_given_up(request, handler)
         except RequestError as error:
             response = refuse(request, error)
         except (web.HTTPNotFound, web.HTTPMethodNotAllowed) as error:
@@ -105,6 +109,19 @@ def build_app(
     app = web.Application(middlewares=[*outer, answer_in_shape], client_max_size=max_request_bytes)
     app.add_routes(routes)
     return app
+
+
+async def _answer_unless_given_up(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except asyncio.CancelledError:
+        if GIVEN_UP not in request:
+            raise
+        raise UnavailableError(
+            "The server ends, or takes other settings, and this request took longer than it waits for. Send it again.",
+            code="server_stopping",
+            retry_after_s=1.0,
+        ) from None
 
 
 def _close_before_a_lost_request(request: web.Request, response: web.Response) -> None:

@@ -14,7 +14,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from emb_model_provider.errors import InternalError, InvalidRequestError
 from emb_model_provider.logs import EventLog
-from router.app import error_response, new_request_id
+from router.app import GIVEN_UP, error_response, new_request_id
 from router.expectation import without_expectation
 from router.prefix import RequestFactory, without_prefix
 
@@ -24,6 +24,8 @@ log = EventLog("router.connection")
 #: client that uses one just when it is closed would not know whether its request was heard. At most half of all time.
 _LAST_ANSWERS_S: Final = 1.0
 _LOOK_EVERY_S: Final = 0.02
+#: So long what is given up has for its answer. Were aiohttp's time over at the same moment, it would fail of that.
+_GIVING_UP_S: Final = 1.0
 
 
 class _Connection(RequestHandler):
@@ -70,6 +72,7 @@ class _Connection(RequestHandler):
         end = None
         if timeout is not None and self._current_request is not None:
             end = asyncio.get_running_loop().call_later(timeout, self._give_up)
+            timeout += _GIVING_UP_S
         try:
             await super().shutdown(timeout)
         finally:
@@ -77,6 +80,8 @@ class _Connection(RequestHandler):
                 end.cancel()
 
     def _give_up(self) -> None:
+        if isinstance(request := self._current_request, web.Request):
+            request[GIVEN_UP] = True  # so that its client gets an answer
         if self._task_handler is not None:
             self._task_handler.cancel()
 

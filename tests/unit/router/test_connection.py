@@ -5,12 +5,25 @@ import asyncio
 import pytest
 from aiohttp import web
 
+from emb_model_provider.messages.link import Encode, Encoded
 from router.connection import Runner
 from tests.unit.router.test_app import make_app
 
 HEAD = b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 BODY = b'{"model": "m", "input": "abc"}'
 GOOD = HEAD + b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
+
+
+class NeverBackend:
+    """Answers nobody."""
+
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+
+    async def encode(self, model_id: str, message: Encode) -> Encoded:
+        self.begun.set()
+        await asyncio.Event().wait()
+        raise AssertionError("nobody sets it")
 
 
 @pytest.fixture
@@ -80,6 +93,23 @@ async def test_a_request_that_outlasts_the_time_for_a_stop_is_given_up_when_it_i
     assert await reader.read() == b""
     writer.close()
     assert 0.39 < given_up_s[0] - stopped_s < 0.7
+
+
+async def test_the_client_of_a_request_that_is_given_up_at_a_stop_is_told_to_send_it_again(caplog):
+    backend = NeverBackend()
+    runner = Runner(make_app(backend=backend), handler_cancellation=True, shutdown_timeout=0.4)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    reader, writer = await asyncio.open_connection(*runner.addresses[0])
+    writer.write(b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY))
+    await backend.begun.wait()
+    await runner.cleanup()
+    answer = (await reader.read()).decode()
+    writer.close()
+    assert answer.startswith("HTTP/1.1 503 ")
+    assert "Retry-After: 1\r\n" in answer
+    assert '"server_stopping"' in answer
+    assert [(record.name, record.levelname) for record in caplog.records] == [("router", "WARNING")]
 
 
 @pytest.fixture
