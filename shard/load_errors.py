@@ -31,6 +31,8 @@ _OF_A_CARD: Final = "CUDA error"
 _NO_CODE_FOR_CARD: Final = "no kernel image is available"
 #: Under which sentence-transformers' modules keep and look for it.
 _VECTOR_OF_A_TEXT: Final = "sentence_embedding"
+#: What they say of a model whose output lacks what they look for, as DPR's encoders give one vector of their own.
+_NO_OUTPUT: Final = re.compile(r"Could not access output key '(\w+)' via")
 _NO_POOLING: Final = "its modules.json names nothing that makes one vector of a text's tokens, such as Pooling"
 _TALKATIVE: Final = (
     "bitsandbytes.autograd._functions",
@@ -83,16 +85,26 @@ def _reason(directory: Path, error: BaseException) -> LoadError | None:
                 f"the weights in {directory} have no row for a token of its tokenizer or for a place of a text: the "
                 "tokenizer, or the length in its files, is that of another model"
             )
-        case ValueError() | KeyError() | RequestError():  # the last where the probes themselves cannot be read
-            reason = LoadReason.UNSUPPORTED_MODEL
-            what = _NO_POOLING if error.args == (_VECTOR_OF_A_TEXT,) else str(error)
-            sentence = f"{directory} holds a model that cannot be served: {what}"
+        case ValueError() | KeyError() | RequestError() | AttributeError() if _is_of_the_model(error):
+            reason, sentence = _refuse(directory, error)
         case Exception():
             return None
         case _:  # a panic of the tokenizer's Rust, or sys.exit() in the model's own code
             reason = LoadReason.UNSUPPORTED_MODEL
             sentence = f"{directory} holds a model that cannot be served: {type(error).__name__}: {error}"
     return LoadError(reason, sentence)
+
+
+def _is_of_the_model(error: Exception) -> bool:
+    """Tell a model without what is asked of it from a mistake of ours; a ``RequestError`` is of unreadable probes."""
+    return not isinstance(error, AttributeError) or _NO_OUTPUT.match(str(error)) is not None
+
+
+def _refuse(directory: Path, error: Exception) -> tuple[LoadReason, str]:
+    what = _NO_POOLING if error.args == (_VECTOR_OF_A_TEXT,) else str(error)
+    if found := _NO_OUTPUT.match(what):
+        what = f"what it gives has no {found[1]}, from which its vectors or scores would be made"
+    return LoadReason.UNSUPPORTED_MODEL, f"{directory} holds a model that cannot be served: {what}"
 
 
 def _blame(directory: Path, error: RuntimeError) -> tuple[LoadReason, str]:

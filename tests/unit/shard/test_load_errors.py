@@ -1,10 +1,11 @@
 """What a model's files or its code raise while it loads → a reason that stops the tries."""
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
-from sentence_transformers.base.modules import Normalize
+from sentence_transformers.base.modules import Normalize, Transformer
 from tokenizers import decoders
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -56,6 +57,15 @@ def test_another_key_that_is_missing_is_told_as_it_is(tmp_path):
 def test_another_index_out_of_range_goes_through_as_it_is(tmp_path):
     with pytest.raises(IndexError), reasons(tmp_path):
         [].pop()
+
+
+def test_a_class_of_model_that_gives_no_vectors_of_tokens_is_named_as_such(tmp_path):
+    asked = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
+    model = SimpleNamespace(forward=lambda **_texts: {"pooler_output": torch.ones(1, 4)})
+    dpr = SimpleNamespace(modality_config=asked, model_forward_params={"input_ids"}, model=model)
+    with pytest.raises(LoadError, match="has no last_hidden_state") as caught, reasons(tmp_path):
+        Transformer.forward(dpr, {"input_ids": torch.ones(1, 2)})
+    assert caught.value.reason is LoadReason.UNSUPPORTED_MODEL
 
 
 def test_what_is_not_known_goes_through_as_it_is(tmp_path):
