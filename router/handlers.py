@@ -32,7 +32,8 @@ from router.health import Health
 from router.large_json import LARGE_BYTES
 from router.metrics.scripts import script_shares
 from router.registry import Registry
-from router.service import EmbeddingService
+from router.requests import EncodeRequest, EncodeResult
+from router.service import TRIES, EmbeddingService, keeps_changing
 from router.visit import VISIT
 
 T = TypeVar("T")
@@ -143,14 +144,7 @@ class Handlers:
         asked = call.request
         if asked.model != status.model_id:
             asked = dataclasses.replace(asked, model=status.model_id)
-        encoder = status.info.encoder if status.info is not None else await self._service.facts(asked)
-        planned = planning.fit(call.plan(asked, encoder), call.role or role, encoder)
-        characters = sum(map(len, planned.texts)) + sum(map(len, planned.seconds))
-        if visit is not None:
-            visit.shares = script_shares(planned.seconds or planned.texts)
-        if characters >= LARGE_BYTES:  # planning was a step, measuring is the next
-            await asyncio.sleep(0)
-        result = await self._service.embed(planned, since_s)
+        encoder, characters, result = await self._embed(asked, call, role, since_s)
         if visit is not None:
             visit.result = result
             visit.holes = max(0, call.request.sent - call.request.count)
@@ -164,6 +158,25 @@ class Handlers:
         if dialect.headers is not None:
             response.headers.update(dialect.headers(answered))
         return response
+
+    async def _embed(
+        self, asked: EncodeRequest, call: EncodeCall, role: str | None, since_s: float
+    ) -> tuple[EncoderInfo, int, EncodeResult]:
+        """Return what the model is, how many characters it was given, and what it has made of them."""
+        visit = VISIT.get()
+        for _ in range(TRIES):
+            encoder = await self._service.facts(asked)
+            planned = planning.fit(call.plan(asked, encoder), call.role or role, encoder)
+            characters = sum(map(len, planned.texts)) + sum(map(len, planned.seconds))
+            if visit is not None:
+                visit.shares = script_shares(planned.seconds or planned.texts)
+            if characters >= LARGE_BYTES:  # planning was a step, measuring is the next
+                await asyncio.sleep(0)
+            result = await self._service.embed(planned, since_s)
+            if result.fingerprint == encoder.fingerprint:
+                return encoder, characters, result
+            # Another model has taken over, for which prompt, role and labels were not chosen.
+        raise keeps_changing()
 
     def _find(self, model: str, tasks: tuple[Task, ...], path: str) -> tuple[ShardStatus, str | None]:
         if model:

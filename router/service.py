@@ -37,7 +37,7 @@ _SLICES_IN_FLIGHT: Final = 2
 #: As the shard tells small requests from big ones, roughly: it alone knows true tokens and times.
 _SMALL_INPUTS: Final = 8
 _SMALL_TOKENS: Final = 1024
-_TRIES: Final = 3
+TRIES: Final = 3
 #: A model that has answered nobody for so long may itself be what is wrong.
 _LATELY_S: Final = 60.0
 
@@ -184,14 +184,14 @@ class EmbeddingService:
         deadline_s: float | None,
     ) -> EncodeResult:
         """Return what one and the same model has made of all inputs, also where another took over meanwhile."""
-        for _ in range(_TRIES):
+        for _ in range(TRIES):
             status = await self._registry.ready(status.model_id)
             making = self._registry.making(status.model_id)
             result = await self._embed_once(request, status, gate, client, tokens, deadline_s)
             if self._registry.making(status.model_id) == making:
                 return result
             log.info("asked_again", model=status.model_id, why="its settings have changed meanwhile")
-        raise UnavailableError("The model's settings keep changing. Try again in a while.", retry_after_s=1.0)
+        raise keeps_changing()
 
     async def _embed_once(
         self,
@@ -280,3 +280,8 @@ def _assemble(status: ShardStatus, parts: list[Encoded]) -> EncodeResult:
         offset += len(part.tokens)
     tokens = sum(sum(part.tokens) for part in parts)
     return EncodeResult(status.model_id, tuple(parts), tokens, tuple(truncated), status.info.encoder.fingerprint)
+
+
+def keeps_changing() -> UnavailableError:
+    """Return the error of a model that was another one at the end of each try."""
+    return UnavailableError("The model's settings keep changing. Try again in a while.", retry_after_s=1.0)

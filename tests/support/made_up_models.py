@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from aiohttp import web
 
@@ -61,8 +63,10 @@ class MadeUpBackend:
     def __init__(self) -> None:
         self.seen: list[Encode] = []
         self.asked: list[Tokenize | Detokenize] = []
+        self.on_encode: Callable[[], None] = lambda: None
 
     async def encode(self, model_id: str, message: Encode) -> Encoded:
+        self.on_encode()
         self.seen.append(message)
         texts = list(message.texts) or ["".join(map(chr, ids)) for ids in message.token_ids]
         errors = tuple(
