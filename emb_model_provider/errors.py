@@ -29,7 +29,6 @@ Messages of a ``RequestError`` reach clients: they say what to do and hold no pa
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
 from typing import Final
 
 #: ``sysexits.h`` EX_CONFIG: starting again cannot help before a person changes something.
@@ -103,12 +102,6 @@ def unsupported(reason: str, role: str = "") -> LoadError:
     """Return the error of a model that is of no kind we serve; ``role`` is what it was to be, such as "a reranker"."""
     as_what = f" as {role}" if role else ""
     return LoadError(LoadReason.UNSUPPORTED_MODEL, f"this model cannot be served{as_what}: {reason}")
-
-
-def files_limited(directory: Path) -> LoadError:
-    """Return the error of a process that may not write files as large as it needs (``EFBIG``)."""
-    why = f"a file in {directory} must be larger than this process may write"
-    return LoadError(LoadReason.NO_PERMISSION, f"{why}: raise its limit (ulimit -f, LimitFSIZE in a systemd unit)")
 
 
 class RequestError(ProviderError):

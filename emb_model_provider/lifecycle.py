@@ -23,15 +23,13 @@ from emb_model_provider.process_limits import NO_THREAD
 First = TypeVar("First", bound=Message)
 
 _READ_BYTES: Final = 256 * 1024
+#: Where OpenMP reads on which CPUs its threads shall run. It does so when it is loaded, each copy of it for itself.
+THREAD_PLACING: Final = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY")
 
 
 def forbid_core_dumps() -> None:
     """Write no core file: it would hold texts, tokens and API keys."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-#: Where OpenMP reads on which CPUs its threads shall run. It does so when it is loaded, each copy of it for itself.
-THREAD_PLACING: Final = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY")
 
 
 def pin_to_cpus(cpus: tuple[int, ...]) -> None:

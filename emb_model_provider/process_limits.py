@@ -1,12 +1,15 @@
-"""What a process may have of memory and threads by its own limits, in words: too little shows in many unlike ways.
+"""What a process may have of memory, threads and bytes of a file by its own limits, in words.
 
-Asked by ``supervisor.keeper``, ``supervisor.output``, ``lifecycle`` and ``shard.memory``.
+Too little of each shows in many unlike ways. Asked by the supervisor and by a shard, wherever they meet one.
 """
 
 from __future__ import annotations
 
 import resource
+from pathlib import Path
 from typing import Final
+
+from emb_model_provider.errors import LoadError, LoadReason
 
 _MEMORY: Final = ((resource.RLIMIT_AS, "ulimit -v"), (resource.RLIMIT_DATA, "ulimit -d"))
 _KIB: Final = 1024
@@ -25,3 +28,9 @@ def advice_without_threads() -> str:
     limits = memory_limits()
     processes = "raise the limit of processes (ulimit -u, TasksMax in a systemd unit, a container's pids limit)"
     return processes + (f" or of memory ({limits})" if limits else "")
+
+
+def files_limited(directory: Path) -> LoadError:
+    """Return the error of a process that may not write files as large as it needs (``EFBIG``)."""
+    why = f"a file in {directory} must be larger than this process may write"
+    return LoadError(LoadReason.NO_PERMISSION, f"{why}: raise its limit (ulimit -f, LimitFSIZE in a systemd unit)")

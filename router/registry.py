@@ -127,9 +127,8 @@ class Registry:
 
 def retry_after_s(status: ShardStatus) -> float:
     """Return in how many seconds to ask again for a model that is not ready: at least 1, at most 60."""
-    return (
-        _MAX_RETRY_AFTER_S if status.state == "failed" else min(max(1.0, status.expected_ready_s), _MAX_RETRY_AFTER_S)
-    )
+    expected_s = _MAX_RETRY_AFTER_S if status.state == "failed" else status.expected_ready_s
+    return min(max(1.0, expected_s), _MAX_RETRY_AFTER_S)
 
 
 def _failed(status: ShardStatus) -> UnavailableError:

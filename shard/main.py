@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emb_model_provider.black_box import BlackBox, box_path
-from emb_model_provider.errors import EXIT_BROKEN, LoadError, LoadReason, files_limited
+from emb_model_provider.errors import EXIT_BROKEN, LoadError, LoadReason
 from emb_model_provider.lifecycle import ControlChannel, needing_threads, pin_to_cpus, start_child
 from emb_model_provider.logs import EventLog, configure_child_logs
 from emb_model_provider.messages.configs import ShardConfig
 from emb_model_provider.messages.link import Hello
 from emb_model_provider.messages.status import LoadFailed, LoadProgress, ModelInfo, Ready
 from emb_model_provider.private_socket import bind_private
+from emb_model_provider.process_limits import files_limited
 from emb_model_provider.tracing import make_tracer
 from shard.costs import SlicePlan, measure
 from shard.encoder import Encoder

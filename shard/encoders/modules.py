@@ -163,7 +163,10 @@ def _load_module(directory: Path, entry: ModuleEntry, recipe: Recipe, options: L
 
 @contextmanager
 def _known_keys(folder: Path) -> Iterator[None]:
-    """Raise ``LoadError`` for a key that this version's class does not know: it may well change the vectors."""
+    """Raise ``LoadError`` for a key that this version's class does not know: it may well change the vectors.
+
+    And, before anything is made of it, for a file that is no JSON.
+    """
     said = {folder / name: read_object(folder / name) for name in _CONFIGURATIONS}
     try:
         yield

@@ -12,7 +12,8 @@ from typing import Final, Protocol
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from emb_model_provider.errors import LoadError, LoadReason, files_limited
+from emb_model_provider.errors import LoadError, LoadReason
+from emb_model_provider.process_limits import files_limited
 from shard.hubs.snapshot import HubName, RemoteFile
 
 _OTHER_WAYS: Final = "take the model from the other hub, or copy it into the cache and set EMB_PROVIDER_OFFLINE=true."

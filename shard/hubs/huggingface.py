@@ -160,7 +160,6 @@ class HuggingFaceClient:
         except (
             ConnectionError,
             TimeoutError,
-            RuntimeError,
             errors.HTTPError,  # type: ignore[attr-defined]  # of whichever HTTP library this version uses
         ) as error:
             raise no_network(self.source, self._endpoint, error) from error
