@@ -10,6 +10,8 @@ from typing import Final, TypeVar
 
 from aiohttp import web
 
+from emb_model_provider.errors import UnavailableError
+from emb_model_provider.logs import EventLog
 from emb_model_provider.messages.status import EncoderInfo, ShardStatus
 from emb_model_provider.modelmap import Task
 from router import planning
@@ -33,12 +35,16 @@ from router.large_json import LARGE_BYTES
 from router.metrics.scripts import script_shares
 from router.registry import Registry
 from router.requests import EncodeRequest, EncodeResult
-from router.service import TRIES, EmbeddingService, keeps_changing
+from router.service import EmbeddingService, ModelChangedError
 from router.visit import VISIT
+
+log = EventLog("router.handlers")
 
 T = TypeVar("T")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+#: How often a request is asked of a model whose settings change meanwhile.
+_TRIES: Final = 3
 _JSON: Final = "application/json"
 _JSON_HEADERS: Final = {"Content-Type": _JSON}
 #: Where a request keeps whose errors its client reads, once its body has told.
@@ -162,9 +168,12 @@ class Handlers:
     async def _embed(
         self, asked: EncodeRequest, call: EncodeCall, role: str | None, since_s: float
     ) -> tuple[EncoderInfo, int, EncodeResult]:
-        """Return what the model is, how many characters it was given, and what it has made of them."""
+        """Return what the model is, how many characters it was given, and what it has made of them.
+
+        Where another model takes over meanwhile, prompt, role and labels are chosen anew for that one.
+        """
         visit = VISIT.get()
-        for _ in range(TRIES):
+        for _ in range(_TRIES):
             encoder = await self._service.facts(asked)
             planned = planning.fit(call.plan(asked, encoder), call.role or role, encoder)
             characters = sum(map(len, planned.texts)) + sum(map(len, planned.seconds))
@@ -172,11 +181,11 @@ class Handlers:
                 visit.shares = script_shares(planned.seconds or planned.texts)
             if characters >= LARGE_BYTES:  # planning was a step, measuring is the next
                 await asyncio.sleep(0)
-            result = await self._service.embed(planned, since_s)
-            if result.fingerprint == encoder.fingerprint:
-                return encoder, characters, result
-            # Another model has taken over, for which prompt, role and labels were not chosen.
-        raise keeps_changing()
+            try:
+                return encoder, characters, await self._service.embed(planned, since_s, planned_for=encoder.fingerprint)
+            except ModelChangedError:
+                log.info("asked_again", model=asked.model, why="its settings have changed meanwhile")
+        raise UnavailableError("The model's settings keep changing. Try again in a while.", retry_after_s=1.0)
 
     def _find(self, model: str, tasks: tuple[Task, ...], path: str) -> tuple[ShardStatus, str | None]:
         if model:

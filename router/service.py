@@ -7,8 +7,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
-from emb_model_provider.errors import InvalidRequestError, RequestError, UnavailableError
-from emb_model_provider.logs import EventLog
+from emb_model_provider.errors import InvalidRequestError, RequestError
 from emb_model_provider.messages.link import Detokenize, Encoded, Texts, Tokenize, Tokens
 from emb_model_provider.messages.status import EncoderInfo, ShardStatus
 from router.backend import EmbeddingBackend
@@ -25,8 +24,6 @@ from router.time_limit import time_limit
 from router.trials import first_error
 from router.visit import request_id
 
-log = EventLog("router.service")
-
 Answer = TypeVar("Answer")
 
 #: A big request crosses in slices, two at a time: the device always has the next one, and a short query that
@@ -37,7 +34,6 @@ _SLICES_IN_FLIGHT: Final = 2
 #: As the shard tells small requests from big ones, roughly: it alone knows true tokens and times.
 _SMALL_INPUTS: Final = 8
 _SMALL_TOKENS: Final = 1024
-TRIES: Final = 3
 #: A model that has answered nobody for so long may itself be what is wrong.
 _LATELY_S: Final = 60.0
 
@@ -54,6 +50,10 @@ class Policy:
     quarantine_s: float = 600.0
     limits: RequestLimits = field(default_factory=RequestLimits)
     routers: int = 1
+
+
+class ModelChangedError(Exception):
+    """A model is no longer the one that a request was planned for: plan it anew, and ask again."""
 
 
 class EmbeddingService:
@@ -80,10 +80,14 @@ class EmbeddingService:
         """Take these limits and this time for requests that come from now on; queue and quarantine stay as they are."""
         self._policy = policy
 
-    async def embed(self, request: EncodeRequest, since_s: float | None = None) -> EncodeResult:
-        """Return the vectors; raise ``RequestError`` with what the client must hear.
+    async def embed(
+        self, request: EncodeRequest, since_s: float | None = None, planned_for: str | None = None
+    ) -> EncodeResult:
+        """Return what one and the same model has made of all inputs.
 
-        Its time counts from ``since_s`` on the loop's clock: it may have waited for ``facts`` already.
+        Its time counts from ``since_s`` on the loop's clock: it may have waited for ``facts`` already. Raises
+        ``RequestError`` with what the client must hear, and ``ModelChangedError`` where the model's fingerprint
+        is not ``planned_for``, or changes meanwhile.
         """
         status = self._registry.find(request.model)
         gate = self.gate_of(status)
@@ -95,7 +99,13 @@ class EmbeddingService:
         limits_s = self._policy.timeout_s, request.timeout_s, caller.timeout_s
         with gate.counted(client, total, is_small=is_small):
             async with time_limit(len(tokens), *limits_s, since_s=since_s) as deadline_s:
+                status = await self._registry.ready(status.model_id)
+                making = self._registry.making(status.model_id)
+                if planned_for is not None and planned_for != making[0]:
+                    raise ModelChangedError
                 result = await self._embed(request, status, gate, client, tokens, deadline_s)
+                if self._registry.making(status.model_id) != making:
+                    raise ModelChangedError
         gate.succeeded()
         return result
 
@@ -183,25 +193,6 @@ class EmbeddingService:
         tokens: list[int],
         deadline_s: float | None,
     ) -> EncodeResult:
-        """Return what one and the same model has made of all inputs, also where another took over meanwhile."""
-        for _ in range(TRIES):
-            status = await self._registry.ready(status.model_id)
-            making = self._registry.making(status.model_id)
-            result = await self._embed_once(request, status, gate, client, tokens, deadline_s)
-            if self._registry.making(status.model_id) == making:
-                return result
-            log.info("asked_again", model=status.model_id, why="its settings have changed meanwhile")
-        raise keeps_changing()
-
-    async def _embed_once(
-        self,
-        request: EncodeRequest,
-        status: ShardStatus,
-        gate: Gate,
-        client: str,
-        tokens: list[int],
-        deadline_s: float | None,
-    ) -> EncodeResult:
         if request.dimensions is not None:
             _check_dimensions(request, status)
         call = Call(request, status, gate, client, tokens, _is_small(request, tokens), deadline_s)
@@ -280,8 +271,3 @@ def _assemble(status: ShardStatus, parts: list[Encoded]) -> EncodeResult:
         offset += len(part.tokens)
     tokens = sum(sum(part.tokens) for part in parts)
     return EncodeResult(status.model_id, tuple(parts), tokens, tuple(truncated), status.info.encoder.fingerprint)
-
-
-def keeps_changing() -> UnavailableError:
-    """Return the error of a model that was another one at the end of each try."""
-    return UnavailableError("The model's settings keep changing. Try again in a while.", retry_after_s=1.0)

@@ -23,7 +23,7 @@ async def test_scores_have_the_labels_of_the_model_that_gave_them_though_it_was_
     client = await aiohttp_client(build_app(handlers, Authenticator(()), LIMIT))
     response = await client.post("/classify", json={"model": "classify", "input": "abcde"})
     (one,) = (await response.json())["data"]
-    assert (one["label"], response.headers["x-model-fingerprint"]) == ("new", "after")
+    assert (one["label"], response.headers["x-model-fingerprint"], len(backend.seen)) == ("new", "after", 2)
 
 
 async def test_a_model_that_is_another_one_after_each_try_is_told_of_and_not_asked_for_ever(aiohttp_client):

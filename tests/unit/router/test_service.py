@@ -20,7 +20,7 @@ from router.limits import RequestLimits
 from router.link import ShardLostError
 from router.registry import Registry
 from router.requests import EncodeRequest, Queries
-from router.service import EmbeddingService, Policy, slice_bounds
+from router.service import EmbeddingService, ModelChangedError, Policy, slice_bounds
 from tests.support.statuses import make_info, make_status
 
 
@@ -286,55 +286,44 @@ async def test_who_waits_for_a_model_waits_no_longer_than_the_client_allows():
 
 
 class ChangingBackend(LengthBackend):
-    """Its model is another one, by its fingerprint, after each of the first ``changes`` answers."""
+    """Its model is another one, by its fingerprint, after each answer for which there is one in ``fingerprints``."""
 
-    def __init__(self, registry: Registry, changes: int) -> None:
+    def __init__(self, registry: Registry, *fingerprints: str) -> None:
         super().__init__()
         self.registry = registry
-        self.changes = changes
-
-    async def encode(self, model_id: str, message: Encode) -> Encoded:
-        encoded = await super().encode(model_id, message)
-        if len(self.seen) <= self.changes:
-            info = make_info(fingerprint=f"after {len(self.seen)}")
-            self.registry.update(ShardTable((make_status("m", info=info, generation=1 + len(self.seen)),)))
-        return encoded
-
-
-async def test_an_answer_is_whole_of_one_model_though_its_settings_change_meanwhile():
-    registry = Registry(ready_wait_s=0.05)
-    registry.update(ShardTable((make_status("m", info=make_info(fingerprint="before")),)))
-    backend = ChangingBackend(registry, 2)
-    result = await EmbeddingService(registry, backend).embed(EncodeRequest("m", ("a",)))
-    assert (result.fingerprint, len(backend.seen)) == ("after 2", 3)
-    backend = ChangingBackend(registry, 99)
-    with pytest.raises(UnavailableError, match="keep changing") as caught:
-        await EmbeddingService(registry, backend).embed(EncodeRequest("m", ("a",)))
-    assert (caught.value.retry_after_s, len(backend.seen)) == (1, 3)
-
-
-class FlippingBackend(LengthBackend):
-    """Its model is another one after the first answer, and after the second the one it was."""
-
-    def __init__(self, registry: Registry) -> None:
-        super().__init__()
-        self.registry = registry
-        self.fingerprints = iter(["other", "before"])
+        self.fingerprints = iter(fingerprints)
 
     async def encode(self, model_id: str, message: Encode) -> Encoded:
         encoded = await super().encode(model_id, message)
         if fingerprint := next(self.fingerprints, None):
-            self.registry.update(ShardTable((make_status("m", info=make_info(fingerprint=fingerprint)),)))
+            self.registry.update(fingerprinted(fingerprint))
         return encoded
 
 
-async def test_an_answer_is_whole_of_one_model_though_its_settings_change_and_change_back_meanwhile():
+def fingerprinted(fingerprint: str) -> ShardTable:
+    return ShardTable((make_status("m", info=make_info(fingerprint=fingerprint)),))
+
+
+@pytest.mark.parametrize("fingerprints", [("after",), ("between", "before")], ids=["changed", "and changed back"])
+async def test_there_is_no_answer_of_two_models_where_settings_change_meanwhile(fingerprints):
     registry = Registry(ready_wait_s=0.05)
-    registry.update(ShardTable((make_status("m", info=make_info(fingerprint="before")),)))
-    backend = FlippingBackend(registry)
+    registry.update(fingerprinted("before"))
+    backend = ChangingBackend(registry, *fingerprints)
+    service = EmbeddingService(registry, backend)
     texts = tuple("a" for _ in range(4 * 64))
-    result = await EmbeddingService(registry, backend).embed(EncodeRequest("m", texts))
-    assert (result.fingerprint, len(backend.seen)) == ("before", 2 * 4), "the slices between were of another model"
+    with pytest.raises(ModelChangedError):
+        await service.embed(EncodeRequest("m", texts), planned_for="before")
+    assert (len(backend.seen), service.gate("m").failed, service.gate("m").requests) == (4, 0, 0)
+    result = await service.embed(EncodeRequest("m", texts), planned_for=fingerprints[-1])
+    assert (result.fingerprint, len(backend.seen)) == (fingerprints[-1], 8)
+
+
+async def test_a_model_is_not_asked_what_was_planned_for_another():
+    registry, backend = Registry(ready_wait_s=0.05), LengthBackend()
+    registry.update(fingerprinted("after"))
+    with pytest.raises(ModelChangedError):
+        await EmbeddingService(registry, backend).embed(EncodeRequest("m", ("a",)), planned_for="before")
+    assert backend.seen == []
 
 
 class Speller(LengthBackend):
