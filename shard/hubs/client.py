@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Final, Protocol
 from urllib.parse import urlsplit
@@ -22,7 +23,6 @@ _AUTHORITIES: Final[dict[HubName, str]] = {"huggingface": "SSL_CERT_FILE", "mode
 _OWN_AUTHORITY: Final = "Where your company signs what comes, set {} in the environment to a file of all it trusts."
 #: The schemes of proxies that count for a hub.
 _PROXIED: Final = ("http", "https", "all")
-_TOO_MANY: Final = "429"
 _THIS_MACHINE: Final = ("localhost", "127.0.0.1", "::1")
 _URL_PASSWORD: Final = re.compile(r"//[^/\s]*@")
 
@@ -88,14 +88,20 @@ def unusable_proxy(source: HubName, error: object) -> LoadError:
     )
 
 
+def refused_with(source: HubName, endpoint: str, status: int, phrase: str = "") -> LoadError:
+    """Return the error of a server that answers with an HTTP status that says nothing of the model itself."""
+    answer = f"{status} {phrase}".rstrip()
+    if status != HTTPStatus.TOO_MANY_REQUESTS:
+        return no_answer_of_a_hub(source, endpoint, answer)
+    return LoadError(
+        LoadReason.NO_NETWORK,
+        f"{source} ({_shown(endpoint)}) answers {_shown(answer)}: it has had too many requests from this network for "
+        f"now. Wait, set EMB_PROVIDER_{source.upper()}_TOKEN, with which it takes more, {_OTHER_WAYS}",
+    )
+
+
 def no_answer_of_a_hub(source: HubName, endpoint: str, answer: str) -> LoadError:
     """Return the error of a server that is reached and answers with what no model can be had from."""
-    if answer.startswith(_TOO_MANY):
-        return LoadError(
-            LoadReason.NO_NETWORK,
-            f"{source} ({_shown(endpoint)}) answers {answer}: it has had too many requests from this network for now. "
-            f"Wait, set EMB_PROVIDER_{source.upper()}_TOKEN, with which it takes more, {_OTHER_WAYS}",
-        )
     return LoadError(
         LoadReason.NO_NETWORK,
         f"{source} ({_shown(endpoint)}) answers {_shown(answer)}: it is out of order, no such hub or mirror, or a "

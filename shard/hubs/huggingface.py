@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Protocol, Self
@@ -24,6 +25,7 @@ from shard.hubs.client import (
     no_such_model,
     no_such_revision,
     not_as_announced,
+    refused_with,
     settle_proxies,
     unusable_certificates,
     unusable_proxy,
@@ -35,8 +37,6 @@ log = EventLog("shard.hubs.huggingface")
 
 _PARALLEL_FILES: Final = 4
 _ANSWER_S: Final = 30.0
-_UNAUTHORIZED: Final = 401
-_FORBIDDEN: Final = 403
 
 
 def prepare_environment(access: HubAccess) -> None:
@@ -185,15 +185,15 @@ class HuggingFaceClient:
 
         response = getattr(error, "response", None)
         status = getattr(response, "status_code", 0)
-        if status == _UNAUTHORIZED:
+        if status == HTTPStatus.UNAUTHORIZED:
             # Over plain http the client does not tell an unknown repository from a closed one; neither does the hub.
             refused = self._access.token or get_token()
             return wrong_token(self.source, name) if refused else no_such_model(self.source, name)
-        if status == _FORBIDDEN:
+        if status == HTTPStatus.FORBIDDEN:
             return no_permission(self.source, name)
         if response is None:
             return no_network(self.source, self._endpoint, error)
-        return no_answer_of_a_hub(self.source, self._endpoint, f"{status} {response.reason_phrase}".rstrip())
+        return refused_with(self.source, self._endpoint, status, response.reason_phrase)
 
 
 def _leave_chunk_store(name: str, error: RuntimeError) -> None:

@@ -24,6 +24,7 @@ from shard.hubs.client import (
     no_such_revision,
     not_as_announced,
     proxy_of,
+    refused_with,
     settle_proxies,
     unusable_proxy,
     wrong_token,
@@ -169,7 +170,7 @@ class ModelScopeClient:
         from requests.exceptions import InvalidSchema, InvalidURL  # noqa: PLC0415
 
         if status := getattr(error, "status_code", None):
-            return no_answer_of_a_hub(self.source, self._endpoint, str(status))
+            return refused_with(self.source, self._endpoint, int(status))
         is_of_proxy = isinstance(error, (InvalidSchema, InvalidURL)) or (
             type(error) is ValueError and "SOCKS" in str(error)
         )
