@@ -21,6 +21,7 @@ from emb_model_provider.modelmap import ModelSpec
 from shard.device import ComputePlan, Machine, as_saved, plan_compute, this_machine
 from shard.encoder import Encoder, Reading, Results, Tokenized
 from shard.encoders.checked_transformer import LoadOptions
+from shard.encoders.graph.int8 import GROUP
 from shard.encoders.graph.lowering import Kernel
 from shard.encoders.heads import HeadFacts
 from shard.encoders.in_parts import Helpers, count_helpers
@@ -227,6 +228,8 @@ class _Build:
             "late": repr(self.recipe.late) if self.recipe.late else None,
             "generative": repr(self.recipe.generative) if self.recipe.generative else None,
         }
+        if info.kernel == "int8-weight-only":
+            decisive["int8_group"] = GROUP
         if self.plan.widens_weights:  # processors that compute in 16 bit make other vectors of the same weights
             decisive["compute"] = info.compute_dtype
         return name_fingerprint(weights, decisive)

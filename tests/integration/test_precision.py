@@ -133,7 +133,7 @@ def exact(minilm):
         ("bf16", PLAIN_CPU, 0.9999, 0.9999),
         pytest.param("bf16", NATIVE_BF16, 0.9998, 0.9995, marks=NEEDS_AVX512),
         ("int8", None, 0.994, 0.985),
-        ("int8 weight-only", None, 0.998, 0.998),
+        ("int8 weight-only", None, 0.9997, 0.9993),
         ("int4", None, 0.94, 0.89),
     ],
 )

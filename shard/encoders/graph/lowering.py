@@ -22,8 +22,8 @@ from shard.encoders.graph.int8 import (
     activated_dynamic_linear,
     dynamic_linear,
     floor_of,
-    narrow,
     narrow_for_products,
+    narrow_in_groups,
     pack,
     widening_linear,
 )
@@ -185,7 +185,7 @@ def _lower_widening(module: fx.GraphModule, node: fx.Node, made: _Made) -> None:
 
 
 def _narrow(weight: torch.Tensor) -> _Tensors:
-    narrowed = narrow(weight)
+    narrowed = narrow_in_groups(weight)
     return narrowed.values, narrowed.scales
 
 

@@ -7,11 +7,13 @@ from torch.nn import functional
 
 from shard.encoders.graph.int8 import (
     FLOOR,
+    GROUP,
     NarrowWeight,
     activated_dynamic_linear,
     dynamic_linear,
     floor_of,
     narrow,
+    narrow_in_groups,
     pack,
     widening_linear,
 )
@@ -68,10 +70,30 @@ def test_an_output_without_weights_stays_one():
     weight[2] = 0
     narrowed = narrow(weight)
     assert narrowed.scales.min() > 0, "nothing is divided by it"
-    assert torch.equal(widening_linear(ROWS, narrowed.values, narrowed.scales, None)[..., 2], torch.zeros(1, 4))
+    in_groups = narrow_in_groups(weight)
+    assert torch.equal(widening_linear(ROWS, in_groups.values, in_groups.scales, None)[..., 2], torch.zeros(1, 4))
     assert torch.equal(dynamic_linear(ROWS, *pack(narrowed), BIAS)[..., 2], BIAS[2].expand(1, 4))
 
 
-def test_a_weight_is_widened_by_the_scale_of_each_output():
-    found = widening_linear(ROWS, WEIGHT.values, WEIGHT.scales, BIAS)
-    torch.testing.assert_close(found, functional.linear(ROWS, WIDE, BIAS))
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_weight_that_is_widened_has_a_scale_for_each_32_of_an_output(turned):
+    spread = torch.tensor([1.0, 100.0, 0.01])  # which one scale for all would round to nothing
+    numbers = torch.randn(OUT, 3, GROUP, generator=GENERATOR) * spread[:, None]
+    weight = numbers.reshape(OUT, -1)
+    narrowed = narrow_in_groups(weight.T.contiguous().T if turned else weight)
+    assert (narrowed.values.shape, narrowed.scales.shape) == ((OUT, 3 * GROUP), (OUT * 3,))
+    scales = narrowed.scales.view(OUT, 3, 1)
+    lost = narrowed.values.view(OUT, 3, GROUP) * scales - numbers
+    assert (lost.abs() <= scales * 0.5001).all()
+    rows = torch.randn(2, 3 * GROUP, generator=GENERATOR)
+    found = widening_linear(rows, narrowed.values, narrowed.scales, BIAS)
+    torch.testing.assert_close(found, functional.linear(rows, weight + lost.view(OUT, -1), BIAS), atol=1e-3, rtol=1e-5)
+
+
+def test_a_weight_whose_width_is_no_multiple_of_32_is_widened_by_the_scale_of_each_output():
+    weight = torch.randn(OUT, IN, generator=GENERATOR)
+    narrowed, by_output = narrow_in_groups(weight), narrow(weight)
+    assert narrowed.scales.shape == (OUT,)
+    found = widening_linear(ROWS, narrowed.values, narrowed.scales, BIAS)
+    expected = functional.linear(ROWS, by_output.values * by_output.scales[:, None], BIAS)
+    torch.testing.assert_close(found, expected)
