@@ -116,7 +116,7 @@ def _build_asked_model(
         "modality_config": _TEXT_ONLY,
         "module_output_name": "token_embeddings",
     }
-    with _known_keys(directory / folder):
+    with _reasons(directory / folder):
         transformer: Transformer = CheckedTransformer(str(directory), **arguments)
     true_id, false_id = generative.true_id, generative.false_id
     if true_id is None:
@@ -157,28 +157,32 @@ def _load_classifier(directory: Path, recipe: Recipe, options: LoadOptions) -> T
 
 
 def _load_module(directory: Path, entry: ModuleEntry, recipe: Recipe, options: LoadOptions) -> Module:
-    with _known_keys(directory / entry.path):
+    with _reasons(directory / entry.path, own_module_name(entry.type)):
         return _make_module(directory, entry, recipe, options)
 
 
 @contextmanager
-def _known_keys(folder: Path) -> Iterator[None]:
+def _reasons(folder: Path, name: str | None = None) -> Iterator[None]:
     """Raise ``LoadError`` for a key that this version's class does not know: it may well change the vectors.
 
-    And, before anything is made of it, for a file that is no JSON.
+    And for values that one of ``_CONFIGURED`` cannot take and, before anything is made of it, for a file that is no
+    JSON.
     """
-    said = {folder / name: read_object(folder / name) for name in _CONFIGURATIONS}
+    said = {folder / file: read_object(folder / file) for file in _CONFIGURATIONS}
     try:
         yield
-    except TypeError as error:
+    except (TypeError, AttributeError, KeyError, ValueError) as error:
         found = _UNKNOWN_KEY.search(str(error))
         file = next((file for file, keys in said.items() if found is not None and found[1] in keys), None)
-        if found is None or file is None:  # a mistake of ours
+        if found is not None and file is not None:
+            raise unsupported(
+                f"{file} has the key {found[1]!r}, which sentence-transformers {version('sentence-transformers')} does "
+                "not know: the model was saved by a newer one. Install that, or take a revision of the model without "
+                "this key"
+            ) from error
+        if name not in _CONFIGURED:  # may be a mistake of ours
             raise
-        raise unsupported(
-            f"{file} has the key {found[1]!r}, which sentence-transformers {version('sentence-transformers')} does not "
-            "know: the model was saved by a newer one. Install that, or take a revision of the model without this key"
-        ) from error
+        raise unsupported(f"{folder / 'config.json'} does not make a {name} ({error})") from error
 
 
 def _make_module(directory: Path, entry: ModuleEntry, recipe: Recipe, options: LoadOptions) -> Module:

@@ -636,6 +636,27 @@ def test_a_key_that_this_version_does_not_know_is_named_with_its_file(tmp_path, 
     assert caught.value.reason is LoadReason.UNSUPPORTED_MODEL
 
 
+@pytest.mark.parametrize(
+    ("folder", "said"),
+    [
+        ("1_Pooling", {}),
+        ("1_Pooling", [8]),
+        ("1_Pooling", {"embedding_dimension": 32, "pooling_mode": "no such way"}),
+        (
+            "2_Dense",
+            {"in_features": "32", "out_features": 8, "activation_function": "torch.nn.modules.activation.Tanh"},
+        ),
+        ("2_Dense", {"in_features": 32, "out_features": 8, "activation_function": 7}),
+    ],
+)
+def test_what_a_modules_file_says_and_its_class_cannot_take_is_no_mistake_of_ours(tmp_path, opened, folder, said):
+    directory = tiny_models.make_sentence_transformers(tmp_path / "model", dense=8)
+    write_json(directory / folder / "config.json", said)
+    with pytest.raises(LoadError, match=f"{folder}/config.json does not make a ") as caught:
+        opened(directory)
+    assert caught.value.reason is LoadReason.UNSUPPORTED_MODEL
+
+
 @pytest.mark.parametrize("file", ["sentence_bert_config.json", "1_Pooling/config.json"])
 def test_a_modules_file_that_was_cut_off_is_incomplete_and_named(tmp_path, opened, file):
     directory = tiny_models.make_sentence_transformers(tmp_path / "model")
