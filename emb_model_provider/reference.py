@@ -13,7 +13,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Final
 
-from emb_model_provider.mapping import ALIAS_RULE, ENTRY_KEYS, NAME
+from emb_model_provider.entry_table import ENTRY_KEYS, NAME
+from emb_model_provider.mapping import ALIAS_RULE
 from emb_model_provider.reference_text import (
     ENV_HEADER,
     EXAMPLE_MAPPING,

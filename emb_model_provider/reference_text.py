@@ -142,12 +142,12 @@ On a CPU without native support for 16 bit the weights are stored as asked and c
 16 bit is several times slower there; the log says so.
 
 int8 on a CPU comes in two kinds, `EMB_PROVIDER_INT8_METHOD`. `dynamic` multiplies in 8 bit: faster than fp32 on
-processors with AVX-512 VNNI, vectors near those of fp32. `weight-only` stores 8 bit and multiplies in fp32: nearer, not
-faster. How near a model comes is measured at every start against its own fp32 vectors and stands in `/v1/models` as
-`cosine`; below .97 (`dynamic`) or .99 (`weight-only`) the next nearer way is taken and the log says so. The last one is
-`weight-only` in the model's own code: a model that needs more than 8 bit is far from fp32 there, too, and the log says
-`far_from_fp32`. So it does of `int4` below .90, and of `int8` on CUDA below .99. The cosine stands in the line
-`model_loaded`, too.
+processors with AVX-512 VNNI, vectors near those of fp32. `weight-only` stores 8 bit, with a scale for every 32 weights,
+and multiplies in fp32: nearer, not faster. How near a model comes is measured at every start against its own fp32
+vectors and stands in `/v1/models` as `cosine`; below .97 (`dynamic`) or .99 (`weight-only`) the next nearer way is
+taken and the log says so. The last one is `weight-only` in the model's own code: a model that needs more than 8 bit is
+far from fp32 there, too, and the log says `far_from_fp32`. So it does of `int4` below .90, and of `int8` on CUDA below
+.99. The cosine stands in the line `model_loaded`, too.
 
 `EMB_PROVIDER_ENABLE_QUANTIZATION` has three states:
 
@@ -246,10 +246,11 @@ EMB_PROVIDER_LOG_LEVEL=INFO
 并在日志中说明。
 
 CPU 上的 int8 有两种方式，由 `EMB_PROVIDER_INT8_METHOD` 选择。`dynamic` 以 8 位做乘法：在支持 AVX-512 VNNI 的处理器上
-比 fp32 快，向量与 fp32 相近。`weight-only` 以 8 位存储、以 fp32 做乘法：更接近 fp32，但不更快。每次启动都会与模型自身的
-fp32 向量实测比较，结果即 `/v1/models` 中的 `cosine`；低于 .97（`dynamic`）或 .99（`weight-only`）时改用更接近的方式，
-并在日志中说明。最后一种是模型自身代码中的 `weight-only`：需要 8 位以上精度的模型在这里也会远离 fp32，日志中会出现
-`far_from_fp32`。`int4` 低于 .90、CUDA 上的 `int8` 低于 .99 时同样如此。日志行 `model_loaded` 中也有 cosine。
+比 fp32 快，向量与 fp32 相近。`weight-only` 以 8 位存储（每 32 个权重一个缩放系数）、以 fp32 做乘法：
+更接近 fp32，但不更快。每次启动都会与模型自身的 fp32 向量实测比较，结果即 `/v1/models` 中的 `cosine`；
+低于 .97（`dynamic`）或 .99（`weight-only`）时改用更接近的方式，并在日志中说明。最后一种是模型自身代码中的
+`weight-only`：需要 8 位以上精度的模型在这里也会远离 fp32，日志中会出现 `far_from_fp32`。`int4` 低于 .90、
+CUDA 上的 `int8` 低于 .99 时同样如此。日志行 `model_loaded` 中也有 cosine。
 
 `EMB_PROVIDER_ENABLE_QUANTIZATION` 有三种状态：
 

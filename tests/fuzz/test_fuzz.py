@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 
 from emb_model_provider import setting_table
 from emb_model_provider.dotenv_file import parse_dotenv
+from emb_model_provider.entry_table import ENTRY_KEYS
 from emb_model_provider.errors import ConfigurationError, ProtocolError, RequestError
 from emb_model_provider.frames import HEADER, MAGIC, VERSION, Frame, FrameDecoder
-from emb_model_provider.mapping import ENTRY_KEYS, parse_mapping
+from emb_model_provider.mapping import parse_mapping
 from emb_model_provider.messages.framing import pack, unpack
 from emb_model_provider.messages.link import Cancel, Encode, Encoded, Failed, Hello, InputError
 from emb_model_provider.modelmap import ModelSpec

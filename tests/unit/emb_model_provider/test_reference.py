@@ -7,8 +7,8 @@ import pytest
 
 from emb_model_provider import reference
 from emb_model_provider.dotenv_file import parse_dotenv
+from emb_model_provider.entry_table import ENTRY_KEYS
 from emb_model_provider.key_file import KeyFile
-from emb_model_provider.mapping import ENTRY_KEYS
 from emb_model_provider.setting_table import SETTINGS
 from emb_model_provider.settings import load_settings
 
