@@ -16,11 +16,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from benchmarks.figure import percentile
-from benchmarks.serving import HOST, MODEL, free_port
+from benchmarks.serving import HOST, MODEL
 from benchmarks.worker import Worker
 
 _GENERATOR: Final = "benchmarks.load:Generator"
-_RESPONDER: Final = "benchmarks.load:Responder"
 _HEAD_END: Final = b"\r\n\r\n"
 _LENGTH: Final = b"content-length:"
 _CHUNK: Final = 1 << 18
@@ -136,17 +135,6 @@ def finished(worker: Worker) -> LoadRun:
     return result
 
 
-def ceiling(worker: Worker, load: Load, answer_bytes: int, seconds: float = 0.6) -> float:
-    """Return the requests/s that the generator reaches on this load when the answers cost nothing."""
-    port = free_port()
-    with Worker(_RESPONDER, port, answer_bytes) as responder:
-        responder.begin("serve", seconds + 0.5)
-        idle = Load(port, load.requests, load.connections, seconds, load.count, load.model, load.encoding_format)
-        reached: float = worker.call("run_unchecked", idle).requests_per_s
-        responder.result()
-    return reached
-
-
 @dataclass(slots=True)
 class _Connection:
     socket: socket.socket
@@ -259,41 +247,6 @@ class _Round:
         self._texts.append(connection.texts)
 
 
-class Responder:
-    """Answers every request at once with the same bytes; what the generator's ceiling is measured against."""
-
-    def __init__(self, port: int, answer_bytes: int) -> None:
-        self._listener = socket.create_server((HOST, port), backlog=256)
-        self._answer = f"HTTP/1.1 200 OK\r\nContent-Length: {answer_bytes}\r\n\r\n".encode() + b"0" * answer_bytes
-
-    def serve(self, seconds: float) -> None:
-        """Answer for so long; a request that comes in pieces is answered once it is whole."""
-        poll = select.epoll()
-        poll.register(self._listener, select.EPOLLIN)
-        clients: dict[int, tuple[socket.socket, bytearray]] = {}
-        end_s = time.monotonic() + seconds
-        while (left_s := end_s - time.monotonic()) > 0:
-            for descriptor, _ in poll.poll(left_s):
-                if descriptor == self._listener.fileno():
-                    client = self._listener.accept()[0]
-                    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                    clients[client.fileno()] = (client, bytearray())
-                    poll.register(client, select.EPOLLIN)
-                    continue
-                client, received = clients[descriptor]
-                data = client.recv(_CHUNK)
-                if not data:
-                    poll.unregister(client)
-                    client.close()
-                    continue
-                received += data
-                if _is_whole(received):
-                    received.clear()
-                    client.sendall(self._answer)
-        poll.close()
-        self._listener.close()
-
-
 def _connect(port: int) -> socket.socket:
     connection = socket.create_connection((HOST, port), timeout=_ANSWER_TIMEOUT_S)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -309,12 +262,3 @@ def _content_length(head: bytes, answer: bytes) -> int:
     if at < 0:
         raise LoadError(f"no content-length: {head!r}")
     return int(lowered[at + len(_LENGTH) :].split(b"\r\n", 1)[0])
-
-
-def _is_whole(request: bytearray) -> bool:
-    split = request.find(_HEAD_END)
-    if split < 0:
-        return False
-    at = request.find(b"Content-Length:", 0, split)
-    length = int(request[at + 15 : request.find(b"\r\n", at)])
-    return len(request) >= split + 4 + length

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from benchmarks import load, texts
 from benchmarks.bare_engine import worker_environment
+from benchmarks.ceiling import ceiling
 from benchmarks.figure import Figure, Part, interleaved, median_ratio, percentile, rounded
 from benchmarks.load import Load, LoadRun
 from benchmarks.serving import MODEL, Server, serving
@@ -254,7 +255,7 @@ def _beside(
     )
     ours = [run.latency_ms(50) for run in runs]
     others = [percentile(times, 50) for times in theirs]
-    idle = load.ceiling(sides.generator, single, runs[0].answer_bytes)
+    idle = ceiling(sides.generator, single, runs[0].answer_bytes)
     parts: dict[str, Part] = {
         f"{name}_http_p50_ms": rounded(ours),
         f"{name}_http_p99_ms": rounded([run.latency_ms(99) for run in runs]),
@@ -281,7 +282,7 @@ def _check_same_vector(server: Server, peer: Worker, peer_name: str, least: floa
 
 def _http_parts(worker: Worker, what: Load, runs: Sequence[LoadRun]) -> dict[str, Part]:
     """Return the latencies of a load, and the generator's ceiling on it."""
-    reached = load.ceiling(worker, what, runs[0].answer_bytes)
+    reached = ceiling(worker, what, runs[0].answer_bytes)
     rate = statistics.median(run.requests_per_s for run in runs)
     return {
         "p50_ms": rounded([run.latency_ms(50) for run in runs], 1),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 
 from benchmarks import load, texts
+from benchmarks.ceiling import ceiling
 from benchmarks.empty_model import router_around_nothing
 from benchmarks.figure import Figure, rounded
 from benchmarks.load import Load
@@ -21,7 +22,7 @@ def router_and_channel(setting: Setting) -> list[Figure]:
         runs = [load.run(worker, singles) for _ in range(setting.rounds(3))]
         one = load.run(worker, Load(port, singles.requests, 1, seconds=1.0))
         bulk = load.run(worker, Load(port, texts.requests(texts.mixed(), 64), 4, seconds=1.0))
-        reached = load.ceiling(worker, singles, runs[0].answer_bytes)
+        reached = ceiling(worker, singles, runs[0].answer_bytes)
     rate = statistics.median(run.requests_per_s for run in runs)
     return [
         Figure(

@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks import load, texts
 from benchmarks.bare_engine import BATCH_TOKENS, BATCH_TOKENS_ON_CARD
+from benchmarks.ceiling import ceiling
 from benchmarks.figure import Figure, Part, interleaved, median_ratio, rounded
 from benchmarks.load import Load, LoadRun
 from benchmarks.serving import Server, serving
@@ -35,7 +36,7 @@ def short_under_bulk(setting: Setting) -> list[Figure]:
             alone, both = interleaved(
                 setting.rounds(3), lambda: load.run(pusher, bulk), lambda: both_at_once(pusher, asker, bulk, singles)
             )
-            reached = load.ceiling(asker, singles, both[0][1].answer_bytes)
+            reached = ceiling(asker, singles, both[0][1].answer_bytes)
     alone_rates = [_steady_rate(run) for run in alone]
     kept_rates = [_steady_rate(run) for run, _ in both]
     p50, p99 = ([latency_under(run, short, percent) for run, short in both] for percent in (50.0, 99.0))
@@ -155,7 +156,7 @@ def two_models(setting: Setting) -> list[Figure]:
             lambda: (load.run(first, zh), load.run(second, en)),
             lambda: both_at_once(first, second, zh, en),
         )
-        reached = load.ceiling(first, zh, at_once[0][0].answer_bytes)
+        reached = ceiling(first, zh, at_once[0][0].answer_bytes)
     figures = []
     for index, alias in enumerate(("zh", "en")):
         lone = [_steady_rate(runs[index]) for runs in alone]

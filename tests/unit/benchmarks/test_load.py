@@ -4,7 +4,8 @@ import threading
 
 import pytest
 
-from benchmarks.load import Generator, Load, LoadError, LoadRun, Responder
+from benchmarks.ceiling import Responder
+from benchmarks.load import Generator, Load, LoadError, LoadRun
 from benchmarks.serving import free_port
 
 

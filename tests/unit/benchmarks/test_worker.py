@@ -26,7 +26,7 @@ def test_a_worker_that_dies_is_an_error_and_not_a_wait():
 
 
 def test_a_worker_that_takes_too_long_is_ended():
-    with Worker("benchmarks.load:Responder", 0, 1) as worker:
+    with Worker("benchmarks.ceiling:Responder", 0, 1) as worker:
         worker.begin("serve", 30)
         with pytest.raises(WorkerError, match=r"within 0\.1 s"):
             worker.result(timeout_s=0.1)
