@@ -1,5 +1,6 @@
-"""Which path a client means that asks for one that is not there: for a hint, not for an answer. Pure; used by ``app``.
+"""Which path a client means that asks for one that is not there: for a hint, not for an answer. Pure.
 
+Used by ``app`` and, for whose errors its client reads, by ``dialects.table``.
 Most often its base URL has a part too many or a wrong slash: ``/v1`` where the client adds it, a slash at the end.
 """
 
@@ -25,6 +26,11 @@ class NearPaths:
 
     def nearest(self, method: str, path: str) -> str | None:
         """Return the longest served path that ``path``, with its slashes put right, ends with."""
-        tidy = "/" + "/".join(filter(None, path.lower().replace("%2f", "/").split("/")))
+        tidied = tidy(path)
         served = self._by_method.get(_GET if method == _HEAD else method, ())
-        return next((one for one in served if tidy.endswith(one)), None)
+        return next((one for one in served if tidied.endswith(one)), None)
+
+
+def tidy(path: str) -> str:
+    """Return a path with its slashes put right."""
+    return "/" + "/".join(filter(None, path.lower().replace("%2f", "/").split("/")))

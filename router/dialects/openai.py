@@ -278,4 +278,5 @@ OPENAI: Final = Dialect(
         ),
     ),
     render_error=render_error,
+    errors_below=("/v1/models/",),  # where a model may be called as another dialect's path is
 )

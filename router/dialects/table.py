@@ -11,6 +11,7 @@ from router.dialects.openai import OPENAI
 from router.dialects.seam import Dialect, Route
 from router.dialects.tei import TEI
 from router.dialects.vllm import VLLM
+from router.near_paths import tidy
 
 DIALECTS: Final[tuple[Dialect, ...]] = (OPENAI, COHERE, TEI, JINA, VLLM, OLLAMA)
 
@@ -27,9 +28,17 @@ def by_path() -> dict[tuple[str, str], list[tuple[Dialect, Route]]]:
     return found
 
 
+#: Whose each path is, the longest first; of a path of several dialects it is the first one's.
+_OWNERS: Final = sorted(
+    ((path, choices[0][0]) for (_, path), choices in by_path().items() if "{" not in path and path != "/"),
+    key=lambda owner: -len(owner[0]),
+)
+
+
 def dialect_near(path: str) -> Dialect:
-    """Return whose errors a client expects that asks for a path that is not there."""
+    """Return whose errors a client expects that asks for a path that is not there, or not with its method."""
     for dialect in DIALECTS:
         if path.startswith(dialect.errors_below):
             return dialect
-    return OPENAI
+    tidied = tidy(path)
+    return next((dialect for end, dialect in _OWNERS if tidied.endswith(end)), OPENAI)

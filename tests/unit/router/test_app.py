@@ -18,6 +18,7 @@ from router.app import build_app
 from router.auth import Authenticator
 from router.connection import Runner
 from router.handlers import Handlers
+from router.openapi.answers import ERRORS
 from router.registry import Registry
 from router.service import EmbeddingService, Policy
 from router.visit import VISIT, Visit
@@ -262,6 +263,37 @@ async def test_every_refusal_has_openais_shape_and_a_request_id(aiohttp_client, 
     assert response.status == status
     assert (await response.json())["error"]["code"] == code
     assert response.headers["x-request-id"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "dialect"),
+    [
+        ("GET", "/v1/embed", 405, "cohere"),
+        ("PUT", "/v2/rerank", 405, "cohere"),
+        ("POST", "/v1/embed/", 404, "cohere"),
+        ("GET", "/embed", 405, "tei"),
+        ("GET", "/models/m/embed", 405, "tei"),
+        ("POST", "/info", 405, "tei"),
+        ("POST", "/embed/", 404, "tei"),
+        ("GET", "/v1/rerank", 405, "jina"),
+        ("POST", "/v1/v1/rerank", 404, "jina"),
+        ("GET", "/models/m/v1/rerank", 405, "jina"),
+        ("POST", "/v1/api/embed", 404, "ollama"),
+        ("GET", "/models/m/v1/embeddings", 405, "openai"),
+        ("GET", "/embeddings", 405, "openai"),
+        ("DELETE", "/models/m", 405, "openai"),
+        ("DELETE", "/v1/models/rerank", 405, "openai"),
+        ("POST", "/v1/nothing", 404, "openai"),
+    ],
+)
+async def test_a_wrong_method_or_path_is_told_in_the_words_of_whose_path_it_is(
+    aiohttp_client, method, path, status, dialect
+):
+    client = await aiohttp_client(make_app())
+    response = await client.request(method, path, data=b"{}")
+    assert response.status == status
+    told = await response.json()
+    assert told.keys() == set(ERRORS[dialect]["required"])
 
 
 @pytest.mark.parametrize("path", ["/v1/embeddings/", "/v1/v1/embeddings", "/v1%2Fembeddings"])
