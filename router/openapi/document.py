@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from emb_model_provider import errors
-from emb_model_provider.errors import RequestError
+from emb_model_provider.errors import InvalidRequestError, RequestError
 from router.dialects.seam import Dialect
 from router.dialects.table import MODEL_PREFIX, by_path
 from router.dialects.version import our_version
@@ -103,9 +103,11 @@ def _operation(path: str, method: str, described: list[tuple[Dialect, Described]
         }
     }
     by_status: dict[int, list[str]] = {}
-    for dialect, _ in described:
+    for dialect, one in described:
         for status in _statuses(dialect, has_body=method == "POST"):
             by_status.setdefault(status, []).append(dialect.name)
+        if one.means_one and "{model" not in path:
+            by_status.setdefault(dialect.status_of(InvalidRequestError("")), []).append(dialect.name)
     if "{model" in path:  # what is no id is no route, and then no dialect's
         by_status.setdefault(404, []).append("openai")
     for status, speaking in sorted(by_status.items()):

@@ -21,6 +21,7 @@ class Described:
     """One route. ``required`` and ``optional`` are the fields of its body, empty for a ``GET``.
 
     ``runs_model`` says that ``properties.OPTIONS`` are read too. ``needs_one`` are names of which one is required.
+    ``means_one`` is a ``GET`` of the only model there is, which is wrong where there are several.
     """
 
     summary: str
@@ -30,6 +31,7 @@ class Described:
     optional: Mapping[str, Schema] = field(default_factory=dict)
     runs_model: bool = True
     needs_one: tuple[tuple[str, ...], ...] = ()
+    means_one: bool = False
 
     def properties(self) -> dict[str, Schema]:
         """Return every field that is read."""
@@ -187,7 +189,7 @@ ROUTES: Final[dict[tuple[str, str], Described]] = {
         optional={"model": p.OPTIONAL_MODEL, "skip_special_tokens": told(FLAG, "Leave out [CLS] and the like.")},
         runs_model=False,
     ),
-    ("tei", "/info"): Described("The model.", a.TEI_INFO, runs_model=False),
+    ("tei", "/info"): Described("The model.", a.TEI_INFO, runs_model=False, means_one=True),
     ("tei", "/"): Described(
         "Whatever the model is for; what Hugging Face's InferenceClient posts to.",
         a.ROOT,

@@ -156,6 +156,13 @@ def test_every_error_has_its_dialects_shape_and_a_status_that_is_described(diale
             assert str(dialect.status_of(error)) in operation["responses"] or error.status == 405
 
 
+async def test_what_is_asked_of_the_only_model_is_described_for_several_too(aiohttp_client):
+    client = await aiohttp_client(make_app())
+    for path in (plain(path) for (method, path), _ in by_path().items() if method == "GET"):
+        status = (await client.get(path.replace("{model}", "embed"))).status
+        assert str(status) in DOCUMENT["paths"][path]["get"]["responses"], path
+
+
 async def test_description_and_page_are_served_and_the_page_loads_nothing_from_elsewhere(aiohttp_client):
     app = web.Application()
     app.add_routes(describing_routes("/below"))
