@@ -12,6 +12,8 @@ from emb_model_provider.modelmap import Task
 
 #: Where OpenAI's clients have a word of their own for what ``EncoderInfo`` knows.
 _PUBLIC_NAMES: Final = {"dimension": "dimensions"}
+#: Mistral's client reads no list, and no model, without both. None of what its models may be capable of is done here.
+_MISTRALS: Final[dict[str, object]] = {"type": "base", "capabilities": {}}
 #: Xinference's words, by which its clients choose what a model can be asked for; all others embed.
 _MODEL_TYPES: Final[dict[Task, str]] = {"rerank": "rerank", "classify": "classify"}
 
@@ -37,6 +39,7 @@ def describe_model(status: ShardStatus) -> dict[str, object]:
         "object": "model",
         "created": status.created,
         "owned_by": status.name.split("/")[0] if "/" in status.name.strip("/") else "local",
+        **_MISTRALS,
         "name": status.name,
         "state": status.state,
         "source": info.source if info else status.source,

@@ -232,6 +232,8 @@ def test_a_model_has_the_type_by_which_clients_of_xinference_know_what_to_ask_it
 
 def test_a_ready_model_shows_what_was_measured_and_a_failed_one_its_reason():
     model = describe_model(make_status("a", info=make_info(dimension=768, precision="int8")))
+    # mistralai's Models.list and retrieve: a union told apart by ``type``, and ``capabilities`` is required in it
+    assert (model["type"], model["capabilities"]) == ("base", {})
     assert (model["dimensions"], model["precision"], model["state"]) == (768, "int8", "ready")
     assert "reason" not in model
     assert all(name in model for name in EncoderInfo.__struct_fields__ if name != "dimension")
