@@ -151,8 +151,8 @@ def _resolve_device(device: str, machine: Machine) -> str:
     if machine.cuda_devices == 0:
         raise LoadError(
             LoadReason.NO_DEVICE,
-            f"device {device} was asked for, but torch sees no CUDA device here: check nvidia-smi, the driver and that "
-            "torch is a CUDA build, or set the device to cpu or auto",
+            f"device {device} was asked for, but torch sees no CUDA device here: check nvidia-smi, the driver, "
+            "CUDA_VISIBLE_DEVICES and that torch is a CUDA build, or set the device to cpu or auto",
         )
     if number >= machine.cuda_devices:
         raise LoadError(

@@ -6,27 +6,37 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
+from typing import Final
 
 from supervisor.cgroups import cpu_quotas
 
-_GPU_NODE = re.compile(r"nvidia\d+")
+_DEVICES: Final = Path("/dev")
+_GPU_NODE: Final = re.compile(r"nvidia\d+")
+#: What names a card in ``CUDA_VISIBLE_DEVICES``. CUDA looks no further than to the first entry that names none.
+_GPU_NAME: Final = re.compile(r"\d|GPU-|MIG-")
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """CPUs this process may use, how many of them at once, and GPUs as ``CUDA_VISIBLE_DEVICES`` names them."""
+    """CPUs this process may use, how many of them at once, and GPUs as ``CUDA_VISIBLE_DEVICES`` names them.
+
+    ``has_other_gpus``: nobody has said which GPUs to use, and there may be some that were not found.
+    """
 
     cpus: tuple[int, ...]
     cpu_count: int
     gpus: tuple[str, ...]
+    has_other_gpus: bool = False
 
 
 def read_machine(env: Mapping[str, str]) -> Machine:
     """Return the machine as the kernel and ``CUDA_VISIBLE_DEVICES`` describe it."""
     cpus = tuple(sorted(os.sched_getaffinity(0)))
     quotas = (parse_cpu_quota(quota) for quota in cpu_quotas())
-    return Machine(cpus, min([len(cpus), *(quota for quota in quotas if quota is not None)]), _visible_gpus(env))
+    cpu_count = min([len(cpus), *(quota for quota in quotas if quota is not None)])
+    return Machine(cpus, cpu_count, *_find_gpus(env.get("CUDA_VISIBLE_DEVICES")))
 
 
 def parse_cpu_quota(text: str) -> int | None:
@@ -40,9 +50,9 @@ def parse_cpu_quota(text: str) -> int | None:
     return max(1, int(quota) // int(period))
 
 
-def _visible_gpus(env: Mapping[str, str]) -> tuple[str, ...]:
-    nodes = sorted(int(path.name[6:]) for path in Path("/dev").glob("nvidia*") if _GPU_NODE.fullmatch(path.name))
-    chosen = env.get("CUDA_VISIBLE_DEVICES")
-    if chosen is None:
-        return tuple(str(index) for index in range(len(nodes)))
-    return tuple(one.strip() for one in chosen.split(",") if one.strip() not in ("", "-1"))
+def _find_gpus(chosen: str | None) -> tuple[tuple[str, ...], bool]:
+    """Return ``gpus`` and ``has_other_gpus`` of a ``Machine``, by its ``CUDA_VISIBLE_DEVICES`` if that is set."""
+    if chosen is not None:
+        return tuple(takewhile(_GPU_NAME.match, (one.strip() for one in chosen.split(",")))), False
+    count = sum(_GPU_NODE.fullmatch(path.name) is not None for path in _DEVICES.glob("nvidia*"))
+    return tuple(str(index) for index in range(count)), not count

@@ -89,17 +89,26 @@ def _check_cpu_sets(models: tuple[ModelSpec, ...], machine: Machine) -> None:
 
 def _choose_devices(models: tuple[ModelSpec, ...], machine: Machine) -> dict[str, tuple[str, str]]:
     """Return (device, CUDA_VISIBLE_DEVICES) by id; models that name no GPU take turns over all of them."""
-    turns = itertools.cycle(machine.gpus or ("0",))
+    turns = itertools.cycle(machine.gpus or ("0" if machine.has_other_gpus else "",))
     devices: dict[str, tuple[str, str]] = {}
     for spec in models:
         if spec.device == "cpu" or (spec.device == "auto" and not machine.gpus):
             devices[spec.id] = ("cpu", "")
         elif spec.device.startswith("cuda:"):
-            index = int(spec.device.removeprefix("cuda:"))
-            devices[spec.id] = ("cuda", machine.gpus[index] if index < len(machine.gpus) else str(index))
+            devices[spec.id] = _choose_card(spec.device, machine)
         else:
             devices[spec.id] = (spec.device, next(turns))
     return devices
+
+
+def _choose_card(device: str, machine: Machine) -> tuple[str, str]:
+    index = int(device.removeprefix("cuda:"))
+    if index < len(machine.gpus):
+        return "cuda", machine.gpus[index]
+    if machine.has_other_gpus:
+        return "cuda", str(index)
+    # Shown all that there are, its process says that this one is not among them.
+    return device, ",".join(machine.gpus)
 
 
 def _divide(threads: int, wishes: list[int | None]) -> list[int]:

@@ -63,6 +63,21 @@ def test_cuda_numbers_count_the_cards_the_operator_made_visible():
     assert place((spec("a", device="cuda:1"),), cards)["a"].visible_gpus == "5"
 
 
+def test_no_card_is_used_that_the_operator_has_not_made_visible():
+    one = spec("a", device="cuda:2"), spec("b", device="cuda"), spec("c", device="auto")
+    shown = place(one, Machine((0,), 1, ("3", "5")))
+    assert (shown["a"].device, shown["a"].visible_gpus) == ("cuda:2", "3,5"), "which is refused: there are two"
+    hidden = place(one, Machine((0,), 1, ()))
+    assert [hidden[name].visible_gpus for name in "abc"] == ["", "", ""]
+
+
+def test_a_card_that_was_asked_for_and_not_found_is_left_to_cuda_to_find():
+    unknown = Machine((0,), 1, (), has_other_gpus=True)
+    places = place((spec("a", device="cuda:2"), spec("b", device="cuda"), spec("c")), unknown)
+    assert [places[name].visible_gpus for name in "abc"] == ["2", "0", ""]
+    assert [places[name].device for name in "abc"] == ["cuda", "cuda", "cpu"]
+
+
 def test_a_cpu_this_machine_lacks_is_an_error_that_says_what_there_is():
     with pytest.raises(ConfigurationError, match=r"'a' asks for cpus \[9\].*Available: 0-3"):
         place((spec("a", cpus=(0, 9)),), machine(4))
