@@ -13,6 +13,9 @@ from typing import Final
 from supervisor.cgroups import cpu_quotas
 
 _DEVICES: Final = Path("/dev")
+#: On Windows (WSL 2) cards have no nodes of their own: this one is any maker's, the library comes with NVIDIA's driver.
+_WINDOWS_GPU: Final = "dxg"
+_WINDOWS_CUDA: Final = Path("/usr/lib/wsl/lib/libcuda.so.1")
 _GPU_NODE: Final = re.compile(r"nvidia\d+")
 #: What names a card in ``CUDA_VISIBLE_DEVICES``. CUDA looks no further than to the first entry that names none.
 _GPU_NAME: Final = re.compile(r"\d|GPU-|MIG-")
@@ -55,4 +58,6 @@ def _find_gpus(chosen: str | None) -> tuple[tuple[str, ...], bool]:
     if chosen is not None:
         return tuple(takewhile(_GPU_NAME.match, (one.strip() for one in chosen.split(",")))), False
     count = sum(_GPU_NODE.fullmatch(path.name) is not None for path in _DEVICES.glob("nvidia*"))
+    if not count and (_DEVICES / _WINDOWS_GPU).exists() and _WINDOWS_CUDA.exists():
+        return ("0",), True  # how many there are, only CUDA could say
     return tuple(str(index) for index in range(count)), not count

@@ -38,3 +38,12 @@ def test_without_a_choice_cards_are_counted(devices):
     assert (read_machine({}).gpus, read_machine({}).has_other_gpus) == ((), True), "CUDA may know of one all the same"
     devices("nvidia2", "nvidia10")
     assert (read_machine({}).gpus, read_machine({}).has_other_gpus) == (("0", "1"), False)
+
+
+def test_on_windows_there_is_a_card_where_its_driver_is(devices, tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "_WINDOWS_CUDA", tmp_path / "libcuda.so.1")
+    devices("dxg")
+    assert read_machine({}).gpus == (), "that of another maker"
+    devices("libcuda.so.1")
+    assert (read_machine({}).gpus, read_machine({}).has_other_gpus) == (("0",), True)
+    assert read_machine({"CUDA_VISIBLE_DEVICES": ""}).gpus == ()
