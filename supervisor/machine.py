@@ -12,6 +12,10 @@ from typing import Final
 
 from supervisor.cgroups import cpu_quotas
 
+#: The variable that says what the number of a card means. CUDA's own choice is the N-th fastest, ours the N-th on the
+#: bus, as nvidia-smi counts.
+CARD_ORDER: Final = "CUDA_DEVICE_ORDER"
+ORDER_OF_THE_BUS: Final = "PCI_BUS_ID"
 _DEVICES: Final = Path("/dev")
 #: On Windows (WSL 2) cards have no nodes of their own: this one is any maker's, the library comes with NVIDIA's driver.
 _WINDOWS_GPU: Final = "dxg"

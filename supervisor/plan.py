@@ -11,7 +11,7 @@ from typing import Final
 from emb_model_provider.errors import ConfigurationError
 from emb_model_provider.lifecycle import THREAD_PLACING
 from emb_model_provider.modelmap import ModelSpec
-from supervisor.machine import Machine
+from supervisor.machine import CARD_ORDER, ORDER_OF_THE_BUS, Machine
 
 #: A GPU shard's CPU threads only tokenise and launch kernels; a quick card reads as fast as all of these can write.
 _MOST_GPU_SHARD_THREADS = 16
@@ -133,8 +133,7 @@ def shard_environment(placement: Placement, env: Mapping[str, str]) -> dict[str,
         # Weights in large pages: one short text, which is little but reading them all, takes a tenth less.
         "GLIBC_TUNABLES": env.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"),
         "CUDA_VISIBLE_DEVICES": placement.visible_gpus,
-        # Index N then means the N-th card on the bus, as nvidia-smi counts, not the N-th fastest.
-        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        CARD_ORDER: env.get(CARD_ORDER) or ORDER_OF_THE_BUS,
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
         "OPENBLAS_NUM_THREADS": threads,

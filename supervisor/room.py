@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import re
 import resource
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Final
 
 from emb_model_provider.messages.status import EncoderInfo
 from supervisor.cgroups import memory_figures, read
+from supervisor.machine import CARD_ORDER, ORDER_OF_THE_BUS
 
 _MIB: Final = 1024 * 1024
 #: What an interpreter with its libraries takes beside the model, and what must stay free for everybody else.
@@ -78,8 +80,12 @@ def resident_bytes(pid: int) -> int:
 def gpu_free_bytes(visible_gpus: str) -> int | None:
     """Return the free memory of a GPU, by NVIDIA's management library; ``None`` where it cannot be asked.
 
-    ``visible_gpus`` is the process's ``CUDA_VISIBLE_DEVICES``, an index in the order of the bus or a UUID.
+    ``visible_gpus`` is the process's ``CUDA_VISIBLE_DEVICES``, an index or a UUID. An index is that of the bus: where
+    the user has CUDA count otherwise, it may be any card's.
     """
+    is_index = visible_gpus.isdecimal()
+    if is_index and (os.environ.get(CARD_ORDER) or ORDER_OF_THE_BUS) != ORDER_OF_THE_BUS:
+        return None
 
     class _Memory(ctypes.Structure):
         _fields_ = (("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong))
@@ -92,7 +98,7 @@ def gpu_free_bytes(visible_gpus: str) -> int | None:
         return None
     try:
         device, memory = ctypes.c_void_p(), _Memory()
-        if visible_gpus.isdecimal():
+        if is_index:
             found = library.nvmlDeviceGetHandleByIndex_v2(ctypes.c_uint(int(visible_gpus)), ctypes.byref(device))
         else:
             found = library.nvmlDeviceGetHandleByUUID(visible_gpus.encode(), ctypes.byref(device))

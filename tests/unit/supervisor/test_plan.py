@@ -93,6 +93,15 @@ def test_a_shards_environment_pins_threads_hides_gpus_and_holds_none_of_our_sett
     assert child_environment({"EMB_PROVIDER_PORT": "1"}) == {}
 
 
+@pytest.mark.parametrize(
+    ("theirs", "order"), [(None, "PCI_BUS_ID"), ("", "PCI_BUS_ID"), ("FASTEST_FIRST", "FASTEST_FIRST")]
+)
+def test_cards_are_counted_as_on_the_bus_unless_the_operator_wants_the_fastest_first(theirs, order):
+    (placement,) = place((spec("a", device="cuda:1"),), machine(4, gpus=2)).values()
+    env = shard_environment(placement, {} if theirs is None else {"CUDA_DEVICE_ORDER": theirs})
+    assert (env["CUDA_DEVICE_ORDER"], env["CUDA_VISIBLE_DEVICES"]) == (order, "1")
+
+
 def test_a_process_ends_with_its_own_exit_code_where_python_is_to_wait_for_commands_at_the_end():
     assert child_environment({"PYTHONINSPECT": "1", "PYTHONUTF8": "1"}) == {"PYTHONUTF8": "1"}
 

@@ -2,7 +2,15 @@ import os
 import subprocess
 import sys
 
-from supervisor.room import available_bytes, cgroup_free_bytes, fits, has_room, needed_bytes, resident_bytes
+from supervisor.room import (
+    available_bytes,
+    cgroup_free_bytes,
+    fits,
+    gpu_free_bytes,
+    has_room,
+    needed_bytes,
+    resident_bytes,
+)
 from tests.support.statuses import make_info
 
 MIB = 1024 * 1024
@@ -37,6 +45,27 @@ def test_something_stays_free_for_others():
 def test_a_model_larger_than_the_machine_has_no_room_and_a_small_one_has():
     assert not has_room(ENCODER.replace(weights_bytes=1 << 50), "")
     assert not has_room(ENCODER.replace(weights_bytes=1 << 50, device="cuda:0"), "0"), "or the card cannot be asked"
+
+
+FREE_ON_CARD = 5 * MIB
+
+
+class Management:
+    """NVIDIA's library, on whose cards there are ``FREE_ON_CARD`` bytes."""
+
+    def __init__(self, _name):
+        self.nvmlInit_v2 = self.nvmlShutdown = lambda: 0
+        self.nvmlDeviceGetHandleByIndex_v2 = self.nvmlDeviceGetHandleByUUID = lambda _which, _device: 0
+        self.nvmlDeviceGetMemoryInfo = lambda _device, memory: setattr(memory._obj, "free", FREE_ON_CARD) or 0
+
+
+def test_the_memory_of_a_card_is_asked_by_its_number_only_where_that_is_its_place_on_the_bus(monkeypatch):
+    monkeypatch.setattr("supervisor.room.ctypes.CDLL", Management)
+    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
+    assert gpu_free_bytes("1") == gpu_free_bytes("GPU-8932f937") == FREE_ON_CARD
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")
+    assert gpu_free_bytes("1") is None, "it may be another card"
+    assert gpu_free_bytes("GPU-8932f937") == FREE_ON_CARD
 
 
 def test_resident_memory_is_the_kernels_word():
