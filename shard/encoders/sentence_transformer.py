@@ -41,11 +41,28 @@ def run_path(path: ForwardPath, batch: Sequence[Tokenized]) -> Results:
             if len(batch) == 1:
                 return path.run(batch)
             passes = [(rows, path.run([batch[row] for row in rows])) for rows in path.split(batch)]
-    except torch.AcceleratorError as error:  # a failed assertion in a kernel, a lost card
-        if ran_out(error):  # of a call of the driver itself: the device is as it was
+    except RuntimeError as error:
+        # Too little memory, also for a call of the driver itself, leaves the device as it was.
+        fault = None if ran_out(error) else _fault_of_card(error)
+        if fault is None:
             raise
-        raise FatalDeviceError(str(error)) from error
+        raise FatalDeviceError(fault) from error
     return in_order(passes, len(batch))
+
+
+def _fault_of_card(error: RuntimeError) -> str | None:
+    """Return what is wrong with the card; ``None`` where an error is one of the texts or of the model."""
+    if isinstance(error, torch.AcceleratorError):  # a failed assertion in a kernel, a lost card
+        return str(error)
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return None
+    # Of what the libraries and Triton meet, torch makes the same error as of a wrong shape. A context that is broken
+    # says so to every call from then on.
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError as said:
+        return f"{said}\nIt was met as: {error}"
+    return None
 
 
 class SentenceTransformerEncoder:
