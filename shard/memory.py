@@ -29,10 +29,13 @@ _CHECKPOINT_ONLY_READ: Final = re.compile(
     r"^([0-9a-f]+)-([0-9a-f]+) .*\.safetensors\n(?:[A-Z]\w+:.*\n)*?Anonymous: +0 kB$", re.MULTILINE
 )
 _MADV_DONTNEED: Final = 4
-#: From CUDA and its libraries, from the CPU's allocator, of a mapped file, of C++, of a thread's stack.
+#: From CUDA and its libraries, from torch where it cannot ask how full a card is (a part of one by MIG) to write just
+#: that, from the CPU's allocator, of a mapped file, of C++, of a thread's stack.
 _TOO_LITTLE: Final = (
     "out of memory",
     "_status_alloc_failed",
+    "_allocation_failed",
+    "nvml_success ==",
     "can't allocate memory",
     "cannot allocate memory",
     "not enough memory",
