@@ -148,7 +148,10 @@ def _on_card(graph: fx.GraphModule, parts: Parts, plan: ComputePlan, trial: Tria
             log.warning("not_near", **seen)
             return None
         log.info("packed", **seen)
-    return Chosen(whole, "packed", "varlen", results, _count_packed(lowered, parts))
+    weights_bytes = _count_packed(lowered, parts)
+    if isinstance(parts.heads, ScoreHead):
+        parts.heads.let_go_of_body()  # whose matrices the graph has merged into others
+    return Chosen(whole, "packed", "varlen", results, weights_bytes)
 
 
 def _count_packed(graph: fx.GraphModule, parts: Parts) -> int:

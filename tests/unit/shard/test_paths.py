@@ -1,12 +1,17 @@
+import gc
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
+from transformers import BertConfig, BertForSequenceClassification
 
+from shard import paths
 from shard.device import ComputePlan
 from shard.encoder import Results, Tokenized
+from shard.encoders.score_head import ScoreHead
 from shard.fidelity import compare_results
 from shard.paths import Trial, choose_path
 
@@ -46,3 +51,32 @@ def test_too_little_memory_is_raised_as_that_and_not_taken_for_vectors_that_are_
 
 def test_texts_of_which_the_plain_path_makes_an_error_have_no_vectors():
     assert not chosen(RuntimeError("shapes")).results.is_finite
+
+
+class CardPath(Company):
+    """What a card makes of a graph, without one."""
+
+    def __init__(self, _run, _heads, _device, **_options):
+        super().__init__(None)
+
+    def record_passes(self, _example, _max_tokens):
+        pass
+
+    def run(self, rows):
+        return Results(np.ones((len(rows), 2), np.float32))
+
+
+def test_a_rerankers_head_on_a_card_holds_no_matrices_beside_those_of_the_graph(monkeypatch):
+    monkeypatch.setattr(paths, "CudaPackedPath", CardPath)
+    monkeypatch.setattr(paths, "_capture", lambda *_: fx.symbolic_trace(lambda ids, positions: ids + positions))
+    config = BertConfig(vocab_size=8, hidden_size=4, num_hidden_layers=1, num_attention_heads=1, intermediate_size=4)
+    parts = SimpleNamespace(transformer=nn.Module(), heads=None, wants_type_ids=False, rescaled=None)
+    parts.transformer.model = BertForSequenceClassification(config)
+    parts.heads = heads = ScoreHead(parts.transformer.model, "rerank")
+    body, head = (weakref.ref(heads.body.embeddings), weakref.ref(parts.transformer.model.classifier))
+    expected = Results(np.ones((2, 2), np.float32))
+    assert choose_path(parts, PLAN, Trial(PROBES, expected, 8, compare_results), None).kernel == "varlen"
+    del parts
+    gc.collect()
+    assert (body() is None, head() is None) == (True, False)
+    assert heads.facts.task == "rerank"
