@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
 from shard.encoder import Results, Tokenized
@@ -87,9 +88,14 @@ def _is_rescaled(kind: object) -> bool:
 def _reset(rotary: Any) -> None:  # noqa: ANN401
     for prefix, kind in _kinds(rotary):
         if isinstance(kind, str) and "dynamic" in kind:  # the other kind is set anew by every pass
-            original = getattr(rotary, f"{prefix}original_inv_freq")
-            rotary.register_buffer(f"{prefix}inv_freq", original, persistent=False)
+            rotary.register_buffer(f"{prefix}inv_freq", _original(rotary, prefix), persistent=False)
             setattr(rotary, f"{prefix}max_seq_len_cached", rotary.original_max_seq_len)
+
+
+def _original(rotary: Any, prefix: str) -> torch.Tensor:  # noqa: ANN401
+    """Return the rotations of a fresh model, where it computes: code of older models does not take them along there."""
+    original: torch.Tensor = getattr(rotary, f"{prefix}original_inv_freq")
+    return original.to(getattr(rotary, f"{prefix}inv_freq").device)
 
 
 def _lengths(rotary: Any) -> Iterator[int]:  # noqa: ANN401
@@ -111,7 +117,7 @@ def _keep_plain(rotary: Any) -> dict[str, Any]:  # noqa: ANN401
             name = f"{prefix}inv_freq"
             before[name] = getattr(rotary, name)
             # A copy: into the buffer itself a long text's pass writes its own.
-            setattr(rotary, name, getattr(rotary, f"{prefix}original_inv_freq").clone())
+            setattr(rotary, name, _original(rotary, prefix).clone())
     is_dict = isinstance(rotary.rope_type, dict)
     rotary.rope_type = dict.fromkeys(rotary.rope_type, "default") if is_dict else "default"
     return before
