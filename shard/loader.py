@@ -5,6 +5,7 @@ Order: what layout, may its code run, where and how to compute, build, and which
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -92,6 +93,7 @@ def load(
     if encoder.info.kernel in _COPYING_KERNELS:
         return_read_weights()
     if not plan.on_cpu:
+        gc.collect()  # the captured graph, which holds the matrices that were merged, is part of a circle
         torch.cuda.empty_cache()  # for the other models on this card
     return encoder
 

