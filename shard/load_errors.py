@@ -8,12 +8,14 @@ from __future__ import annotations
 import logging
 import pickle
 import re
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 import torch
+import transformers
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
@@ -24,8 +26,11 @@ from shard.weights import hostile_pickle
 
 #: What torch says of an embedding on the CPU.
 _BEYOND_A_TABLE: Final = "index out of range in self"
-#: What torch says of a product of two number formats, as DeBERTa's first version makes in 16 bit.
-_MIXED_FORMATS: Final = re.compile("expected scalar type|(to|must) have the same dtype")
+#: What torch says of a product of two number formats, as DeBERTa's first version makes in 16 bit, and of a step that it
+#: has for wider formats alone.
+_WRONG_FORMATS: Final = re.compile("expected scalar type|(to|must) have the same dtype|not implemented for '(Half|BF)")
+#: Modules of models: those of transformers, and those that come with a model.
+_CODE_OF_MODELS: Final = ("transformers.models.", "transformers_modules.")
 #: Of a card; where one of its libraries fails, torch makes a plain ``RuntimeError`` of it.
 _OF_A_CARD: Final = "CUDA error"
 _NO_CODE_FOR_CARD: Final = "no kernel image is available"
@@ -70,7 +75,7 @@ def _reason(directory: Path, error: BaseException) -> LoadError | None:
         said = str(error) or type(error).__name__
         return LoadError(LoadReason.OUT_OF_MEMORY, f"{directory} does not fit into memory: {advice} ({said})")
     match error:
-        case ImportError():
+        case ImportError() if not _is_in_code_of_model(error):
             advice = _ATTENTION_ADVICE if "FlashAttention" in str(error) else ""
             reason, sentence = LoadReason.PACKAGE_MISSING, f"{directory} needs a package: {error}{advice}"
         case SafetensorError():
@@ -88,7 +93,7 @@ def _reason(directory: Path, error: BaseException) -> LoadError | None:
         case ValueError() | KeyError() | RequestError() | AttributeError() if _is_of_the_model(error):
             reason, sentence = _refuse(directory, error)
         case Exception():
-            return None
+            return _blame_code(directory, error) if _is_in_code_of_model(error) else None
         case _:  # a panic of the tokenizer's Rust, or sys.exit() in the model's own code
             reason = LoadReason.UNSUPPORTED_MODEL
             sentence = f"{directory} holds a model that cannot be served: {type(error).__name__}: {error}"
@@ -97,6 +102,8 @@ def _reason(directory: Path, error: BaseException) -> LoadError | None:
 
 def _is_of_the_model(error: Exception) -> bool:
     """Tell a model without what is asked of it from a mistake of ours; a ``RequestError`` is of unreadable probes."""
+    if isinstance(error, KeyError):
+        return not _is_in_code_of_model(error)  # of which the key alone says nothing
     return not isinstance(error, AttributeError) or _NO_OUTPUT.match(str(error)) is not None
 
 
@@ -108,10 +115,35 @@ def _refuse(directory: Path, error: Exception) -> tuple[LoadReason, str]:
 
 
 def _blame(directory: Path, error: RuntimeError) -> tuple[LoadReason, str]:
-    if _MIXED_FORMATS.search(str(error)):
+    if _WRONG_FORMATS.search(str(error)):
         sentence = f"{directory} holds a model whose own code does not compute in this precision ({error})"
         return LoadReason.UNSUPPORTED_MODEL, f"{sentence}: set its precision to fp32"
+    if isinstance(error, NotImplementedError):
+        return _refuse(directory, error)
     return LoadReason.WRONG_WEIGHTS, f"the weights in {directory} do not make a working model: {error}"
+
+
+def _is_in_code_of_model(error: Exception) -> bool:
+    if isinstance(error, ImportError) and (error.name or "").partition(".")[0] != "transformers":
+        return False  # a package is missing, and not what transformers has no more or not yet
+    return bool(_places_in_code_of_model(error))
+
+
+def _places_in_code_of_model(error: Exception) -> list[str]:
+    return [
+        f"{Path(frame.f_code.co_filename).name}, line {line}"
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if frame.f_globals.get("__name__", "").startswith(_CODE_OF_MODELS)
+    ]
+
+
+def _blame_code(directory: Path, error: Exception) -> LoadError:
+    what = f"{type(error).__name__}: {error}; {_places_in_code_of_model(error)[-1]}"
+    return LoadError(
+        LoadReason.UNSUPPORTED_MODEL,
+        f"{directory} holds a model whose own code fails ({what}): it may be written for another version of "
+        f"transformers than {transformers.__version__}, or want more than a text",
+    )
 
 
 def _is_of_a_card(error: BaseException) -> bool:

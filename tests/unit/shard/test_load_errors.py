@@ -68,6 +68,38 @@ def test_a_class_of_model_that_gives_no_vectors_of_tokens_is_named_as_such(tmp_p
     assert caught.value.reason is LoadReason.UNSUPPORTED_MODEL
 
 
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("undefined.config", r"NameError: .*; modeling_own.py, line 2\)"),
+        ("len(None)", "TypeError"),
+        ("(1).gone", "AttributeError"),
+        ("{}['default']", "KeyError: 'default'"),  # ``ROPE_INIT_FUNCTIONS`` had it in transformers 4
+        ("from transformers.utils import gone", "cannot import name 'gone'"),
+        ("import transformers.gone", "No module named 'transformers.gone'"),
+    ],
+)
+def test_code_of_a_model_that_fails_is_named_and_not_tried_for_ever(tmp_path, code, said):
+    module = {"__name__": "transformers_modules.own.modeling_own"}
+    with pytest.raises(LoadError, match=rf"own code fails \(.*{said}") as caught, reasons(tmp_path):
+        exec(compile(f"\n{code}", "/cache/own/modeling_own.py", "exec"), module)
+    assert caught.value.reason is LoadReason.UNSUPPORTED_MODEL
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (NotImplementedError("`get_input_embeddings` not auto-handled for CanineModel"), "be served: `get_input_embed"),
+        (NotImplementedError("\"histogram_cpu\" not implemented for 'Half'"), "set its precision to fp32"),
+        (RuntimeError("\"histogram_cpu\" not implemented for 'BFloat16'"), "set its precision to fp32"),
+    ],
+)
+def test_what_a_models_class_does_not_do_says_nothing_of_its_weights(tmp_path, error, said):
+    with pytest.raises(LoadError, match=said) as caught, reasons(tmp_path):
+        raise error
+    assert caught.value.reason is LoadReason.UNSUPPORTED_MODEL
+
+
 def test_what_is_not_known_goes_through_as_it_is(tmp_path):
     with pytest.raises(TypeError), reasons(tmp_path):
         raise TypeError("ours")
