@@ -16,6 +16,7 @@ import numpy as np
 from torch import fx
 from transformers import PreTrainedModel
 
+from emb_model_provider.errors import unsupported
 from emb_model_provider.logs import EventLog
 from emb_model_provider.messages.status import Batching
 from emb_model_provider.modelmap import ModelSpec
@@ -267,6 +268,8 @@ def _padded(parts: Parts, plan: ComputePlan, trial: Trial) -> Chosen:
         # On a card kernels change with the shape, and one text at a time is too dear a price for their rounding.
         is_near = _judge(plan) if plan.on_cpu else _is_within(_MIN_COSINE_16_BIT)
         if np.isfinite(moved.deviation) and not is_near(moved):
+            if not is_near(trial.compare(run_alone(parts.plain, trial.probes), alone)):
+                raise unsupported("its own code gives the same text another vector each time (it draws random numbers)")
             log.warning("one_by_one", reason="its vectors depend on the texts beside them", cosine=moved.cosine)
             return Chosen(OneByOne(parts.plain), "alone", kernel, alone, weights_bytes)
     return Chosen(parts.plain, "padded", kernel, results, weights_bytes)

@@ -8,6 +8,7 @@ import torch
 from torch import fx, nn
 from transformers import BertConfig, BertForSequenceClassification
 
+from emb_model_provider.errors import LoadError, LoadReason
 from shard import paths
 from shard.device import ComputePlan
 from shard.encoder import Results, Tokenized
@@ -16,6 +17,7 @@ from shard.fidelity import compare_results
 from shard.paths import Trial, choose_path
 
 PROBES = [Tokenized((1, 2), 2), Tokenized((3,), 1)]
+EXACT = ComputePlan("cpu", "fp32", "float32", "float32")
 PLAN = ComputePlan("cuda:0", "fp16", "float16", "float16")
 
 
@@ -34,13 +36,27 @@ class Company:
         return Results(np.ones((1, 2), np.float32))
 
 
-def chosen(error):
-    expected = Results(np.ones((2, 2), np.float32))
+class Moving(Company):
+    """A model's own code, by which each pass moves a vector of length 1 so far, and so does company."""
+
+    def __init__(self, by_each_pass=0.0, by_company=0.0):
+        self._by_each_pass, self._by_company, self._passes = by_each_pass, by_company, 0
+
+    def run(self, rows):
+        self._passes += 1
+        moved = np.float32(self._by_each_pass * self._passes + self._by_company * (len(rows) - 1))
+        return Results(np.tile(np.array([[1, moved]], np.float32), (len(rows), 1)))
+
+
+def chosen_of(path, plan=PLAN):
+    expected = Results(np.array([[1, 0], [1, 0]], np.float32))
     heads = SimpleNamespace(modules=nn.ModuleList(), takes_flat_output=False)
-    parts = SimpleNamespace(
-        transformer=nn.Module(), heads=heads, plain=Company(error), wants_type_ids=False, rescaled=None
-    )
-    return choose_path(parts, PLAN, Trial(PROBES, expected, 8, compare_results), None)
+    parts = SimpleNamespace(transformer=nn.Module(), heads=heads, plain=path, wants_type_ids=False, rescaled=None)
+    return choose_path(parts, plan, Trial(PROBES, expected, 8, compare_results), None)
+
+
+def chosen(error):
+    return chosen_of(Company(error))
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), MemoryError()], ids=repr)
@@ -80,3 +96,13 @@ def test_a_rerankers_head_on_a_card_holds_no_matrices_beside_those_of_the_graph(
     gc.collect()
     assert (body() is None, head() is None) == (True, False)
     assert heads.facts.task == "rerank"
+
+
+def test_a_model_that_gives_a_text_another_vector_each_time_is_not_served():
+    with pytest.raises(LoadError, match="another vector each time") as caught:
+        chosen_of(Moving(by_each_pass=0.01), EXACT)
+    assert caught.value.reason is LoadReason.UNSUPPORTED_MODEL
+
+
+def test_a_model_by_which_company_alone_moves_a_vector_is_given_one_text_at_a_time():
+    assert chosen_of(Moving(by_company=0.01), EXACT).batching == "alone"
