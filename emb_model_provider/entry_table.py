@@ -33,7 +33,7 @@ from emb_model_provider.value_kinds import (
     T_co,
     Text,
 )
-from emb_model_provider.value_shapes import HUB, CpuSet, Device, Prompts
+from emb_model_provider.value_shapes import HUB, CpuSet, Device, FileName, Prompts
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class EntryKey(Generic[T_co]):
 
 NAME: Final = EntryKey(
     "name",
-    Text(Bilingual("hub name or path", "模型仓库名称或路径")),
+    FileName(Bilingual("hub name or path", "模型仓库名称或路径")),
     Bilingual("The model's name on the hub, or a directory. Required.", "仓库中的模型名称，或本地目录。必填。"),
 )
 SOURCE: Final[EntryKey[Source]] = EntryKey(

@@ -28,7 +28,17 @@ from emb_model_provider.modelmap import (
     TokenIds,
 )
 from emb_model_provider.value_kinds import Bilingual, Boolean, Choice, Integer, Kind, Number, T_co, Text
-from emb_model_provider.value_shapes import HUB, AccessToken, ApiKeys, Device, Endpoint, Host, Origins, UrlPrefix
+from emb_model_provider.value_shapes import (
+    HUB,
+    AccessToken,
+    ApiKeys,
+    Device,
+    Endpoint,
+    FileName,
+    Host,
+    Origins,
+    UrlPrefix,
+)
 
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 SocketMode = Literal["0600", "0660", "0666"]
@@ -92,7 +102,7 @@ MODEL_SOURCE: Final[Setting[Source]] = Setting(
 MODEL_NAME: Final = Setting(
     "EMB_PROVIDER_MODEL_NAME",
     Section.MODEL,
-    Text(_NAME_SHAPE),
+    FileName(_NAME_SHAPE),
     "",
     Bilingual(
         "The one model to serve: its name on the hub, or a directory. Clients call it by this name; a directory by its"
@@ -333,7 +343,7 @@ MODELSCOPE_TOKEN: Final = Setting(
 HUGGINGFACE_CACHE_DIR: Final = Setting(
     "EMB_PROVIDER_HUGGINGFACE_CACHE_DIR",
     Section.HUBS,
-    Text(_PATH_SHAPE),
+    FileName(_PATH_SHAPE),
     "",
     Bilingual(
         "Where HuggingFace models are kept. The same directory as `HF_HUB_CACHE`, the one that holds `models--…`.",
@@ -345,7 +355,7 @@ HUGGINGFACE_CACHE_DIR: Final = Setting(
 MODELSCOPE_CACHE_DIR: Final = Setting(
     "EMB_PROVIDER_MODELSCOPE_CACHE_DIR",
     Section.HUBS,
-    Text(_PATH_SHAPE),
+    FileName(_PATH_SHAPE),
     "",
     Bilingual(
         "Where ModelScope models are kept. The same directory as `MODELSCOPE_CACHE`, the one that holds `models/`.",
@@ -425,7 +435,7 @@ API_KEYS: Final = Setting(
 API_KEYS_FILE: Final = Setting(
     "EMB_PROVIDER_API_KEYS_FILE",
     Section.SERVER,
-    Text(_PATH_SHAPE),
+    FileName(_PATH_SHAPE),
     "",
     Bilingual(
         "A file with more keys, one a line; empty lines and those that begin with `#` are left out. Nobody but you"
@@ -567,7 +577,7 @@ SHUTDOWN_GRACE_S: Final = Setting(
 RUN_DIR: Final = Setting(
     "EMB_PROVIDER_RUN_DIR",
     Section.SERVER,
-    Text(_PATH_SHAPE),
+    FileName(_PATH_SHAPE),
     "",
     Bilingual(
         "The directory for this server's private sockets: of this user, not writable by others, held by one server at "
@@ -759,7 +769,7 @@ URL_PREFIX: Final = Setting(
 TLS_CERT_FILE: Final = Setting(
     "EMB_PROVIDER_TLS_CERT_FILE",
     Section.AROUND,
-    Text(_PATH_SHAPE),
+    FileName(_PATH_SHAPE),
     "",
     Bilingual(
         "A PEM file with the certificate and those of its issuers: the port then speaks HTTPS (TLS 1.2 or newer)."
@@ -772,7 +782,7 @@ TLS_CERT_FILE: Final = Setting(
 TLS_KEY_FILE: Final = Setting(
     "EMB_PROVIDER_TLS_KEY_FILE",
     Section.AROUND,
-    Text(_PATH_SHAPE),
+    FileName(_PATH_SHAPE),
     "",
     Bilingual("The PEM file of its private key.", "对应私钥的 PEM 文件。"),
     "/etc/emb-provider/key.pem",
@@ -781,7 +791,7 @@ TLS_KEY_FILE: Final = Setting(
 UNIX_SOCKET: Final = Setting(
     "EMB_PROVIDER_UNIX_SOCKET",
     Section.AROUND,
-    Text(_PATH_SHAPE),
+    FileName(_PATH_SHAPE),
     "",
     Bilingual(
         "A Unix socket to listen on beside the port: `curl --unix-socket PATH http://localhost/v1/models`.",
@@ -825,7 +835,7 @@ LOG_LEVEL: Final[Setting[LogLevel]] = Setting(
 LOG_FILE: Final = Setting(
     "EMB_PROVIDER_LOG_FILE",
     Section.LOGS,
-    Text(_PATH_SHAPE),
+    FileName(_PATH_SHAPE),
     "logs/emb_model_provider.log",
     Bilingual(
         "The rotated log file beside the terminal. Set but empty: no file.",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import sys
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
@@ -172,6 +173,22 @@ class ApiKeys(Kind[tuple[str, ...]]):
         if not all(_KEY_CHARS.fullmatch(key) for key in keys):
             raise WrongValueError("a key may hold only visible ASCII characters, for it travels in an HTTP header")
         return keys
+
+
+@dataclass(frozen=True, slots=True)
+class FileName(Text):
+    """What names a file or a directory, or may do so, on this machine."""
+
+    def parse(self, text: str) -> str:
+        name, encoding = Text.parse(self, text), sys.getfilesystemencoding()
+        try:
+            name.encode(encoding)
+        except UnicodeEncodeError as error:
+            lacking = name[error.start : error.end]
+            raise WrongValueError(
+                f"it holds {lacking!r}, which {encoding} lacks, in which Python names files here: set PYTHONUTF8=1"
+            ) from None
+        return name
 
 
 @dataclass(frozen=True, slots=True)

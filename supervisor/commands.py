@@ -16,6 +16,7 @@ from typing import Any, Final
 from emb_model_provider.dotenv_file import read_dotenv
 from emb_model_provider.errors import ConfigurationError
 from emb_model_provider.setting_table import RUN_DIR
+from emb_model_provider.value_kinds import WrongValueError
 from supervisor.control import ControlError, NotRunningError, Request, ask
 from supervisor.report import ServerReport, from_json, render
 from supervisor.rundir import RunningServer, find_running, running_in, runtime_parent
@@ -81,7 +82,7 @@ def _find(run_dir: Path | None, env_file: Path | None) -> RunningServer:
     """Return the server meant: that of the directory named, here or in the settings, else the only one there is."""
     path = run_dir or _configured(env_file)
     if path is not None:
-        found = running_in(path.absolute())
+        found = running_in(path)
         if found is None:
             advice = "" if run_dir else f" If it was started with another {RUN_DIR.name}, name that one with --run-dir."
             raise NotRunningError(f"No server is running with the run directory {path}.{advice}")
@@ -106,7 +107,10 @@ def _configured(env_file: Path | None) -> Path | None:
         dotenv = read_dotenv(env_file)
         assignment = dotenv.assignments.get(RUN_DIR.name) if dotenv else None
         text = assignment.value if assignment else ""
-    return Path(text.strip()).expanduser() if text.strip() else None
+    try:
+        return Path(RUN_DIR.kind.parse(text.strip())).expanduser() if text.strip() else None
+    except WrongValueError as error:
+        raise ConfigurationError(f"{RUN_DIR.name}={text.strip()!r} cannot be used: {error}.") from None
 
 
 def _print_status(status: dict[str, Any], *, as_json: bool) -> int:

@@ -1,6 +1,7 @@
 """What each kind of value takes, as the text of a variable and as JSON, and where its bounds are."""
 
 import json
+import sys
 
 import pytest
 from hypothesis import given
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from emb_model_provider.positioned_json import parse_json
 from emb_model_provider.value_kinds import Bilingual, Boolean, Choice, Integer, Number, Text, WrongValueError
-from emb_model_provider.value_shapes import CpuSet, Device, Endpoint, Host, Origins, Prompts, UrlPrefix
+from emb_model_provider.value_shapes import CpuSet, Device, Endpoint, FileName, Host, Origins, Prompts, UrlPrefix
 
 WHOLE, HALVES, WORD = Integer(1, 8), Number(0.5, 8), Choice(("cpu", "GPU"))
 TEXT = Text(Bilingual("anything", "任意"))
@@ -124,3 +125,16 @@ def test_who_is_near_is_told_what_to_write(kind, text, advice):
 def test_a_string_of_spaces_is_empty():
     with pytest.raises(WrongValueError, match="not empty"):
         TEXT.check("  ")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "lacks"), [("latin-1", "'模型'"), ("ascii", "'模型'"), ("gbk", ""), ("utf-8", "")]
+)
+def test_a_path_that_no_file_can_have_in_this_encoding_is_refused_with_what_to_set(monkeypatch, encoding, lacks):
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: encoding)
+    kind = FileName(Bilingual("path", "路径"))
+    if not lacks:
+        assert kind.parse("/数据/模型") == "/数据/模型"
+        return
+    with pytest.raises(WrongValueError, match=f"it holds {lacks}, which {encoding} lacks, .* set PYTHONUTF8=1"):
+        kind.parse("/data/模型")

@@ -1,9 +1,11 @@
 """Which server a command means, and when one that waits has what it waits for."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
+from emb_model_provider.errors import ConfigurationError
 from supervisor.commands import _find, _outcome
 from supervisor.control import NotRunningError, Request
 from supervisor.report import ModelReport, RouterReport, ServerReport
@@ -45,3 +47,18 @@ def test_who_changes_the_run_directory_under_a_running_server_is_told_how_to_rea
         _find(None, None)
     with pytest.raises(NotRunningError, match=r"with the run directory .*other\.$"):
         _find(Path(tmp_path / "other"), None)
+
+
+def test_a_run_directory_that_python_cannot_name_here_is_told_with_what_to_set(monkeypatch):
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
+    monkeypatch.setenv("EMB_PROVIDER_RUN_DIR", "/run/向量")
+    with pytest.raises(ConfigurationError, match=r"EMB_PROVIDER_RUN_DIR='/run/向量' .*ascii lacks.*PYTHONUTF8=1"):
+        _find(None, None)
+
+
+def test_from_a_directory_that_is_gone_a_relative_one_is_no_running_server(tmp_path, monkeypatch):
+    (gone := tmp_path / "gone").mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(NotRunningError):
+        _find(Path("run"), None)
