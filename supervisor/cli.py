@@ -22,7 +22,7 @@ from emb_model_provider.key_file import read_key_file
 from emb_model_provider.logs import EventLog
 from emb_model_provider.setting_table import RUN_DIR, SETTINGS
 from emb_model_provider.settings import Settings, load_settings
-from supervisor.commands import add_commands, run_command, tell
+from supervisor.commands import add_commands, complain, run_command, tell
 from supervisor.console import Console
 from supervisor.descriptors import require_descriptors
 from supervisor.listening import Listening, bind_tcp, bind_unix, exposure, open_host
@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.check:
         open_to = exposure(open_host(settings.server.host), needs_key=bool(settings.server.api_keys))
         for warning in filter(None, [*settings.warnings, open_to]):
-            sys.stderr.write(f"warning: {warning}\n")
+            complain(f"warning: {warning}")
         return tell(f"The settings are valid: {len(settings.models)} model(s).")
     return _serve(settings, places, load)
 
@@ -142,13 +142,13 @@ def _serve(settings: Settings, places: dict[str, Placement], load: Load) -> int:
             output = Output(settings.logs.file, sys.stdout, sys.stderr)
             stack.callback(output.close)
         except DirectoryInUseError as error:
-            sys.stderr.write(f"emb-provider cannot start: {error}\n")
+            complain(f"emb-provider cannot start: {error}")
             return EXIT_ALREADY_RUNNING
         except ConfigurationError as error:
             _print_problems(error)
             return EXIT_CONFIGURATION
         except OSError as error:
-            sys.stderr.write(f"emb-provider cannot start: {error}\n")
+            complain(f"emb-provider cannot start: {error}")
             return _EXIT_FAILURE
         forget(os.environ)
         _configure_logs(settings, output)
@@ -258,4 +258,4 @@ def _version() -> str:
 
 def _print_problems(error: ConfigurationError) -> None:
     for problem in error.problems:
-        sys.stderr.write(f"configuration error: {problem}\n")
+        complain(f"configuration error: {problem}")

@@ -56,9 +56,11 @@ def run_command(options: argparse.Namespace) -> int:
         told = tell(answer["summary"])
         return _wait(server, request, options.wait) or told if options.wait else told
     except NotRunningError as error:
-        return _complain(error, EXIT_NOT_RUNNING)
+        complain(str(error))
+        return EXIT_NOT_RUNNING
     except (ControlError, ConfigurationError) as error:
-        return _complain(error, _EXIT_FAILURE)
+        complain(str(error))
+        return _EXIT_FAILURE
 
 
 def tell(text: str) -> int:
@@ -67,15 +69,19 @@ def tell(text: str) -> int:
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
     except OSError as error:
-        sys.stderr.write(f"The result cannot be written: {error}\n")
+        complain(f"The result cannot be written: {error}")
         sys.stdout = None  # Python would try once more at its end, and trace that
         return _EXIT_FAILURE
     return 0
 
 
-def _complain(error: Exception, code: int) -> int:
-    sys.stderr.write(f"{error}\n")
-    return code
+def complain(text: str) -> None:
+    """Print what is wrong; where it cannot be written either, the exit code has to do."""
+    try:
+        if sys.stderr is not None:
+            sys.stderr.write(text + "\n")
+    except OSError:
+        sys.stderr = None  # Python would try once more at its end, and that code would be 120
 
 
 def _find(run_dir: Path | None, env_file: Path | None) -> RunningServer:
@@ -129,7 +135,7 @@ def _wait(server: RunningServer, request: Request, limit_s: float) -> int:
         report = from_json(ask(server.control_path, Request("status"))["status"])
         if (outcome := _outcome(report, request)) is not None:
             return outcome
-    sys.stderr.write(f"Not done within {limit_s:g} s; it goes on. 'status' shows how far it is.\n")
+    complain(f"Not done within {limit_s:g} s; it goes on. 'status' shows how far it is.")
     return _EXIT_FAILURE
 
 
@@ -141,7 +147,7 @@ def _outcome(report: ServerReport, request: Request) -> int | None:
     bad = [model for model in tried if model.state == "failed" or model.reason == "not_replaced"]
     if bad:
         for model in bad:
-            sys.stderr.write(f"{model.model}: {model.reason}: {model.detail}\n")
+            complain(f"{model.model}: {model.reason}: {model.detail}")
         return _EXIT_FAILURE
     is_answered_by_others = request.command == "reload" and report.router.renewing
     is_settled = all(model.state == "ready" and not model.renewing for model in models)

@@ -127,6 +127,19 @@ def test_a_result_that_cannot_be_written_is_told_in_a_sentence_and_is_no_success
     assert capsys.readouterr().err.startswith("The result cannot be written: ")
 
 
+@pytest.mark.parametrize(("arguments", "code"), [(["--check"], 78), (["status"], 3)])
+def test_the_exit_code_says_what_goes_wrong_also_where_no_sentence_can(monkeypatch, tmp_path, arguments, code):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EMB_PROVIDER_PORT", "x")
+    monkeypatch.setenv("EMB_PROVIDER_RUN_DIR", str(tmp_path / "nobody"))
+    full = Path("/dev/full").open("w", buffering=1)  # noqa: SIM115 - closing it is an error, too
+    monkeypatch.setattr(sys, "stderr", full)
+    assert cli.main(arguments) == code
+    assert sys.stderr is None, "Python would flush it at its end, fail, and exit with 120"
+    with pytest.raises(OSError, match="No space"):
+        full.close()
+
+
 @pytest.mark.parametrize("arguments", [["--port", "9300"], ["--port=9300"], ["--check", "--port", "9300"]])
 def test_a_setting_given_as_an_option_is_refused_with_what_to_write(capsys, arguments):
     with pytest.raises(SystemExit) as ended:
