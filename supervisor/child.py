@@ -110,6 +110,8 @@ async def spawn(launch: Launch, on_message: Callable[[Message], None], on_line: 
 
     Raises ``OSError`` where none can be made.
     """
+    # Before there is a process that would wait for what cannot be packed.
+    first = b"".join(map(pack, launch.first_messages))
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     passed = (theirs.fileno(), *launch.descriptors)
     try:
@@ -139,7 +141,7 @@ async def spawn(launch: Launch, on_message: Callable[[Message], None], on_line: 
     control = _Control(on_message)
     ours.setblocking(False)  # noqa: FBT003 - the standard library's signature
     try:
-        await asyncio.get_running_loop().create_connection(lambda: control, sock=ours)
+        transport, _ = await asyncio.get_running_loop().create_connection(lambda: control, sock=ours)
     except BaseException:  # also a cancellation: nobody else knows the process
         ours.close()  # ends the child, if the signal does not
         with contextlib.suppress(ProcessLookupError):
@@ -147,8 +149,7 @@ async def spawn(launch: Launch, on_message: Callable[[Message], None], on_line: 
         raise
     assert process.stderr is not None
     reader = asyncio.create_task(_read_lines(process.stderr, on_line))
-    for message in launch.first_messages:
-        control.send(message)
+    transport.write(first)
     return Child(process, control, reader)
 
 

@@ -20,6 +20,7 @@ from emb_model_provider.dotenv_file import PREFIX, read_dotenv
 from emb_model_provider.errors import EXIT_ALREADY_RUNNING, EXIT_CONFIGURATION, ConfigurationError
 from emb_model_provider.key_file import read_key_file
 from emb_model_provider.logs import EventLog
+from emb_model_provider.positioned_json import lost_bytes
 from emb_model_provider.setting_table import RUN_DIR, SETTINGS
 from emb_model_provider.settings import Settings, load_settings
 from supervisor.commands import add_commands, complain, run_command, tell
@@ -33,7 +34,7 @@ from supervisor.rundir import DirectoryInUseError, RunDirectory, runtime_parent
 from supervisor.sdnotify import Notifier, forget, passed_listeners
 from supervisor.settings_in_use import Load
 from supervisor.tls import read_certificate
-from supervisor.tree import OBEYED, Ground, Tree
+from supervisor.tree import OBEYED, Ground, Tree, own_cache
 
 log = EventLog("supervisor")
 
@@ -135,6 +136,8 @@ def _serve(settings: Settings, places: dict[str, Placement], load: Load) -> int:
         try:
             run_directory = _open_run_directory(settings)
             stack.callback(run_directory.remove)
+            _check_told("EMB_PROVIDER_RUN_DIR", run_directory.path)
+            _check_told("XDG_CACHE_HOME", own_cache())
             _fill_temporary_directory(run_directory.path)
             listening = _listen(settings)
             stack.callback(listening.close)
@@ -165,6 +168,16 @@ def _serve(settings: Settings, places: dict[str, Placement], load: Load) -> int:
 def _open_run_directory(settings: Settings) -> RunDirectory:
     path = settings.processes.run_dir
     return RunDirectory.fixed(Path(path)) if path else RunDirectory.fresh(runtime_parent(os.environ))
+
+
+def _check_told(advice: str, path: Path) -> None:
+    """Refuse a path, such as one in a home named in GBK, that is no text: processes could not be told of it."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise ConfigurationError(
+            f"The directory {str(path)!a} cannot be used: its name holds {lost_bytes()}. Set {advice} to another one."
+        ) from None
 
 
 def _fill_standard_streams() -> None:

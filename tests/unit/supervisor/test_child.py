@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from emb_model_provider.messages.status import LoadFailed
 from supervisor.child import Launch, spawn
 
 
@@ -22,4 +23,19 @@ async def test_a_process_without_a_thread_to_wait_for_it_is_one_that_could_not_b
     with pytest.raises(OSError, match="can't start new thread") as caught:
         await spawn(Launch("shard", {}, ()), lambda _message: None, lambda _line: None)
     assert caught.value.errno == errno.EAGAIN, "the keeper names the limits for it"
+    assert open_descriptors() == before
+
+
+async def test_what_cannot_be_packed_leaves_no_process_that_waits_for_it(monkeypatch):
+    made = []
+
+    async def make(*command, **_options):
+        made.append(command)
+        raise RuntimeError
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", make)
+    before = open_descriptors()
+    with pytest.raises(UnicodeEncodeError):
+        await spawn(Launch("shard", {}, (LoadFailed("internal", "/home/\udcd5\udcc5"),)), print, print)
+    assert not made
     assert open_descriptors() == before

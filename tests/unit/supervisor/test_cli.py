@@ -140,6 +140,27 @@ def test_the_exit_code_says_what_goes_wrong_also_where_no_sentence_can(monkeypat
         full.close()
 
 
+@pytest.mark.parametrize("name", ["XDG_RUNTIME_DIR", "XDG_CACHE_HOME"])
+def test_a_directory_that_processes_could_not_be_told_of_is_refused_before_any_is_made(
+    monkeypatch, tmp_path, capsys, name
+):
+    in_gbk = os.fsdecode(os.fsencode(tmp_path) + "/张".encode("gbk"))
+    Path(in_gbk).mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", tempfile.gettempdir())
+    monkeypatch.setenv(name, in_gbk)
+    monkeypatch.chdir(tmp_path)
+    mask, handler = signal.pthread_sigmask(signal.SIG_BLOCK, ()), signal.getsignal(signal.SIGCHLD)
+    try:
+        assert cli.main([]) == 78
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGCHLD, handler)
+    said = capsys.readouterr().err
+    assert "\\udcd5\\udcc5" in said
+    assert "its name holds bytes that are not UTF-8" in said
+    assert not list(Path(in_gbk).iterdir())
+
+
 @pytest.mark.parametrize("arguments", [["--port", "9300"], ["--port=9300"], ["--check", "--port", "9300"]])
 def test_a_setting_given_as_an_option_is_refused_with_what_to_write(capsys, arguments):
     with pytest.raises(SystemExit) as ended:
