@@ -143,7 +143,7 @@ def _serve(settings: Settings, places: dict[str, Placement], load: Load) -> int:
             stack.callback(listening.close)
             require_descriptors(settings.server.around.routers + len(settings.models))
             output = Output(settings.logs.file, sys.stdout, sys.stderr)
-            stack.callback(output.close)
+            stack.callback(_close, output)
         except DirectoryInUseError as error:
             complain(f"emb-provider cannot start: {error}")
             return EXIT_ALREADY_RUNNING
@@ -168,6 +168,17 @@ def _serve(settings: Settings, places: dict[str, Placement], load: Load) -> int:
 def _open_run_directory(settings: Settings) -> RunDirectory:
     path = settings.processes.run_dir
     return RunDirectory.fixed(Path(path)) if path else RunDirectory.fresh(runtime_parent(os.environ))
+
+
+def _close(output: Output) -> None:
+    """End the output; what a full disk did not take, Python would write once more, fail, and exit with 120."""
+    if not output.close():
+        return  # its thread still holds a stream, and whoever flushes it waits, too
+    for name in ("stdout", "stderr"):
+        try:
+            getattr(sys, name).flush()
+        except OSError:
+            setattr(sys, name, None)
 
 
 def _check_told(advice: str, path: Path) -> None:

@@ -69,11 +69,12 @@ class Output:
         if self.is_terminal:
             self._put("progress", text)
 
-    def close(self) -> None:
-        """Write what is queued and end the thread; leave it behind where nobody takes what it writes."""
+    def close(self) -> bool:
+        """Write what is queued and end the thread; leave it behind, and say so, where nobody takes what it writes."""
         with contextlib.suppress(queue.Full):
             self._lines.put(("stop", ""), timeout=_LAST_LINES_S)
             self._thread.join(_LAST_LINES_S)
+        return not self._thread.is_alive()
 
     def _open(self, file_path: str) -> RotatedFile | None:
         if not file_path:

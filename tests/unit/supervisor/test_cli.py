@@ -140,6 +140,19 @@ def test_the_exit_code_says_what_goes_wrong_also_where_no_sentence_can(monkeypat
         full.close()
 
 
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_what_a_full_disk_does_not_take_of_a_servers_lines_is_no_failure_of_its_stop(monkeypatch, name):
+    full = Path("/dev/full").open("w")  # noqa: SIM115 - closing it is an error, too
+    monkeypatch.setattr(sys, name, full)
+    output = Output("", sys.stdout, sys.stderr)
+    output.say("one line")
+    output.log("another")
+    cli._close(output)
+    assert getattr(sys, name) is None, "Python would flush it at its end, fail, and exit with 120"
+    with pytest.raises(OSError, match="No space"):
+        full.close()
+
+
 @pytest.mark.parametrize("name", ["XDG_RUNTIME_DIR", "XDG_CACHE_HOME"])
 def test_a_directory_that_processes_could_not_be_told_of_is_refused_before_any_is_made(
     monkeypatch, tmp_path, capsys, name
