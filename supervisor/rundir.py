@@ -100,9 +100,10 @@ class RunDirectory:
         except BlockingIOError:
             raise DirectoryInUseError(path, _read_pid(path)) from None
         except OSError as error:
+            reason = f"a link to {os.path.realpath(path)} and no directory" if path.is_symlink() else error.strerror
             raise ConfigurationError(
-                f"EMB_PROVIDER_RUN_DIR={path} cannot be used: {error.strerror}. It must be a directory, or the name of "
-                "one in a directory where this user may make it."
+                f"EMB_PROVIDER_RUN_DIR={path} cannot be used: {reason}. It must be a directory, or the name of one in "
+                "a directory where this user may make it."
             ) from None
         try:
             _check_private(path, os.fstat(descriptor))

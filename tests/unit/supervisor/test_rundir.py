@@ -125,6 +125,13 @@ def test_a_link_a_file_and_a_place_that_does_not_exist_are_refused_with_a_senten
             RunDirectory.fixed(short_path / name)
 
 
+def test_of_a_link_it_is_told_where_it_leads(short_path):
+    (short_path / "link").symlink_to(short_path / "real", target_is_directory=True)
+    (short_path / "real").mkdir()
+    with pytest.raises(ConfigurationError, match=f"cannot be used: a link to {short_path.resolve()}/real and no dir"):
+        RunDirectory.fixed(short_path / "link")
+
+
 def test_a_directory_that_somebody_removed_is_made_again_and_is_held_again(short_path):
     directory = RunDirectory.fixed(short_path / "run")
     assert not directory.restore()
