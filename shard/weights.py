@@ -105,29 +105,22 @@ def convert_once(checkpoint: Checkpoint, cache_directory: Path) -> Path | None:
     """Return a folder with the ``.bin`` weights as fp32 safetensors, made once; ``None`` if none can be kept.
 
     Mapped files cost no private memory and are shared between replicas. A changed ``.bin`` is converted anew, and
-    what was made of the old one is deleted, as is what a process has left that was ended while it was at it.
+    what was made of the old one is deleted, as is what a process has left that was ended while it was at it, and what
+    is no longer whole.
     """
     origin, version = _fingerprint(checkpoint.files)
     target = cache_directory / "converted" / f"{origin}-{version}"
-    if (target / "complete").exists():
+    if _is_whole(target):
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _discard_unfinished(target.parent, origin)
-        staging = Path(tempfile.mkdtemp(prefix=f".{origin}-", dir=target.parent))
-    except OSError as error:
-        log.warning("weights_not_converted", folder=checkpoint.folder, cache=cache_directory, error=error)
-        return None
-    try:
-        with _claimed(staging):
+        with _staging(target.parent, origin) as staging:
             _convert(checkpoint, staging)
             (staging / "complete").touch()
             _publish(staging, target)
     except (OSError, SafetensorError) as error:  # most likely a full disk: serving from the .bin still works
         log.warning("weights_not_converted", folder=checkpoint.folder, cache=cache_directory, error=error)
         return None
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     for outdated in target.parent.glob(f"{origin}-*"):
         if outdated != target:
             shutil.rmtree(outdated, ignore_errors=True)
@@ -231,19 +224,34 @@ def _convert(checkpoint: Checkpoint, folder: Path) -> None:
         (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
 
 
-def _discard_unfinished(folder: Path, origin: str) -> None:
-    for unfinished in folder.glob(f".{origin}-*"):
-        with contextlib.suppress(OSError), _claimed(unfinished) as is_ours:
-            if is_ours:
-                shutil.rmtree(unfinished, ignore_errors=True)
+def _is_whole(target: Path) -> bool:
+    """Tell whether a conversion was finished and is still all there: half of one may have been tidied away."""
+    with contextlib.suppress(OSError, LoadError):
+        return (target / "complete").exists() and bool(find_checkpoint(target).files)
+    return False
 
 
 @contextlib.contextmanager
-def _claimed(folder: Path) -> Iterator[bool]:
+def _staging(parent: Path, origin: str) -> Iterator[Path]:
+    """Make a folder to convert in, which is deleted in the end, as those are now that nobody is at any more."""
+    with contextlib.ExitStack() as stack:
+        with _claimed(parent, wait=True):  # or another replica could find ours before it is claimed
+            for unfinished in parent.glob(f".{origin}-*"):
+                with contextlib.suppress(OSError), _claimed(unfinished) as is_ours:
+                    if is_ours:
+                        shutil.rmtree(unfinished, ignore_errors=True)
+            staging = Path(tempfile.mkdtemp(prefix=f".{origin}-", dir=parent))
+            stack.callback(shutil.rmtree, staging, ignore_errors=True)
+            stack.enter_context(_claimed(staging))
+        yield staging
+
+
+@contextlib.contextmanager
+def _claimed(folder: Path, *, wait: bool = False) -> Iterator[bool]:
     """Lock a folder for as long as this process is at it; tell whether it could be: some file systems have no locks."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         is_locked = True
     except OSError:
         is_locked = False
@@ -262,11 +270,13 @@ def _flush(path: Path) -> None:
 def _publish(staging: Path, target: Path) -> None:
     # mkdtemp made it 0700, which would keep a second service account out of a shared cache.
     staging.chmod(0o777 & ~_umask())
-    try:
-        staging.rename(target)
-    except OSError:
-        if not (target / "complete").exists():  # otherwise another replica was quicker, with the same content
-            raise
+    with _claimed(target.parent, wait=True):  # or what another replica publishes now could be taken for the broken one
+        try:
+            staging.rename(target)
+        except OSError:
+            if not _is_whole(target):  # otherwise another replica was quicker, with the same content
+                shutil.rmtree(target)
+                staging.rename(target)
 
 
 def _umask() -> int:

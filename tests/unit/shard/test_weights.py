@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import tempfile
+import threading
 
 import pytest
 import torch
@@ -192,6 +194,37 @@ def test_a_conversion_that_another_process_is_at_is_left_alone(folder, cache, mo
     monkeypatch.setattr("shard.weights._flush", meanwhile)
     assert convert_once(find_checkpoint(folder), cache) == others[0]
     assert list((cache / "converted").iterdir()) == others
+
+
+@pytest.mark.parametrize("gone", ["complete", "model.safetensors"])
+def test_a_conversion_of_which_a_part_is_gone_is_made_anew(folder, cache, gone):
+    save_bin(folder)
+    converted = convert_once(find_checkpoint(folder), cache)
+    (converted / gone).unlink()
+    assert convert_once(find_checkpoint(folder), cache) == converted
+    assert load_file(converted / "model.safetensors").keys() == TENSORS.keys()
+    written_ns = (converted / "model.safetensors").stat().st_mtime_ns
+    assert convert_once(find_checkpoint(folder), cache) == converted
+    assert (converted / "model.safetensors").stat().st_mtime_ns == written_ns
+    assert list((cache / "converted").iterdir()) == [converted]
+
+
+def test_two_that_begin_to_convert_in_the_same_moment_leave_each_other_alone(folder, cache, monkeypatch):
+    save_bin(folder)
+    make, others = tempfile.mkdtemp, []
+    other = threading.Thread(target=lambda: others.append(convert_once(find_checkpoint(folder), cache)))
+
+    def make_while_another_begins(*arguments, **options):
+        monkeypatch.setattr("shard.weights.tempfile.mkdtemp", make)
+        made = make(*arguments, **options)
+        other.start()
+        other.join(0.1)
+        return made
+
+    monkeypatch.setattr("shard.weights.tempfile.mkdtemp", make_while_another_begins)
+    converted = convert_once(find_checkpoint(folder), cache)
+    other.join()
+    assert [converted] == others == list((cache / "converted").iterdir())
 
 
 def test_tensors_that_share_memory_are_converted(folder, cache):
