@@ -158,13 +158,16 @@ def _files_of_index(path: Path) -> tuple[Path, ...]:
         raise LoadError(
             LoadReason.INCOMPLETE_DOWNLOAD, f"{path} cannot be read as a list of weights: {error}"
         ) from error
-    files = tuple(path.parent / str(name) for name in names if Path(str(name)).name == name)
-    absent = [file.name for file in files if not file.exists()]
-    if absent or len(files) != len(names) or not files:
-        raise LoadError(
-            LoadReason.INCOMPLETE_DOWNLOAD, f"{path} lists weights that are not there: {', '.join(absent) or names}"
-        )
-    return files
+    absent = [name for name in names if not _is_beside(path, name)]
+    if absent or not names:
+        what = f"weights that are not there: {', '.join(map(repr, absent))}" if absent else "no weights"
+        raise LoadError(LoadReason.INCOMPLETE_DOWNLOAD, f"{path} lists {what}")
+    return tuple(path.parent / name for name in names)
+
+
+def _is_beside(index: Path, name: object) -> bool:
+    """Tell whether this is the name of a file in the index's own folder, as ``""`` and ``..`` are not."""
+    return isinstance(name, str) and Path(name).name == name and (index.parent / name).is_file()
 
 
 def check_whole(path: Path) -> None:

@@ -98,12 +98,14 @@ def test_a_missing_part_of_split_weights_is_named(folder):
     [
         '{"weight_map": {"a": "../secret.safetensors"}}',
         '{"weight_map": {"a": "../secret.safetensors", "b": "part.safetensors"}}',
+        '{"weight_map": {"a": ""}}',
+        '{"weight_map": {"a": "..", "b": "part.safetensors"}}',
         "[" * 100_000 + "]" * 100_000,
         "[]",
         "{}",
         '{"weight_map": {}}',
     ],
-    ids=["outside", "partly outside", "nested", "list", "empty", "nothing"],
+    ids=["outside", "partly outside", "no name", "folder", "nested", "list", "empty", "nothing"],
 )
 def test_an_index_that_points_outside_or_is_none_is_refused(folder, index):
     for path in (folder.parent / "secret.safetensors", folder / "part.safetensors"):
