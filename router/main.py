@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import faulthandler
 import gc
 import os
@@ -79,10 +80,7 @@ async def _serve(
     authenticator = Authenticator(config.api_key_digests)
     tracer = make_tracer(f"router-{around.index}-{os.getpid()}")
 
-    def hear(message: Message) -> None:
-        loop.call_soon_threadsafe(_take, message, registry, service, authenticator)
-
-    control.watch(hear)
+    control.watch(_on_loop(loop, lambda message: _take(message, registry, service, authenticator)))
     runner = Runner(
         build_app(
             handlers,
@@ -131,6 +129,16 @@ async def _serve(
     backend.close()
     if tracer is not None:
         tracer.close()
+
+
+def _on_loop(loop: asyncio.AbstractEventLoop, take: Callable[[Message], None]) -> Callable[[Message], None]:
+    """Return what has ``take`` called on the loop, from any thread; once that is closed this process ends."""
+
+    def hear(message: Message) -> None:
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(take, message)
+
+    return hear
 
 
 def _tls(config: RouterConfig) -> ssl.SSLContext | None:
