@@ -109,7 +109,10 @@ class Tree:
         looking = asyncio.create_task(self._lookout.run(), name="lookout")
         await self._stop_requested.wait()
         looking.cancel()
-        return await self._stop()
+        code = await self._stop()
+        # One more signal would find no handler, and end this process before it has tidied up, with a code of its own.
+        signal.pthread_sigmask(signal.SIG_BLOCK, OBEYED)
+        return code
 
     async def _stop(self) -> int:
         """Let the router finish what it has, then end the shards; 1 if somebody had to be killed."""

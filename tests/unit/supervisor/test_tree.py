@@ -194,11 +194,15 @@ async def test_signals_and_operators_are_heard_before_any_child_is_started_and_u
         finally:
             looking.clear()
 
-    unblocked = set()
+    unblocked, masks = set(), []
     monkeypatch.setattr(asyncio.get_running_loop(), "add_signal_handler", handlers.__setitem__, raising=False)
-    monkeypatch.setattr(
-        signal, "pthread_sigmask", lambda how, those: how == signal.SIG_UNBLOCK and unblocked.update(those)
-    )
+
+    def mask(how, those):
+        masks.append((how, set(those)))
+        if how == signal.SIG_UNBLOCK:
+            unblocked.update(those)
+
+    monkeypatch.setattr(signal, "pthread_sigmask", mask)
     monkeypatch.setattr(tree, "_control", SimpleNamespace(open=open_control, close=close_control))
     monkeypatch.setattr(tree._lookout, "run", look)
     running = asyncio.create_task(tree.run())
@@ -212,6 +216,7 @@ async def test_signals_and_operators_are_heard_before_any_child_is_started_and_u
     handlers[signal.SIGTERM]()
     assert await asyncio.wait_for(running, 5) == 0
     assert World.diary[-1] == "control closes"
+    assert masks[-1] == (signal.SIG_BLOCK, set(tree_module.OBEYED)), "one more would end it before it has tidied up"
     assert not looking.is_set()
     assert tree._renewals._task.done()
     handlers[signal.SIGINT]()
