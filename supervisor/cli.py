@@ -19,6 +19,7 @@ from pathlib import Path
 from emb_model_provider.dotenv_file import PREFIX, read_dotenv
 from emb_model_provider.errors import EXIT_ALREADY_RUNNING, EXIT_CONFIGURATION, ConfigurationError
 from emb_model_provider.key_file import read_key_file
+from emb_model_provider.lifecycle import forbid_core_dumps
 from emb_model_provider.logs import EventLog
 from emb_model_provider.positioned_json import lost_bytes
 from emb_model_provider.setting_table import RUN_DIR, SETTINGS
@@ -127,6 +128,7 @@ def _refuse_settings_as_options(parser: argparse.ArgumentParser, arguments: list
 
 
 def _serve(settings: Settings, places: dict[str, Placement], load: Load) -> int:
+    forbid_core_dumps()
     # A signal that comes now waits until the tree can obey it: nothing is left half made.
     signal.pthread_sigmask(signal.SIG_BLOCK, OBEYED)
     # Who started us may have ignored it, which is inherited: the kernel would then keep no exit code of a child.

@@ -137,6 +137,11 @@ def test_no_secret_is_in_a_command_line_an_environment_or_the_log(pair):
     assert "secret-key" not in log + pair.story()
 
 
+def test_no_process_leaves_a_core_file_which_would_hold_keys_and_texts(pair):
+    for pid in pair.family():
+        assert re.search(r"^Max core file size +0 +0 ", Path(f"/proc/{pid}/limits").read_text(), re.MULTILINE), pid
+
+
 def test_without_a_key_only_health_answers(pair):
     assert Server.get(pair, "/health").status == 200
     for path in ("/ready", "/v1/models"):
