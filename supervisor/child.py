@@ -126,6 +126,7 @@ async def spawn(launch: Launch, on_message: Callable[[Message], None], on_line: 
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
             env=launch.environment | {"PYTHONPATH": _python_path(launch.environment)},
+            cwd=_directory(),
             pass_fds=passed,
             # Ctrl-C in the terminal is for the supervisor, which stops the others in order.
             process_group=0,
@@ -151,6 +152,18 @@ async def spawn(launch: Launch, on_message: Callable[[Message], None], on_line: 
     reader = asyncio.create_task(_read_lines(process.stderr, on_line))
     transport.write(first)
     return Child(process, control, reader)
+
+
+def _directory() -> str | None:
+    """Return "/" where our own working directory has been deleted, as by a deployment that puts another in its place.
+
+    oneMKL, with which torch computes, ends each process that has none.
+    """
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return "/"
+    return None
 
 
 def _python_path(environment: dict[str, str]) -> str:
