@@ -170,9 +170,10 @@ def router_environment(env: Mapping[str, str]) -> dict[str, str]:
 def child_environment(env: Mapping[str, str]) -> dict[str, str]:
     """Return the user's environment without our settings: they travel on the control channel only.
 
-    Without ``PYTHONINSPECT`` too, under which Python ends each process with code 1, whatever it has to say.
+    Without ``PYTHONINSPECT`` too, under which Python ends each process with code 1, whatever it has to say, and without
+    ``PYTHONOPTIMIZE``: 2 takes away docstrings, in which transformers reads.
     """
-    left_out = (_SECRET_PREFIX, "PYTHONINSPECT")
+    left_out = (_SECRET_PREFIX, "PYTHONINSPECT", "PYTHONOPTIMIZE")
     return {name: value for name, value in env.items() if not name.startswith(left_out)}
 
 

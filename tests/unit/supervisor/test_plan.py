@@ -106,6 +106,10 @@ def test_a_process_ends_with_its_own_exit_code_where_python_is_to_wait_for_comma
     assert child_environment({"PYTHONINSPECT": "1", "PYTHONUTF8": "1"}) == {"PYTHONUTF8": "1"}
 
 
+def test_docstrings_are_not_taken_from_libraries_that_read_in_them():
+    assert child_environment({"PYTHONOPTIMIZE": "2", "PYTHONUTF8": "1"}) == {"PYTHONUTF8": "1"}
+
+
 def test_a_router_has_no_threads_for_arithmetic():
     env = router_environment({"PATH": "/bin", "EMB_PROVIDER_PORT": "1", "OPENBLAS_NUM_THREADS": "64"})
     assert env == {"PATH": "/bin", "OPENBLAS_NUM_THREADS": "1"}
