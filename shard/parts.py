@@ -27,6 +27,7 @@ from shard.encoders.in_parts import Helpers
 from shard.encoders.late_interaction import LateHead, LateTokenizer, Lengths, make_mask
 from shard.encoders.late_modules import skipped_ids
 from shard.encoders.logit_score import LogitScoreHead
+from shard.encoders.one_by_one import OneByOne
 from shard.encoders.padded import PaddedPath
 from shard.encoders.positions import find_position_table
 from shard.encoders.rescaled_rope import RescaledRope, find_rescaled
@@ -83,6 +84,8 @@ def place(modules: Sequence[nn.Module], plan: ComputePlan, recipe: Recipe) -> Pa
         log.info("long_texts_alone", above_tokens=rescaled.most_plain, reason=reason)
     if sparse := find_sparse(transformer):
         plain = SwitchedAttention(plain, sparse)
+    if isinstance(heads, ScoreHead) and not heads.takes_company:
+        plain = OneByOne(plain)
     return Parts(transformer, heads, plain, wants_type_ids, rescaled)
 
 

@@ -262,6 +262,9 @@ def _padded(parts: Parts, plan: ComputePlan, trial: Trial) -> Chosen:
     if plan.narrows_to_int8 and nearness.cosine < _MIN_COSINE_INT8["int8-weight-only"]:
         log.warning("far_from_fp32", cosine=nearness.cosine, reason="8 bit are too few for it; fp32 and bf16 are not")
     weights_bytes = count_bytes([parts.transformer, parts.heads.modules])
+    if isinstance(parts.plain, OneByOne):
+        log.info("one_by_one", reason="its files name no padding, without which its own code takes one text")
+        return Chosen(parts.plain, "alone", kernel, results, weights_bytes)
     if not _judge(plan)(nearness):
         alone = run_alone(parts.plain, trial.probes)
         moved = trial.compare(results, alone)  # by their company; what the precision costs is in both

@@ -37,6 +37,12 @@ class ScoreHead:
         self._task = task
         # Heads of language models are called ``score`` and read the last token, those of encoders the first.
         self._reads_last = hasattr(model, "score") and not hasattr(model, "classifier")
+        self._padding: int | None = model.config.get_text_config().pad_token_id if self._reads_last else None
+        self._config = model.config
+        if not self.takes_company:
+            # Of texts end to end the head is handed no padding either way, but will not have several without its id.
+            self._config = copy.deepcopy(model.config)
+            self._config.get_text_config().pad_token_id = 0
 
     @property
     def facts(self) -> HeadFacts:
@@ -51,6 +57,11 @@ class ScoreHead:
     @property
     def takes_flat_output(self) -> bool:
         return self.body is not self._model
+
+    @property
+    def takes_company(self) -> bool:
+        """Whether the model's own code takes several texts: not where it could not tell their padding from a token."""
+        return not self._reads_last or self._padding is not None
 
     @property
     def body(self) -> PreTrainedModel:
@@ -81,8 +92,7 @@ class ScoreHead:
         ends = list(accumulate(len(row.ids) for row in rows))
         places = [0, *ends[:-1]]
         if self._reads_last:
-            padding = self._model.config.get_text_config().pad_token_id
-            places = [start + _last_place(row.ids, padding) for start, row in zip(places, rows, strict=True)]
+            places = [start + _last_place(row.ids, self._padding) for start, row in zip(places, rows, strict=True)]
         logits: torch.Tensor = self.without_body()(inputs_embeds=in_blocks(hidden[0, places][:, None])).logits
         return logits[: len(rows)]
 
@@ -91,6 +101,7 @@ class ScoreHead:
         # Made anew for each pass: narrowing replaces parts of the model after this head is made, and a copy costs
         # microseconds, as it shares everything.
         shell = copy.copy(self._model)
+        shell.config = self._config
         body = self.body
         shell._modules = {  # noqa: SLF001 - a module has no public way to exchange a part in a copy of itself
             name: _HandedThrough(body) if part is body else part

@@ -11,6 +11,7 @@ from sentence_transformers import CrossEncoder
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertModel, XLMRobertaModel
 
 from emb_model_provider.errors import InvalidRequestError, LoadError, LoadReason
+from shard import paths
 from shard.encoder import Reading
 from tests.support import tiny_models
 from tests.support.opening import opener
@@ -244,6 +245,18 @@ def test_the_head_of_a_language_model_reads_the_last_token_that_is_no_padding(tm
     directory = make_qwen3_classifier(tmp_path / "model")
     encoder = opened(directory)
     assert (encoder.info.task, encoder.info.batching) == ("rerank", "packed")
+    pairs = [*PAIRS, ("weather", "sunny<|endoftext|>"), ("sunny", "<|endoftext|><|endoftext|>")]
+    found = activated(scores(encoder, pairs), "sigmoid")[:, 0]
+    np.testing.assert_allclose(found, predicted(reference(directory), pairs), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("batching", ["packed", "alone"])
+def test_a_language_model_without_padding_reads_the_last_token_whatever_it_is(tmp_path, opened, monkeypatch, batching):
+    directory = set_config(make_qwen3_classifier(tmp_path / "model"), pad_token_id=None)
+    if batching == "alone":  # as of a model whose graph cannot be had
+        monkeypatch.setattr(paths, "_capture", lambda parts, plan: None)
+    encoder = opened(directory)
+    assert (encoder.info.task, encoder.info.batching) == ("rerank", batching)
     pairs = [*PAIRS, ("weather", "sunny<|endoftext|>"), ("sunny", "<|endoftext|><|endoftext|>")]
     found = activated(scores(encoder, pairs), "sigmoid")[:, 0]
     np.testing.assert_allclose(found, predicted(reference(directory), pairs), atol=TOLERANCE)
