@@ -79,9 +79,10 @@ def is_modelscope_embedding(configuration: Document) -> bool:
 
 def count_labels(config: Document) -> int:
     """Return how many labels a classification head has."""
-    labels = config.get("id2label")
-    stated = len(labels) if isinstance(labels, Mapping) else config.get("num_labels")
-    # Newer files of sentence-transformers say it in "sentence_transformers" too; transformers reads the two above.
+    labels, stated = config.get("id2label"), config.get("num_labels")
+    # Where both are there and differ, transformers makes a head of so many and gives it names of its own.
+    if stated is None and isinstance(labels, Mapping):
+        stated = len(labels)
     return stated if isinstance(stated, int) and stated > 0 else _UNSTATED_LABELS
 
 

@@ -39,7 +39,7 @@ CLASSIFIER = {"architectures": ["BertForSequenceClassification"]}
         ({"architectures": ["HF_ColBERT"]}, {"task": "text-ranking"}, None, "multi_vector"),
         ({}, {}, {"model_type": "ImageEncoder"}, "embed"),
         (CLASSIFIER | {"num_labels": 1}, {}, {}, "embed"),
-        (CLASSIFIER | {"id2label": {}, "num_labels": 1}, {}, None, "classify"),
+        (CLASSIFIER | {"id2label": {}, "num_labels": 1}, {}, None, "rerank"),
         (CLASSIFIER | {"num_labels": 0}, {}, None, "classify"),
         (CLASSIFIER | {"num_labels": "1"}, {}, None, "classify"),
         ({"architectures": 7}, {"task": ["x"]}, None, "embed"),
@@ -141,7 +141,12 @@ def test_an_activation_of_torch_that_is_not_known_is_refused():
 
 def test_a_head_that_says_nothing_of_its_labels_has_the_two_that_transformers_assumes():
     assert [count_labels({"num_labels": said}) for said in (3, 0, -1, "3", None)] == [3, 2, 2, 2, 2]
-    assert count_labels({"id2label": {"0": "a"}, "num_labels": 3}) == 1
+    assert count_labels({"id2label": {"0": "a"}}) == 1
+
+
+def test_a_number_of_labels_counts_before_their_names_as_for_transformers():
+    assert count_labels({"id2label": {"0": "a"}, "num_labels": 3}) == 3
+    assert count_labels({"id2label": {"0": "a", "1": "b"}, "num_labels": 1}) == 1
 
 
 def test_a_head_with_several_labels_does_not_rank():
