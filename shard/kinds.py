@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Literal
 
-from emb_model_provider.errors import LoadError, LoadReason
+from emb_model_provider.errors import LoadError, LoadReason, unsupported
 from emb_model_provider.modelmap import ModelSpec, Task
 from shard.generative import is_generative_reranker
-from shard.json_files import Document
+from shard.json_files import Document, read_object
 
 Activation = Literal["identity", "sigmoid", "softmax"]
 
@@ -33,6 +33,8 @@ _ACTIVATIONS: Final[dict[str, Activation]] = {
 _PROBLEMS: Final[dict[str, Activation]] = {"multi_label_classification": "sigmoid", "regression": "identity"}
 #: transformers' own number of labels where a configuration names none.
 _UNSTATED_LABELS: Final = 2
+#: ``transformer_task`` of a transformer that makes scores.
+_CLASSIFICATION: Final = "sequence-classification"
 _RANKING: Final = "text-ranking"
 _EMBEDDING: Final = "sentence-embedding"
 #: What sentence-transformers writes into a model card for a model trained with its ``MatryoshkaLoss``.
@@ -99,6 +101,31 @@ def check_labels(task: Task, labels: int) -> None:
 def states_labels(config: Document) -> bool:
     """Tell whether a configuration says how many labels there are."""
     return "id2label" in config or "num_labels" in config
+
+
+def makes_scores(folder: Path) -> bool:
+    """Tell whether sentence-transformers' transformer in ``folder`` is a classifier."""
+    return read_object(folder / "sentence_bert_config.json").get("transformer_task") == _CLASSIFICATION
+
+
+def check_scores(folder: Path, task: Task, modules: int) -> None:
+    """Raise ``LoadError`` where that transformer, the first of ``modules``, makes no scores and ``task`` wants them.
+
+    And where it makes them and ``task`` is another.
+    """
+    if task not in ("rerank", "classify"):
+        if makes_scores(folder):
+            raise unsupported(f'it makes scores of texts, and is no model for "{task}": leave out its "task"')
+    elif modules > 1:
+        raise unsupported("its scores are made by modules behind the transformer, which is not supported")
+    elif not (folder / "sentence_bert_config.json").exists():
+        raise LoadError(
+            LoadReason.INCOMPLETE_DOWNLOAD,
+            f"{folder / 'sentence_bert_config.json'} is missing, without which a CrossEncoder makes no scores: the "
+            "copy of the model is not complete",
+        )
+    elif not makes_scores(folder):
+        raise unsupported(f'its sentence_bert_config.json does not have "transformer_task": "{_CLASSIFICATION}"')
 
 
 def find_activation(config: Document, options: Document | None, labels: int) -> Activation:

@@ -26,6 +26,7 @@ from shard.kinds import (
     find_task,
     is_modelscope_embedding,
     is_modelscope_ranking,
+    makes_scores,
     states_labels,
 )
 from shard.late_files import LateFiles, read_pylate, read_stanford
@@ -152,9 +153,12 @@ def _has_token_linears(directory: Path) -> bool:
 
 def _read_sentence_transformers(directory: Path, spec: ModelSpec) -> Recipe:
     options = read_object(directory / "config_sentence_transformers.json")
-    kind = options.get("model_type", "SentenceTransformer")
     modules = _read_modules(directory / "modules.json")
-    config = read_object(directory / modules[0].path / "config.json")
+    folder = directory / modules[0].path
+    if makes_scores(folder):  # whatever has saved it, and where the first file is not there
+        options = {**options, "model_type": "CrossEncoder"}
+    kind = options.get("model_type", "SentenceTransformer")
+    config = read_object(folder / "config.json")
     task = find_task(spec, config, read_object(directory / "configuration.json"), options)
     generative = None
     if task == "rerank" and is_language_model(config):

@@ -31,6 +31,7 @@ from shard.encoders.logit_score import split_answers
 from shard.encoders.score_head import SCORES
 from shard.generative import DEFAULT_ANSWERS, GenerativeFiles
 from shard.json_files import read_object
+from shard.kinds import check_scores
 from shard.late_files import LateFiles
 from shard.recipe import ModuleEntry, Recipe
 from shard.trust import own_module_name
@@ -65,12 +66,11 @@ def build_modules(directory: Path, recipe: Recipe, options: LoadOptions) -> list
     if recipe.generative is not None:
         return _build_asked_model(directory, recipe.generative, recipe, options)
     if recipe.layout == "sentence-transformers":
+        check_scores(directory / recipe.modules[0].path, recipe.task, len(recipe.modules))
         modules: list[nn.Module] = [_load_module(directory, entry, recipe, options) for entry in recipe.modules]
         if not isinstance(modules[0], Transformer) and not options.trust_remote_code:
             raise unsupported(f"its first module is a {recipe.modules[0].type}, not a Transformer")
         modules = _apply_settings(modules, recipe)
-        if recipe.scores and len(modules) > 1:
-            raise unsupported("its scores are made by modules behind the transformer, which is not supported")
     elif recipe.task == "sparse":
         modules = [_load_language_model(directory, "", options), SpladePooling("max")]
     elif recipe.scores:

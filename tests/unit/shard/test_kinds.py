@@ -1,11 +1,14 @@
 """What a model is for and what becomes of its scores, as its files say."""
 
+import json
+
 import pytest
 
-from emb_model_provider.errors import LoadError
+from emb_model_provider.errors import LoadError, LoadReason
 from emb_model_provider.modelmap import ModelSpec
 from shard.kinds import (
     check_labels,
+    check_scores,
     count_labels,
     find_activation,
     find_matryoshka,
@@ -155,6 +158,31 @@ def test_a_head_with_several_labels_does_not_rank():
     with pytest.raises(LoadError, match='"task": "classify"'):
         check_labels("rerank", 2)
     assert [states_labels(said) for said in ({"id2label": {}}, {"num_labels": 1}, {})] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("said", "task", "modules", "reason"),
+    [
+        ({"transformer_task": "sequence-classification"}, "rerank", 1, None),
+        ({"transformer_task": "sequence-classification"}, "embed", 1, LoadReason.UNSUPPORTED_MODEL),
+        ({"transformer_task": "sequence-classification"}, "classify", 2, LoadReason.UNSUPPORTED_MODEL),
+        ({"max_seq_length": 8}, "embed", 2, None),
+        ({"max_seq_length": 8}, "classify", 1, LoadReason.UNSUPPORTED_MODEL),
+        (None, "embed", 2, None),
+        (None, "rerank", 1, LoadReason.INCOMPLETE_DOWNLOAD),
+    ],
+)
+def test_what_a_cross_encoders_transformer_makes_is_in_a_file_that_a_copy_may_lack(
+    tmp_path, said, task, modules, reason
+):
+    if said is not None:
+        (tmp_path / "sentence_bert_config.json").write_text(json.dumps(said), encoding="utf-8")
+    if reason is None:
+        check_scores(tmp_path, task, modules)
+        return
+    with pytest.raises(LoadError) as caught:
+        check_scores(tmp_path, task, modules)
+    assert caught.value.reason is reason
 
 
 def test_sizes_for_a_cut_are_found_in_the_configuration_or_the_card(tmp_path):

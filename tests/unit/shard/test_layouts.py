@@ -314,6 +314,14 @@ def test_a_cross_encoder_reranks_with_one_label_and_classifies_with_more(tmp_pat
     assert (recipe.task, recipe.activation, recipe.layout) == (task, "identity", "sentence-transformers")
 
 
+@pytest.mark.parametrize("options", [{}, {"model_type": "SentenceTransformer"}])
+def test_a_transformer_that_makes_scores_is_a_cross_encoder_whoever_says_otherwise(tmp_path, options):
+    directory = sentence_transformers(tmp_path, **options)
+    write(directory, config={"num_labels": 1}, sentence_bert_config={"transformer_task": "sequence-classification"})
+    recipe = read_recipe(directory, SPEC)
+    assert (recipe.task, recipe.activation) == ("rerank", "sigmoid")
+
+
 @pytest.mark.parametrize("kind", ["ImageEncoder", ["SentenceTransformer"]])
 def test_a_kind_of_model_that_nobody_knows_is_refused(tmp_path, kind):
     assert reason_of(sentence_transformers(tmp_path, model_type=kind)) is LoadReason.UNSUPPORTED_MODEL
