@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.base.modules.transformer import TransformerTask
 from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
+from emb_model_provider.errors import unsupported
 from shard.device import ComputePlan
 from shard.encoders.splade import LanguageHead, split_language_model
 from shard.weights import check_filled, convert_once, find_checkpoint
@@ -42,6 +45,17 @@ class CheckedTransformer(Transformer):
     """
 
     language_head: LanguageHead
+
+    def _load_config(
+        self, model_name_or_path: str, backend: str, config_kwargs: dict[str, Any]
+    ) -> tuple[PretrainedConfig, bool]:
+        try:
+            config: tuple[PretrainedConfig, bool] = super()._load_config(model_name_or_path, backend, config_kwargs)
+        except (StrictDataclassError, AttributeError, TypeError) as error:
+            raise unsupported(
+                f"transformers {version('transformers')} cannot read its config.json: {' '.join(str(error).split())}"
+            ) from error
+        return config
 
     def _load_model(
         self,

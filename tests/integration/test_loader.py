@@ -692,6 +692,20 @@ def test_an_unknown_architecture_is_unsupported(tmp_path, opened):
     assert reason_of(lambda: opened(directory)) is LoadReason.UNSUPPORTED_MODEL
 
 
+@pytest.mark.parametrize(
+    ("said", "named"), [({"hidden_size": "32"}, "'hidden_size' expected int"), ({"dtype": "auto"}, "'auto'")]
+)
+def test_a_configuration_that_transformers_cannot_read_is_unsupported_and_the_key_is_named(
+    tmp_path, opened, said, named
+):
+    directory = tiny_models.make_plain(tmp_path / "model")
+    config = json.loads((directory / "config.json").read_text())
+    write_json(directory / "config.json", config | said)
+    with pytest.raises(LoadError, match=rf"cannot read its config\.json: .*{named}") as caught:
+        opened(directory)
+    assert caught.value.reason is LoadReason.UNSUPPORTED_MODEL
+
+
 def test_a_pickle_is_served_from_a_cache_that_cannot_be_written(tmp_path, opened, caplog):
     directory = tiny_models.make_gte(tmp_path / "model")
     expected = vectors(opened(directory), SAMPLE_TEXTS)
