@@ -89,10 +89,12 @@ class CheckedTransformer(Transformer):
             is_peft_model,
             **model_kwargs,
             **_precision_arguments(options.plan),
+            ignore_mismatched_sizes=True,  # and told by name below; transformers tells of them in its report alone
             output_loading_info=True,
         )
         model: PreTrainedModel = loaded[0]
-        check_filled(loaded[1]["missing_keys"], loaded[1]["mismatched_keys"], folder, needs_pooler=needs_pooler)
+        mismatched = [f"{name} {tuple(has)} for {tuple(needs)}" for name, has, needs in loaded[1]["mismatched_keys"]]
+        check_filled(loaded[1]["missing_keys"], mismatched, folder, needs_pooler=needs_pooler)
         if options.plan.storage == "nf4" and options.plan.on_cpu:
             _leave_unpacked(model)
         if transformer_task == "fill-mask":

@@ -552,7 +552,11 @@ def test_weights_of_another_shape_are_refused(tmp_path, opened):
     directory = tiny_models.make_plain(tmp_path / "model")
     config = json.loads((directory / "config.json").read_text())
     write_json(directory / "config.json", config | {"intermediate_size": 48})
-    assert reason_of(lambda: opened(directory)) is LoadReason.WRONG_WEIGHTS
+    there = config["intermediate_size"]
+    named = rf"9 parameter\(s\) have another shape \(encoder.layer.0.intermediate.dense.bias \({there},\) for \(48,\)"
+    with pytest.raises(LoadError, match=named) as caught:
+        opened(directory)
+    assert caught.value.reason is LoadReason.WRONG_WEIGHTS
 
 
 def test_weights_that_are_not_numbers_are_bad_vectors(tmp_path, opened):
