@@ -22,7 +22,7 @@ from transformers.utils import logging as transformers_logging
 from emb_model_provider.errors import LoadError, LoadReason, RequestError
 from shard.encoder import FatalDeviceError
 from shard.memory import advice_of_shortage, ran_out
-from shard.weights import hostile_pickle
+from shard.weights import TAKE_PLAIN, hostile_pickle
 
 #: What torch says of an embedding on the CPU.
 _BEYOND_A_TABLE: Final = "index out of range in self"
@@ -47,10 +47,12 @@ _TALKATIVE: Final = (
 #: What int8 always does, once per layer and batch; advice to install what would fetch code from a hub; and, with all of
 #: the stack, that a model cannot be captured (experts), which ``paths`` says in a line.
 _NO_NEWS: Final = ("inputs will be cast from", "kernels-community", "failed while attempting to run meta for")
-_ATTENTION_ADVICE: Final = (
-    " Its files ask for it: take attn_implementation out of config.json or sentence_bert_config.json in a copy of the"
-    " model and serve that; its vectors are the same with any implementation."
-)
+#: By what is in the library's sentence: GPTQ, AWQ, compressed-tensors and others have a package each.
+_PACKAGE_ADVICE: Final = {
+    "FlashAttention": " Its files ask for it: take attn_implementation out of config.json or sentence_bert_config.json"
+    " in a copy of the model and serve that; its vectors are the same with any implementation.",
+    "quantiz": f" Its weights are quantised. {TAKE_PLAIN}",
+}
 
 
 @contextmanager
@@ -76,7 +78,7 @@ def _reason(directory: Path, error: BaseException) -> LoadError | None:
         return LoadError(LoadReason.OUT_OF_MEMORY, f"{directory} does not fit into memory: {advice} ({said})")
     match error:
         case ImportError() if not _is_in_code_of_model(error):
-            advice = _ATTENTION_ADVICE if "FlashAttention" in str(error) else ""
+            advice = next((advice for word, advice in _PACKAGE_ADVICE.items() if word in str(error)), "")
             reason, sentence = LoadReason.PACKAGE_MISSING, f"{directory} needs a package: {error}{advice}"
         case SafetensorError():
             reason, sentence = LoadReason.WRONG_WEIGHTS, f"the weights in {directory} cannot be read: {error}"

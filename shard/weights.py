@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import shutil
 import tempfile
 import zipfile
@@ -23,7 +24,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from emb_model_provider.errors import LoadError, LoadReason
+from emb_model_provider.errors import LoadError, LoadReason, unsupported
 from emb_model_provider.logs import EventLog
 
 log = EventLog("shard.weights")
@@ -38,6 +39,9 @@ _CANDIDATES: Final = (
 #: What torch has written with since 2020, and before.
 _PICKLED: Final = (b"PK", b"\x80")
 _POINTER: Final = b"version https://git-lfs"
+#: How NVIDIA's ModelOpt, compressed-tensors, transformers' fp8 and bitsandbytes name them.
+_SCALES: Final = re.compile(r"\.(weight_scale(_inv|_2)?|SCB)$")
+TAKE_PLAIN: Final = 'Take the model that they were made from; "precision" makes it int8 or int4'
 _SHOWN_KEYS: Final = 4
 _FORMAT: Final = "1"  # part of a converted file's name: raise it when the conversion changes
 
@@ -99,6 +103,19 @@ def check_filled(missing: Iterable[str], mismatched: Iterable[object], folder: P
         f"{f' and {more} more' if more > 0 else ''}). Serving it would give random vectors; use the weights that "
         "belong to this configuration",
     )
+
+
+def check_unscaled(unexpected: Iterable[str], folder: Path) -> None:
+    """Raise UNSUPPORTED_MODEL where numbers of few bits were read as weights and what scales them was left over.
+
+    ``unexpected`` is transformers' own account of what the model has no place for.
+    """
+    scales = sorted(key for key in unexpected if _SCALES.search(key))
+    if scales:
+        raise unsupported(
+            f"the weights in {folder} are quantised, and transformers read them without their {len(scales)} scale(s) "
+            f"({scales[0]}). {TAKE_PLAIN}"
+        )
 
 
 def convert_once(checkpoint: Checkpoint, cache_directory: Path) -> Path | None:

@@ -6,6 +6,7 @@ sentence-transformers' own would leave missing weights random and pick the numbe
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -17,11 +18,12 @@ from sentence_transformers.base.modules import Transformer
 from sentence_transformers.base.modules.transformer import TransformerTask
 from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
 from emb_model_provider.errors import unsupported
 from shard.device import ComputePlan
 from shard.encoders.splade import LanguageHead, split_language_model
-from shard.weights import check_filled, convert_once, find_checkpoint
+from shard.weights import TAKE_PLAIN, check_filled, check_unscaled, convert_once, find_checkpoint
 
 #: What a model's files may ask of its loading and the precision in the settings decides.
 _OUR_ARGUMENTS: Final = ("dtype", "torch_dtype", "quantization_config", "device_map")
@@ -70,6 +72,7 @@ class CheckedTransformer(Transformer):
         needs_pooler: bool = model_kwargs.pop("emb_needs_pooler")
         for name in _OUR_ARGUMENTS:
             model_kwargs.pop(name, None)
+        _check_quantised(config, options.plan)
         folder = Path(model_name_or_path, model_kwargs.get("subfolder") or "")
         source = folder
         checkpoint = find_checkpoint(folder)
@@ -95,11 +98,27 @@ class CheckedTransformer(Transformer):
         model: PreTrainedModel = loaded[0]
         mismatched = [f"{name} {tuple(has)} for {tuple(needs)}" for name, has, needs in loaded[1]["mismatched_keys"]]
         check_filled(loaded[1]["missing_keys"], mismatched, folder, needs_pooler=needs_pooler)
+        check_unscaled(loaded[1]["unexpected_keys"], folder)
         if options.plan.storage == "nf4" and options.plan.on_cpu:
             _leave_unpacked(model)
         if transformer_task == "fill-mask":
             model, self.language_head = split_language_model(model)
         return model
+
+
+def _check_quantised(config: PretrainedConfig, plan: ComputePlan) -> None:
+    """Raise ``LoadError`` for weights that transformers would take for plain ones, or would quantise once more."""
+    said: object = getattr(config, "quantization_config", None)
+    if not isinstance(said, Mapping) or plan.is_saved:
+        return
+    method = said.get("quant_method")
+    if method == "bitsandbytes":  # and neither 4 nor 8 bit: left over, of weights that are plain
+        return
+    if method not in AUTO_QUANTIZATION_CONFIG_MAPPING:
+        how = f"by {method}" if method else "in a way that its config.json does not name, as MLX's are"
+        raise unsupported(f"its weights are quantised {how}, which transformers does not read. {TAKE_PLAIN}")
+    if plan.uses_bitsandbytes:
+        raise unsupported(f'its weights are quantised already, by {method}: set "precision" to auto. {TAKE_PLAIN}')
 
 
 def _precision_arguments(plan: ComputePlan) -> dict[str, Any]:

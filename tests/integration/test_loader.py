@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
@@ -694,6 +696,36 @@ def test_an_unknown_architecture_is_unsupported(tmp_path, opened):
     directory = tiny_models.make_plain(tmp_path / "model")
     write_json(directory / "config.json", {"model_type": "from-the-future"})
     assert reason_of(lambda: opened(directory)) is LoadReason.UNSUPPORTED_MODEL
+
+
+@pytest.mark.parametrize(
+    ("said", "precision", "sentence"),
+    [
+        ({"quant_method": "modelopt", "quant_algo": "FP8"}, "fp32", "quantised by modelopt, which transformers does"),
+        ({"group_size": 64, "bits": 4}, "fp32", "as MLX's are, which transformers does not read. Take the model that"),
+        ({"quant_method": "gptq", "bits": 4}, "int4", 'quantised already, by gptq: set "precision" to auto'),
+    ],
+)
+def test_weights_that_are_quantised_in_a_way_that_nobody_here_reads_are_refused(
+    tmp_path, opened, said, precision, sentence
+):
+    directory = tiny_models.make_plain(tmp_path / "model")
+    config = json.loads((directory / "config.json").read_text())
+    write_json(directory / "config.json", config | {"quantization_config": said})
+    with pytest.raises(LoadError, match=re.escape(sentence)) as caught:
+        opened(directory, precision=precision)
+    assert caught.value.reason is LoadReason.UNSUPPORTED_MODEL
+
+
+def test_numbers_of_8_bit_are_not_served_without_what_scales_them(tmp_path, opened):
+    directory = tiny_models.make_plain(tmp_path / "model")
+    weights = load_file(directory / "model.safetensors")
+    name = "encoder.layer.0.intermediate.dense.weight"
+    weights |= {name: (weights[name] * 100).to(torch.float8_e4m3fn), f"{name}_scale": torch.tensor([0.01])}
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(LoadError, match=rf"without their 1 scale\(s\) \({name}_scale\)") as caught:
+        opened(directory)
+    assert caught.value.reason is LoadReason.UNSUPPORTED_MODEL
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,23 @@ def test_another_key_that_is_missing_is_told_as_it_is(tmp_path):
         {}["vocab_size"]
 
 
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        (
+            "Loading a GPTQ quantized model requires optimum (`pip install optimum`)",
+            "the model that they were made from",
+        ),
+        ("FlashAttention2 has been toggled on, but it cannot be used", "take attn_implementation out of config"),
+        ("No module named 'fugashi'", "'fugashi'$"),
+    ],
+)
+def test_a_package_that_is_missing_may_be_done_without(tmp_path, said, advice):
+    with pytest.raises(LoadError, match=advice) as caught, reasons(tmp_path):
+        raise ImportError(said)
+    assert caught.value.reason is LoadReason.PACKAGE_MISSING
+
+
 def test_another_index_out_of_range_goes_through_as_it_is(tmp_path):
     with pytest.raises(IndexError), reasons(tmp_path):
         [].pop()

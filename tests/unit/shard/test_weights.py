@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from emb_model_provider.errors import LoadError, LoadReason
 from shard import weights
-from shard.weights import check_filled, convert_once, find_checkpoint, read_pickled, weight_files
+from shard.weights import check_filled, check_unscaled, convert_once, find_checkpoint, read_pickled, weight_files
 
 TENSORS = {"a.weight": torch.arange(6).reshape(2, 3) / 7, "b.bias": torch.ones(3)}
 
@@ -308,6 +308,14 @@ def test_a_parameter_of_another_shape_is_wrong_weights_and_named(folder):
     with pytest.raises(LoadError, match=r"do not fit .* 1 parameter\(s\) have another shape \(a\.weight\)") as caught:
         check_filled([], ["a.weight"], folder, needs_pooler=False)
     assert caught.value.reason is LoadReason.WRONG_WEIGHTS
+
+
+@pytest.mark.parametrize("scales", ["weight_scale", "weight_scale_inv", "weight_scale_2", "SCB"])
+def test_scales_that_are_left_over_are_those_of_weights_that_nobody_scaled(folder, scales):
+    with pytest.raises(LoadError, match=rf"2 scale\(s\) \(a\.0\.{scales}\)") as caught:
+        check_unscaled([f"a.1.{scales}", f"a.0.{scales}", "embeddings.position_ids"], folder)
+    assert caught.value.reason is LoadReason.UNSUPPORTED_MODEL
+    check_unscaled(["logit_scale", "weight_scale", "a.weight_scaled", "a.SCBs"], folder)
 
 
 def test_a_missing_pooler_matters_only_where_it_is_read(folder):
