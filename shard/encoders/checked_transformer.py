@@ -16,6 +16,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.base.modules.transformer import TransformerTask
+from torch import nn
 from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
@@ -99,6 +100,8 @@ class CheckedTransformer(Transformer):
         mismatched = [f"{name} {tuple(has)} for {tuple(needs)}" for name, has, needs in loaded[1]["mismatched_keys"]]
         check_filled(loaded[1]["missing_keys"], mismatched, folder, needs_pooler=needs_pooler)
         check_unscaled(loaded[1]["unexpected_keys"], folder)
+        if options.plan.is_saved:
+            _check_saved(model)
         if options.plan.storage == "nf4" and options.plan.on_cpu:
             _leave_unpacked(model)
         if transformer_task == "fill-mask":
@@ -133,6 +136,18 @@ def _precision_arguments(plan: ComputePlan) -> dict[str, Any]:
         wanted = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": compute}
     quantization = BitsAndBytesConfig(**wanted)  # type: ignore[no-untyped-call]
     return {"dtype": compute, "quantization_config": quantization, "device_map": {"": plan.device}}
+
+
+def _check_saved(model: PreTrainedModel) -> None:
+    """Raise ``LoadError`` for plain weights of which config.json says that bitsandbytes has saved them."""
+    for module in model.modules():
+        is_narrow = isinstance(module, nn.Linear) and type(module).__module__.startswith("bitsandbytes.")
+        if is_narrow and type(module.weight) is nn.Parameter:
+            raise unsupported(
+                "its config.json says that bitsandbytes has saved its weights in 4 or 8 bit, and they are plain, as "
+                "those of a model that was trained so: take quantization_config out of config.json in a copy of the "
+                "model and serve that"
+            )
 
 
 def _leave_unpacked(model: PreTrainedModel) -> None:

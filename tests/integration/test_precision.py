@@ -16,6 +16,7 @@ import pytest
 import torch
 from transformers import AutoModel, BitsAndBytesConfig
 
+from emb_model_provider.errors import LoadError, LoadReason
 from emb_model_provider.modelmap import ModelSpec
 from shard.device import Machine
 from shard.loader import load
@@ -229,6 +230,17 @@ def test_weights_that_bitsandbytes_has_saved_are_told_of_as_what_they_are(tmp_pa
     assert facts.cosine is None  # there is no fp32 of it to compare with
     assert "saved_narrow" in caplog.messages
     np.testing.assert_allclose(vectors(encoder), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("bits", ["load_in_4bit", "load_in_8bit"])
+def test_plain_weights_that_are_said_to_be_of_bitsandbytes_are_refused_with_what_to_do(tmp_path, bits):
+    directory = tiny_models.make_plain(tmp_path / "model")
+    config = json.loads((directory / "config.json").read_text())
+    said = config | {"quantization_config": {"quant_method": "bitsandbytes", bits: True}}
+    (directory / "config.json").write_text(json.dumps(said))
+    with pytest.raises(LoadError, match=r"take quantization_config out of config\.json in a copy") as caught:
+        opened(tmp_path, directory, "fp32")
+    assert caught.value.reason is LoadReason.UNSUPPORTED_MODEL
 
 
 def test_a_model_that_needs_more_than_8_bit_is_told_of(tmp_path, caplog):
