@@ -210,7 +210,7 @@ def _fill_standard_streams() -> None:
 def _accept_every_character() -> None:
     """Print a question mark for what a terminal's encoding lacks; by default the whole line would be an error.
 
-    GBK lacks a character of the progress bar, and Latin-1 every Chinese name.
+    Latin-1 lacks the Chinese of the line to try, GBK what the path of a model may hold.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")

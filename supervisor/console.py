@@ -152,9 +152,12 @@ def render_downloads(downloads: Collection[ShardStatus], columns: int) -> str:
 
 
 def render_bar(status: ShardStatus) -> str:
-    """Return a progress bar of fixed width with bytes behind it."""
+    """Return a progress bar of fixed width with bytes behind it.
+
+    In ASCII: terminals set up for Chinese draw block characters two cells wide, so that the line would wrap.
+    """
     filled = min(_BAR_CELLS, _BAR_CELLS * status.done_bytes // max(1, status.total_bytes))
-    bar = "█" * filled + "░" * (_BAR_CELLS - filled)
+    bar = "#" * filled + "-" * (_BAR_CELLS - filled)
     return f"{bar} {_render_bytes(status)}"
 
 

@@ -1,5 +1,6 @@
 import json
 import shlex
+import unicodedata
 
 import pytest
 
@@ -17,7 +18,7 @@ def test_bytes_are_shown_with_binary_units(count, text):
 
 def test_the_bar_fills_with_the_bytes():
     half = make_status("a", state="downloading", done_bytes=512, total_bytes=1024)
-    assert render_bar(half) == "█" * 12 + "░" * 12 + "  50 % 512 B of 1.0 KiB"
+    assert render_bar(half) == "#" * 12 + "-" * 12 + "  50 % 512 B of 1.0 KiB"
 
 
 def test_a_failure_names_reason_and_sentence():
@@ -86,12 +87,19 @@ def test_the_bar_of_a_model_that_is_removed_while_it_downloads_goes_with_it():
     for name in ("a", "b"):
         console.show(make_status(name, state="downloading", done_bytes=512, total_bytes=1024), 1.0)
     console.forget("a")
-    assert terminal.bar.startswith("b █")
+    assert terminal.bar.startswith("b #")
     console.forget("b")
     assert terminal.bar == ""
 
 
-BAR = "█" * 18 + "░" * 6
+def test_the_line_of_downloads_has_no_character_whose_width_a_terminal_chooses():
+    both = [make_status(name, state="downloading", done_bytes=768, total_bytes=1024) for name in ("bge-m3", "gte-zh")]
+    shown = render_downloads(both, 120)
+    assert shown.count("  75 % 768 B of 1.0 KiB") == 2
+    assert {unicodedata.east_asian_width(one) for one in shown} == {"Na"}  # always one cell
+
+
+BAR = "#" * 18 + "-" * 6
 
 
 @pytest.mark.parametrize(
