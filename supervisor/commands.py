@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -120,7 +121,8 @@ def _configured(env_file: Path | None) -> Path | None:
 
 
 def _print_status(status: dict[str, Any], *, as_json: bool) -> int:
-    return tell(json.dumps(status, indent=2) if as_json else render(from_json(status)))
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    return tell(json.dumps(status, indent=2) if as_json else render(from_json(status), columns=columns))
 
 
 def _wait(server: RunningServer, request: Request, limit_s: float) -> int:

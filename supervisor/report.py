@@ -126,8 +126,8 @@ def from_json(value: Mapping[str, Any]) -> ServerReport:
     )
 
 
-def render(report: ServerReport, now: float | None = None) -> str:
-    """Return the report as a table for a terminal."""
+def render(report: ServerReport, now: float | None = None, columns: int = 0) -> str:
+    """Return the report as a table, for a terminal of so many columns; 0 is any number."""
     now = time.time() if now is None else now
     up, router = span(report.uptime_s), report.router
     lines = [
@@ -142,7 +142,7 @@ def render(report: ServerReport, now: float | None = None) -> str:
     lines += [f"SETTINGS NOT IN USE: {escape(problem)}" for problem in report.problems]
     if report.pending_restart:
         lines.append(f"counts only after a restart of the server: {', '.join(report.pending_restart)}")
-    lines += ["", *table(_HEADS, [_cells(model, now) for model in report.models])]
+    lines += ["", *table(_HEADS, [_cells(model, now) for model in report.models], columns)]
     for model in report.models:
         if model.detail or model.reason:
             lines.append(f"  {model.model}: {model.reason}: {escape(model.detail)}".replace(": :", ":"))
@@ -153,6 +153,11 @@ _HEADS: Final = (
     "MODEL", "STATE", "PID", "GEN", "AGE", "RESTARTS", "CRASHES", "BOOT FAILS", "BREAKER",
     "QUEUE", "OLDEST BATCH", "LAST SUCCESS", "RSS",
 )  # fmt: skip
+
+#: What cells hold that tell nothing.
+_NOTHING: Final = frozenset({"0", "-", "closed"})
+#: The blanks between two columns.
+_GAP: Final = 2
 
 
 def _cells(model: ModelReport, now: float) -> tuple[str, ...]:
@@ -184,11 +189,20 @@ def _cells(model: ModelReport, now: float) -> tuple[str, ...]:
     )
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return lines with columns as wide as their longest cell."""
-    widths = [max(len(cell) for cell in column) for column in zip(heads, *rows, strict=True)]
-    padded = [[f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)] for row in (heads, *rows)]
-    return ["  ".join(row).rstrip() for row in padded]
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], columns: int = 0) -> list[str]:
+    """Return lines with columns as wide as their longest cell.
+
+    Those in which no row has anything to tell are left out where a terminal of ``columns`` is too narrow for all.
+    """
+    shown = list(zip(heads, *rows, strict=True))
+    widths = [max(len(cell) for cell in column) for column in shown]
+    if columns and sum(widths) + _GAP * (len(widths) - 1) > columns:
+        shown = [*shown[:1], *(column for column in shown[1:] if not _NOTHING.issuperset(column[1:]))]
+        widths = [max(len(cell) for cell in column) for column in shown]
+    padded = [
+        [cell + " " * (width - len(cell)) for cell in column] for column, width in zip(shown, widths, strict=True)
+    ]
+    return [(" " * _GAP).join(row).rstrip() for row in zip(*padded, strict=True)]
 
 
 def span(seconds: float) -> str:

@@ -55,6 +55,22 @@ def test_the_table_says_what_an_operator_looks_for():
     assert en.index("5 texts") == heads.index("QUEUE"), "columns stand below one another"
 
 
+def test_on_a_narrow_terminal_columns_that_tell_nothing_are_left_out_so_that_no_row_wraps():
+    models = tuple(
+        ModelReport(name, "ready", 12, 1, 61.0, last_success=1090.0, rss_bytes=2**29)
+        for name in ("0", "all-MiniLM-L6-v2")
+    )
+    narrow = render(replace(REPORT, models=models), now=1100.0, columns=80).splitlines()[-3:]
+    assert narrow[0].split() == ["MODEL", "STATE", "PID", "GEN", "AGE", "LAST", "SUCCESS", "RSS"]
+    assert narrow[1].split() == ["0", "ready", "12", "1", "1m", "1s", "10s", "ago", "512", "MiB"]
+    assert max(map(len, narrow)) <= 80
+    models = (*models, ModelReport("zh", "ready", crashes=1))
+    heads, *_, zh = render(replace(REPORT, models=models), now=1100.0, columns=80).splitlines()[-4:]
+    assert zh[heads.index("CRASHES")] == "1", "what one row tells is shown"
+    for columns in (0, 200):
+        assert "BREAKER" in render(replace(REPORT, models=models), now=1100.0, columns=columns)
+
+
 def test_the_table_tells_a_failed_model_that_is_tried_again_from_one_that_waits_for_a_person():
     models = (ModelReport("zh", "failed", expected_ready_s=25.0), ModelReport("fr", "failed"))
     zh, fr = render(replace(REPORT, models=models), now=1100.0).splitlines()[-2:]
