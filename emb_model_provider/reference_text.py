@@ -100,8 +100,9 @@ Types are strict: `8` is a number, `"8"` is not. A key that does not exist or st
 An alias is {rule}.
 
 A single model, set with `EMB_PROVIDER_MODEL_NAME`, is a mapping of one whose alias is the model's name. For a
-directory it is the directory's last part: `/models/my-model` is served as `my-model`. A name is taken for a directory
-on sight only if it begins with `/`, `.` or `~`, or has more than one `/`.
+directory it is the directory's last part: `/models/my-model` is served as `my-model`. Characters that no alias may
+hold become `-`, or are left out at the ends; if nothing remains, as of a name in Chinese, the alias is `model`. A name
+is taken for a directory on sight only if it begins with `/`, `.` or `~`, or has more than one `/`.
 """,
     example="""
 ### Example: Chinese, English and mixed text
@@ -146,8 +147,8 @@ processors with AVX-512 VNNI, vectors near those of fp32. `weight-only` stores 8
 and multiplies in fp32: nearer, not faster. How near a model comes is measured at every start against its own fp32
 vectors and stands in `/v1/models` as `cosine`; below .97 (`dynamic`) or .99 (`weight-only`) the next nearer way is
 taken and the log says so. The last one is `weight-only` in the model's own code: a model that needs more than 8 bit is
-far from fp32 there, too, and the log says `far_from_fp32`. So it does of `int4` below .90, and of `int8` on CUDA below
-.99. The cosine stands in the line `model_loaded`, too.
+far from fp32 there, too, and the log says `far_from_fp32`. It says so, too, of `int4` below .90 and of `int8` on CUDA
+below .99. The log line `model_loaded` has the cosine, too.
 
 `EMB_PROVIDER_ENABLE_QUANTIZATION` has three states:
 
@@ -206,7 +207,8 @@ Docker 的 `--env-file` 会把引号当作值的一部分，在那里不要加�
 别名由 1 至 128 个字符组成，可用字符为 `A-Z a-z 0-9 . _ - /`；须以字母或数字开头，不得包含 `..`，不得以 `/` 结尾。
 
 用 `EMB_PROVIDER_MODEL_NAME` 设置的单个模型相当于只有一个条目的映射，别名就是模型名称。若为目录，则取其最后一级目录名：
-`/models/my-model` 的别名为 `my-model`。以 `/`、`.` 或 `~` 开头，或含有一个以上 `/` 的名称按目录处理。
+`/models/my-model` 的别名为 `my-model`。其中别名不允许的字符换成 `-`，首尾的则去掉；若因此什么都不剩（如中文目录名），
+别名为 `model`。以 `/`、`.` 或 `~` 开头，或含有一个以上 `/` 的名称按目录处理；其他名称只有在该目录存在时才是目录。
 """,
     example="""
 ### 示例：中文、英文与中英混合文本

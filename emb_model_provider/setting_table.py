@@ -633,9 +633,9 @@ BATCH_TIMEOUT_S: Final = Setting(
     Number(0, 86_400),
     120.0,
     Bilingual(
-        "How long one batch may take before the model's process counts as stuck and is replaced, in seconds. A model"
-        " that is so slow that its longest text takes a quarter of that has four times as long as was measured at its"
-        " start. 0: for ever.",
+        "How long one batch may take before the model's process counts as stuck and is replaced, in seconds. Where the"
+        " start finds that the model's longest text takes more than a quarter of that, the limit is four times what"
+        " that text takes. 0: for ever.",
         "一个批次的最长处理秒数，超过则认为模型进程卡死并将其替换。若启动时测得最长文本的耗时超过此值的四分之一，"
         "则上限改为该耗时的四倍。0 表示不限。",
     ),
@@ -647,9 +647,9 @@ SILENCE_TIMEOUT_S: Final = Setting(
     Number(0, 86_400),
     30.0,
     Bilingual(
-        "How long a process that serves may give no sign of life, or one that starts be stopped by a signal, before "
-        "it is replaced, in seconds. One that starts and of which no thread runs, as if a disk or a lock held it, has "
-        "ten times that, 150 s at least. 0: for ever.",
+        "How long a process that serves may give no sign of life before it is replaced, in seconds; one that is still "
+        "starting, how long it may be stopped by a signal. A starting process of which no thread runs, as where a disk "
+        "or a lock holds it, has ten times as long, 150 s at least. 0: for ever.",
         "正在服务的进程毫无响应、或正在启动的进程被信号停住的最长秒数，超过则将其替换。启动中的进程若没有任何线程在运行"
         "（例如被磁盘或锁阻塞），时限为此值的十倍，至少 150 秒。0 表示不限。",
     ),
@@ -661,7 +661,8 @@ RESTART_DELAY_S: Final = Setting(
     Number(0.01, 3600),
     0.5,
     Bilingual(
-        "The longest delay before a model's process that died is started again; it doubles with each further death.",
+        "How long it takes at most until a model's process that died is started again, in seconds; this doubles with"
+        " each further death.",
         "模型进程意外退出后，首次重启前的最长等待秒数；此后每次退出都会加倍。",
     ),
     "1",
