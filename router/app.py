@@ -31,7 +31,7 @@ from router.expectation import UNMET
 from router.handlers import REQUEST_ID, Handlers
 from router.health import KEY_QUESTION, key_question
 from router.near_paths import NearPaths
-from router.prefix import OUTSIDE
+from router.prefix import OUTSIDE, TAKEN_OFF
 from router.visit import VISIT
 
 log = EventLog("router")
@@ -149,13 +149,14 @@ def _check_way(request: web.Request) -> None:
 def _unrouted(
     request: web.Request, error: web.HTTPNotFound | web.HTTPMethodNotAllowed, near: NearPaths
 ) -> RequestError:
+    before = request.get(TAKEN_OFF, "")
     if isinstance(error, web.HTTPNotFound):
         path = request.rel_url.raw_path  # as it was sent: what is escaped in it may be what is wrong
         meant = near.nearest(request.method, path)
-        hint = f" Did you mean {meant}? Look at the base URL that your client was given." if meant else ""
-        return NotFoundError(f"There is no {request.method} {path[:200]} here.{hint}")
+        hint = f" Did you mean {before}{meant}? Look at the base URL that your client was given." if meant else ""
+        return NotFoundError(f"There is no {request.method} {before}{path[:200]} here.{hint}")
     allowed = ", ".join(sorted(error.allowed_methods))
-    return MethodNotAllowedError(f"Use {allowed} for {request.path[:200]}.")
+    return MethodNotAllowedError(f"Use {allowed} for {before}{request.path[:200]}.")
 
 
 def _request_id(request: web.Request) -> str:

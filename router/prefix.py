@@ -10,6 +10,8 @@ from aiohttp.http_parser import RawRequestMessage
 
 #: Stands in a request that did not begin with the prefix.
 OUTSIDE: Final = web.RequestKey("outside", bool)
+#: What was taken off the path of a request: what is told of a path begins with it.
+TAKEN_OFF: Final = web.RequestKey("taken_off", str)
 
 #: Makes a request of a message and the connection it came on; aiohttp's own.
 RequestFactory = Callable[..., web.BaseRequest]
@@ -27,7 +29,9 @@ def without_prefix(prefix: str, make: RequestFactory) -> RequestFactory:
             url = message.url.with_path(path[len(prefix) :] or "/", encoded=True, keep_query=True)
             message = message._replace(url=url)
         request = make(message, *connection)
-        if not is_inside:
+        if is_inside:
+            request[TAKEN_OFF] = prefix
+        else:
             request[OUTSIDE] = True
         return request
 

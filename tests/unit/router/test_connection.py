@@ -69,6 +69,28 @@ async def test_so_is_the_body_of_a_request_that_waits_behind_another(exchange):
     assert [part[:4] for part in answer.split(b"HTTP/1.1 ")[1:]] == [b"200 ", b"400 "]
 
 
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (
+            "POST /embed/er/v1/v1/embeddings",
+            "no POST /embed/er/v1/v1/embeddings here. Did you mean /embed/er/v1/embeddings?",
+        ),
+        ("DELETE /embed/er/v1/embeddings", "Use POST for /embed/er/v1/embeddings."),
+    ],
+)
+async def test_a_path_that_is_named_below_a_prefix_begins_with_it(asked, told):
+    runner = Runner(make_app(), "/embed/er", shutdown_timeout=1.0)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    reader, writer = await asyncio.open_connection(*runner.addresses[0])
+    writer.write(f"{asked} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
+    answer = await asyncio.wait_for(reader.read(), 5)
+    writer.close()
+    await runner.cleanup()
+    assert told.encode() in answer
+
+
 async def test_a_request_that_outlasts_the_time_for_a_stop_is_given_up_when_it_is_over_and_not_twice_as_late():
     loop, begun, given_up_s = asyncio.get_running_loop(), asyncio.Event(), []
 
