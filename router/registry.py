@@ -33,7 +33,7 @@ class Registry:
             self._by_name.setdefault(status.name, status)
         # The one generation that may be asked for; of the others nobody speaks any more.
         self._lost &= {(status.model_id, status.generation) for status in table.shards}
-        self._follow(table)
+        self._follow()
         self._notify()
 
     def set_ready_wait(self, ready_wait_s: float) -> None:
@@ -104,9 +104,9 @@ class Registry:
         """Return a model by id alone, also one that was removed and finishes."""
         return self._by_id.get(model_id) or self.find(model_id)
 
-    def _follow(self, table: ShardTable) -> None:
+    def _follow(self) -> None:
         """Count each change of what vectors are made by; a process that does not serve yet has made none."""
-        for status in table.shards:
+        for status in self._by_id.values():  # of one that was removed twice a table may have two rows
             if status.info is None:
                 continue
             fingerprint, changes = self._makings.get(status.model_id, ("", 0))

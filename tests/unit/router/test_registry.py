@@ -88,6 +88,14 @@ def test_a_model_that_changed_meanwhile_is_told_from_one_that_was_only_replaced(
     assert registry.making("en") not in (begun, changed), "it is again what it was, and was another between"
 
 
+def test_a_model_that_was_removed_twice_and_finishes_twice_changes_with_no_table_that_says_so_again(registry):
+    again = make_status("en", generation=2, state="stopping", info=make_info(fingerprint="other"))
+    registry.update(table(row(state="stopping"), again))
+    making = registry.making("en")
+    registry.update(table(row(state="stopping"), again))
+    assert registry.making("en") == making
+
+
 async def test_the_generation_that_is_current_is_the_one_in_the_table_while_it_serves():
     registry = Registry(ready_wait_s=1)
     assert not registry.is_current("m", 1)
