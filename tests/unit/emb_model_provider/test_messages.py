@@ -133,7 +133,7 @@ def test_more_than_a_million_items_are_refused(within):
 
 
 def test_text_that_is_no_utf_8_is_refused():
-    with pytest.raises(ProtocolError, match="utf-8"):
+    with pytest.raises(ProtocolError, match=r"Hello: .*(?i:utf-8)"):  # "Invalid UTF-8" from msgspec 0.23 on
         codec.decode(Hello, b"\x92\xa1\xff\x01")
 
 
