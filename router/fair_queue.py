@@ -99,7 +99,7 @@ class FairQueue(Generic[T]):
         begin, _, client = heapq.heappop(self._by_begin)
         line = self._lines[client]
         entry = line.first
-        self._now = max(self._now, begin)
+        self._now = begin  # of those that wait none begins before one that had its turn
         self._shared_now = max(self._now, self._shared_now + entry.cost / len(self._lines))
         self._served[client] = line.begin = begin + entry.cost
         self._leave(entry)

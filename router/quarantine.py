@@ -109,7 +109,7 @@ class Quarantine:
 def fingerprint(model_id: str, message: Encode | Tokenize | Detokenize, index: int) -> bytes:
     """Return what tells the input at ``index`` of ``message`` from all others that the process may see."""
     seen = (model_id, *_seen(message, index))
-    return hashlib.blake2b(repr(seen).encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES).digest()
+    return hashlib.blake2b(repr(seen).encode(), digest_size=_DIGEST_BYTES).digest()
 
 
 def _seen(message: Encode | Tokenize | Detokenize, index: int) -> tuple[object, ...]:

@@ -350,6 +350,12 @@ def test_a_turn_costs_the_tokens_of_its_own_inputs():
         assert (turn.tokens, turn.client, turn.is_small) == (tokens, "c", False)
 
 
+@pytest.mark.parametrize("deadline_s", [None, 7.5])
+def test_a_turn_is_of_use_as_long_as_its_request(deadline_s):
+    call = Call(EncodeRequest("m", ("a", "b")), make_status("m"), Gate("m", 0), "", [1, 1], True, deadline_s)
+    assert call.turn(1, 2).deadline_s == deadline_s
+
+
 #: What says nothing of the tokens that the model reads, nor of what is wanted of them before it is cut.
 _OF_NO_CONSEQUENCE = {
     "model", "dimensions", "priority", "partial", "timeout_s", "client", "traceparent", "labels", "sent",

@@ -194,6 +194,30 @@ async def test_what_the_shard_has_in_hand_counts_against_a_deadline():
     await asyncio.gather(*tasks[:2])
 
 
+async def test_a_query_is_in_time_however_much_the_shard_has_of_large_requests():
+    gate, order = Gate("m", 0, tokens_per_s=1000), []
+    first, query = turn_of("a", 250), turn_of("b", 250)
+    query.deadline_s = asyncio.get_running_loop().time() + 5
+    tasks = await start_all(gate, order, [turn_of("bulk", 100_000, is_small=False), first, query])
+    gate.turn_over(first, is_answered=True)
+    await asyncio.gather(*tasks)
+    assert order == ["bulk", "a", "b"]
+
+
+async def test_what_came_too_late_costs_its_client_nothing_and_is_forgotten():
+    gate, order = Gate("m", 0, tokens_per_s=1000), []
+    first, late, soon, other = (turn_of(client, 250) for client in ("first", "late", "late", "other"))
+    late.tokens = 100_000  # of which none is encoded
+    late.deadline_s = asyncio.get_running_loop().time()
+    tasks = await start_all(gate, order, [first, late, soon, other])
+    gate.turn_over(first, is_answered=True)
+    await asyncio.sleep(0)
+    assert isinstance(tasks[1].exception(), DeadlineError)
+    assert order == ["first", "late"], "its next slice goes before that of one who came later"
+    assert list(gate._waiting) == [other.work]
+    tasks[3].cancel()
+
+
 @pytest.mark.parametrize("is_refused_first", [True, False])
 async def test_who_is_refused_in_the_moment_of_leaving_takes_nothing_with_it(is_refused_first):
     gate = Gate("m", 0, tokens_per_s=1000)
@@ -332,6 +356,22 @@ async def test_the_shards_own_figure_counts_until_there_is_a_measured_one():
     assert gate.tokens_per_s == 300
 
 
+async def test_a_rate_is_told_as_soon_as_anybody_has_measured_it_and_no_guess(monkeypatch):
+    now_s = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
+    gate = Gate("m", 0)
+    gate.expect(0)
+    turns = [turn_of("a", 10_000) for _ in range(3)]
+    tasks = await start_all(gate, [], turns)
+    for turn in turns[:2]:
+        assert gate.tokens_per_s is None
+        gate.turn_over(turn, is_answered=True)
+        now_s += 10
+    assert gate.tokens_per_s == 1000
+    await asyncio.gather(*tasks)
+    assert Gate("m", 0, tokens_per_s=300).tokens_per_s == 300
+
+
 async def test_who_comes_once_a_model_has_turned_out_faster_goes_before_nobody_that_waits():
     gate, order = Gate("m", 0), []
     gate.expect(1)
@@ -393,6 +433,20 @@ async def test_the_time_in_which_nothing_waits_does_not_make_a_model_slow(monkey
             gate.turn_over(turn, is_answered=True)
         await asyncio.gather(*waiting)
         assert gate.tokens_per_s == pytest.approx(200)
+
+
+async def test_what_waits_of_large_requests_lets_small_answers_tell_how_fast_a_model_is(monkeypatch):
+    now_s = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
+    gate = Gate("m", 0, tokens_per_s=400)
+    waiting = await start_all(gate, [], [turn_of("bulk", 100_000, is_small=False) for _ in range(2)])
+    for _ in range(6):
+        query = turn_of("a", 100)
+        assert gate.is_open(query)
+        gate.turn_over(query, is_answered=True)
+        now_s += 0.1
+    assert gate.tokens_per_s == pytest.approx(1000)
+    waiting[1].cancel()
 
 
 @pytest.mark.parametrize(("tokens_per_s", "tokens", "given"), [(300, 50, 2), (4000, 100, 10), (1, 10, 7)])

@@ -25,6 +25,18 @@ def test_an_input_is_refused_until_its_time_is_over():
     assert len(quarantine) == 0
 
 
+def test_one_whose_time_is_over_for_long_is_welcome_and_takes_nobodys_place():
+    clock = Clock()
+    quarantine = Quarantine(600, max_inputs=2, clock=clock)
+    quarantine.add(b"first")
+    clock.now_s = 300
+    quarantine.add(b"second")
+    clock.now_s = 700
+    assert quarantine.left_s(b"first") == 0
+    quarantine.add(b"third")
+    assert (quarantine.left_s(b"second"), quarantine.left_s(b"third")) == (200, 600)
+
+
 def test_one_whose_time_is_over_counts_no_more_though_nobody_asks_for_it_again():
     clock = Clock()
     quarantine = Quarantine(600, clock=clock)
