@@ -18,6 +18,8 @@ from emb_model_provider.modelmap import TokenIds
 
 _NAME: Final = "cl100k_base"
 _URL: Final = "https://openaipublic.blob.core.windows.net/encodings/cl100k_base.tiktoken"
+#: What tiktoken calls it there.
+_FILE: Final = hashlib.sha1(_URL.encode(), usedforsecurity=False).hexdigest()
 _HOW: Final = (
     "set TIKTOKEN_CACHE_DIR to a directory that holds it (run python -c \"import tiktoken; tiktoken.get_encoding('"
     f"{_NAME}')\" with that variable on a machine with internet access, and copy the directory), or set token_ids to "
@@ -32,11 +34,11 @@ def fetch_vocabulary(policy: TokenIds, *, offline: bool) -> None:
     """Bring what ``policy`` needs to this machine; raise ``LoadError`` where that cannot be done."""
     if policy != "cl100k":
         return
-    if offline and not _cached_file().exists():
+    if offline and not ((folder := _cache()) and (Path(folder) / _FILE).exists()):
         raise LoadError(
             LoadReason.NO_NETWORK,
-            f"token_ids is cl100k, the vocabulary of {_NAME} is not in {_cached_file().parent}, and the network may "
-            f"not be used: {_HOW}",
+            f"token_ids is cl100k, the vocabulary of {_NAME} is not in {folder or 'any directory'}, and the network "
+            f"may not be used: {_HOW}",
         )
     make_decode(policy)
 
@@ -64,7 +66,7 @@ def make_decode(policy: TokenIds) -> Decode | None:
     def decode(ids: Sequence[int]) -> str:
         try:
             return encoding.decode_bytes(list(ids)).decode("utf-8", errors="replace")
-        except (KeyError, OverflowError, TypeError):
+        except (KeyError, OverflowError):
             raise InvalidRequestError(
                 f"These are not token ids of {_NAME}, which this model is set up to be sent.", param="input"
             ) from None
@@ -80,8 +82,7 @@ def _refuse(_ids: Sequence[int]) -> str:
     )
 
 
-def _cached_file() -> Path:
-    """Return where tiktoken keeps the vocabulary (``tiktoken.load.read_file_cached``)."""
-    named = os.environ.get("TIKTOKEN_CACHE_DIR") or os.environ.get("DATA_GYM_CACHE_DIR")
-    folder = Path(named) if named else Path(tempfile.gettempdir()) / "data-gym-cache"
-    return folder / hashlib.sha1(_URL.encode(), usedforsecurity=False).hexdigest()
+def _cache() -> str:
+    """Return where tiktoken keeps vocabularies (``tiktoken.load.read_file_cached``), empty if nowhere."""
+    named = os.environ.get("TIKTOKEN_CACHE_DIR", os.environ.get("DATA_GYM_CACHE_DIR"))
+    return str(Path(tempfile.gettempdir(), "data-gym-cache")) if named is None else named

@@ -1,9 +1,12 @@
 """Token ids that are not the model's own: decoded, refused, or a clear word at the start on what is missing."""
 
 import sys
+import tempfile
 
 import pytest
 import tiktoken
+import tiktoken.load
+from tiktoken_ext import openai_public
 
 from emb_model_provider.errors import InvalidRequestError, LoadError, LoadReason
 from shard.foreign_ids import fetch_vocabulary, make_decode
@@ -49,16 +52,64 @@ def test_without_tiktoken_the_start_says_what_to_install(monkeypatch):
     assert caught.value.reason is LoadReason.PACKAGE_MISSING
 
 
+@pytest.mark.parametrize(("policy", "offline"), [("native", True), ("reject", True), ("cl100k", False)])
+def test_a_vocabulary_is_missed_only_where_ids_are_of_it_and_it_may_not_be_fetched(
+    bytes_as_ids, monkeypatch, tmp_path, policy, offline
+):
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
+    fetch_vocabulary(policy, offline=offline)
+
+
+@pytest.fixture
+def kept(monkeypatch, tmp_path):
+    """Let tiktoken itself keep a vocabulary in ``tmp_path``/data-gym-cache, and have no other."""
+    directory = tmp_path / "data-gym-cache"
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.delenv("DATA_GYM_CACHE_DIR", raising=False)
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(directory))
+    monkeypatch.setattr(tiktoken.load, "read_file", lambda _url: b"a vocabulary")
+    monkeypatch.setattr(openai_public, "load_tiktoken_bpe", lambda url, **_: tiktoken.load.read_file_cached(url))
+    openai_public.cl100k_base()
+    monkeypatch.delenv("TIKTOKEN_CACHE_DIR")
+    return str(directory)
+
+
+@pytest.mark.parametrize(
+    "named",
+    [("TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR"), ("DATA_GYM_CACHE_DIR", ""), ("", "")],
+    ids=["first", "second", "none"],
+)
+def test_offline_the_vocabulary_is_found_where_tiktoken_keeps_it(bytes_as_ids, monkeypatch, kept, named):
+    right, wrong = named
+    if right:
+        monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+        monkeypatch.setenv(right, kept)
+    if wrong:
+        monkeypatch.setenv(wrong, "/nowhere")
+    fetch_vocabulary("cl100k", offline=True)
+
+
+@pytest.mark.parametrize("name", ["TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR"])
+def test_offline_nothing_is_fetched_where_an_empty_name_keeps_tiktoken_from_looking(monkeypatch, kept, name):
+    monkeypatch.setattr(tiktoken, "get_encoding", lambda _name: pytest.fail("the network is used"))
+    monkeypatch.setenv(name, "")
+    with pytest.raises(LoadError, match="is not in any directory") as caught:
+        fetch_vocabulary("cl100k", offline=True)
+    assert caught.value.reason is LoadReason.NO_NETWORK
+
+
 def test_offline_without_the_vocabulary_the_start_says_how_to_bring_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(tiktoken, "get_encoding", lambda _name: pytest.fail("the network is used"))
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
     with pytest.raises(LoadError, match="TIKTOKEN_CACHE_DIR") as caught:
         fetch_vocabulary("cl100k", offline=True)
     assert caught.value.reason is LoadReason.NO_NETWORK
 
 
-def test_a_vocabulary_that_cannot_be_fetched_says_the_same(monkeypatch):
+@pytest.mark.parametrize("error", [ConnectionError("no route to host"), ValueError("Hash mismatch")], ids=repr)
+def test_a_vocabulary_that_cannot_be_fetched_says_the_same(monkeypatch, error):
     def fail(_name):
-        raise ConnectionError("no route to host")
+        raise error
 
     monkeypatch.setattr(tiktoken, "get_encoding", fail)
     with pytest.raises(LoadError, match="TIKTOKEN_CACHE_DIR") as caught:

@@ -63,9 +63,21 @@ def test_lanes_leave_hardly_a_core_without_work_and_are_four_where_that_does(thr
     assert at_work >= 0.9 * threads or threads - at_work <= 1
 
 
-def test_only_texts_that_are_packed_on_a_cpu_have_lanes_by_cores():
-    assert count_lanes(make_info(device="cpu", batching="padded").encoder, 8) == 1
+@pytest.mark.parametrize("batching", ["padded", "alone"])
+def test_only_texts_that_are_packed_on_a_cpu_have_lanes_by_cores(batching):
+    assert count_lanes(make_info(device="cpu", batching=batching).encoder, 8) == 1
     assert count_lanes(make_info(device="cuda:0", batching="packed").encoder, 8) == 2
+
+
+def test_a_lane_computes_also_where_there_are_more_lanes_than_cores():
+    assert threads_of_lane(1, 2) == 1
+
+
+def test_a_lane_at_work_does_not_keep_its_process_from_ending():
+    lane = Lane()
+    is_left_behind = lane.call(lambda: threading.current_thread().daemon)
+    lane.join()
+    assert is_left_behind
 
 
 @pytest.mark.parametrize(
