@@ -63,7 +63,7 @@ def cut_evenly(sizes: Sequence[int], most: int, least_size: int) -> list[slice]:
     A part ends at the item that reaches its share of the whole, so none is larger than that by more than one item.
     """
     parts = max(1, min(most, sum(sizes) // least_size))
-    share = max(1.0, sum(sizes) / parts)
+    share = sum(sizes) / parts
     slices: list[slice] = []
     begin = 0
     for index, total in enumerate(accumulate(sizes)):

@@ -202,6 +202,38 @@ def test_a_model_that_takes_no_ids_is_timed_with_what_it_takes_and_all_that_it_g
     assert outputs == {("dense", "sparse")}
 
 
+def test_a_model_that_takes_no_ids_is_timed_with_texts_of_the_same_lengths_whatever_it_makes_of_one_letter():
+    class Framing(FakeEncoder):
+        def accept_ids(self, ids, reading=None):
+            raise InvalidRequestError("no ids")
+
+        def tokenize(self, texts, reading=PLAIN, seconds=()):
+            return super().tokenize([f"<{text}>" for text in texts], reading)
+
+    measure(encoder := Framing(), 300, SlowEncoder(0.0, 0.0).clock)
+    assert set(encoder.encoded) == {"<0><0><0>"[:8], ("<0>" * MAX_TOKENS)[:MAX_TOKENS]}
+
+
+@pytest.mark.parametrize(("max_tokens", "largest"), [(80, 80), (79, MAX_TOKENS), (160, 160), (159, 80)])
+def test_no_batch_is_timed_that_is_larger_than_any_will_be_and_one_that_is_as_large(max_tokens, largest):
+    passes = []
+
+    class Counting(FakeEncoder):
+        def encode(self, batch):
+            passes.append(sum(len(one.ids) for one in batch))
+            return super().encode(batch)
+
+    assert measure(Counting(), max_tokens, SlowEncoder(0.0, 0.0).clock).max_tokens == max_tokens
+    assert max(passes) == largest
+
+
+def test_batches_that_take_no_time_make_the_pace_quicker_within_bounds():
+    pace = Pace()
+    for _ in range(200):
+        pace.observe(10.0, 0.0)
+    assert pace.factor == pytest.approx(0.25, rel=0.01)
+
+
 @given(st.lists(st.tuples(st.floats(0, 100), st.floats(0, 10_000))))
 def test_the_pace_stays_within_bounds(observed):
     pace = Pace()
@@ -230,6 +262,16 @@ def test_a_size_that_does_not_fit_into_memory_limits_every_batch(error):
 
     assert measure(SmallEncoder(), 32768).max_tokens == 4 * MAX_TOKENS
     assert max(tried) == 8, "what is larger still is not tried"
+
+
+def test_where_hardly_more_than_one_text_fits_the_largest_that_did_counts_and_not_the_last():
+    class TinyEncoder(FakeEncoder):
+        def encode(self, batch):
+            if sum(len(one.ids) for one in batch) > MAX_TOKENS:
+                raise MemoryError
+            return super().encode(batch)
+
+    assert measure(TinyEncoder(), 32768).max_tokens == MAX_TOKENS > 4 * 8
 
 
 def test_a_model_that_cannot_encode_one_text_is_no_model():

@@ -98,3 +98,17 @@ def test_texts_are_tokenised_also_where_no_thread_can_be_started(monkeypatch):
     monkeypatch.setattr(threading.Thread, "start", refuse_to_start)
     for _ in range(2):
         assert helpers.run(lambda some: [text[0] for text in some], texts) == ["x", "y", "z"]
+
+
+def test_where_no_thread_can_be_started_it_is_tried_and_told_of_once(monkeypatch, caplog):
+    tried = []
+
+    def refuse_to_start(_thread):
+        tried.append(1)
+        raise RuntimeError("can't start new thread")
+
+    helpers, texts = Helpers(3), ["x" * 4096] * 4
+    monkeypatch.setattr(threading.Thread, "start", refuse_to_start)
+    for _ in range(3):
+        assert helpers.run(lambda some: some, texts) == texts
+    assert (len(tried), caplog.messages) == (1, ["no_tokenizer_helpers"])
