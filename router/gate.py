@@ -149,7 +149,7 @@ class Gate:
     def let_in(self, client: str, tokens: int, *, is_small: bool) -> int:
         """Count a request in and return its key; raise ``OverloadedError`` when its client has to come back later."""
         budget = (self._small if is_small else self._big).budget
-        if budget.total and self._max_queue_s > 0:
+        if self._max_queue_s > 0:
             budget.limit = self._rate.per_s * self._max_queue_s
             if missing := budget.missing(client, tokens):
                 self.refused += 1
