@@ -50,11 +50,17 @@ def find_frame(encoding: Encoding, *, texts: int) -> Frame:
     # 1 marks what the post-processor put there; an unknown character is text (0) all the same.
     mask, ids, types = encoding.special_tokens_mask, encoding.ids, encoding.type_ids
     owners = encoding.sequence_ids
+    # A post-processor behind a template numbers all pieces anew, so it is their order that tells texts apart.
+    numbers = sorted(
+        {owner for owner, is_special in zip(owners, mask, strict=True) if owner is not None and not is_special}
+    )
+    if len(numbers) != texts:  # one of them has no token at all
+        numbers = list(range(texts))
     parts: list[tuple[int, ...]] = []
     part_types: list[tuple[int, ...]] = []
     text_types: list[int] = []
     begin = 0
-    for number in range(texts):
+    for number in numbers:
         own = [index for index, owner in enumerate(owners) if owner == number and not mask[index]]
         start, end = (own[0], own[-1] + 1) if own else (begin, begin)
         parts.append(tuple(ids[begin:start]))

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
+from tokenizers.models import BPE, WordLevel
 from tokenizers.pre_tokenizers import Whitespace
-from tokenizers.processors import TemplateProcessing
+from tokenizers.processors import ByteLevel, Sequence, TemplateProcessing
 
 from emb_model_provider.errors import InvalidRequestError
 from shard.encoder import Reading
@@ -182,6 +182,32 @@ def test_a_frame_may_be_longer_on_one_side_than_on_the_other(side, template):
             ids = raw_ids(tokenizer, text) if framed else tokenizer.encode(text, add_special_tokens=False).ids
             read = mine.accept_ids(ids)
             assert (read.ids, read.original_tokens) == (found.ids, found.original_tokens)
+
+
+@SIDES
+@pytest.mark.parametrize("order", [[0], [0, 1], [1, 0], [1]], ids=str)
+def test_special_tokens_are_told_from_texts_in_whatever_order_post_processors_stand(side, order):
+    tokenizer = Tokenizer(WordLevel({word: number for number, word in enumerate(["<s>", "</s>", *"abcdefgh"])}))
+    tokenizer.pre_tokenizer = Whitespace()
+    special = [("<s>", 0), ("</s>", 1)]
+    template = TemplateProcessing(single="<s> $A </s>", pair="<s> $A </s> $B </s>", special_tokens=special)
+    # What comes after a template numbers its pieces anew, special tokens too.
+    tokenizer.post_processor = Sequence([[template, ByteLevel()][number] for number in order])
+    mine = ours(tokenizer, 7, side)
+    for text in ("a b", "a b c d e f g h"):
+        expected = theirs(tokenizer, 7, side).encode(text).ids
+        assert list(mine.tokenize([text])[0].ids) == expected
+        assert list(mine.accept_ids(tokenizer.encode(text, add_special_tokens=False).ids).ids) == expected
+    assert list(mine.tokenize_pairs(["a b"], ["c"])[0].ids) == theirs(tokenizer, 7, side).encode("a b", "c").ids
+
+
+def test_a_tokenizer_without_a_token_for_latin_letters_reads_others_all_the_same():
+    tokenizer = Tokenizer(BPE({"<s>": 0, "吃": 1}, []))
+    tokenizer.post_processor = TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 0)])
+    assert tokenizer.encode("a").ids == [0]
+    mine = ours(tokenizer)
+    assert mine.tokenize(["吃吃"])[0].ids == (0, 1, 1)
+    assert len(mine.tokenize_pairs(["吃"], ["吃"])[0].ids) == 3
 
 
 def test_what_has_no_token_at_all_is_refused_alone_and_as_a_pair():
