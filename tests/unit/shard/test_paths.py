@@ -106,3 +106,88 @@ def test_a_model_that_gives_a_text_another_vector_each_time_is_not_served():
 
 def test_a_model_by_which_company_alone_moves_a_vector_is_given_one_text_at_a_time():
     assert chosen_of(Moving(by_company=0.01), EXACT).batching == "alone"
+
+
+class Shifted:
+    """A model's own code whose vectors are turned by so much where texts share a pass, and at once by ``always``."""
+
+    def __init__(self, by_company, always=0.0):
+        self._angles = by_company + always, always
+
+    def split(self, batch):
+        return [list(range(len(batch)))]
+
+    def run(self, rows):
+        angle = self._angles[len(rows) == 1]
+        return Results(np.array([[np.cos(angle), np.sin(angle)]] * len(rows), np.float32))
+
+
+CPU = ComputePlan("cpu", "fp32", "float32", "float32")
+EXPECTED = Results(np.array([[1.0, 0.0]] * 2, np.float32))
+
+
+def padded(plan, path):
+    heads = SimpleNamespace(modules=nn.ModuleList(), takes_flat_output=False)
+    parts = SimpleNamespace(transformer=nn.Module(), heads=heads, plain=path, wants_type_ids=False, rescaled=None)
+    return choose_path(parts, plan, Trial(PROBES, EXPECTED, 8, compare_results), None)
+
+
+@pytest.mark.parametrize(
+    ("plan", "path", "batching"),
+    [
+        (CPU, Shifted(0.0), "padded"),
+        (CPU, Shifted(1e-3), "alone"),
+        (CPU, Shifted(0.0, 1e-3), "padded"),  # one text at a time would be no nearer
+        (PLAN, Shifted(1e-2), "padded"),  # by rounding, of which there is more on a card
+        (PLAN, Shifted(0.1), "alone"),
+        (ComputePlan("cuda:0", "fp32", "float32", "float32"), Shifted(1e-3), "padded"),
+        (ComputePlan("cuda:0", "fp32", "float32", "float32"), Shifted(0.1), "alone"),
+    ],
+)
+def test_texts_are_given_one_at_a_time_only_where_their_company_moves_their_vectors(plan, path, batching):
+    found = padded(plan, path)
+    assert found.batching == batching
+    apart = found.path.split(PROBES)
+    assert apart == ([[0], [1]] if batching == "alone" else [[0, 1]])
+    rows = np.concatenate([found.path.run([PROBES[index] for index in one]).rows for one in apart])
+    np.testing.assert_array_equal(found.results.rows, rows)
+
+
+def test_a_way_that_fails_on_one_text_by_itself_is_as_far_as_one_that_fails_on_many():
+    class Alone(Shifted):
+        def run(self, rows):
+            if len(rows) == 1:
+                raise NotImplementedError("a kernel that wants more rows")
+            return super().run(rows)
+
+    _, nearness = Trial(PROBES, EXPECTED, 8, compare_results).run(Alone(0.0))
+    assert (nearness.cosine, nearness.deviation) == (-1.0, float("inf"))
+
+
+def test_a_way_that_makes_another_vector_of_a_text_by_itself_is_that_far():
+    class Alone(Shifted):
+        def run(self, rows):
+            return Results(-super().run(rows).rows) if len(rows) == 1 else super().run(rows)
+
+    results, nearness = Trial(PROBES, EXPECTED, 8, compare_results).run(Alone(0.0))
+    np.testing.assert_array_equal(results.rows, EXPECTED.rows)
+    assert nearness.cosine == -1.0
+
+
+@pytest.mark.parametrize(("turned", "kernel"), [(0.0, "onednn"), (1e-3, "stock")])
+def test_onednn_multiplies_where_it_is_quicker_and_the_vectors_stay_and_else_the_layers_are_put_back(
+    monkeypatch, turned, kernel
+):
+    monkeypatch.setattr(paths, "is_onednn_quicker", lambda _model: True)
+    model = nn.Sequential(nn.Linear(2, 2))
+    layer = type(model[0])
+
+    class Multiplying(Shifted):
+        def run(self, rows):
+            return Shifted(0.0, 0.0 if type(model[0]) is layer else turned).run(rows)
+
+    heads = SimpleNamespace(modules=nn.ModuleList(), takes_flat_output=False)
+    parts = SimpleNamespace(transformer=model, heads=heads, plain=Multiplying(0.0), wants_type_ids=False, rescaled=None)
+    found = choose_path(parts, CPU, Trial(PROBES, EXPECTED, 8, compare_results), None)
+    assert (found.kernel, type(model[0]) is layer) == (kernel, kernel == "stock")
+    assert choose_path(parts, PLAN, Trial(PROBES, EXPECTED, 8, compare_results), None).kernel == "stock"

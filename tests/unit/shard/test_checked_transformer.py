@@ -1,0 +1,61 @@
+"""With what arguments a model is loaded: the precision of the settings, and no layers that nobody needs."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from transformers import BertConfig, LlamaConfig
+
+from shard.device import ComputePlan
+from shard.encoders.checked_transformer import _has_optional_pooler, _leave_unpacked, _precision_arguments
+
+
+def arguments(device, precision, storage, compute, *, is_saved=False):
+    return _precision_arguments(ComputePlan(device, precision, storage, compute, is_saved=is_saved))
+
+
+@pytest.mark.parametrize("storage", ["float32", "bfloat16", "int8"])
+def test_what_we_narrow_ourselves_is_loaded_in_the_format_of_its_arithmetic(storage):
+    assert arguments("cpu", "int8", storage, "float32") == {"dtype": torch.float32}
+
+
+def test_weights_that_bitsandbytes_has_saved_are_loaded_as_their_files_say():
+    expected = {"dtype": torch.float16, "device_map": {"": "cuda:1"}}
+    assert arguments("cuda:1", "int4", "nf4", "float16", is_saved=True) == expected
+
+
+def test_bitsandbytes_is_asked_for_as_many_bits_as_the_settings_are():
+    four = arguments("cpu", "int4", "nf4", "bfloat16")
+    wish = four.pop("quantization_config")
+    assert four == {"dtype": torch.bfloat16, "device_map": {"": "cpu"}}
+    assert (wish.load_in_4bit, wish.bnb_4bit_quant_type, wish.bnb_4bit_compute_dtype, wish.load_in_8bit) == (
+        True, "nf4", torch.bfloat16, False,
+    )  # fmt: skip
+    eight = arguments("cuda:0", "int8", "int8", "float16")["quantization_config"]
+    assert (eight.load_in_8bit, eight.load_in_4bit) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "inputs", "packs"), [(32, 64, True), (64, 128, True), (33, 64, False), (32, 96, False), (16, 64, False)]
+)
+def test_only_matrices_that_bitsandbytes_can_pack_are_packed(outputs, inputs, packs):
+    class Linear4bit(nn.Module):
+        support_avx512bf16_for_cpu = True
+        out_features, in_features = outputs, inputs
+        weight = SimpleNamespace(quant_state=SimpleNamespace(blocksize=64))
+
+    linear = Linear4bit()
+    _leave_unpacked(nn.Sequential(nn.LayerNorm(2), linear))
+    assert linear.support_avx512bf16_for_cpu is packs
+
+
+def test_a_pooler_is_left_out_where_transformers_own_class_can_be_made_without_it():
+    assert _has_optional_pooler(BertConfig())
+    assert not _has_optional_pooler(LlamaConfig())
+    assert not _has_optional_pooler(BertConfig(auto_map={"AutoModel": "modeling.Model"}))
+
+    class Unknown(BertConfig):
+        """One that transformers has no class for."""
+
+    assert not _has_optional_pooler(Unknown())
