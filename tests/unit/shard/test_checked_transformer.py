@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
-from transformers import BertConfig, LlamaConfig
+from transformers import BertConfig, FunnelConfig, LlamaConfig
 
 from shard.device import ComputePlan
 from shard.encoders.checked_transformer import _has_optional_pooler, _leave_unpacked, _precision_arguments
@@ -53,6 +53,7 @@ def test_only_matrices_that_bitsandbytes_can_pack_are_packed(outputs, inputs, pa
 def test_a_pooler_is_left_out_where_transformers_own_class_can_be_made_without_it():
     assert _has_optional_pooler(BertConfig())
     assert not _has_optional_pooler(LlamaConfig())
+    assert not _has_optional_pooler(FunnelConfig())  # of which there are two classes
     assert not _has_optional_pooler(BertConfig(auto_map={"AutoModel": "modeling.Model"}))
 
     class Unknown(BertConfig):
