@@ -155,9 +155,9 @@ def test_what_a_full_disk_does_not_take_of_a_servers_lines_is_no_failure_of_its_
 
 @pytest.mark.parametrize("name", ["XDG_RUNTIME_DIR", "XDG_CACHE_HOME"])
 def test_a_directory_that_processes_could_not_be_told_of_is_refused_before_any_is_made(
-    monkeypatch, tmp_path, capsys, name
+    monkeypatch, tmp_path, short_path, capsys, name
 ):
-    in_gbk = os.fsdecode(os.fsencode(tmp_path) + "/张".encode("gbk"))
+    in_gbk = os.fsdecode(os.fsencode(short_path) + "/张".encode("gbk"))
     Path(in_gbk).mkdir()
     monkeypatch.setenv("XDG_RUNTIME_DIR", tempfile.gettempdir())
     monkeypatch.setenv(name, in_gbk)
