@@ -30,18 +30,14 @@ from shard.kinds import (
     states_labels,
 )
 from shard.late_files import LateFiles, read_pylate, read_stanford
-from shard.prompt_families import complete_prompts
+from shard.modelscope_files import modelscope_length, read_modelscope
+from shard.prompt_families import complete_prompts, known_default
 from shard.recipe import ModuleEntry, Recipe
 
-#: modelscope's own default when a repository does not say (``SentenceEmbeddingTransformersPreprocessor``).
-MODELSCOPE_MAX_TOKENS: Final = 128
 #: FlagEmbedding's names of BGE-M3's layers for sparse and for token vectors.
 SPARSE_LINEAR: Final = "sparse_linear.pt"
 COLBERT_LINEAR: Final = "colbert_linear.pt"
 _LATE_MODULES: Final = ("Transformer", "Dense", "MultiVectorMask", "Normalize", "LayerNorm", "Dropout", "Pooling")
-_MODELSCOPE_POOLING: Final[dict[str, Pooling]] = {"cls": "cls", "avg": "mean"}
-_MODELSCOPE_MODEL_TYPES: Final = ("bert", "roberta", "xlm-roberta")
-_MODELSCOPE_BROKEN_POOLING: Final = ("avg_top2", "avg_first_last")
 
 
 def read_recipe(directory: Path, spec: ModelSpec) -> Recipe:
@@ -60,9 +56,9 @@ def read_recipe(directory: Path, spec: ModelSpec) -> Recipe:
     task = find_task(spec, config, configuration, None)
     if task in ("rerank", "classify"):
         return _read_classifier(directory, task, config, configuration, spec)
-    if task == "embed" and is_modelscope_embedding(configuration):
-        return _read_modelscope(directory, configuration, spec)
     prompts = _prompts(directory, spec, {})
+    if task == "embed" and is_modelscope_embedding(configuration):
+        return read_modelscope(config, configuration, spec, prompts)
     if task == "sparse":
         return _read_language_model(config, spec, prompts)
     if task == "multi_vector":
@@ -77,7 +73,7 @@ def read_recipe(directory: Path, spec: ModelSpec) -> Recipe:
         has_token_linears=is_bge_m3,
         max_length=spec.max_length,
         prompts=prompts,
-        default_prompt_name=_known_default(spec.default_prompt_name, dict(prompts)),
+        default_prompt_name=known_default(spec.default_prompt_name, dict(prompts)),
         matryoshka=find_matryoshka(directory, config, None),
     )
 
@@ -100,13 +96,13 @@ def _read_classifier(
     check_labels(task, labels)
     max_length = spec.max_length
     if is_modelscope and max_length is None:
-        max_length = _modelscope_length(configuration) or MODELSCOPE_MAX_TOKENS
+        max_length = modelscope_length(configuration)
     prompts = _prompts(directory, spec, {})
     return Recipe(
         "modelscope" if is_modelscope else "transformers",
         max_length=max_length,
         prompts=prompts,
-        default_prompt_name=_known_default(spec.default_prompt_name, dict(prompts)),
+        default_prompt_name=known_default(spec.default_prompt_name, dict(prompts)),
         task=task,
         num_labels=num_labels,
         activation="sigmoid" if is_modelscope else find_activation(config, None, labels),
@@ -122,7 +118,7 @@ def _read_plain_generative(
         "modelscope" if is_modelscope_ranking(configuration) else "transformers",
         max_length=spec.max_length or (QWEN3_MAX_TOKENS if generative.is_qwen3 else None),
         prompts=spec.prompts,
-        default_prompt_name=_known_default(spec.default_prompt_name, dict(spec.prompts)),
+        default_prompt_name=known_default(spec.default_prompt_name, dict(spec.prompts)),
         task="rerank",
         activation="sigmoid",
         generative=generative,
@@ -141,7 +137,7 @@ def _read_language_model(config: Mapping[str, object], spec: ModelSpec, prompts:
         "transformers",
         max_length=spec.max_length,
         prompts=prompts,
-        default_prompt_name=_known_default(spec.default_prompt_name, dict(prompts)),
+        default_prompt_name=known_default(spec.default_prompt_name, dict(prompts)),
         task="sparse",
     )
 
@@ -180,7 +176,7 @@ def _read_sentence_transformers(directory: Path, spec: ModelSpec) -> Recipe:
         normalize=spec.normalize,
         max_length=spec.max_length,
         prompts=prompts,
-        default_prompt_name=_known_default(default_prompt, dict(prompts)),
+        default_prompt_name=known_default(default_prompt, dict(prompts)),
         truncate_dimension=_read_truncation(options),
         task=task,
         activation=find_activation(config, options, labels),
@@ -226,7 +222,7 @@ def _late_recipe(late: LateFiles, modules: tuple[ModuleEntry, ...], spec: ModelS
         modules=modules,
         max_length=spec.max_length,
         prompts=tuple(prompts.items()),
-        default_prompt_name=_known_default(spec.default_prompt_name or "document", prompts),
+        default_prompt_name=known_default(spec.default_prompt_name or "document", prompts),
         task="multi_vector",
         late=late,
     )
@@ -265,54 +261,9 @@ def _read_modules(path: Path) -> tuple[ModuleEntry, ...]:
     return tuple(modules)
 
 
-def _read_modelscope(directory: Path, configuration: Mapping[str, object], spec: ModelSpec) -> Recipe:
-    model = as_object(configuration.get("model"))
-    config = read_object(directory / "config.json")
-    model_type = model.get("type") or config.get("model_type", model.get("model_type", "bert"))
-    if model_type not in _MODELSCOPE_MODEL_TYPES and spec.pooling is None:
-        raise unsupported(
-            f"ModelScope's sentence-embedding pipeline treats model type {model_type!r} in a way of its own "
-            'that is not known here; if you know its pooling, set "pooling" in this model\'s mapping entry'
-        )
-    pooler = model.get("emb_pooler_type", "cls")
-    if pooler in _MODELSCOPE_BROKEN_POOLING and spec.pooling is None:
-        raise unsupported(
-            f"its emb_pooler_type {pooler!r} does not work in ModelScope itself, so there is no right answer to give; "
-            'set "pooling" in this model\'s mapping entry to choose another'
-        )
-    pooling = spec.pooling or (_MODELSCOPE_POOLING.get(pooler) if isinstance(pooler, str) else None)
-    if pooling is None:
-        raise unsupported(f'its emb_pooler_type {pooler!r} is unknown; set "pooling" in this model\'s mapping entry')
-    prompts = _prompts(directory, spec, {})
-    return Recipe(
-        "modelscope",
-        pooling=pooling,
-        normalize=spec.normalize if spec.normalize is not None else model.get("normalize") is True,
-        max_length=spec.max_length or _modelscope_length(configuration) or MODELSCOPE_MAX_TOKENS,
-        prompts=prompts,
-        default_prompt_name=_known_default(spec.default_prompt_name, dict(prompts)),
-    )
-
-
-def _modelscope_length(configuration: Mapping[str, object]) -> int | None:
-    preprocessor = as_object(configuration.get("preprocessor"))
-    # The inference half of a preprocessor that has a half for training too.
-    length = preprocessor.get("max_length", as_object(preprocessor.get("val")).get("max_length"))
-    return length if isinstance(length, int) and length > 0 else None
-
-
 def _prompts(directory: Path, spec: ModelSpec, own: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     origin = read_object(directory / "config.json").get("_name_or_path")
     return complete_prompts(dict(spec.prompts), own, (spec.name, origin if isinstance(origin, str) else ""))
-
-
-def _known_default(name: object, prompts: Mapping[str, object]) -> str | None:
-    if name is None:
-        return None
-    if not isinstance(name, str) or name not in prompts:
-        known = ", ".join(prompts) or "none"
-        raise unsupported(f"its default prompt {name!r} is not among its prompts ({known}); set default_prompt_name")
-    return name
 
 
 def _stays_inside(folder: str) -> bool:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final
 
+from emb_model_provider.errors import unsupported
+
 #: What any family calls a prompt for either side of a search, in the order in which one is preferred.
 _ALIASES: Final[dict[str, tuple[str, ...]]] = {
     "query": ("query", "search_query", "retrieval.query", "s2p_query", "web_search_query"),
@@ -84,6 +86,16 @@ def complete_prompts(
         name: text for name, text in _find_family(names) if not any(alias in known for alias in _names_of(name))
     }
     return tuple({**own, **from_family, **operator}.items())
+
+
+def known_default(name: object, prompts: Mapping[str, object]) -> str | None:
+    """Return the name of the default prompt, if there is one; raise ``LoadError`` where ``prompts`` lacks it."""
+    if name is None:
+        return None
+    if not isinstance(name, str) or name not in prompts:
+        known = ", ".join(prompts) or "none"
+        raise unsupported(f"its default prompt {name!r} is not among its prompts ({known}); set default_prompt_name")
+    return name
 
 
 def find_prompt(prompts: Mapping[str, str], name: str) -> str | None:
