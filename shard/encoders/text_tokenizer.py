@@ -14,7 +14,7 @@ from typing import Final
 
 from tokenizers import Encoding, Tokenizer
 
-from emb_model_provider.errors import InvalidRequestError
+from emb_model_provider.errors import InvalidRequestError, unsupported
 from emb_model_provider.messages.link import Token
 from shard.encoder import PLAIN, CutSide, Reading, Tokenized
 from shard.encoders.in_parts import ALONE, Helpers
@@ -57,7 +57,7 @@ class TextTokenizer:
         self._helpers = helpers
         self._max_tokens = max_tokens
         self._decode = decode
-        self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
+        self._tokenizer = _copy(tokenizer)
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._tokenizer.encode_special_tokens = facts.split_special_tokens
@@ -266,6 +266,16 @@ def share_room(first: int, second: int, room: int) -> tuple[int, int]:
         shorter = room // 2
         longer = shorter + room % 2
     return (longer, shorter) if first > second else (shorter, longer)
+
+
+def _copy(tokenizer: Tokenizer) -> Tokenizer:
+    try:
+        return Tokenizer.from_str(tokenizer.to_str())
+    except Exception as error:  # it has no narrower one for a step that is an object of Python's
+        raise unsupported(
+            f"its tokenizer has a step in Python and therefore no tokenizer.json form ({error}), as RoFormer's, which "
+            "finds words with jieba"
+        ) from error
 
 
 def _nothing_to_read() -> InvalidRequestError:

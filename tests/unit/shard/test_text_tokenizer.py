@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from tokenizers.models import BPE, WordLevel
-from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.pre_tokenizers import PreTokenizer, Whitespace
 from tokenizers.processors import ByteLevel, Sequence, TemplateProcessing
 
-from emb_model_provider.errors import InvalidRequestError
+from emb_model_provider.errors import InvalidRequestError, LoadError, LoadReason
 from shard.encoder import Reading
 from shard.encoders.in_parts import Helpers
 from shard.encoders.safe_places import find_safe_places
@@ -415,3 +415,11 @@ def test_ids_become_text_again(raw):
     assert with_special.startswith("[CLS]")
     assert "[" not in without
     assert without.replace(" ", "").replace("##", "") == "goodday"
+
+
+def test_a_tokenizer_with_a_step_in_python_is_unsupported():
+    tokenizer = Tokenizer(WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = PreTokenizer.custom(object())
+    with pytest.raises(LoadError, match="its tokenizer has a step in Python") as caught:
+        ours(tokenizer)
+    assert caught.value.reason is LoadReason.UNSUPPORTED_MODEL
