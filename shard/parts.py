@@ -233,6 +233,8 @@ def _own_length(transformer: Module) -> int:
     if isinstance(transformer, Transformer):
         options = transformer.processing_kwargs
         stated = options.get("text", {}).get("max_length", options.get("common", {}).get("max_length"))
+    elif isinstance(length := getattr(transformer, "max_seq_length", None), int):
+        stated = length  # a module of the model's own cuts by it, whatever its tokenizer says
     return int(transformer.tokenizer.model_max_length) if stated is None else stated
 
 

@@ -80,6 +80,11 @@ def test_a_length_that_the_files_of_a_module_name_counts_more_than_the_tokenizer
     assert _own_length(transformer) == length
 
 
+@pytest.mark.parametrize(("said", "length"), [({"max_seq_length": 7}, 7), ({"max_seq_length": None}, 99), ({}, 99)])
+def test_a_length_that_a_module_of_the_models_own_names_counts_more_than_the_tokenizers(said, length):
+    assert _own_length(SimpleNamespace(tokenizer=SimpleNamespace(model_max_length=99), **said)) == length
+
+
 def tokenizer_of(*words: str, added: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
     backend = Tokenizer(WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
     backend.add_tokens(list(added))
