@@ -39,6 +39,7 @@ from shard.encoders.text_tokenizer import TextTokenizer, TokenizerFacts
 from shard.encoders.transposed import use_linears
 from shard.foreign_ids import Decode
 from shard.generative import GenerativeFiles
+from shard.own_reading import check_reading
 from shard.recipe import Recipe
 from shard.storage16 import store_in_16_bit
 
@@ -131,6 +132,7 @@ def make_tokenizer(
     asked for scores.
     """
     tokenizer = _fast_tokenizer(transformer)
+    check_reading(transformer, tokenizer, min(max_tokens, _own_length(transformer)))
     facts = TokenizerFacts(
         vocabulary_size=vocabulary_size(transformer),
         cut_side="start" if tokenizer.truncation_side == "left" else "end",
