@@ -213,6 +213,8 @@ def max_tokens(transformer: Module, recipe: Recipe) -> int:
     """
     own = _own_length(transformer)
     stated = own if recipe.max_length is None else recipe.max_length
+    if stated < 1:
+        raise unsupported(f"its files state a length of {stated} tokens: set max_length in its mapping entry")
     positions = _positions(transformer)
     if positions is not None and own <= _LARGEST_STATED_TOKENS and _computes_positions(transformer):
         positions = max(positions, own)

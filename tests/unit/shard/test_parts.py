@@ -67,6 +67,14 @@ def test_a_text_is_cut_as_asked_or_as_the_files_say_and_never_beyond_the_positio
     assert caplog.messages == said
 
 
+@pytest.mark.parametrize("own", [0, -1])
+def test_a_length_that_leaves_nothing_of_a_text_is_unsupported_unless_another_is_set(own):
+    with pytest.raises(LoadError, match=f"its files state a length of {own} tokens: set max_length") as caught:
+        max_tokens(Model(own, 512), Recipe("transformers"))
+    assert caught.value.reason is LoadReason.UNSUPPORTED_MODEL
+    assert max_tokens(Model(own, 512), Recipe("transformers", max_length=64)) == 64
+
+
 @pytest.mark.parametrize(
     ("options", "length"),
     [({}, 99), ({"text": {"max_length": 7}}, 7), ({"common": {"max_length": 8}}, 8), ({"text": {}, "common": {}}, 99),
