@@ -26,8 +26,11 @@ from shard.device import ComputePlan
 from shard.encoders.splade import LanguageHead, split_language_model
 from shard.weights import TAKE_PLAIN, check_filled, check_unscaled, convert_once, find_checkpoint
 
-#: What a model's files may ask of its loading and the precision in the settings decides.
-_OUR_ARGUMENTS: Final = ("dtype", "torch_dtype", "quantization_config", "device_map")
+#: What a model's files may ask of its loading and is decided here: how much is checked and, by the precision in the
+#: settings, in what format.
+_OUR_ARGUMENTS: Final = (
+    "dtype", "torch_dtype", "quantization_config", "device_map", "ignore_mismatched_sizes", "output_loading_info",
+)  # fmt: skip
 #: Where a processor multiplies in bf16, bitsandbytes packs a matrix of 4 bit by so many outputs at its first use.
 _PACKED_OUTPUTS: Final = 32
 

@@ -4,11 +4,19 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from sentence_transformers.base.modules import Transformer
 from torch import nn
 from transformers import BertConfig, FunnelConfig, LlamaConfig
 
 from shard.device import ComputePlan
-from shard.encoders.checked_transformer import _has_optional_pooler, _leave_unpacked, _precision_arguments
+from shard.encoders.checked_transformer import (
+    CheckedTransformer,
+    LoadOptions,
+    _has_optional_pooler,
+    _leave_unpacked,
+    _precision_arguments,
+)
 
 
 def arguments(device, precision, storage, compute, *, is_saved=False):
@@ -60,3 +68,25 @@ def test_a_pooler_is_left_out_where_transformers_own_class_can_be_made_without_i
         """One that transformers has no class for."""
 
     assert not _has_optional_pooler(Unknown())
+
+
+def test_what_a_models_files_ask_of_its_loading_gives_way_to_what_is_decided_here(monkeypatch, tmp_path):
+    given = {}
+
+    def load(self, name, task, config, backend, is_peft_model, **arguments):
+        given.update(arguments)
+        return nn.Linear(1, 1), {"missing_keys": [], "mismatched_keys": [], "unexpected_keys": []}
+
+    monkeypatch.setattr(Transformer, "_load_model", load)
+    save_file({"weight": torch.zeros(1)}, tmp_path / "model.safetensors")
+    said = {"ignore_mismatched_sizes": False, "output_loading_info": False, "torch_dtype": "float16"}
+    ours = {"emb_options": LoadOptions(ComputePlan("cpu", "fp32", "float32", "float32"), False, tmp_path)}
+    module = CheckedTransformer.__new__(CheckedTransformer)
+    module._load_model(
+        str(tmp_path), "feature-extraction", LlamaConfig(), "torch", False,
+        **said, **ours, emb_needs_pooler=False, attn_implementation="eager",
+    )  # fmt: skip
+    assert given == {
+        "ignore_mismatched_sizes": True, "output_loading_info": True, "dtype": torch.float32,
+        "attn_implementation": "eager",
+    }  # fmt: skip
