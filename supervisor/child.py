@@ -155,14 +155,16 @@ async def spawn(launch: Launch, on_message: Callable[[Message], None], on_line: 
 
 
 def _directory() -> str | None:
-    """Return "/" where our own working directory has been deleted, as by a deployment that puts another in its place.
+    """Return another working directory where our own has been deleted: what is now in its place, else "/".
 
-    oneMKL, with which torch computes, ends each process that has none.
+    oneMKL, with which torch computes, ends each process that has none. Names of models may be relative to it, and a
+    deployment that deletes it puts a new one there.
     """
     try:
         Path.cwd()
     except FileNotFoundError:
-        return "/"
+        new = str(Path("/proc/self/cwd").readlink()).removesuffix(" (deleted)")  # the kernel marks it so (proc(5))
+        return new if os.access(new, os.X_OK) and Path(new).is_dir() else "/"
     return None
 
 

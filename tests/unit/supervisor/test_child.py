@@ -26,8 +26,10 @@ async def test_a_process_without_a_thread_to_wait_for_it_is_one_that_could_not_b
     assert open_descriptors() == before
 
 
-@pytest.mark.parametrize("is_gone", [True, False])
-async def test_a_process_has_a_directory_to_work_in_also_where_ours_is_gone(monkeypatch, tmp_path, is_gone):
+@pytest.mark.parametrize(("is_gone", "is_replaced"), [(False, False), (True, False), (True, True)])
+async def test_a_process_has_a_directory_to_work_in_also_where_ours_is_gone(
+    monkeypatch, tmp_path, is_gone, is_replaced
+):
     made_in = []
 
     async def make(*_command, cwd, **_options):
@@ -38,10 +40,12 @@ async def test_a_process_has_a_directory_to_work_in_also_where_ours_is_gone(monk
     monkeypatch.chdir(home)
     if is_gone:
         home.rmdir()
+    if is_replaced:  # what the settings name relative to it is there again
+        home.mkdir()
     monkeypatch.setattr(asyncio, "create_subprocess_exec", make)
     with pytest.raises(OSError, match="no thread"):
         await spawn(Launch("shard", {}, ()), print, print)
-    assert made_in == ["/" if is_gone else None]
+    assert made_in == [None if not is_gone else str(home) if is_replaced else "/"]
 
 
 async def test_what_cannot_be_packed_leaves_no_process_that_waits_for_it(monkeypatch):
