@@ -108,9 +108,11 @@ def check_filled(missing: Iterable[str], mismatched: Iterable[object], folder: P
 def check_unscaled(unexpected: Iterable[str], folder: Path) -> None:
     """Raise UNSUPPORTED_MODEL where numbers of few bits were read as weights and what scales them was left over.
 
-    ``unexpected`` is transformers' own account of what the model has no place for.
+    ``unexpected`` is transformers' own account of what the model has no place for: with a scale also its weight, of a
+    layer that is not loaded at all, such as a pooler that nothing reads.
     """
-    scales = sorted(key for key in unexpected if _SCALES.search(key))
+    left = set(unexpected)
+    scales = sorted(key for key in left if _SCALES.search(key) and _SCALES.sub(".weight", key) not in left)
     if scales:
         raise unsupported(
             f"the weights in {folder} are quantised, and transformers read them without their {len(scales)} scale(s) "

@@ -324,3 +324,11 @@ def test_a_missing_pooler_matters_only_where_it_is_read(folder):
     assert reason is LoadReason.WRONG_WEIGHTS
     reason = reason_of(lambda: check_filled(["head.pooler.weight"], [], folder, needs_pooler=False))
     assert reason is LoadReason.WRONG_WEIGHTS
+
+
+@pytest.mark.parametrize("scale", ["weight_scale", "weight_scale_inv", "weight_scale_2", "SCB"])
+def test_a_scale_that_is_left_over_with_its_weight_says_nothing_of_the_weights_that_were_read(folder, scale):
+    pooler = ["pooler.dense.weight", f"pooler.dense.{scale}"]  # of one that is not loaded
+    check_unscaled(pooler, folder)
+    with pytest.raises(LoadError, match=rf"without their 1 scale\(s\) \(a\.0\.{scale}\)"):
+        check_unscaled([*pooler, f"a.0.{scale}"], folder)
