@@ -132,11 +132,15 @@ def _is_in_code_of_model(error: Exception) -> bool:
 
 
 def _places_in_code_of_model(error: Exception) -> list[str]:
-    return [
-        f"{Path(frame.f_code.co_filename).name}, line {line}"
-        for frame, line in traceback.walk_tb(error.__traceback__)
-        if frame.f_globals.get("__name__", "").startswith(_CODE_OF_MODELS)
-    ]
+    """Return where the model's own code was when it failed; nothing where that had called ours, and ours fails."""
+    places: list[str] = []
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        module = frame.f_globals.get("__name__", "")
+        if module.startswith(_CODE_OF_MODELS):
+            places.append(f"{Path(frame.f_code.co_filename).name}, line {line}")
+        elif module.startswith("shard."):  # a layer or an attention that we have put into it
+            places.clear()
+    return places
 
 
 def _blame_code(directory: Path, error: Exception) -> LoadError:

@@ -122,6 +122,18 @@ def test_what_is_not_known_goes_through_as_it_is(tmp_path):
         raise TypeError("ours")
 
 
+def test_a_layer_of_ours_that_fails_within_a_models_code_is_a_mistake_of_ours(tmp_path):
+    def compiled(name, code, **known):
+        module = {"__name__": name, **known}
+        exec(compile(code, f"/{name}.py", "exec"), module)
+        return module["run"]
+
+    layer = compiled("shard.encoders.layer", "def run(x): return len(x)")
+    model = compiled("transformers.models.any", "def run(x): return layer(x)", layer=layer)
+    with pytest.raises(TypeError, match="has no len"), reasons(tmp_path):
+        model(None)
+
+
 def test_a_step_that_cannot_be_traced_is_not_logged_with_torchs_stack(caplog):
     with quiet_libraries(), FakeTensorMode(), pytest.raises(RuntimeError):
         torch.empty(2, 3) @ torch.empty(2, 3)
