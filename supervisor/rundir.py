@@ -1,8 +1,7 @@
 """The private directory that holds the sockets of one server: made or taken at start, locked, swept, given up at stop.
 
-By default each start makes a fresh one beside those of other servers; ``EMB_PROVIDER_RUN_DIR`` names a fixed one. The
-lock is the kernel's, on the directory itself: it ends with the process, however that ends, and systemd-tmpfiles
-leaves directories that are locked so (tmpfiles.d(5)). ``cli`` opens one, ``commands`` looks for living servers.
+By default each start makes a fresh one beside those of other servers; ``EMB_PROVIDER_RUN_DIR`` names a fixed one.
+``cli`` opens one, ``commands`` looks for living servers.
 """
 
 from __future__ import annotations
@@ -13,13 +12,13 @@ import os
 import re
 import stat
 import tempfile
-import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from emb_model_provider.errors import ConfigurationError, ProviderError
 from emb_model_provider.private_socket import bind_private
+from supervisor.directory_lock import lock, lock_patiently
 
 _PREFIX = "emb-provider-"
 _PID = "pid"
@@ -30,9 +29,6 @@ _OURS = re.compile(rf"pid|control\.(sock|tmp)|metrics-\d{{1,4}}-\d{{1,9}}\.(mp|n
 #: ``sun_path`` holds 108 bytes with the closing zero (unix(7)); the longest name inside is a shard's socket.
 _MAX_SOCKET_PATH_BYTES = 107
 _LONGEST_NAME = "s0000-000000.sock"
-#: A look takes some 20 µs.
-_LOOK_S = 0.01
-_LOOKERS = 10
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -83,7 +79,7 @@ class RunDirectory:
             path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
             # Between the two, another server that starts may have swept it as a dead one's.
             with contextlib.suppress(FileNotFoundError, BlockingIOError):
-                return cls(path, _lock(path), made=True)
+                return cls(path, lock(path), made=True)
 
     @classmethod
     def fixed(cls, path: Path) -> RunDirectory:
@@ -96,7 +92,7 @@ class RunDirectory:
         _check_length(path, "EMB_PROVIDER_RUN_DIR")
         try:
             made = _make(path)
-            descriptor = _lock_patiently(path)
+            descriptor = lock_patiently(path)
         except BlockingIOError:
             raise DirectoryInUseError(path, _read_pid(path)) from None
         except OSError as error:
@@ -128,7 +124,7 @@ class RunDirectory:
             if os.path.samestat(self.path.stat(), os.fstat(self._descriptor)):
                 return False
         self.path.mkdir(mode=0o700, exist_ok=True)
-        descriptor = _lock(self.path)
+        descriptor = lock(self.path)
         os.close(self._descriptor)
         self._descriptor = descriptor
         self._write_pid()
@@ -194,7 +190,7 @@ def sweep(parent: Path) -> None:
     """Remove what supervisors that no longer live have left; what is others', and living ones, stay."""
     for path in _candidates(parent):
         with contextlib.suppress(OSError):
-            descriptor = _lock(path)
+            descriptor = lock(path)
             try:
                 _remove_ours(path)
                 path.rmdir()
@@ -214,7 +210,7 @@ def running_in(path: Path) -> RunningServer | None:
     Raises ``ConfigurationError`` for a directory that this user may not look into.
     """
     try:
-        os.close(_lock(path, fcntl.LOCK_SH))
+        os.close(lock(path, fcntl.LOCK_SH))
     except PermissionError:
         raise ConfigurationError(
             f"{path} belongs to another user: run this as the server's user, or as root."
@@ -235,33 +231,6 @@ def _candidates(parent: Path) -> list[Path]:
             if stat.S_ISDIR(owner.st_mode) and owner.st_uid == os.getuid() and (path / _PID).is_file():
                 found.append(path)
     return found
-
-
-def _lock(path: Path, kind: int = fcntl.LOCK_EX) -> int:
-    """Return a descriptor that holds the directory; raise ``BlockingIOError`` where another process does."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-        _check_is_at(path, descriptor)
-    except BaseException:  # also Ctrl-C: nobody else knows the descriptor
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def _lock_patiently(path: Path) -> int:
-    """Lock a directory for good; whoever only looks whether a server runs there holds it for a moment, too."""
-    for _ in range(_LOOKERS):
-        with contextlib.suppress(BlockingIOError):
-            return _lock(path)
-        time.sleep(_LOOK_S)
-    return _lock(path)
-
-
-def _check_is_at(path: Path, descriptor: int) -> None:
-    """Refuse one that was removed, and perhaps made again, before it was locked: that is the lock of nothing."""
-    if not os.path.samestat(path.stat(), os.fstat(descriptor)):
-        raise FileNotFoundError(path)
 
 
 def _make(path: Path) -> bool:
