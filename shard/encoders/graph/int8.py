@@ -53,7 +53,7 @@ def narrow(weight: torch.Tensor, largest: float = _LARGEST) -> NarrowWeight:
 
 def narrow_in_groups(weight: torch.Tensor) -> NarrowWeight:
     """Do the same with a scale for each ``GROUP`` weights of an output, where its width is a multiple of that."""
-    groups = weight.detach().reshape(-1, GROUP) if weight.shape[1] % GROUP == 0 else weight
+    groups = weight.reshape(-1, GROUP) if weight.shape[1] % GROUP == 0 else weight
     narrowed = narrow(groups)
     return NarrowWeight(narrowed.values.view(weight.shape), narrowed.scales)
 
@@ -118,7 +118,7 @@ def activated_dynamic_linear(
     ``bias`` holds ``floor_of`` the weight, too.
     """
     rows = x.reshape(-1, x.shape[-1])
-    row_scales = rows.amax(dim=1, keepdim=True).add_(FLOOR).div_(_ALL_VALUES).clamp_min_(_SMALLEST_SCALE)
+    row_scales = rows.amax(dim=1, keepdim=True).add_(FLOOR).div_(_ALL_VALUES)
     factors = row_scales.reciprocal()
     bytes_ = rows.mul(factors).add_(factors * FLOOR + _HALF_A_STEP).to(torch.uint8)
     product = _onednn.qlinear_pointwise(
@@ -141,13 +141,12 @@ class WideningLinear(nn.Module):
     weight: torch.Tensor
     scales: torch.Tensor
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, weight: NarrowWeight, bias: nn.Parameter | None) -> None:
         super().__init__()
-        weight = narrow_in_groups(linear.weight)
         # By the name that a linear layer has for it: T5 looks at its type, and leaves its input alone if that is int8.
         self.register_buffer("weight", weight.values)
         self.register_buffer("scales", weight.scales)
-        self.bias = linear.bias
+        self.bias = bias
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - nn.Linear's own name for it
         """Return ``input @ weight.T + bias`` in fp32."""
@@ -155,8 +154,10 @@ class WideningLinear(nn.Module):
 
 
 def narrow_linears(model: nn.Module) -> None:
-    """Replace every plain linear layer below ``model``."""
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child) is nn.Linear:
-                setattr(parent, name, WideningLinear(child))
+    """Replace every plain linear layer below ``model``, by whatever names it has. Those of one weight stay so."""
+    narrowed: dict[torch.Tensor, NarrowWeight] = {}
+    for path, layer in list(model.named_modules(remove_duplicate=False)):
+        if type(layer) is nn.Linear:
+            if layer.weight not in narrowed:
+                narrowed[layer.weight] = narrow_in_groups(layer.weight)
+            model.set_submodule(path, WideningLinear(narrowed[layer.weight], layer.bias))

@@ -13,10 +13,13 @@ from shard.encoders.graph.int8 import (
     dynamic_linear,
     floor_of,
     narrow,
+    narrow_for_products,
     narrow_in_groups,
+    narrow_linears,
     pack,
     widening_linear,
 )
+from shard.parts import count_bytes
 
 IN, OUT = 16, 6
 GENERATOR = torch.Generator().manual_seed(5)
@@ -62,6 +65,7 @@ def test_a_weight_is_rounded_to_the_nearest_of_the_steps_of_each_output(dtype, t
     assert narrowed.values.abs().amax(1).tolist() == [127] * OUT
     lost = narrowed.values * narrowed.scales[:, None] - weight.detach().float()
     assert (lost.abs() <= narrowed.scales[:, None] * 0.5001).all()
+    assert not narrowed.scales.requires_grad
     assert narrow(weight, 100.0).values.abs().max() == 100
 
 
@@ -75,10 +79,18 @@ def test_an_output_without_weights_stays_one():
     assert torch.equal(dynamic_linear(ROWS, *pack(narrowed), BIAS)[..., 2], BIAS[2].expand(1, 4))
 
 
+@pytest.mark.parametrize(("has_vnni", "largest"), [(True, 127), (False, 100)])
+def test_bytes_keep_away_from_the_ends_where_a_processor_adds_two_products_in_16_bits(monkeypatch, has_vnni, largest):
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: has_vnni)
+    narrowed = narrow_for_products(torch.randn(OUT, IN, generator=GENERATOR))
+    assert narrowed.values.abs().amax(1).tolist() == [largest] * OUT
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("turned", [False, True])
-def test_a_weight_that_is_widened_has_a_scale_for_each_32_of_an_output(turned):
+def test_a_weight_that_is_widened_has_a_scale_for_each_32_of_an_output(turned, dtype):
     spread = torch.tensor([1.0, 100.0, 0.01])  # which one scale for all would round to nothing
-    numbers = torch.randn(OUT, 3, GROUP, generator=GENERATOR) * spread[:, None]
+    numbers = (torch.randn(OUT, 3, GROUP, generator=GENERATOR) * spread[:, None]).to(dtype)
     weight = numbers.reshape(OUT, -1)
     narrowed = narrow_in_groups(weight.T.contiguous().T if turned else weight)
     assert (narrowed.values.shape, narrowed.scales.shape) == ((OUT, 3 * GROUP), (OUT * 3,))
@@ -90,10 +102,54 @@ def test_a_weight_that_is_widened_has_a_scale_for_each_32_of_an_output(turned):
     torch.testing.assert_close(found, functional.linear(rows, weight + lost.view(OUT, -1), BIAS), atol=1e-3, rtol=1e-5)
 
 
-def test_a_weight_whose_width_is_no_multiple_of_32_is_widened_by_the_scale_of_each_output():
-    weight = torch.randn(OUT, IN, generator=GENERATOR)
-    narrowed, by_output = narrow_in_groups(weight), narrow(weight)
-    assert narrowed.scales.shape == (OUT,)
-    found = widening_linear(ROWS, narrowed.values, narrowed.scales, BIAS)
-    expected = functional.linear(ROWS, by_output.values * by_output.scales[:, None], BIAS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(("outputs", "width"), [(OUT, IN), (OUT, GROUP + IN), (2 * GROUP, GROUP + IN), (OUT, 1)])
+def test_a_weight_whose_width_is_no_multiple_of_32_is_widened_by_the_scale_of_each_output(
+    outputs, width, turned, dtype
+):
+    weight = torch.randn(outputs, width, generator=GENERATOR).to(dtype)
+    narrowed = narrow_in_groups(weight.T.contiguous().T if turned else weight)
+    by_output = narrow(weight)
+    assert narrowed.scales.shape == (outputs,)
+    rows, bias = torch.randn(2, width, generator=GENERATOR), torch.randn(outputs, generator=GENERATOR)
+    found = widening_linear(rows, narrowed.values, narrowed.scales, bias)
+    expected = functional.linear(rows, by_output.values * by_output.scales[:, None], bias)
     torch.testing.assert_close(found, expected)
+
+
+class Doubled(nn.Linear):
+    """A layer of a class of its own, whose result is another one."""
+
+    def forward(self, x):
+        return super().forward(x) * 2
+
+
+class Model(nn.Module):
+    """Linear layers at two depths, one without a bias, one by two names, two of one weight, one of another class."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = self.again = nn.Linear(GROUP, GROUP)
+        self.inner = nn.Sequential(nn.Linear(GROUP, GROUP, bias=False), nn.Linear(GROUP, IN), Doubled(IN, GROUP))
+        self.tied = nn.Linear(GROUP, GROUP)
+        self.tied.weight = self.first.weight
+
+    def forward(self, x):
+        return self.tied(self.inner(self.again(self.first(x))))
+
+
+def test_every_plain_linear_layer_of_a_model_is_narrowed_and_one_weight_stays_one():
+    torch.manual_seed(5)
+    model, rows = Model(), torch.randn(4, GROUP, generator=GENERATOR)
+    own, held_before = model.inner[2].weight, count_bytes([model])
+    with torch.inference_mode():
+        expected = model(rows)
+        narrow_linears(model)
+        found = model(rows)
+    assert found.dtype == torch.float32
+    assert not torch.equal(found, expected)
+    assert functional.cosine_similarity(found, expected).min() > 0.999
+    assert model.inner[2].weight is own
+    narrowed = 2 * GROUP * GROUP + GROUP * IN
+    assert held_before - count_bytes([model]) == narrowed * 3 - narrowed // GROUP * 4
