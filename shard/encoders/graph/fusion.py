@@ -15,8 +15,6 @@ from shard.encoders.graph.capture import ATTEND, LAYER_NORM, LINEAR
 from shard.encoders.graph.normed_sum import NormedSum
 
 _aten = torch.ops.aten
-#: (batch, tokens, heads, size).
-_HEAD_DIMENSIONS: Final = 4
 _ACTIVATIONS: Final = {_aten.gelu.default: "gelu", _aten.relu.default: "relu"}
 
 #: An activation's name and algorithm, as oneDNN and torch have them.
@@ -100,7 +98,7 @@ def fuse_activations(graph: fx.Graph) -> None:
 def activation_behind(node: fx.Node) -> Activation | None:
     """Return the activation that a linear node's output goes into and nowhere else."""
     user = _only_user(node)
-    if user is None or user.target not in _ACTIVATIONS or len(user.args) != 1:
+    if user is None or user.target not in _ACTIVATIONS:
         return None
     algorithm = user.kwargs.get("approximate", "none") if user.target is _aten.gelu.default else ""
     return _ACTIVATIONS[user.target], str(algorithm)
@@ -174,8 +172,9 @@ def join_heads(graph: fx.Graph) -> None:
         first = parts[0]
         if first is None:
             continue
-        joint, start, width, size = first
-        if start == 0 and parts == [(joint, number * width, width, size) for number in range(3)]:
+        joint, _, width, size = first
+        is_whole = _width_of(joint) == 3 * width  # of a gate that reads the same input no attention knows
+        if is_whole and parts == [(joint, number * width, width, size) for number in range(3)]:
             with graph.inserting_before(node):
                 joined = graph.call_function(attend_joint, (joint, size, *node.args[3:]))
             node.replace_all_uses_with(joined)
@@ -195,9 +194,14 @@ def _find_part(argument: object) -> tuple[fx.Node, int, int, int] | None:
         return None
     joint, dimension, start, end = sliced.args
     size = viewed.meta["val"].shape[-1]
-    if dimension != -1 or len(viewed.meta["val"].shape) != _HEAD_DIMENSIONS or not isinstance(size, int):
+    if dimension != -1 or not isinstance(size, int):
         return None
     return joint, start, end - start, size  # type: ignore[return-value, operator]
+
+
+def _width_of(node: fx.Node) -> int:
+    weight = weight_of(node) if node.target is LINEAR else None  # what was merged has no value noted
+    return int(node.meta["val"].shape[-1] if weight is None else weight.shape[0])
 
 
 def _call(argument: object, target: object) -> fx.Node | None:

@@ -79,6 +79,10 @@ def gated(x):
     return attend(*thrice(x)) * gate
 
 
+def gated_behind(x):
+    return attend(*thrice(x)) * layer(x, 3)
+
+
 def crossed(x):
     one, other = layer(x, biased=False), layer(x, 1)
     return (one + other) * (other + x)
@@ -116,6 +120,9 @@ ACTIVATIONS = {
 }
 MERGED = {
     "of unlike widths": lambda x: torch.cat([LINEAR(x, WIDE, None), layer(x, biased=False)], -1),
+    "three of unlike widths": lambda x: torch.cat(
+        [layer(x, biased=False), LINEAR(x, WIDE, None), layer(x, 1, biased=False)], -1
+    ),
     "one without a bias": lambda x: torch.cat([layer(x), layer(x, 1, biased=False)], -1),
     "of two inputs": lambda x: torch.cat([layer(x), layer(x * 2, 1)], -1),
     "a weight that is computed": lambda x: torch.cat([LINEAR(x, W[0] * x.mean(), B[0]), layer(x, 1)], -1),
@@ -126,6 +133,7 @@ ATTENTION = {
     "values first": lambda x: reordered(x, 2, 0, 1),
     "keys that are values": lambda x: reordered(x, 0, 1, 1),
     "a fourth layer first": gated,
+    "a fourth layer last": gated_behind,
     "other queries": lambda x: attend(heads(layer(x)) * 2, *thrice(x)[1:]),
     "values of another width": lambda x: attend(*thrice(x)[:2], heads(LINEAR(x, WIDE[:16], None), 8)),
 }
@@ -156,6 +164,12 @@ def test_of_matrices_in_8_bit_none_is_kept_as_it_was(kernel):
     assert {one.dtype for one in held if one.dim() > 1} == {torch.int8}
 
 
+def test_a_layer_that_shares_its_input_with_no_other_keeps_its_weight_to_itself():
+    weight = torch.nn.Parameter(W[0], requires_grad=False)
+    lowered = assert_computes_the_same(lambda x: LINEAR(x, weight, None), "varlen")
+    assert [one.data_ptr() for one in (*lowered.parameters(), *lowered.buffers())] == [weight.data_ptr()]
+
+
 @pytest.mark.parametrize("name", ATTENTION)
 def test_one_output_for_three_is_handed_on_whole_only_in_the_order_of_its_parts(name):
     lowered = str(assert_computes_the_same(ATTENTION[name], "onednn-packed").graph)
@@ -169,6 +183,15 @@ def test_one_output_for_three_is_handed_on_whole_only_in_the_order_of_its_parts(
 def test_a_sum_is_part_of_a_layer_where_it_is_plainly_one(name, kept):
     lowered = assert_computes_the_same(SUMS[name], "onednn")
     assert [node.target for node in lowered.graph.nodes].count(aten.add.Tensor) == kept
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [("gelu", 0), ("gelu by tanh", 0), ("relu without a bias", 0), ("of a layer that is read twice", 1)],
+)
+def test_an_activation_is_part_of_a_layer_that_feeds_nothing_else(name, kept):
+    lowered = assert_computes_the_same(ACTIVATIONS[name], "stock")
+    assert sum(node.target in (aten.gelu.default, aten.relu.default) for node in lowered.graph.nodes) == kept
 
 
 def norm(x):
