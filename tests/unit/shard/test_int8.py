@@ -21,7 +21,7 @@ from shard.encoders.graph.int8 import (
 )
 from shard.parts import count_bytes
 
-IN, OUT = 16, 6
+IN, OUT, HIDDEN = 16, 6, 2 * GROUP
 GENERATOR = torch.Generator().manual_seed(5)
 #: Values so small that no processor adds two products of them beyond 16 bits.
 WEIGHT = NarrowWeight(
@@ -130,9 +130,9 @@ class Model(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.first = self.again = nn.Linear(GROUP, GROUP)
-        self.inner = nn.Sequential(nn.Linear(GROUP, GROUP, bias=False), nn.Linear(GROUP, IN), Doubled(IN, GROUP))
-        self.tied = nn.Linear(GROUP, GROUP)
+        self.first = self.again = nn.Linear(HIDDEN, HIDDEN)
+        self.inner = nn.Sequential(nn.Linear(HIDDEN, HIDDEN, bias=False), nn.Linear(HIDDEN, IN), Doubled(IN, HIDDEN))
+        self.tied = nn.Linear(HIDDEN, HIDDEN)
         self.tied.weight = self.first.weight
 
     def forward(self, x):
@@ -141,7 +141,7 @@ class Model(nn.Module):
 
 def test_every_plain_linear_layer_of_a_model_is_narrowed_and_one_weight_stays_one():
     torch.manual_seed(5)
-    model, rows = Model(), torch.randn(4, GROUP, generator=GENERATOR)
+    model, rows = Model(), torch.randn(4, HIDDEN, generator=GENERATOR)
     own, held_before = model.inner[2].weight, count_bytes([model])
     with torch.inference_mode():
         expected = model(rows)
@@ -151,5 +151,5 @@ def test_every_plain_linear_layer_of_a_model_is_narrowed_and_one_weight_stays_on
     assert not torch.equal(found, expected)
     assert functional.cosine_similarity(found, expected).min() > 0.999
     assert model.inner[2].weight is own
-    narrowed = 2 * GROUP * GROUP + GROUP * IN
+    narrowed = 2 * HIDDEN * HIDDEN + HIDDEN * IN
     assert held_before - count_bytes([model]) == narrowed * 3 - narrowed // GROUP * 4

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
 from shard.encoder import Results, Tokenized
-from shard.encoders.graph.attention import Rule, attend, attend_joint
+from shard.encoders.graph import attention
+from shard.encoders.graph.attention import Rule, attend, attend_joint, attend_plainly
 from shard.encoders.graph.segments import FEWEST_PLACES, Segment, find_segments
 from shard.encoders.packed import PackedPath, by_tokens, packed_batches, round_up
 from tests.support.company import sums_keep_their_order
@@ -161,6 +162,28 @@ def test_tokens_that_no_token_attends_to_still_attend_themselves(plain_tokens, w
             expected = seen_by_hand(*own, 0.3, visible)
             torch.testing.assert_close(packed[0, start : start + length], expected, atol=1e-5, rtol=0)
             start += length
+
+
+@pytest.mark.parametrize("plain_tokens", [0, 16])
+@pytest.mark.parametrize(("lengths", "unseen"), [([9, 6], [4, 5]), ([9], [4]), ([16], [0]), ([20], [7])])
+def test_in_16_bit_attention_is_that_of_fp32_for_any_number_of_heads_and_lies_in_one_piece(
+    plain_tokens, lengths, unseen
+):
+    torch.manual_seed(1)
+    joint = torch.randn(1, sum(lengths), 3 * 5 * 4).bfloat16()
+    segments = find_segments(lengths, plain_tokens, unseen)
+    rule = Rule(None, causal=False, window=None, plain_tokens=plain_tokens)
+    parts = [one[None] for one in joint.view(-1, 3, 5, 4).permute(1, 2, 0, 3)]
+    expected = attend(*(one.float() for one in parts), rule, segments)
+    for found in (attend_joint(joint, 4, rule, segments), attend(*parts, rule, segments)):
+        assert found.dtype == torch.bfloat16
+        assert found.is_contiguous(), "what follows takes a view of it"
+        torch.testing.assert_close(found.float(), expected, atol=0.03, rtol=0)
+
+
+def test_what_memory_held_before_does_not_come_into_the_scores(monkeypatch):
+    monkeypatch.setattr(attention, "_nothing", lambda dtype: torch.full((1,), torch.nan, dtype=dtype))
+    assert attend_plainly(*torch.randn(3, 2, 5, 4), None).isfinite().all()
 
 
 @given(st.lists(st.integers(1, 64), min_size=1, max_size=24), st.integers(0, 2**31))
