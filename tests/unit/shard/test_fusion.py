@@ -170,6 +170,13 @@ def test_a_layer_that_shares_its_input_with_no_other_keeps_its_weight_to_itself(
     assert [one.data_ptr() for one in (*lowered.parameters(), *lowered.buffers())] == [weight.data_ptr()]
 
 
+@pytest.mark.parametrize(("kernel", "sign"), [("int8-dynamic", "attend_joint"), ("varlen", "slice")])
+def test_query_key_and_value_are_one_layer(kernel, sign):
+    with torch.inference_mode():
+        graph = make_fx(ATTENTION["in their order"], tracing_mode="fake", _allow_non_fake_inputs=True)(X)
+        assert sign in str(lower(graph, kernel).graph)
+
+
 @pytest.mark.parametrize("name", ATTENTION)
 def test_one_output_for_three_is_handed_on_whole_only_in_the_order_of_its_parts(name):
     lowered = str(assert_computes_the_same(ATTENTION[name], "onednn-packed").graph)
