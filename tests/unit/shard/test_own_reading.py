@@ -6,7 +6,7 @@ import pytest
 from sentence_transformers.base.modules import Transformer
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.pre_tokenizers import Split, Whitespace
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
@@ -57,7 +57,9 @@ def test_a_class_that_changes_texts_or_ids_in_python_is_unsupported(kind):
 
 def own_module(tokenizer, name="tokenize", before="", length=6):
     def read(texts):
-        return tokenizer([f"{before}{text}" for text in texts], truncation=True, max_length=length, return_tensors="pt")
+        return tokenizer(
+            [f"{before}{text.strip()}" for text in texts], truncation=True, max_length=length, return_tensors="pt"
+        )
 
     return SimpleNamespace(**{name: read})
 
@@ -66,6 +68,12 @@ def own_module(tokenizer, name="tokenize", before="", length=6):
 def test_a_module_of_the_models_own_that_reads_as_the_core_does_is_served_and_cuts_where_it_likes(name):
     tokenizer = tokenizer_of()
     check_reading(own_module(tokenizer, name), tokenizer, 6)
+
+
+def test_a_module_of_the_models_own_may_take_blanks_off_the_ends_of_a_text():
+    tokenizer = tokenizer_of()
+    tokenizer.backend_tokenizer.pre_tokenizer = Split(" ", "isolated")  # to which a blank is a piece
+    check_reading(own_module(tokenizer, length=999), tokenizer, 999)
 
 
 @pytest.mark.parametrize(("before", "length"), [("the ", 6), ("", 5)])
