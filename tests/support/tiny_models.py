@@ -213,7 +213,13 @@ def plant_hostile_pickle(directory: Path, marker: Path) -> None:
 
 def plant_remote_code(directory: Path, marker: Path) -> None:
     """Add an ``auto_map`` and a Python file that creates ``marker`` when it is imported."""
-    code = [f"open({str(marker)!r}, 'w').close()", "from transformers import BertModel as TinyModel"]
+    # a class of its own: transformers marks the class it finds as custom code, for as long as the process lives,
+    # and its own BertModel could not be saved afterwards
+    code = [
+        f"open({str(marker)!r}, 'w').close()",
+        "from transformers import BertModel",
+        "class TinyModel(BertModel): ...",
+    ]
     (directory / "modeling_tiny.py").write_text("\n".join(code) + "\n", encoding="utf-8")
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     write_json(directory / "config.json", config | {"auto_map": {"AutoModel": "modeling_tiny.TinyModel"}})
