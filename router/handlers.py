@@ -173,7 +173,7 @@ class Handlers:
         Where another model takes over meanwhile, prompt, role and labels are chosen anew for that one.
         """
         visit = VISIT.get()
-        for _ in range(_TRIES):
+        for tried in range(1, _TRIES + 1):
             encoder = await self._service.facts(asked)
             planned = planning.fit(call.plan(asked, encoder), call.role or role, encoder)
             characters = sum(map(len, planned.texts)) + sum(map(len, planned.seconds))
@@ -184,7 +184,8 @@ class Handlers:
             try:
                 return encoder, characters, await self._service.embed(planned, since_s, planned_for=encoder.fingerprint)
             except ModelChangedError:
-                log.info("asked_again", model=asked.model, why="its settings have changed meanwhile")
+                if tried < _TRIES:
+                    log.info("asked_again", model=asked.model, why="its settings have changed meanwhile")
         raise UnavailableError("The model's settings keep changing. Try again in a while.", retry_after_s=1.0)
 
     def _find(self, model: str, tasks: tuple[Task, ...], path: str) -> tuple[ShardStatus, str | None]:

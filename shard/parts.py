@@ -28,6 +28,7 @@ from shard.encoders.late_interaction import LateHead, LateTokenizer, Lengths, ma
 from shard.encoders.late_modules import skipped_ids
 from shard.encoders.logit_score import LogitScoreHead
 from shard.encoders.one_by_one import OneByOne
+from shard.encoders.own_reading import check_reading
 from shard.encoders.padded import PaddedPath
 from shard.encoders.positions import find_position_table
 from shard.encoders.rescaled_rope import RescaledRope, find_rescaled
@@ -39,7 +40,6 @@ from shard.encoders.text_tokenizer import TextTokenizer, TokenizerFacts
 from shard.encoders.transposed import use_linears
 from shard.foreign_ids import Decode
 from shard.generative import GenerativeFiles
-from shard.own_reading import check_reading
 from shard.recipe import Recipe
 from shard.storage16 import store_in_16_bit
 

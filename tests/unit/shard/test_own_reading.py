@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from emb_model_provider.errors import LoadError, LoadReason
-from shard.own_reading import check_reading
+from shard.encoders.own_reading import check_reading
 
 
 def tokenizer_of(kind=PreTrainedTokenizerFast):
