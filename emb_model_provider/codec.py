@@ -8,11 +8,12 @@ caches are full of weights, and every line of Python has to come from memory. Us
 from __future__ import annotations
 
 from functools import cache
-from typing import Annotated, Final, Self, TypeVar
+from typing import Annotated, Final, TypeVar
 
 import msgspec
 
 from emb_model_provider.errors import ProtocolError
+from emb_model_provider.value import Value
 
 _MAX_ITEMS: Final = 1_000_000
 _ENCODER: Final = msgspec.msgpack.Encoder()
@@ -22,12 +23,8 @@ Item = TypeVar("Item")
 Many = Annotated[tuple[Item, ...], msgspec.Meta(max_length=_MAX_ITEMS)]
 
 
-class Wire(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Base of what crosses a socket. Subclasses say ``frozen=True`` again, for the type checker."""
-
-    def replace(self, **changes: object) -> Self:
-        """Return a copy with other values in these fields; raise ``TypeError`` where there is no such field."""
-        return msgspec.structs.replace(self, **changes)
+class Wire(Value, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Base of what crosses a socket."""
 
 
 Message = TypeVar("Message", bound=Wire)

@@ -13,7 +13,6 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from emb_model_provider.errors import (
-    ExpectationError,
     InternalError,
     MethodNotAllowedError,
     NotFoundError,
@@ -27,11 +26,10 @@ from router.body import HELD, HeldBytes
 from router.caller import CALLER, Caller, client_of, read_timeout_s
 from router.dialects.openai import OPENAI
 from router.dialects.seam import Dialect
-from router.expectation import UNMET
 from router.handlers import REQUEST_ID, Handlers
 from router.health import KEY_QUESTION, key_question
 from router.near_paths import NearPaths
-from router.prefix import OUTSIDE, TAKEN_OFF
+from router.prefix import REFUSAL, TAKEN_OFF
 from router.visit import VISIT
 
 log = EventLog("router")
@@ -88,8 +86,7 @@ def build_app(
                 client = authenticator.identify(request.headers) or client_of(request.remote, request.protocol)
                 CALLER.set(Caller(client, read_timeout_s(request.headers)))
                 held = request[HELD] = HeldBytes(budget, client)
-            _check_way(request)
-            response = await _answer_unless_given_up(request, handler)
+            response = await _answer_unless_refused(request, handler)
         except RequestError as error:
             response = refuse(request, error)
         except (web.HTTPNotFound, web.HTTPMethodNotAllowed) as error:
@@ -111,7 +108,9 @@ def build_app(
     return app
 
 
-async def _answer_unless_given_up(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def _answer_unless_refused(request: web.Request, handler: Handler) -> web.StreamResponse:
+    if (refusal := request.get(REFUSAL)) is not None:
+        raise refusal
     try:
         return await handler(request)
     except asyncio.CancelledError:
@@ -136,14 +135,6 @@ def _close_before_a_lost_request(request: web.Request, response: web.Response) -
 def _note_error(error: RequestError) -> None:
     if (visit := VISIT.get()) is not None:
         visit.error = error.code or error.kind
-
-
-def _check_way(request: web.Request) -> None:
-    """Raise ``RequestError`` for a request that no handler is to see."""
-    if UNMET in request:
-        raise ExpectationError("Of what an 'Expect' header may ask for, only '100-continue' is done.")
-    if OUTSIDE in request:
-        raise NotFoundError("Everything here is below the path that EMB_PROVIDER_URL_PREFIX names.")
 
 
 def _unrouted(

@@ -10,10 +10,9 @@ from typing import Any, Final
 from aiohttp import web
 from aiohttp.http_parser import RawRequestMessage
 
-from router.prefix import RequestFactory
+from emb_model_provider.errors import ExpectationError
+from router.prefix import REFUSAL, RequestFactory
 
-#: Stands in a request whose client expects what nobody here does.
-UNMET: Final = web.RequestKey("unmet", bool)
 _HEADER: Final = "Expect"
 _KNOWN: Final = "100-continue"
 
@@ -27,7 +26,7 @@ def without_expectation(make: RequestFactory) -> RequestFactory:
         headers = message.headers.copy()
         del headers[_HEADER]
         request = make(message._replace(headers=type(message.headers)(headers)), *connection)
-        request[UNMET] = True
+        request[REFUSAL] = ExpectationError("Of what an 'Expect' header may ask for, only '100-continue' is done.")
         return request
 
     return make_plain

@@ -18,9 +18,9 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Hashable
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Final
 
 from emb_model_provider.errors import DeadlineError, OverloadedError, RequestError
@@ -164,17 +164,9 @@ class Gate:
         del self._began_s[key]
         (self._small if is_small else self._big).budget.give_back(client, tokens)
 
-    @contextmanager
-    def counted(self, client: str, tokens: int, *, is_small: bool) -> Iterator[None]:
+    def counted(self, client: str, tokens: int, *, is_small: bool) -> _Counted:
         """Count a request in for as long as it lasts, and whether it fails of us; as ``let_in`` and ``let_out``."""
-        key = self.let_in(client, tokens, is_small=is_small)
-        try:
-            yield
-        except RequestError as error:
-            self.failed += error.status >= 500
-            raise
-        finally:
-            self.let_out(key, client, tokens, is_small=is_small)
+        return _Counted(self, client, tokens, is_small=is_small)
 
     # -------------------------------------------------------------------------------------------------- slices
 
@@ -253,6 +245,27 @@ class Gate:
         del alike[turn]
         if not alike:
             del self._waiting[turn.work]
+
+
+class _Counted:
+    """A request that is counted in while this is entered."""
+
+    __slots__ = ("_client", "_gate", "_is_small", "_key", "_tokens")
+
+    def __init__(self, gate: Gate, client: str, tokens: int, *, is_small: bool) -> None:
+        self._gate = gate
+        self._client = client
+        self._tokens = tokens
+        self._is_small = is_small
+        self._key = 0
+
+    def __enter__(self) -> None:
+        self._key = self._gate.let_in(self._client, self._tokens, is_small=self._is_small)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if isinstance(error, RequestError):
+            self._gate.failed += error.status >= 500
+        self._gate.let_out(self._key, self._client, self._tokens, is_small=self._is_small)
 
 
 def _refuse(turn: Turn) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import time
 from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from typing import Final, TypeVar
@@ -149,7 +148,7 @@ class Handlers:
             visit.model = status.model_id
         asked = call.request
         if asked.model != status.model_id:
-            asked = dataclasses.replace(asked, model=status.model_id)
+            asked = asked.replace(model=status.model_id)
         encoder, characters, result = await self._embed(asked, call, role, since_s)
         if visit is not None:
             visit.result = result

@@ -42,6 +42,8 @@ from router.tracing import trace_requests
 
 log = EventLog("router")
 
+#: Python's own 700 are made by two requests: those of 32 under way would be looked through again and again.
+_YOUNG_OBJECTS = 20_000
 #: Also the time a client may take to send its headers, which aiohttp measures with the same clock.
 _KEEPALIVE_S = 75.0
 
@@ -114,6 +116,7 @@ async def _serve(
     # What stands now lives as long as the process: looking through it again and again would cost requests 4 ms each
     # time. ``__main__`` has put collecting off until now for the same reason.
     gc.freeze()
+    gc.set_threshold(_YOUNG_OBJECTS)
     gc.enable()
     control.post(RouterReady(os.getpid()))
     beating = asyncio.create_task(

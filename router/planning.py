@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Final
 
@@ -108,7 +107,7 @@ def fit(request: EncodeRequest, role: str | None, encoder: EncoderInfo) -> Encod
         _check_dimensions(request, request.dimensions, encoder)
     if request.seconds:
         # The rest of them would read it as a part of the query.
-        return request if encoder.takes_instruction else dataclasses.replace(request, prompt=None, prompt_name=None)
+        return request if encoder.takes_instruction else request.replace(prompt=None, prompt_name=None)
     return with_role(request, role, encoder)
 
 

@@ -8,8 +8,10 @@ from typing import Any, Final
 from aiohttp import web
 from aiohttp.http_parser import RawRequestMessage
 
-#: Stands in a request that did not begin with the prefix.
-OUTSIDE: Final = web.RequestKey("outside", bool)
+from emb_model_provider.errors import NotFoundError, RequestError
+
+#: Stands in a request that no handler is to see: the error that it is answered with.
+REFUSAL: Final = web.RequestKey("refusal", RequestError)
 #: What was taken off the path of a request: what is told of a path begins with it.
 TAKEN_OFF: Final = web.RequestKey("taken_off", str)
 
@@ -32,7 +34,7 @@ def without_prefix(prefix: str, make: RequestFactory) -> RequestFactory:
         if is_inside:
             request[TAKEN_OFF] = prefix
         else:
-            request[OUTSIDE] = True
+            request[REFUSAL] = NotFoundError("Everything here is below the path that EMB_PROVIDER_URL_PREFIX names.")
         return request
 
     return make_inside

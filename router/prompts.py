@@ -6,7 +6,6 @@ neither ask for the model ``bge:query``. Models call their prompts ``query``, ``
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Final
 
 from emb_model_provider.errors import InvalidRequestError
@@ -35,7 +34,7 @@ def with_role(request: EncodeRequest, role: str | None, encoder: EncoderInfo) ->
     if role is None or request.prompt is not None or request.prompt_name is not None:
         return request
     if role in encoder.prompts:
-        return dataclasses.replace(request, prompt_name=role)
+        return request.replace(prompt_name=role)
     known = _ROLE_OF.get(role.lower())
     if known is None:
         words = ", ".join(dict.fromkeys([*encoder.prompts, *_NAMES]))
@@ -43,5 +42,5 @@ def with_role(request: EncodeRequest, role: str | None, encoder: EncoderInfo) ->
     prompts = {name.lower(): name for name in encoder.prompts}
     for name in _NAMES[known]:
         if name in prompts:
-            return dataclasses.replace(request, prompt_name=prompts[name])
-    return dataclasses.replace(request, prompt="")
+            return request.replace(prompt_name=prompts[name])
+    return request.replace(prompt="")

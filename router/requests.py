@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from emb_model_provider.messages.link import Encoded, Output, Priority
 from emb_model_provider.modelmap import Overlong
+from emb_model_provider.value import Value
 
 
 class Queries(NamedTuple):
@@ -22,8 +22,7 @@ class Queries(NamedTuple):
 _NO_QUERIES: Final = Queries()
 
 
-@dataclass(frozen=True, slots=True)
-class EncodeRequest:
+class EncodeRequest(Value, frozen=True):
     """One request to one model. Exactly one of ``texts`` and ``token_ids`` is not empty.
 
     The fields that ``Encode`` has too mean the same there. ``overlong`` ``None`` is as the model is set up.
@@ -65,8 +64,7 @@ class EncodeRequest:
         return self.labels[index] if self.labels else f"input {index}"
 
 
-@dataclass(frozen=True, slots=True)
-class EncodeResult:
+class EncodeResult(Value, frozen=True):
     """The answer, in the order asked.
 
     ``parts`` are the shard's answers one after the other; ``prompt_tokens`` what the model really read;

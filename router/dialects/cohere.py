@@ -6,8 +6,8 @@ The Python client (7.3) was read for what it needs of an answer: ``response_type
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -22,7 +22,7 @@ from router.dialects.seam import Answered, Dialect, EncodeCall, Route, at_once
 from router.dialects.vectors import PLAIN, VectorForm, details_json, errors_json, list_json, rows_json, to_json
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Embedding:
     """How an answer is written. ``forms`` is empty where vectors stand in a plain list, as in v1 without types."""
 
@@ -100,7 +100,7 @@ def parse_rerank_v2(fields: Fields) -> EncodeCall:
     """Read the body of ``/v2/rerank``, whose answer has no documents unless they are asked for."""
     call = parse_rerank(fields, returns_documents=False)
     ranking = call.build.args[0]  # type: ignore[attr-defined]
-    return dataclasses.replace(call, build=partial(build_rerank, ranking))
+    return call.replace(build=partial(build_rerank, ranking))
 
 
 def build_rerank(ranking: Ranking, answered: Answered) -> Iterator[bytes]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 
 from emb_model_provider.errors import RequestError
@@ -18,7 +17,7 @@ def with_holes(result: EncodeResult, holes: Mapping[int, RequestError]) -> Encod
     for part in parts:
         truncated.extend(offset + row for row in part.truncated)
         offset += len(part.tokens)
-    return dataclasses.replace(result, parts=tuple(parts), truncated=tuple(truncated))
+    return result.replace(parts=tuple(parts), truncated=tuple(truncated))
 
 
 def _spread(parts: tuple[Encoded, ...], holes: Mapping[int, RequestError]) -> Iterator[Encoded]:

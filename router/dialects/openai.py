@@ -129,7 +129,7 @@ def with_unit_length(request: EncodeRequest, forms: list[VectorForm]) -> EncodeR
         raise InvalidRequestError(
             f"{wanting[0]} is for vectors of length 1: leave out 'normalize' or send true.", param="normalize"
         )
-    return dataclasses.replace(request, normalize=True)
+    return request.replace(normalize=True)
 
 
 def _as_vllm_asks(fields: Fields, options: Options) -> Options:
@@ -142,7 +142,9 @@ def _as_vllm_asks(fields: Fields, options: Options) -> Options:
             param="add_special_tokens",
         )
     activates = fields.flag("use_activation")
-    return options if options.normalize is not None else dataclasses.replace(options, normalize=activates)
+    if activates is None or options.normalize is not None:
+        return options
+    return dataclasses.replace(options, normalize=activates)
 
 
 def _shape(fields: Fields, options: Options) -> Shape:

@@ -6,7 +6,6 @@ token (MaxSim, as ColBERT has it: for each token of the query the best product w
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Generator
 from typing import Final
 
@@ -44,8 +43,7 @@ def plan_pairs(request: EncodeRequest, encoder: EncoderInfo) -> EncodeRequest:
         raise InvalidRequestError("This model makes nothing that texts can be ranked by.", param="model")
     firsts = tuple(dict.fromkeys(request.texts))
     names = ("the query",) if len(firsts) == 1 else (f"first text {place}" for place in range(len(firsts)))
-    planned = dataclasses.replace(
-        request,
+    planned = request.replace(
         texts=firsts + request.seconds,
         labels=(*names, *(request.label(index) for index in range(len(request.seconds)))),
         seconds=(),
@@ -58,9 +56,9 @@ def plan_pairs(request: EncodeRequest, encoder: EncoderInfo) -> EncodeRequest:
     query, document = (with_role(planned, role, encoder) for role in ("query", "document"))
     if not late or query.prompt_name is None or document.prompt_name is None:
         # A prompt for queries does not suit documents, and of two texts to compare neither need be a query.
-        return dataclasses.replace(planned, prompt="")
+        return planned.replace(prompt="")
     # MaxSim is of a query and a document, which such a model reads differently.
-    return dataclasses.replace(document, queries=Queries(len(firsts), query.prompt_name))
+    return document.replace(queries=Queries(len(firsts), query.prompt_name))
 
 
 def scores(

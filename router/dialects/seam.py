@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from emb_model_provider.errors import RequestError
 from emb_model_provider.messages.link import Detokenize, Texts, Tokenize, Tokens
 from emb_model_provider.messages.status import EncoderInfo, ShardStatus
 from emb_model_provider.modelmap import Task
+from emb_model_provider.value import Value
 from router.dialects.fields import Fields
 from router.limits import RequestLimits
 from router.requests import EncodeRequest, EncodeResult
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
+class Answered(Value, frozen=True):
     """What came of an ``EncodeCall``: what its answer is written from. ``characters`` were in the inputs."""
 
     result: EncodeResult
@@ -37,8 +37,7 @@ def as_asked(request: EncodeRequest, encoder: EncoderInfo) -> EncodeRequest:
     return request
 
 
-@dataclass(frozen=True, slots=True)
-class EncodeCall:
+class EncodeCall(Value, frozen=True):
     """Run a model on inputs. A request with ``model`` ``""`` goes to the only model that has one of ``tasks``.
 
     ``tasks`` are in order of preference: a later one counts where no model has an earlier one. ``role`` is the word of
@@ -52,7 +51,7 @@ class EncodeCall:
     tasks: tuple[Task, ...] = ("embed",)
     role: str | None = None
     plan: Plan = as_asked
-    holes: Mapping[int, RequestError] = field(default_factory=dict)
+    holes: Mapping[int, RequestError] = {}
 
 
 @dataclass(frozen=True, slots=True)

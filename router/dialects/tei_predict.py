@@ -5,8 +5,8 @@ Hugging Face's ``InferenceClient`` posts to the address it was given, with nothi
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, Literal
 
@@ -39,7 +39,7 @@ _MADE_BY: Final[dict[Task, Output]] = {
 }  # fmt: skip
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """How classes are answered: raw or not, the best few, as a list of lists even for one input."""
 
@@ -134,11 +134,10 @@ def parse_root(
         function=parameters.choice("function_to_apply", _FUNCTIONS),
     )
     if isinstance(value, list) and any(isinstance(one, list) and one and isinstance(one[0], str) for one in value):
-        return dataclasses.replace(parse_predict(fields), build=partial(build_predict, prediction))
+        return parse_predict(fields).replace(build=partial(build_predict, prediction))
     call = yield from embed(fields)
     assert isinstance(call, EncodeCall)
-    return dataclasses.replace(
-        call,
+    return call.replace(
         tasks=tuple(_MADE_BY),
         plan=_for_its_task,
         build=partial(_build_root, prediction, writers),
@@ -147,7 +146,7 @@ def parse_root(
 
 def _for_its_task(request: EncodeRequest, encoder: EncoderInfo) -> EncodeRequest:
     made = _MADE_BY[encoder.task]
-    return dataclasses.replace(request, outputs=(made,), normalize=request.normalize if made == "dense" else None)
+    return request.replace(outputs=(made,), normalize=request.normalize if made == "dense" else None)
 
 
 def _build_root(prediction: Prediction, writers: Mapping[Output, Build], answered: Answered) -> Iterator[bytes]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from emb_model_provider.errors import RequestError
 from emb_model_provider.messages.link import Encoded, InputError
+from emb_model_provider.value import Value
 from router.quantization import VectorType, quantize
 from router.requests import EncodeResult
 
@@ -34,8 +35,7 @@ class VectorForm:
 PLAIN: Final = VectorForm()
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(Value, frozen=True):
     """Rows ``begin`` up to ``end`` of one part; ``index`` is where the first of them stands in the request."""
 
     part: Encoded
