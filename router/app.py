@@ -151,8 +151,8 @@ def _unrouted(
 
 
 def _request_id(request: web.Request) -> str:
-    given = request.headers.get(_REQUEST_ID, "")
-    return given if _SAFE_REQUEST_ID.fullmatch(given) else new_request_id()
+    given = request.headers.get(_REQUEST_ID)
+    return given if given is not None and _SAFE_REQUEST_ID.fullmatch(given) else new_request_id()
 
 
 def new_request_id() -> str:

@@ -38,6 +38,11 @@ class _Connection(RequestHandler):
         if self._messages and not isinstance(self._messages[-1][0], RawRequestMessage):
             self._end_body()
 
+    def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002 - aiohttp's signature
+        """Go on with what was paused. aiohttp (3.14) asks for it twice with every body, and then parses nothing."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
     def _end_body(self) -> None:
         """Tell the request whose body stops being HTTP: aiohttp queues the error behind it, and it waits for the rest.
 

@@ -100,7 +100,7 @@ class Handlers:
     def _endpoint(self, choices: list[tuple[Dialect, Route]]) -> Handler:
         async def endpoint(request: web.Request) -> web.StreamResponse:
             fields = await self._read(request, is_get=choices[0][1].method == "GET")
-            dialect, route = next((one for one in choices if one[1].takes(fields)), choices[0])
+            dialect, route = choices[0] if len(choices) == 1 else _speaker(choices, fields)
             request[_DIALECT] = dialect
             if "model" in request.match_info:
                 fields.values["model"] = request.match_info["model"]
@@ -204,6 +204,11 @@ class Handlers:
             status = await self._registry.ready(status.model_id)
         assert status.info is not None
         return status.info.encoder
+
+
+def _speaker(choices: list[tuple[Dialect, Route]], fields: Fields) -> tuple[Dialect, Route]:
+    """Return whose body this is, of those that share a path."""
+    return next((one for one in choices if one[1].takes(fields)), choices[0])
 
 
 def _finish(steps: Generator[None, None, T]) -> T:

@@ -121,8 +121,8 @@ class Link(asyncio.Protocol):
         if not isinstance(answer, kind):
             self._complain(ProtocolError(f"{type(answer).__name__} is no answer to {type(message).__name__}"))
             raise ShardLostError(started=False)
-        if (rows := _rows(answer)) != _rows(message):
-            self._complain(ProtocolError(f"{rows} rows are no answer to {_rows(message)} inputs"))
+        if answer.count != message.count:
+            self._complain(ProtocolError(f"{answer.count} rows are no answer to {message.count} inputs"))
             raise ShardLostError(started=True)
         return answer
 
@@ -228,16 +228,3 @@ def _packed(message: Encode | Tokenize | Detokenize, request_id: int) -> bytes:
         raise PayloadTooLargeError(
             f"An input, or all texts whose tokens are asked for, may have {MAX_PAYLOAD_BYTES // 2**20} MiB: split it."
         ) from None
-
-
-def _rows(message: Encode | Tokenize | Detokenize | Encoded | Tokens | Texts) -> int:
-    """Return how many inputs a message has, or how many it answers."""
-    match message:
-        case Encode() | Tokenize() | Detokenize():
-            return message.count
-        case Encoded():
-            return len(message.tokens)
-        case Tokens():
-            return len(message.rows)
-        case Texts():
-            return len(message.texts)

@@ -103,7 +103,7 @@ class EmbeddingService:
                 making = self._registry.making(status.model_id)
                 if planned_for is not None and planned_for != making[0]:
                     raise ModelChangedError
-                result = await self._embed(request, status, gate, client, tokens, deadline_s)
+                result = await self._embed(Call(request, status, gate, client, tokens, is_small, deadline_s))
                 if self._registry.making(status.model_id) != making:
                     raise ModelChangedError
         gate.succeeded()
@@ -184,20 +184,13 @@ class EmbeddingService:
         async with TimeLimit(len(tokens), self._policy.timeout_s, CALLER.get().timeout_s, since_s=since_s):
             return await ask(status.model_id)
 
-    async def _embed(
-        self,
-        request: EncodeRequest,
-        status: ShardStatus,
-        gate: Gate,
-        client: str,
-        tokens: list[int],
-        deadline_s: float | None,
-    ) -> EncodeResult:
+    async def _embed(self, call: Call) -> EncodeResult:
+        request, status = call.request, call.status
         if request.dimensions is not None:
             _check_dimensions(request, status)
-        call = Call(request, status, gate, client, tokens, _is_small(request, tokens), deadline_s)
-        self._delivery.refuse_quarantined(call)
-        if len(tokens) == 1:
+        if self.quarantine:
+            self._delivery.refuse_quarantined(call)
+        if request.count == 1:
             parts = await self._delivery.send(call, 0, 1)
         else:
             inputs = request.texts or request.token_ids

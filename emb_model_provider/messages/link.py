@@ -120,6 +120,10 @@ class Encoded(Wire, frozen=True):
     errors: Many[InputError] = ()
     timing: Timing = Timing()
 
+    @property
+    def count(self) -> int:
+        return len(self.tokens)
+
 
 class Failed(Wire, frozen=True):
     """Shard to router: one request has no vectors. ``index`` is the guilty input where one is known."""
@@ -171,6 +175,10 @@ class Tokens(Wire, frozen=True):
 
     rows: Many[Many[Token]]
 
+    @property
+    def count(self) -> int:
+        return len(self.rows)
+
 
 class Detokenize(Wire, frozen=True):
     """Router to shard: which texts are these token ids? Answered with ``Texts`` or ``Failed``.
@@ -192,3 +200,7 @@ class Texts(Wire, frozen=True):
     """Shard to router: one text per list of ids."""
 
     texts: Many[str]
+
+    @property
+    def count(self) -> int:
+        return len(self.texts)

@@ -219,11 +219,12 @@ def _write(chunk: Chunk, shape: Shape) -> bytes:
 def _write_base64(chunk: Chunk) -> bytes:
     """Put the alphabet of base64 between quotes as it is: nothing in it needs escaping in JSON."""
     vectors, size = memoryview(chunk.part.vectors), 4 * chunk.part.dimension
-    return b",".join(
+    items = [
         b'{"object":"embedding","index":%d,"embedding":"%b"}'
         % (index, b2a_base64(vectors[row * size : (row + 1) * size], newline=False))
         for index, row in enumerate(range(chunk.begin, chunk.end), chunk.index)
-    )
+    ]
+    return items[0] if len(items) == 1 else b",".join(items)
 
 
 def _items(chunk: Chunk, shape: Shape) -> list[dict[str, object]]:

@@ -29,7 +29,7 @@ class NeverBackend:
 @pytest.fixture
 async def exchange():
     """A function that sends pieces, a moment apart, and returns all that comes until the server closes."""
-    runner = Runner(make_app(), handler_cancellation=True, shutdown_timeout=1.0)
+    runner = Runner(make_app(limit=2**20), handler_cancellation=True, shutdown_timeout=1.0)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
@@ -67,6 +67,25 @@ async def test_a_chunked_body_that_goes_wrong_is_refused_at_once(exchange, caplo
 async def test_so_is_the_body_of_a_request_that_waits_behind_another(exchange):
     answer = await exchange(GOOD + HEAD, b"zz\r\n")
     assert [part[:4] for part in answer.split(b"HTTP/1.1 ")[1:]] == [b"200 ", b"400 "]
+
+
+LAST = GOOD.replace(b"Host: x", b"Host: x\r\nConnection: close")
+BLANKS = b" " * 600_000
+
+
+@pytest.mark.parametrize(
+    "large",
+    [
+        b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (len(BODY) + len(BLANKS))
+        + BLANKS
+        + BODY,
+        HEAD + b"%x\r\n%b\r\n" % (len(BLANKS), BLANKS) + GOOD.removeprefix(HEAD),
+    ],
+    ids=["with its length", "in chunks"],
+)
+async def test_bodies_that_hold_up_reading_are_read_to_their_end_and_so_is_what_follows(exchange, large):
+    answer = await exchange(large + GOOD + large, GOOD + large + LAST)
+    assert [part[:4] for part in answer.split(b"HTTP/1.1 ")[1:]] == [b"200 "] * 6
 
 
 @pytest.mark.parametrize(
