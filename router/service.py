@@ -20,7 +20,7 @@ from router.quarantine import Quarantine
 from router.registry import Registry
 from router.requests import EncodeRequest, EncodeResult
 from router.spelling import Spelling
-from router.time_limit import TimeLimit
+from router.time_limit import TimeLimits
 from router.trials import first_error
 from router.visit import request_id
 
@@ -63,6 +63,7 @@ class EmbeddingService:
         self._registry = registry
         self._policy = policy or Policy()
         self._gates: dict[str, Gate] = {}
+        self._time_limits = TimeLimits()
         self.quarantine = Quarantine(self._policy.quarantine_s)
         self._delivery = Delivery(registry, backend, self.quarantine, self)
         self._spelling = Spelling(registry, backend, self.quarantine, self)
@@ -98,7 +99,7 @@ class EmbeddingService:
         is_small = _is_small(request, tokens)
         limits_s = self._policy.timeout_s, request.timeout_s, caller.timeout_s
         with gate.counted(client, total, is_small=is_small):
-            async with TimeLimit(len(tokens), *limits_s, since_s=since_s) as deadline_s:
+            async with self._time_limits.limit(len(tokens), *limits_s, since_s=since_s) as deadline_s:
                 status = await self._registry.ready(status.model_id)
                 making = self._registry.making(status.model_id)
                 if planned_for is not None and planned_for != making[0]:
@@ -174,14 +175,15 @@ class EmbeddingService:
         """Return a model once it is ready, what waits for it being counted."""
         gate, total = self.gate(status.model_id), sum(tokens)
         with gate.counted(client, total, is_small=is_small):
-            async with TimeLimit(len(tokens), self._policy.timeout_s, timeout_s, CALLER.get().timeout_s):
+            async with self._time_limits.limit(len(tokens), self._policy.timeout_s, timeout_s, CALLER.get().timeout_s):
                 return await self._registry.ready(status.model_id)
 
     async def _ask(self, model: str, tokens: list[int], ask: Callable[[str], Awaitable[Answer]]) -> Answer:
         status, since_s = self._registry.find(model), asyncio.get_running_loop().time()
         if not self._registry.is_ready(status):
             await self._wait(status, CALLER.get().client, tokens, is_small=True, timeout_s=None)
-        async with TimeLimit(len(tokens), self._policy.timeout_s, CALLER.get().timeout_s, since_s=since_s):
+        limits_s = self._policy.timeout_s, CALLER.get().timeout_s
+        async with self._time_limits.limit(len(tokens), *limits_s, since_s=since_s):
             return await ask(status.model_id)
 
     async def _embed(self, call: Call) -> EncodeResult:
