@@ -6,7 +6,6 @@ once the answer has left.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -89,7 +88,7 @@ def make_entrance(
             meter.in_flight -= 1
             took_s = time.perf_counter() - began_s
             # A short answer is written before the loop comes to this; the client need not wait for what is counted.
-            asyncio.get_running_loop().call_soon(record, request, response, visit, took_s, end)
+            request.task.get_loop().call_soon(record, request, response, visit, took_s, end)
 
     return entrance
 

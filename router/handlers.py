@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Sequence
 from typing import Final, TypeVar
 
 from aiohttp import web
@@ -126,22 +126,21 @@ class Handlers:
         if isinstance(call, TokenizeCall):
             status = self._find_any(call.model, path)
             tokens = await self._service.tokenize(status.model_id, call.message)
-            return await _respond(call.build(tokens, await self._encoder(status)), small=False)
+            return await _respond_slowly(call.build(tokens, await self._encoder(status)))
         if isinstance(call, DetokenizeCall):
             status = self._find_any(call.model, path)
             texts = await self._service.detokenize(status.model_id, call.message)
-            return await _respond(iter((call.build(texts),)), small=True)
+            return _respond([call.build(texts)])
         if isinstance(call, DescribeCall):
             status = self._find_any(call.model, path)
             if call.waits:
                 status = await self._registry.ready(status.model_id)
-            described = call.build(status, self._service.limits)
-            return await _respond(iter((described,)), small=True)
+            return _respond([call.build(status, self._service.limits)])
         assert isinstance(call, ListCall)
-        return await _respond(iter((call.build(self._registry.all()),)), small=True)
+        return _respond([call.build(self._registry.all())])
 
     async def _encode(self, request: web.Request, dialect: Dialect, call: EncodeCall, path: str) -> web.Response:
-        began_s, since_s = time.monotonic(), asyncio.get_running_loop().time()
+        began_s, since_s = time.monotonic(), request.task.get_loop().time()
         status, role = self._find(call.request.model, call.tasks, path)
         visit = VISIT.get()
         if visit is not None:  # already now: what is refused is refused of this model
@@ -156,7 +155,8 @@ class Handlers:
         if call.holes:
             result = with_holes(result, call.holes)
         answered = Answered(result, encoder, request.get(REQUEST_ID, ""), characters, time.monotonic() - began_s)
-        response = await _respond(call.build(answered), small=characters < LARGE_BYTES and is_small(result))
+        pieces, is_quick = call.build(answered), characters < LARGE_BYTES and is_small(result)
+        response = _respond(pieces) if is_quick else await _respond_slowly(pieces)
         response.headers["x-truncated-inputs"] = str(len(result.truncated))
         if result.fingerprint:
             response.headers["x-model-fingerprint"] = result.fingerprint
@@ -231,9 +231,12 @@ async def _finish_slowly(steps: Generator[None, None, T]) -> T:
         await asyncio.sleep(0)
 
 
-async def _respond(pieces: Iterator[bytes], *, small: bool) -> web.Response:
-    if small:
-        return web.Response(body=b"".join(pieces), headers=_JSON_HEADERS)
+def _respond(pieces: Iterable[bytes]) -> web.Response:
+    return web.Response(body=b"".join(pieces), headers=_JSON_HEADERS)
+
+
+async def _respond_slowly(pieces: Iterator[bytes]) -> web.Response:
+    """Let others have their turn after each piece."""
     made: list[bytes] = []
     for piece in pieces:
         made.append(piece)

@@ -77,7 +77,9 @@ class Link(asyncio.Protocol):
         self.complaint = ""
         #: Whether the shard's place had been taken when it went, so that it did not die of what it was at.
         self.was_relieved = False
-        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        #: Kept: to ask for it is a system call in Python 3.11.
+        self._loop = asyncio.get_running_loop()
+        self.lost: asyncio.Future[None] = self._loop.create_future()
         self._transport: asyncio.Transport | None = None
         self._outbox: Outbox | None = None
         self._decoder = FrameDecoder()
@@ -104,7 +106,7 @@ class Link(asyncio.Protocol):
             raise ShardLostError(started=False)
         request_id = next(self._ids)
         self._outbox.add(_packed(message, request_id))
-        future: asyncio.Future[Encoded | Tokens | Texts] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Encoded | Tokens | Texts] = self._loop.create_future()
         self._waiting[request_id] = future
         if message.alone:
             self._alone.add(request_id)
@@ -141,10 +143,10 @@ class Link(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one without being derived from it
         self._transport.set_write_buffer_limits(high=_HIGH_WATER_BYTES)
-        self._outbox = Outbox(asyncio.get_running_loop().call_soon, self._transport.write)
+        self._outbox = Outbox(self._loop.call_soon, self._transport.write)
 
     def pause_writing(self) -> None:
-        self._writable = asyncio.get_running_loop().create_future()
+        self._writable = self._loop.create_future()
 
     def resume_writing(self) -> None:
         if self._writable is not None:

@@ -100,7 +100,8 @@ class EmbeddingService:
         limits_s = self._policy.timeout_s, request.timeout_s, caller.timeout_s
         with gate.counted(client, total, is_small=is_small):
             async with self._time_limits.limit(len(tokens), *limits_s, since_s=since_s) as deadline_s:
-                status = await self._registry.ready(status.model_id)
+                if not self._registry.is_ready(status):
+                    status = await self._registry.ready(status.model_id)
                 making = self._registry.making(status.model_id)
                 if planned_for is not None and planned_for != making[0]:
                     raise ModelChangedError
