@@ -82,6 +82,7 @@ _FLOAT: Final = Shape()
 _BASE64: Final = Shape(VectorForm(base64=True))
 #: vLLM's words for the order of the bytes in base64; "big" is nobody's here, and must not be taken for the other.
 _ENDIANNESS: Final = {"native": False, "little": False}
+_VLLM_NAMES: Final = frozenset({"endianness", "add_special_tokens", "use_activation"})
 _SHAPE_NAMES: Final = frozenset({"outputs", "embedding_type", "output_dtype", "embed_dtype"})
 
 
@@ -134,6 +135,8 @@ def with_unit_length(request: EncodeRequest, forms: list[VectorForm]) -> EncodeR
 
 def _as_vllm_asks(fields: Fields, options: Options) -> Options:
     """Return the options with what vLLM's own fields say; refuse what would make other vectors than are made here."""
+    if _VLLM_NAMES.isdisjoint(fields.values):
+        return options
     fields.choice("endianness", _ENDIANNESS)
     if fields.flag("add_special_tokens") is False:
         raise InvalidRequestError(
