@@ -66,12 +66,16 @@ _WORDS: Final = frozenset([*FORMS, *_KINDS])
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Shape:
-    """How ``/v1/embeddings`` is answered. ``several`` names each form of a vector, where more than one is asked for."""
+    """How ``/v1/embeddings`` is answered.
+
+    ``several`` names each form of a vector, where more than one is asked for; ``matrix`` is the name of token vectors.
+    """
 
     form: VectorForm = PLAIN
     several: tuple[tuple[str, VectorForm], ...] = ()
     outputs: tuple[Output, ...] = ("dense",)
     details: bool = False
+    matrix: str = "multi_vector"
 
     @property
     def is_plain(self) -> bool:
@@ -83,7 +87,7 @@ _BASE64: Final = Shape(VectorForm(base64=True))
 #: vLLM's words for the order of the bytes in base64; "big" is nobody's here, and must not be taken for the other.
 _ENDIANNESS: Final = {"native": False, "little": False}
 _VLLM_NAMES: Final = frozenset({"endianness", "add_special_tokens", "use_activation"})
-_SHAPE_NAMES: Final = frozenset({"outputs", "embedding_type", "output_dtype", "embed_dtype"})
+_SHAPE_NAMES: Final = frozenset({"outputs", "return_multivector", "embedding_type", "output_dtype", "embed_dtype"})
 
 
 # ------------------------------------------------------------------------------------------------- reading
@@ -154,6 +158,8 @@ def _shape(fields: Fields, options: Options) -> Shape:
     base64 = fields.choice("encoding_format", _FORMATS) or False
     if _SHAPE_NAMES.isdisjoint(fields.values) and not options.details:
         return _BASE64 if base64 else _FLOAT
+    if fields.flag("return_multivector"):  # Jina's word for the token vectors alone
+        return Shape(VectorForm(base64=base64), outputs=("multi_vector",), details=options.details, matrix="embeddings")
     outputs = read_outputs(fields)
     name = fields.first_of("embedding_type", "output_dtype", "embed_dtype")
     value = fields.values.get(name)
@@ -249,7 +255,7 @@ def _items(chunk: Chunk, shape: Shape) -> list[dict[str, object]]:
             item["sparse_embedding"] = {"indices": indices, "values": values}
     if "multi_vector" in shape.outputs:
         for item, matrix in zip(items, chunk.token_vectors(), strict=True):
-            item["multi_vector"] = row_list(matrix, shape.form)
+            item[shape.matrix] = row_list(matrix, shape.form)
     for row, error in chunk.errors().items():
         items[row] = {
             "object": "embedding",

@@ -70,6 +70,7 @@ _EMBEDDINGS: Final = Described(
         "use_activation": told(FLAG, "vLLM's name for `normalize`."),
         "add_special_tokens": told(FLAG, "vLLM's: only true is taken."),
         "outputs": p.OUTPUTS,
+        "return_multivector": told(FLAG, "Jina's: token vectors alone, which then stand in `embeddings`."),
         "user": told(TEXT, "Ignored."),
         "modality": told(words("text"), "infinity's: what is to be embedded. Beside it, 0 `dimensions` are all."),
     },

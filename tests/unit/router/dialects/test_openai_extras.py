@@ -41,6 +41,18 @@ async def test_several_outputs_of_one_pass_stand_side_by_side(ask, backend):
     assert len(backend.seen) == 1
 
 
+async def test_token_vectors_are_called_embeddings_where_they_are_asked_for_in_jinas_words(ask, refuse, backend):
+    # RAGFlow's JinaMultiVecEmbed
+    body = {"input": [{"text": "aab"}], "task": "retrieval.passage", "truncate": True, "return_multivector": True}
+    (item,) = (await embed(ask, model="m3", **body))["data"]
+    assert item["embeddings"] == [[1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
+    assert item.keys() == {"object", "index", "embeddings"}
+    assert backend.seen[0].outputs == ("multi_vector",)
+    status, error = await refuse("/v1/embeddings", model="embed", **body)
+    assert (status, error["error"]["param"]) == (400, "outputs"), "it has none, which is said"
+    assert "embedding" in (await embed(ask, model="embed", **body | {"return_multivector": False}))["data"][0]
+
+
 async def test_token_vectors_in_base64_are_a_string_each(ask):
     answer = await embed(ask, model="colbert", outputs="multi_vector", encoding_format="base64")
     rows = [np.frombuffer(base64.b64decode(one), "<f4").tolist() for one in answer["data"][1]["multi_vector"]]
