@@ -1,8 +1,9 @@
 """Jina's ``/v1/rerank``, which vLLM and Cohere's first version share; pure.
 
 The three differ in what they add to the answer, and read by name: one answer serves all of them. The client of infinity
-reads it too, where ``object`` is ``rerank``, and Voyage's, for which the results stand in ``data`` as well. Jina's
-``/v1/embeddings`` is OpenAI's with more fields, see ``openai``. Formats: https://api.jina.ai/openapi.json,
+reads it too, where ``object`` is ``rerank``, and Voyage's, for which the results stand in ``data`` as well. Those of
+Xinference and SiliconFlow look for their count of tokens in ``meta``. Jina's ``/v1/embeddings`` is OpenAI's with more
+fields, see ``openai``. Formats: https://api.jina.ai/openapi.json,
 https://docs.cohere.com/v1/reference/rerank and vLLM's ``entrypoints/pooling/scoring/protocol.py``.
 """
 
@@ -121,14 +122,14 @@ def build_rerank(ranking: Ranking, answered: Answered) -> Iterator[bytes]:
     usage: dict[str, object] = {"prompt_tokens": result.prompt_tokens, "total_tokens": result.prompt_tokens}
     if ranking.details:
         usage["details"] = pair_details(answered, ranking.pairs)
-    yield b"]," + to_json({"usage": usage, **ranking_facts(ranking, answered, "1")})[1:]
+    tokens = {"input_tokens": result.prompt_tokens, "output_tokens": 0}
+    yield b"]," + to_json({"usage": usage, **ranking_facts(ranking, answered, "1", tokens=tokens)})[1:]
 
 
-def ranking_facts(ranking: Ranking, answered: Answered, version: str) -> dict[str, object]:
+def ranking_facts(ranking: Ranking, answered: Answered, version: str, **of_meta: object) -> dict[str, object]:
     """Return what stands behind the results in the answers of all of them."""
-    facts: dict[str, object] = {
-        "meta": {"api_version": {"version": version}, "billed_units": {"search_units": searches(ranking.pairs.count)}},
-    }
+    units = {"search_units": searches(ranking.pairs.count)}
+    facts: dict[str, object] = {"meta": {"api_version": {"version": version}, "billed_units": units, **of_meta}}
     if errors := pair_errors(answered, ranking.pairs):
         facts["errors"] = [{"index": index, **error} for index, error in errors]
     if answered.result.fingerprint:

@@ -38,6 +38,13 @@ async def test_whether_documents_are_wanted_may_be_a_word_as_ragflow_sends_it_to
     assert (status, answer["error"]["param"]) == (400, "return_documents")
 
 
+async def test_clients_of_xinference_and_siliconflow_find_their_count_of_tokens(ask):
+    # xinference-client's rerank(return_len=True); RAGFlow adds the two up, as a client of SiliconFlow in any case
+    body = {"model": "rerank", "query": "abc", "documents": ["a", "abc"]}
+    for asked in ({"return_len": True}, {"return_len": "true"}, {}):
+        assert (await ask("/v1/rerank", **body, **asked))["meta"]["tokens"] == {"input_tokens": 6, "output_tokens": 0}
+
+
 async def test_infinitys_client_is_told_that_this_is_a_rerank(ask):
     # infinity_client 0.0.78, RerankInput: what is not set is sent with its default
     body = {"model": "rerank", "query": "a", "documents": ["a"], "return_documents": False, "raw_scores": False}
