@@ -118,7 +118,7 @@ class Jobs:
             one.waiters.setdefault(job, []).append(index)
             job.inputs.append(one)
         if queued:
-            self.scheduler.add(list(queued), times.queued_s, request.priority)
+            self.scheduler.add(list(queued), times.queued_s, request.priority, is_rest=request.first_index > 0)
         return job
 
     def add_unread(self, key: int, request: Encode | Tokenize | Detokenize, times: Times) -> None:

@@ -94,6 +94,8 @@ class Scheduler(Generic[ItemT]):
         self._shared_turns = 0
         self._waiting_texts = 0
         self._waiting_tokens = 0
+        #: Whether what waits, or something before it, has waited for company: that is waited for once.
+        self._is_rest = False
         self._running: list[Batch[ItemT]] = []
         #: Milliseconds that bulk has not had of its share while it waited; below 0, what it has had beyond that.
         self._owed_ms = 0.0
@@ -108,11 +110,13 @@ class Scheduler(Generic[ItemT]):
         """Tokens of these texts."""
         return self._waiting_tokens
 
-    def add(self, items: Sequence[ItemT], now_s: float, priority: Priority = "auto") -> None:
+    def add(self, items: Sequence[ItemT], now_s: float, priority: Priority = "auto", *, is_rest: bool = False) -> None:
         """Queue a request, among those of its size or as its client says.
 
-        An item that waits already is served with whichever of its requests comes first.
+        An item that waits already is served with whichever of its requests comes first. ``is_rest``: what came before
+        of the same request has waited for company.
         """
+        self._is_rest = is_rest or (self._is_rest and self._waiting_texts > 0)
         for item in items:
             if not item.is_waiting:
                 self._let_wait(item)
@@ -144,7 +148,8 @@ class Scheduler(Generic[ItemT]):
         """Return how long to wait before the next batch; 0 when it is due now, ``None`` when none is to be had now.
 
         Only a queue shorter than ``min_batch_size`` waits for company, and never past ``max_wait_time_ms``
-        after its oldest request came.
+        after its oldest request came. What a batch has left behind waits for none, nor does the rest of a request:
+        one of many slices would wait once for each.
         """
         _discard_done(self._interactive)
         _discard_done(self._bulk)
@@ -152,7 +157,7 @@ class Scheduler(Generic[ItemT]):
             return None if self._running else 0.0
         if not self._waiting_texts or self._is_held:
             return None
-        if not self._limits.dynamic or self._waiting_texts >= self._limits.min_batch_size:
+        if not self._limits.dynamic or self._is_rest or self._waiting_texts >= self._limits.min_batch_size:
             return 0.0
         oldest_s = min(queue[0].arrived_s for queue in (self._interactive, self._bulk) if queue)
         return max(0.0, oldest_s + self._limits.max_wait_time_ms / 1000 - now_s)
@@ -189,9 +194,10 @@ class Scheduler(Generic[ItemT]):
         if is_shared:
             running_texts = sum(len(batch.items) for batch in self._running)
             part = -(-(self._waiting_texts + running_texts) // self._lanes)
-            if part >= self._limits.min_batch_size:  # else what is left would wait for company once more
+            if part >= self._limits.min_batch_size:  # smaller ones are not wanted
                 max_texts = min(max_texts, part)
         items, planned_ms = self._fill(queue, max_texts)
+        self._is_rest = self._waiting_texts > 0
         owed_ms = self._owed_ms
         if is_due:  # it may be one text of many slices: interactive work has its own share before the next one
             self._owed_ms -= self._pace.factor * planned_ms

@@ -34,6 +34,18 @@ def run(on: Jobs, now_s: float = 0.0) -> list[Job]:
     return on.settle(batch, [ROW] * len(batch.items))[0]
 
 
+def test_only_the_first_slice_of_a_request_waits_for_company():
+    all_jobs = jobs(min_batch_size=9, max_wait_time_ms=50)
+    first = add(all_jobs, 1, [text(1)])
+    assert all_jobs.scheduler.due_in_s(0.0) == pytest.approx(0.050)
+    assert run(all_jobs) == [first]
+    second = add(all_jobs, 2, [text(2)], first_index=1)
+    assert all_jobs.scheduler.due_in_s(0.0) == 0.0
+    assert run(all_jobs) == [second]
+    add(all_jobs, 3, [text(3)])
+    assert all_jobs.scheduler.due_in_s(0.0) == pytest.approx(0.050)
+
+
 def test_an_answer_says_how_long_it_was_read_waited_and_encoded():
     all_jobs = jobs(max_batch_size=1)
     request = Encode(("a", "b"))

@@ -319,6 +319,34 @@ def test_a_minimum_is_waited_for_from_the_oldest_request_that_is_not_dropped(pri
     assert scheduler.due_in_s(10.02) == pytest.approx(0.030)
 
 
+@pytest.mark.parametrize("dropped", [0, 1], ids=["served", "dropped"])
+def test_what_a_batch_leaves_behind_waits_for_no_company_once_more_but_what_comes_to_an_empty_queue_does(dropped):
+    limits = BatchLimits(max_batch_size=4, min_batch_size=4, max_wait_time_ms=50)
+    scheduler: Scheduler[Item] = Scheduler(limits, make_plan())
+    add(scheduler, [5] * 4, now_s=10.0)
+    items = add(scheduler, [5] * 6, now_s=10.0)
+    assert len(take(scheduler, 10.0)) == len(take(scheduler, 10.0)) == 4
+    assert (scheduler.waiting_texts, scheduler.due_in_s(10.0)) == (2, 0.0)
+    if dropped:
+        for item in items:
+            scheduler.drop(item)
+    else:
+        assert len(take(scheduler, 10.0)) == 2
+    assert scheduler.due_in_s(10.0) is None
+    add(scheduler, [5], now_s=10.0)
+    assert scheduler.due_in_s(10.0) == pytest.approx(0.050)
+
+
+def test_one_class_of_a_minimum_that_was_reached_waits_no_longer_than_the_other_takes():
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(min_batch_size=4, max_wait_time_ms=50), make_plan())
+    interactive, bulk = [Item(5), Item(5)], [Item(5), Item(5)]
+    scheduler.add(bulk, 10.0, "bulk")
+    scheduler.add(interactive, 10.0, "interactive")
+    assert take(scheduler, 10.0) == interactive
+    assert scheduler.due_in_s(10.0) == 0.0
+    assert take(scheduler, 10.0) == bulk
+
+
 def test_without_dynamic_batching_requests_neither_share_a_batch_nor_wait_for_each_other():
     scheduler: Scheduler[Item] = Scheduler(BatchLimits(min_batch_size=4, dynamic=False), make_plan())
     first, second = add(scheduler, [5]), add(scheduler, [6, 5])
