@@ -22,7 +22,7 @@ from emb_model_provider.modelmap import ModelSpec
 from shard.device import ComputePlan, Machine, as_saved, plan_compute, this_machine
 from shard.encoder import Encoder, Reading, Results, Tokenized
 from shard.encoders.checked_transformer import LoadOptions
-from shard.encoders.graph.int8 import GROUP
+from shard.encoders.graph.int8 import GROUP, LARGEST, largest_in_products
 from shard.encoders.graph.lowering import Kernel
 from shard.encoders.heads import HeadFacts
 from shard.encoders.in_parts import Helpers, count_helpers
@@ -216,7 +216,7 @@ class _Build:
         )
 
     def _fingerprint(self, info: EncoderInfo, weights: str) -> str:
-        decisive = {
+        decisive: dict[str, object] = {
             "revision": self.spec.revision,
             "pooling": info.pooling,
             "prompts": sorted(self.recipe.prompts, reverse=True),  # families have ``query`` before ``document``
@@ -232,6 +232,8 @@ class _Build:
         }
         if info.kernel == "int8-weight-only":
             decisive["int8_group"] = GROUP
+        if info.kernel == "int8-dynamic" and (largest := largest_in_products()) != LARGEST:
+            decisive["int8_largest"] = largest
         if self.plan.widens_weights:  # processors that compute in 16 bit make other vectors of the same weights
             decisive["compute"] = info.compute_dtype
         return name_fingerprint(weights, decisive)

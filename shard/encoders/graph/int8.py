@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-_LARGEST: Final = 127.0
+LARGEST: Final = 127.0
 #: Without VNNI a processor adds two products of bytes in 16 bits, where sums of large ones are cut off: weights that
 #: keep away from the ends lose less in rounding than they gain. Measured with all-MiniLM-L6-v2 on AVX2 (smallest cosine
 #: of 124 texts): ±127 .983, ±110 .991, ±100 .991, ±80 .988, ±63 .989; of random models, ±107 and more loses to ±100.
@@ -44,7 +44,7 @@ class NarrowWeight:
     scales: torch.Tensor
 
 
-def narrow(weight: torch.Tensor, largest: float = _LARGEST) -> NarrowWeight:
+def narrow(weight: torch.Tensor, largest: float = LARGEST) -> NarrowWeight:
     """Round a float weight of shape (out, in) to 8 bit, the largest value of each output to ``largest``."""
     wide = weight.detach().float().contiguous()  # oneDNN misreads one that lies transposed
     scales = (wide.abs().amax(dim=1) / largest).clamp_min_(_SMALLEST_SCALE)
@@ -60,7 +60,12 @@ def narrow_in_groups(weight: torch.Tensor) -> NarrowWeight:
 
 def narrow_for_products(weight: torch.Tensor) -> NarrowWeight:
     """Do the same for a kernel that multiplies bytes on this processor."""
-    return narrow(weight, _LARGEST if torch.cpu._is_vnni_supported() else _LARGEST_WITHOUT_VNNI)  # noqa: SLF001
+    return narrow(weight, largest_in_products())
+
+
+def largest_in_products() -> float:
+    """Return what the largest weight of each output becomes in such a kernel: it is a part of a vector's making."""
+    return LARGEST if torch.cpu._is_vnni_supported() else _LARGEST_WITHOUT_VNNI  # noqa: SLF001
 
 
 def pack(weight: NarrowWeight) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -82,7 +87,7 @@ def dynamic_linear(
     scale comes back in afterwards, in the same pass that adds the bias.
     """
     rows = x.reshape(-1, x.shape[-1])
-    row_scales = rows.abs().amax(dim=1, keepdim=True).div_(_LARGEST).clamp_min_(_SMALLEST_SCALE)
+    row_scales = rows.abs().amax(dim=1, keepdim=True).div_(LARGEST).clamp_min_(_SMALLEST_SCALE)
     # Cutting off the fraction of a positive number half a step up is rounding it, in one pass less.
     bytes_ = torch.addcmul(_half_a_step_up(rows.shape[1]), rows, row_scales.reciprocal()).to(torch.uint8)
     product = _onednn.qlinear_pointwise(

@@ -5,6 +5,7 @@ import importlib.util
 import weakref
 from pathlib import Path
 
+import pytest
 import torch
 
 from emb_model_provider.modelmap import ModelSpec
@@ -65,3 +66,14 @@ def test_the_order_in_which_prompts_are_written_down_is_not_part_of_a_fingerprin
     assert fingerprint((query, document, other)) == fingerprint((other, document, query))
     assert fingerprint((query, document)) != fingerprint((query,)) != fingerprint()
     assert fingerprint((query,)) != fingerprint((("query", "q:"),))
+
+
+@pytest.mark.parametrize(("kernel", "differs"), [("int8-dynamic", True), ("int8-weight-only", False), ("stock", False)])
+def test_weights_that_a_processor_without_vnni_rounds_otherwise_have_a_fingerprint_of_their_own(
+    monkeypatch, kernel, differs
+):
+    seen = []
+    for has_vnni in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda has_vnni=has_vnni: has_vnni)
+        seen.append(fingerprint(kernel=kernel, precision="fp32" if kernel == "stock" else "int8"))
+    assert (seen[0] != seen[1]) == differs
