@@ -76,9 +76,10 @@ def parse_embeddings(fields: Fields) -> EncodeCall | DescribeCall:
 
 def build_embeddings(answered: Answered) -> Iterator[bytes]:
     """Write the one vector."""
+    result = answered.result
     yield b'{"embedding":'
-    yield from rows_json(answered.result, PLAIN)
-    yield b"}"
+    yield from rows_json(result, PLAIN)
+    yield b"," + to_json({"system_fingerprint": result.fingerprint})[1:] if result.fingerprint else b"}"
 
 
 def _list(statuses: list[ShardStatus]) -> bytes:

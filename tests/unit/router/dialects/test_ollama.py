@@ -26,7 +26,7 @@ async def test_bad_inputs_of_a_partial_request_are_null_and_named_and_what_was_r
 
 async def test_the_older_route_has_one_vector(ask, backend):
     answer = await ask("/api/embeddings", model="embed", prompt="a", keep_alive=-1)
-    assert answer == {"embedding": pytest.approx(dense_of("a"))}
+    assert answer == {"embedding": pytest.approx(dense_of("a")), "system_fingerprint": "f00d"}
     assert backend.seen[0].prompt is None
 
 

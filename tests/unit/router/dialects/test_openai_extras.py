@@ -266,6 +266,7 @@ async def test_every_answer_has_its_request_and_fingerprint(client):
         ("/v2/embed", {"model": "embed", "texts": ["a"]}),
         ("/embed", {"model": "embed", "inputs": "a"}),
         ("/api/embed", {"model": "embed", "input": "a"}),
+        ("/api/embeddings", {"model": "embed", "prompt": "a"}),
         ("/score", {"model": "embed", "text_1": "a", "text_2": "b"}),
     ):
         response = await client.post(path, json=body, headers={"x-request-id": "mine"})
