@@ -230,6 +230,8 @@ class _Build:
             "late": repr(self.recipe.late) if self.recipe.late else None,
             "generative": repr(self.recipe.generative) if self.recipe.generative else None,
         }
+        if self.recipe.scores:
+            decisive["activation"] = self.recipe.activation
         if info.kernel == "int8-weight-only":
             decisive["int8_group"] = GROUP
         if info.kernel == "int8-dynamic" and (largest := largest_in_products()) != LARGEST:

@@ -55,8 +55,8 @@ def test_what_loading_no_longer_needs_is_let_go_before_the_cards_memory_is_given
     assert seen == [None]
 
 
-def fingerprint(prompts: tuple[tuple[str, str], ...] = (), **facts: str) -> str:
-    recipe = Recipe("transformers", prompts=prompts)
+def fingerprint(prompts: tuple[tuple[str, str], ...] = (), recipe: Recipe | None = None, **facts: str) -> str:
+    recipe = recipe or Recipe("transformers", prompts=prompts)
     build = loader._Build(MINILM, ModelSpec(id="m", name="minilm"), recipe, loader._EXACT, False, MINILM, 1)
     return build._fingerprint(make_info(**facts).encoder, "00ff")
 
@@ -76,4 +76,13 @@ def test_weights_that_a_processor_without_vnni_rounds_otherwise_have_a_fingerpri
     for has_vnni in (True, False):
         monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda has_vnni=has_vnni: has_vnni)
         seen.append(fingerprint(kernel=kernel, precision="fp32" if kernel == "stock" else "int8"))
+    assert (seen[0] != seen[1]) == differs
+
+
+@pytest.mark.parametrize(("task", "differs"), [("rerank", True), ("classify", True), ("embed", False)])
+def test_what_is_applied_to_scores_is_part_of_their_fingerprint(task, differs):
+    seen = [
+        fingerprint(recipe=Recipe("sentence-transformers", task=task, activation=one))
+        for one in ("sigmoid", "identity")
+    ]
     assert (seen[0] != seen[1]) == differs
