@@ -26,6 +26,7 @@ from typing import Final
 from emb_model_provider.errors import DeadlineError, OverloadedError, RequestError
 from router.admission import Budget, Rate
 from router.fair_queue import Entry, FairQueue
+from router.time_limit import LIMITED_BY
 
 #: What a rate is taken for before anybody has measured it: a small model on two cores.
 _FIRST_TOKENS_PER_S: Final = 5000.0
@@ -273,8 +274,7 @@ def _refuse(turn: Turn) -> None:
         turn.granted.set_exception(
             DeadlineError(
                 "So much waits before this request that it could not be answered in time, so it was not encoded. Ask "
-                "again when there is less to do; the time is the shorter one of EMB_PROVIDER_REQUEST_TIMEOUT_S and the "
-                "header x-request-timeout."
+                f"again when there is less to do; {LIMITED_BY}."
             )
         )
 

@@ -103,7 +103,7 @@ class Handlers:
             dialect, route = choices[0] if len(choices) == 1 else _speaker(choices, fields)
             request[_DIALECT] = dialect
             if "model" in request.match_info:
-                fields.values["model"] = request.match_info["model"]
+                fields.values["model"] = request.match_info["model"].rstrip("/")  # TEI's "/" behind a model
             return await self._answer(request, dialect, route, fields)
 
         return endpoint

@@ -14,6 +14,10 @@ from typing import Final
 
 from emb_model_provider.errors import DeadlineError
 
+#: What a client may do about it stands in every such error.
+LIMITED_BY: Final = (
+    "the limit is the shortest of EMB_PROVIDER_REQUEST_TIMEOUT_S, the header x-request-timeout and the field timeout_ms"
+)
 #: Limits that are over stay among the others until there are more of them than of those, and at least so many.
 _MOST_KEPT: Final = 64
 
@@ -127,5 +131,5 @@ class TimeLimit:
         advice = "Send fewer inputs at once, or ask" if self._inputs > 1 else "Ask"
         return DeadlineError(
             f"No answer within {self._limit_s:g} s, so this request was taken back. {advice} again when there is less "
-            "to do; the limit is the shorter one of EMB_PROVIDER_REQUEST_TIMEOUT_S and the header x-request-timeout."
+            f"to do; {LIMITED_BY}."
         )

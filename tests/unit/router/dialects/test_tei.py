@@ -235,7 +235,8 @@ async def test_as_many_documents_as_inputs_are_taken_may_be_ranked_by_any_model(
 
 
 async def test_the_bare_address_does_what_the_model_is_for(ask):
-    assert await ask("/models/embed", inputs="a") == [pytest.approx(dense_of("a"))]
+    for path in ("/models/embed", "/models/embed/", "/models/owner/embed/"):
+        assert await ask(path, inputs="a") == [pytest.approx(dense_of("a"))]
     assert await ask("/models/rerank", query="a", texts=["a"])
     assert await ask("/models/embed", inputs={"source_sentence": "a", "sentences": ["a"]}) == pytest.approx([1.0])
     classes = await ask("/models/classify", inputs="abcde", parameters={"top_k": 2, "function_to_apply": "none"})
