@@ -24,7 +24,7 @@ class Cors:
     """Which origins may ask; none by default."""
 
     def __init__(self, origins: tuple[str, ...]) -> None:
-        self._origins = frozenset(origins)
+        self._origins = frozenset(map(_as_browsers_write_it, origins))
 
     def headers(self, request_headers: Mapping[str, str]) -> dict[str, str]:
         """Return what belongs into any answer to this request."""
@@ -54,3 +54,15 @@ class Cors:
         if _HEADER_NAMES.fullmatch(wanted):
             headers["Access-Control-Allow-Headers"] = wanted
         return headers
+
+
+def _as_browsers_write_it(origin: str) -> str:
+    """Return an origin in small letters and without its scheme's own port, as the header ``Origin`` has it.
+
+    https://html.spec.whatwg.org/#ascii-serialisation-of-an-origin
+    """
+    origin = origin.lower()
+    for scheme, port in (("http://", ":80"), ("https://", ":443")):
+        if origin.startswith(scheme):
+            return origin.removesuffix(port)
+    return origin

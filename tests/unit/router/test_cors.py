@@ -22,6 +22,23 @@ def test_a_named_origin_may_read_the_answer_and_no_cache_gives_it_to_another():
         assert cors.headers(others) == {"Vary": "Origin"}
 
 
+@pytest.mark.parametrize(
+    ("written", "sent"),
+    [
+        ("https://App.Example.com", "https://app.example.com"),
+        ("HTTPS://app.example.com:443", "https://app.example.com"),
+        ("http://app.example.com:80", "http://app.example.com"),
+        ("http://[::1]:80", "http://[::1]"),
+        ("http://app.example.com:443", "http://app.example.com:443"),
+        ("https://app.example.com:8443", "https://app.example.com:8443"),
+    ],
+)
+def test_an_origin_counts_however_an_operator_writes_it(written, sent):
+    cors = Cors((written,))
+    assert cors.headers({"Origin": sent})["Access-Control-Allow-Origin"] == sent
+    assert "Access-Control-Allow-Origin" not in cors.headers({"Origin": sent + ":1"})
+
+
 def test_where_any_origin_may_ask_the_answer_is_the_same_for_all():
     cors = Cors(("*",))
     allowed = {"Access-Control-Allow-Origin": "*", "Access-Control-Expose-Headers": EXPOSED}
