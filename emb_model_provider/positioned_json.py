@@ -24,7 +24,7 @@ _STRINGS: Final = json.JSONDecoder()
 _LITERALS: Final = {"true": True, "false": False, "null": None}
 _WORD: Final = re.compile(r"[A-Za-z]+")
 #: Space and marks that an editor shows as a blank or not at all; JSON knows none of them.
-_UNSEEN: Final = re.compile(r"[\x00-\x1f\x7f-\xa0\xad\u1680\u2000-\u200f\u2028-\u202f\u205f-\u2064\u3000\ufeff]")
+UNSEEN: Final = re.compile(r"[\x00-\x1f\x7f-\xa0\xad\u1680\u2000-\u200f\u2028-\u202f\u205f-\u2064\u3000\ufeff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +239,6 @@ def _hint(text: str, at: int, otherwise: str) -> str:
 
 
 def _unseen(found: str) -> str:
-    if not _UNSEEN.match(found):
+    if not UNSEEN.match(found):
         return ""
     return f"the character U+{ord(found):04X} stands here, which cannot be seen and is no blank of JSON: delete it"

@@ -13,7 +13,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from emb_model_provider.modelmap import DEVICE_PATTERN, SOURCES, Source
-from emb_model_provider.positioned_json import Array, JsonValue, Object
+from emb_model_provider.positioned_json import UNSEEN, Array, JsonValue, Object
 from emb_model_provider.value_kinds import CONTROL, Bilingual, Choice, Integer, Kind, Text, WrongValueError
 
 _HOST_LABELS: Final = re.compile(
@@ -31,7 +31,7 @@ _MAX_CPU: Final = 4095
 #: Where a model comes from. Who serves a directory looks here for a word such as "local".
 HUB: Final[Choice[Source]] = Choice(SOURCES, "; a model in a directory of this machine needs none of them")
 _TOKEN: Final = Bilingual("token", "令牌")
-_WIDE_IN_URL: Final = re.compile(r"[：／．。]")
+_WIDE_IN_URL: Final = re.compile(r"[\uff01-\uff5e。]")
 _BAD_URL: Final = "it must be a URL such as https://hub.example.com or http://10.0.0.5:8080"
 
 
@@ -50,6 +50,8 @@ class Endpoint(Kind[str]):
     def parse(self, text: str) -> str:
         if wide := _WIDE_IN_URL.search(text):
             raise WrongValueError(f"{wide[0]} is a full-width character: a URL needs the ASCII one")
+        if unseen := UNSEEN.search(text):
+            raise WrongValueError(f"it holds the character U+{ord(unseen[0]):04X}, which cannot be seen: delete it")
         if "://" not in text:
             raise WrongValueError(f"it has no scheme; write https://{text} (or http://)" if _plain(text) else _BAD_URL)
         try:
