@@ -90,7 +90,7 @@ def _entry_rows(page: Page, language: Language) -> Iterable[list[str]]:
         yield [
             f"`{key.name}`",
             kind.type_name.say(language),
-            kind.allowed.say(language),
+            kind.allowed_in_json.say(language),
             left_out,
             key.help.say(language),
         ]

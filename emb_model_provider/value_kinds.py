@@ -55,6 +55,10 @@ class Kind(ABC, Generic[T_co]):
     @abstractmethod
     def allowed(self) -> Bilingual: ...
 
+    @property
+    def allowed_in_json(self) -> Bilingual:
+        return self.allowed
+
     @abstractmethod
     def parse(self, text: str) -> T_co:
         """Read the stripped, non-empty text of a variable."""
@@ -104,6 +108,10 @@ class Boolean(Kind[bool]):
     def allowed(self) -> Bilingual:
         words = ("true", "false", "1", "0", "yes", "no", "on", "off")
         return Bilingual(", ".join(words), "、".join(words))
+
+    @property
+    def allowed_in_json(self) -> Bilingual:
+        return Bilingual("true, false", "true、false")
 
     def parse(self, text: str) -> bool:
         if text.casefold() in _TRUE:

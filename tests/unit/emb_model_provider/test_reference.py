@@ -7,10 +7,12 @@ import pytest
 
 from emb_model_provider import reference
 from emb_model_provider.dotenv_file import parse_dotenv
-from emb_model_provider.entry_table import ENTRY_KEYS
+from emb_model_provider.entry_table import ENTRY_KEYS, EntryKey
 from emb_model_provider.key_file import KeyFile
+from emb_model_provider.positioned_json import parse_json
 from emb_model_provider.setting_table import SETTINGS
 from emb_model_provider.settings import load_settings
+from emb_model_provider.value_kinds import Boolean, Choice
 
 ROOT = Path(__file__).parents[3]
 PAGES = ("docs/configuration.md", "docs/zh/configuration.md")
@@ -62,6 +64,17 @@ def test_the_env_file_on_a_page_is_valid(page: str) -> None:
     loaded = load_settings({}, parse_dotenv(example, ".env", {}))
     assert loaded.warnings == ()
     assert loaded.models[0].name == "iic/nlp_gte_sentence-embedding_chinese-base"
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize(
+    "key", [key for key in ENTRY_KEYS if isinstance(key.kind, Boolean | Choice)], ids=lambda key: key.name
+)
+def test_an_entry_takes_each_word_that_its_row_allows(page: str, key: EntryKey[object]) -> None:
+    row = re.search(rf"^\| `{key.name}` \| [^|]+ \| ([^|]+) \|", reference.generated_files()[page], flags=re.MULTILINE)
+    assert row is not None
+    for word in re.split(", |、", row[1]):
+        key.kind.check(parse_json(word if isinstance(key.kind, Boolean) else f'"{word}"').value)
 
 
 def test_every_row_of_every_table_has_as_many_cells_as_its_head() -> None:
