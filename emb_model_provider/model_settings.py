@@ -129,9 +129,5 @@ def _batch(values: Values) -> BatchLimits:
         max_wait_time_ms=values.get(table.MAX_WAIT_TIME_MS),
         dynamic=values.get(table.ENABLE_DYNAMIC_BATCHING),
     )
-    if limits.min_batch_size > limits.max_batch_size:
-        values.problems.append(
-            f"{table.MIN_BATCH_SIZE.name}={limits.min_batch_size} ({values.where(table.MIN_BATCH_SIZE)}) must not"
-            f" exceed {table.MAX_BATCH_SIZE.name}={limits.max_batch_size} ({values.where(table.MAX_BATCH_SIZE)})."
-        )
+    values.refuse_above(table.MIN_BATCH_SIZE, limits.min_batch_size, table.MAX_BATCH_SIZE, limits.max_batch_size)
     return limits

@@ -662,8 +662,8 @@ RESTART_DELAY_S: Final = Setting(
     0.5,
     Bilingual(
         "How long it takes at most until a model's process that died is started again, in seconds; this doubles with"
-        " each further death.",
-        "模型进程意外退出后，首次重启前的最长等待秒数；此后每次退出都会加倍。",
+        " each further death. It must not exceed the setting below.",
+        "模型进程意外退出后，首次重启前的最长等待秒数；此后每次退出都会加倍。不得大于下一项的值。",
     ),
     "1",
 )

@@ -82,6 +82,14 @@ class Values:
         found = self.find(row)
         return found.where if found else "the default"
 
+    def refuse_above(self, row: Setting[float], value: float, limit_row: Setting[float], limit: float) -> None:
+        """Note that the value of ``row`` is above that of ``limit_row``, where it is."""
+        if value > limit:
+            self.problems.append(
+                f"{row.name}={value:g} ({self.where(row)}) must not exceed {limit_row.name}={limit:g}"
+                f" ({self.where(limit_row)})."
+            )
+
     def blame(self, rows: Iterable[Setting[object]], error: ConfigurationError) -> None:
         """Note what is wrong with the files that ``rows`` name."""
         place = " and ".join(f"{row.name} ({self.where(row)})" for row in rows)

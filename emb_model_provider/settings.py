@@ -184,7 +184,7 @@ def _around(values: Values, read_tls: Callable[[str, str], Certificate]) -> Surr
 
 
 def _supervision(values: Values) -> SupervisionSettings:
-    return SupervisionSettings(
+    limits = SupervisionSettings(
         startup_timeout_s=values.get(table.STARTUP_TIMEOUT_S),
         batch_timeout_s=values.get(table.BATCH_TIMEOUT_S),
         silence_timeout_s=values.get(table.SILENCE_TIMEOUT_S),
@@ -195,6 +195,10 @@ def _supervision(values: Values) -> SupervisionSettings:
         restart_period_s=values.get(table.RESTART_PERIOD_S),
         restart_probe_s=values.get(table.RESTART_PROBE_S),
     )
+    values.refuse_above(
+        table.RESTART_DELAY_S, limits.restart_delay_s, table.RESTART_MAX_DELAY_S, limits.restart_max_delay_s
+    )
+    return limits
 
 
 def _processes(values: Values) -> ProcessSettings:

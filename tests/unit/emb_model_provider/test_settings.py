@@ -344,3 +344,12 @@ def test_a_minimal_batch_above_the_maximal_one_names_both() -> None:
     assert problems("EMB_PROVIDER_MIN_BATCH_SIZE=513\n") == (
         "EMB_PROVIDER_MIN_BATCH_SIZE=513 (.env:1) must not exceed EMB_PROVIDER_MAX_BATCH_SIZE=512 (the default).",
     )
+
+
+def test_a_first_delay_above_the_longest_one_names_both() -> None:
+    (problem,) = problems("EMB_PROVIDER_RESTART_DELAY_S=2.5\n", RESTART_MAX_DELAY_S="1")
+    assert problem == (
+        "EMB_PROVIDER_RESTART_DELAY_S=2.5 (.env:1) must not exceed EMB_PROVIDER_RESTART_MAX_DELAY_S=1"
+        " (the environment)."
+    )
+    assert load("EMB_PROVIDER_RESTART_DELAY_S=30\n").supervision.restart_delay_s == 30.0
