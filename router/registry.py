@@ -145,8 +145,10 @@ def _not_ready(status: ShardStatus) -> UnavailableError:
     progress = ""
     if status.state == "downloading" and status.total_bytes:
         progress = f" ({100 * status.done_bytes // status.total_bytes} %)"
+    # Of one that was lost in this moment the supervisor has said nothing yet.
+    state = "restarting" if status.state == "ready" else status.state
     return UnavailableError(
-        f"The model {status.model_id!r} is not ready: {status.state}{progress}. Try again in {math.ceil(wait_s)} s.",
+        f"The model {status.model_id!r} is not ready: {state}{progress}. Try again in {math.ceil(wait_s)} s.",
         param="model",
         retry_after_s=wait_s,
     )

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from emb_model_provider.errors import ModelNotFoundError
+from emb_model_provider.errors import ModelNotFoundError, UnavailableError
 from emb_model_provider.messages.status import ShardTable
 from router.registry import Registry
 from tests.support.statuses import make_info, make_status
@@ -32,6 +32,13 @@ async def test_a_successor_with_a_smaller_number_than_one_that_was_lost_is_used(
     assert not registry.is_ready(registry.find("en"))
     registry.update(table(row(generation=2)))
     assert (await registry.ready("en")).generation == 2
+
+
+async def test_a_process_that_was_lost_in_this_moment_is_not_said_to_be_ready_and_not_ready(registry):
+    registry.set_ready_wait(0.0)
+    registry.mark_lost("en", 1)
+    with pytest.raises(UnavailableError, match="The model 'en' is not ready: restarting"):
+        await registry.ready("en")
 
 
 async def test_a_lost_process_is_not_used_again_although_an_older_table_still_calls_it_ready(registry):
