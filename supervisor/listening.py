@@ -27,6 +27,7 @@ _BIND_ADVICE: Final = {
     errno.EADDRINUSE: "Stop the program that uses it, or set EMB_PROVIDER_PORT to another port.",
     errno.EADDRNOTAVAIL: "Set EMB_PROVIDER_HOST to an address of this machine.",
     errno.EACCES: "Ports below 1024 need a privilege: set EMB_PROVIDER_PORT to a higher one.",
+    errno.EMFILE: "Raise the limit of open files (ulimit -n, LimitNOFILE in a systemd unit).",
 }
 
 
@@ -172,17 +173,20 @@ def bind_unix(path: Path, mode: int) -> UnixSocket:
     """
     if len(os.fsencode(path)) > _MAX_PATH_BYTES:
         raise ConfigurationError(
-            f"EMB_PROVIDER_UNIX_SOCKET={path} is longer than the {_MAX_PATH_BYTES} bytes that a socket's path may have."
+            f"EMB_PROVIDER_UNIX_SOCKET={path} is longer than the {_MAX_PATH_BYTES} bytes that a socket's path may have:"
+            " set it to a shorter one."
         )
-    _make_room(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     old_mask = os.umask(0o777 & ~mode)
     try:
+        _make_room(path)
         listener.bind(str(path))
         listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
-        raise OSError(f"The Unix socket {path} cannot be bound: {os.strerror(error.errno or 0)}.") from None
+        if error.errno is None:  # it says all
+            raise
+        raise _not_bound(path, os.strerror(error.errno)) from None
     finally:
         os.umask(old_mask)
     return UnixSocket(listener, path, path.lstat().st_ino)
@@ -191,13 +195,20 @@ def bind_unix(path: Path, mode: int) -> UnixSocket:
 def _make_room(path: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise OSError(f"The Unix socket {path} cannot be bound: there is a file of that name that is no socket.")
+            raise _not_bound(path, "there is a file of that name that is no socket")
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             try:
                 probe.connect(str(path))
             except ConnectionRefusedError:  # nobody listens: its server is dead
                 path.unlink()
             except PermissionError:
-                raise OSError(f"The Unix socket {path} cannot be bound: it is another user's.") from None
+                raise _not_bound(path, "it is another user's") from None
             else:
-                raise OSError(f"The Unix socket {path} cannot be bound: another server listens on it.")
+                raise _not_bound(path, "another server listens on it")
+
+
+def _not_bound(path: Path, why: str) -> OSError:
+    return OSError(
+        f"The Unix socket {path} cannot be bound: {why}. Set EMB_PROVIDER_UNIX_SOCKET to another path, in a directory "
+        "where this user may make it."
+    )

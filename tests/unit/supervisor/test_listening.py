@@ -1,9 +1,11 @@
 """What cannot be listened on is said with its name."""
 
+import errno
 import socket
 
 import pytest
 
+from emb_model_provider.errors import ConfigurationError
 from supervisor.listening import Listening, bind_tcp, bind_unix, exposure, open_host
 
 
@@ -89,3 +91,27 @@ def test_a_name_of_nobody_is_no_reason_to_warn(monkeypatch):
 
     monkeypatch.setattr(socket, "getaddrinfo", nobody)
     assert open_host("nobody.invalid") == ""
+
+
+def test_a_unix_socket_that_cannot_be_is_said_with_the_setting_to_change(tmp_path):
+    taken = tmp_path / "a"
+    taken.touch()
+    wrong = (
+        (taken, "a file of that name"),
+        (taken / "a", "Not a directory"),
+        (tmp_path / "none" / "a", "No such file or directory"),
+    )
+    for path, why in wrong:
+        with pytest.raises(OSError, match=rf"cannot be bound: .*{why}.*\. Set EMB_PROVIDER_UNIX_SOCKET"):
+            bind_unix(path, 0o600)
+    with pytest.raises(ConfigurationError, match=r"EMB_PROVIDER_UNIX_SOCKET=.*: set it to a shorter one"):
+        bind_unix(tmp_path / ("a" * 108), 0o600)
+
+
+def test_a_port_for_which_no_file_may_be_opened_is_said_with_the_limit(monkeypatch):
+    def refuse(*_arguments, **_options):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(socket, "create_server", refuse)
+    with pytest.raises(OSError, match=r"Too many open files\. Raise the limit of open files \(ulimit -n"):
+        bind_tcp("127.0.0.1", 0, 64)
