@@ -40,6 +40,17 @@ _NEEDS_A_NAME: Final = (
 
 def read_models(values: Values) -> tuple[ModelSpec, ...]:
     """Return the mapping's models, else the one that is named, else the embedded one."""
+    models = _read_models(values)
+    values.warnings.extend(
+        f"The minimal batch size of {spec.id!r}, {spec.batch.min_batch_size}, is ignored, because its dynamic batching"
+        " is off: the texts of one request wait for no other."
+        for spec in models
+        if spec.batch.min_batch_size > 1 and not spec.batch.dynamic
+    )
+    return models
+
+
+def _read_models(values: Values) -> tuple[ModelSpec, ...]:
     quantize = values.get(table.ENABLE_QUANTIZATION)
     shared = ModelSpec(
         id="",

@@ -296,8 +296,8 @@ MIN_BATCH_SIZE: Final = Setting(
     Integer(1, 4096),
     _BATCH.min_batch_size,
     Bilingual(
-        "How many texts a batch waits for; at most the maximal batch size.",
-        "一批开始编码前希望凑齐的文本数，不得大于最大批大小。",
+        "How many texts a batch waits for; at most the maximal batch size. Ignored without dynamic batching.",
+        "一批开始编码前希望凑齐的文本数，不得大于最大批大小。关闭动态批处理时忽略此项。",
     ),
     "4",
 )

@@ -124,6 +124,9 @@ def load_settings(
 def _server(
     values: Values, read_keys: Callable[[Path], KeyFile], read_tls: Callable[[str, str], Certificate]
 ) -> ServerSettings:
+    unix_socket = values.path(values.get(table.UNIX_SOCKET))
+    if not unix_socket:
+        values.warn_ignored([table.UNIX_SOCKET_MODE], f"{table.UNIX_SOCKET.name} is not set")
     return ServerSettings(
         host=values.get(table.HOST),
         port=values.get(table.PORT),
@@ -142,7 +145,7 @@ def _server(
             quarantine_s=values.get(table.QUARANTINE_S),
         ),
         around=_around(values, read_tls),
-        unix_socket=values.path(values.get(table.UNIX_SOCKET)),
+        unix_socket=unix_socket,
         unix_socket_mode=values.get(table.UNIX_SOCKET_MODE),
     )
 

@@ -353,3 +353,14 @@ def test_a_first_delay_above_the_longest_one_names_both() -> None:
         " (the environment)."
     )
     assert load("EMB_PROVIDER_RESTART_DELAY_S=30\n").supervision.restart_delay_s == 30.0
+
+
+def test_a_setting_that_another_one_makes_meaningless_is_warned_of() -> None:
+    assert load(UNIX_SOCKET_MODE="0666").warnings == (
+        "EMB_PROVIDER_UNIX_SOCKET_MODE (the environment) is ignored, because EMB_PROVIDER_UNIX_SOCKET is not set.",
+    )
+    assert load(UNIX_SOCKET_MODE="0666", UNIX_SOCKET="/run/api.sock").warnings == ()
+    mapping = '{"a": {"name": "o/a"}, "b": {"name": "o/b", "enable_dynamic_batching": true}}'
+    (warning,) = load(MODEL_MAPPING=mapping, MIN_BATCH_SIZE="8", ENABLE_DYNAMIC_BATCHING="off").warnings
+    assert warning.startswith("The minimal batch size of 'a', 8, is ignored, because its dynamic batching is off")
+    assert load(ENABLE_DYNAMIC_BATCHING="off").warnings == load(MIN_BATCH_SIZE="8").warnings == ()
