@@ -114,7 +114,10 @@ NORMALIZE: Final = EntryKey(
 MAX_LENGTH: Final = EntryKey(
     "max_length",
     Integer(1, 1_048_576),
-    Bilingual("The longest input in tokens. Left out: as the model says.", "输入的最大词元数。省略时由模型自身决定。"),
+    Bilingual(
+        "The longest input in tokens, special tokens and prompt included. Left out: as the model says.",
+        "输入的最大词元数，包括特殊词元和前缀。省略时由模型自身决定。",
+    ),
 )
 PROMPTS: Final = EntryKey(
     "prompts", Prompts(), Bilingual("Texts put before an input, by name.", "按名称给出的前缀文本，加在输入之前。")

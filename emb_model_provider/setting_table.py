@@ -162,7 +162,10 @@ MAX_LENGTH: Final = Setting(
     Section.MODEL,
     _optional(Integer(1, 1_048_576)),
     None,
-    Bilingual("The longest input in tokens. Only without a mapping.", "输入的最大词元数。仅在未设置模型映射时有效。"),
+    Bilingual(
+        "The longest input in tokens, special tokens and prompt included. Only without a mapping.",
+        "输入的最大词元数，包括特殊词元和前缀。仅在未设置模型映射时有效。",
+    ),
     "512",
     _AS_MODEL,
 )

@@ -15,10 +15,10 @@ from typing import Final
 import numpy as np
 import torch
 
-from emb_model_provider.errors import LoadError, LoadReason
+from emb_model_provider.errors import LoadError, LoadReason, unsupported
 from emb_model_provider.logs import EventLog
 from emb_model_provider.messages.status import EncoderInfo
-from emb_model_provider.modelmap import ModelSpec
+from emb_model_provider.modelmap import ModelSpec, Task
 from shard.device import ComputePlan, Machine, as_saved, plan_compute, this_machine
 from shard.encoder import Encoder, Reading, Results, Tokenized
 from shard.encoders.checked_transformer import LoadOptions
@@ -128,7 +128,7 @@ class _Build:
         default = self.recipe.default_prompt_name
         facts = parts.heads.facts
         reading = Reading(None if default is None else prompts[default], facts.outputs, prompt_name=default)
-        probes = _read_probes(tokenizer, reading, facts)
+        probes = read_probes(tokenizer, reading, facts.task)
         compare = compare_scores if self.recipe.scores else compare_results
         exact = self._exact_vectors(parts, probes)
         if self.plan.widens_weights:
@@ -241,12 +241,21 @@ class _Build:
         return name_fingerprint(weights, decisive)
 
 
-def _read_probes(tokenizer: TextTokenizer, reading: Reading, facts: HeadFacts) -> list[Tokenized]:
-    """Return the probes as the model reads them; for a reranker each is asked about the next."""
-    if facts.task == "rerank":
-        return tokenizer.tokenize_pairs(PROBES, [*PROBES[1:], PROBES[0]], reading)
-    probes = tokenizer.tokenize(PROBES, reading)
-    if facts.task == "multi_vector":
+def read_probes(tokenizer: TextTokenizer, reading: Reading, task: Task) -> list[Tokenized]:
+    """Return the probes as the model reads them; for a reranker each is asked about the next.
+
+    Raises ``LoadError`` where nothing is read of any text.
+    """
+    if task == "rerank":
+        probes = tokenizer.tokenize_pairs(PROBES, [*PROBES[1:], PROBES[0]], reading)
+    else:
+        probes = tokenizer.tokenize(PROBES, reading)
+    if len({probe.ids for probe in probes}) == 1:
+        raise unsupported(
+            "its special tokens, with its prompt, fill its length, so that nothing is read of any text: set a larger "
+            "max_length"
+        )
+    if task == "multi_vector":
         probes += tokenizer.tokenize(PROBES, reading._replace(prompt_name="query"))
     return probes
 

@@ -1,4 +1,4 @@
-"""What loading leaves behind on a card, shown without one, and which facts make a fingerprint."""
+"""What loading leaves behind on a card, shown without one; what makes a fingerprint; how little of a text may be read."""
 
 import gc
 import importlib.util
@@ -7,10 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer
 
+from emb_model_provider.errors import LoadError, LoadReason
 from emb_model_provider.modelmap import ModelSpec
 from shard import loader
 from shard.device import Machine
+from shard.encoder import Reading
+from shard.encoders.text_tokenizer import TextTokenizer, TokenizerFacts
 from shard.recipe import Recipe
 from tests.support.statuses import make_info
 
@@ -86,3 +90,21 @@ def test_what_is_applied_to_scores_is_part_of_their_fingerprint(task, differs):
         for one in ("sigmoid", "identity")
     ]
     assert (seen[0] != seen[1]) == differs
+
+
+@pytest.mark.parametrize(
+    ("task", "prompt", "frame"),
+    [("embed", None, 2), ("embed", "query: ", 4), ("multi_vector", None, 2), ("rerank", None, 3)],
+)
+def test_a_length_that_leaves_no_room_for_a_text_is_refused(task, prompt, frame):
+    tokenizer = Tokenizer.from_file(str(MINILM / "tokenizer.json"))
+
+    def read(length):
+        facts = TokenizerFacts(tokenizer.get_vocab_size(), "end", frozenset())
+        return loader.read_probes(TextTokenizer(tokenizer, facts, length), Reading(prompt), task)
+
+    for length in (1, frame):
+        with pytest.raises(LoadError, match="set a larger max_length") as caught:
+            read(length)
+        assert caught.value.reason is LoadReason.UNSUPPORTED_MODEL
+    assert read(frame + 1)
