@@ -1,5 +1,6 @@
 """A certificate and its key: read once, handed down in memory, shown by every router that is started with them."""
 
+import shutil
 import ssl
 import subprocess
 from pathlib import Path
@@ -86,3 +87,13 @@ def test_files_that_cannot_be_used_or_read_are_named(files, tmp_path):
         read_certificate(*map(str, files))
     with pytest.raises(ConfigurationError, match=r"gone\.pem cannot be read: No such file"):
         read_certificate(str(files[0]), str(tmp_path / "gone.pem"))
+
+
+def test_a_file_that_lacks_what_it_is_read_for_is_named_with_what_it_lacks(files):
+    certificate, key = map(str, files)
+    with pytest.raises(ConfigurationError, match=r"cert\.pem holds no private key\. Set EMB_PROVIDER_TLS_KEY_FILE"):
+        read_certificate(certificate, certificate)
+    with pytest.raises(ConfigurationError, match=r"cannot be used: \S+key\.pem holds no certificate\. Both"):
+        read_certificate(key, certificate)
+    with pytest.raises(ConfigurationError, match=r"cannot be used: \S+cert\.pem holds no private key\. Both"):
+        read_certificate(certificate, shutil.copy(certificate, files[0].with_name("again-cert.pem")))
