@@ -127,7 +127,7 @@ as some guides say. `iic/nlp_gte_sentence-embedding_chinese-tiny` is not known t
 3. All other names are looked for on HuggingFace first.
 
 If the first hub does not have the model, the other one is asked, and the log says so. `huggingface` and `modelscope`
-ask that hub alone.
+ask that hub alone; an existing directory is loaded with them, too, and a revision means nothing for it.
 
 ## Precision
 
@@ -232,7 +232,8 @@ EMB_PROVIDER_LOG_LEVEL=INFO
 2. 以 `damo/` 或 `iic/` 开头的名称优先在 ModelScope 查找；
 3. 其余名称优先在 HuggingFace 查找。
 
-若首选仓库中没有该模型，则改查另一个仓库，并在日志中说明。设为 `huggingface` 或 `modelscope` 时只查该仓库。
+若首选仓库中没有该模型，则改查另一个仓库，并在日志中说明。设为 `huggingface` 或 `modelscope` 时只查该仓库；
+名称为已存在的目录时仍从该目录加载，版本设置对目录无意义。
 
 ## 精度
 
