@@ -22,6 +22,7 @@ from emb_model_provider.modelmap import ModelSpec, Task
 from shard.device import ComputePlan, Machine, as_saved, plan_compute, this_machine
 from shard.encoder import Encoder, Reading, Results, Tokenized
 from shard.encoders.checked_transformer import LoadOptions
+from shard.encoders.computed_buffers import fill_computed
 from shard.encoders.graph.int8 import GROUP, LARGEST, largest_in_products
 from shard.encoders.graph.lowering import Kernel
 from shard.encoders.heads import HeadFacts
@@ -163,7 +164,9 @@ class _Build:
 
     def _parts(self, plan: ComputePlan) -> Parts:
         options = LoadOptions(plan, self.trust_remote_code, self.cache_directory)
-        return place(build_modules(self.directory, self.recipe, options), plan, self.recipe)
+        modules = build_modules(self.directory, self.recipe, options)
+        fill_computed(modules)
+        return place(modules, plan, self.recipe)
 
     def _exact_vectors(self, parts: Parts, probes: Sequence[Tokenized]) -> Results | None:
         """Return the plain fp32 results of the probes, each alone; ``None`` where there is none, or too large."""

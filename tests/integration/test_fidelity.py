@@ -158,6 +158,33 @@ def test_a_model_whose_own_code_lets_texts_change_each_other_is_given_one_at_a_t
     np.testing.assert_array_equal(vectors(encoder, SAMPLE_TEXTS), alone)
 
 
+TURNING = """
+import torch
+from transformers import BertModel
+
+class TurningModel(BertModel):
+    def __init__(self, config, **options):
+        super().__init__(config, **options)
+        self.register_buffer("signs", 1 - 2 * (torch.arange(config.hidden_size) % 2), persistent=False)
+
+    def forward(self, *arguments, **options):
+        output = super().forward(*arguments, **options)
+        output.last_hidden_state = output.last_hidden_state * self.signs
+        return output
+"""
+
+
+def test_what_a_models_own_code_computes_where_it_is_made_is_in_its_vectors(tmp_path):
+    directory = Path(make_plain(tmp_path / "model"))
+    plain = SentenceTransformer(str(directory), device="cpu").encode(SAMPLE_TEXTS)
+    config = json.loads((directory / "config.json").read_text("utf-8"))
+    config |= {"architectures": ["TurningModel"], "auto_map": {"AutoModel": "modeling_turning.TurningModel"}}
+    (directory / "config.json").write_text(json.dumps(config), "utf-8")
+    (directory / "modeling_turning.py").write_text(TURNING, "utf-8")
+    turned = vectors(opened(directory, tmp_path, trust_remote_code=True), SAMPLE_TEXTS)
+    np.testing.assert_allclose(turned, plain * np.where(np.arange(plain.shape[1]) % 2, -1, 1), atol=1e-5)
+
+
 @pytest.mark.parametrize("pooling", ["mean", "cls", "lasttoken", "weightedmean", "max", "mean_sqrt_len_tokens"])
 @pytest.mark.parametrize("normalize", [True, False], ids=["normalised", "not normalised"])
 @pytest.mark.parametrize("dense", [None, 8], ids=["no dense layer", "dense layer"])
