@@ -43,7 +43,7 @@ from shard.memory import keep_freed_memory, limit_kernel_caches, return_freed_me
 from shard.parts import Parts, find_question, make_tokenizer, max_tokens, narrow, place
 from shard.paths import Chosen, Trial, choose_path, run_alone
 from shard.recipe import Recipe
-from shard.trust import own_code, refuse_code
+from shard.trust import check_elsewhere, own_code, refuse_code
 from shard.weights import weight_files
 
 log = EventLog("shard.loader")
@@ -75,7 +75,9 @@ def load(
     ``spec.revision`` is the one that was fetched, for the fingerprint.
     """
     recipe = read_recipe(directory, spec)
-    if not trust_remote_code:
+    if trust_remote_code:
+        check_elsewhere(directory)
+    else:
         refuse_code(directory, source, spec.name)
     folder = directory / recipe.modules[0].path if recipe.modules else directory
     machine = machine or this_machine()

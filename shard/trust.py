@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from huggingface_hub import try_to_load_from_cache
+
 from emb_model_provider.errors import LoadError, LoadReason
 from emb_model_provider.logs import EventLog
 from shard.hubs import Origin
@@ -91,6 +93,42 @@ def refuse_code(directory: Path, origin: Origin, name: str) -> None:
         f'{_SETTINGS.get(origin, "")}"trust_remote_code": true in this model\'s mapping entry, '
         "and pin its revision",
     )
+
+
+def check_elsewhere(directory: Path) -> None:
+    """Raise ``LoadError`` INCOMPLETE_DOWNLOAD where trusted code is in a repository of its own and not here.
+
+    transformers looks for it in HuggingFace's cache; of a model nothing is fetched but its own repository.
+    """
+    for repository, file in _elsewhere(directory):
+        if not Path(repository).is_dir() and not _is_cached(repository, file):
+            raise LoadError(
+                LoadReason.INCOMPLETE_DOWNLOAD,
+                f"its files name code of the repository {repository}, of which {file} is not in HuggingFace's cache. "
+                f"Read that code; if you trust it, fetch it (hf download {repository} --include '*.py') and start the "
+                "model again",
+            )
+
+
+def _is_cached(repository: str, file: str) -> bool:
+    try:
+        return isinstance(try_to_load_from_cache(repository, file), str)
+    except ValueError:  # no name of a repository
+        return False
+
+
+def _elsewhere(directory: Path) -> Iterator[tuple[str, str]]:
+    """Yield repository and file of each class that is named with its repository: ``owner/name--module.Class``."""
+    for path in sorted(directory.rglob("*.json")):
+        document = _read(path)
+        wanted = document.get("auto_map") if isinstance(document, dict) else None
+        if not isinstance(wanted, dict):
+            continue
+        for value in wanted.values():
+            for name in value if isinstance(value, list) else [value]:  # tokenizers name two
+                if isinstance(name, str) and "--" in name:
+                    repository, _, path_of_class = name.partition("--")
+                    yield repository, f"{path_of_class.partition('.')[0]}.py"
 
 
 def own_code(directory: Path) -> list[Path]:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from emb_model_provider.errors import LoadError, LoadReason
-from shard.trust import code_requests, own_module_name, refuse_code
+from shard.trust import check_elsewhere, code_requests, own_module_name, refuse_code
 
 
 def write(directory, name, content):
@@ -110,3 +110,30 @@ def test_ordinary_activations_and_files_ask_for_nothing(tmp_path):
     write(tmp_path, "added_tokens.json", [{"content": "<a/b>"}, "x"])
     (tmp_path / "vocab.json").write_text("[" * 100_000, encoding="utf-8")
     assert list(code_requests(tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("config.json", {"AutoConfig": "configuration.Own", "AutoModel": "owner/code--modeling.Model"}),
+        ("0_Transformer/tokenizer_config.json", {"AutoTokenizer": [None, "owner/code--modeling.Fast"]}),
+        ("config.json", {"AutoModel": "no name of one--modeling.Model"}),
+    ],
+)
+def test_trusted_code_of_another_repository_that_is_not_here_is_told_with_how_to_fetch_it(tmp_path, name, wanted):
+    write(tmp_path, name, {"auto_map": wanted})
+    repository = "no name of one" if "no name" in str(wanted) else "owner/code"
+    with pytest.raises(LoadError, match=rf"hf download {repository} --include '\*\.py'") as caught:
+        check_elsewhere(tmp_path)
+    assert caught.value.reason is LoadReason.INCOMPLETE_DOWNLOAD
+    assert "modeling.py" in str(caught.value)
+
+
+def test_trusted_code_that_is_here_is_not_asked_for(tmp_path, monkeypatch):
+    looked = []
+    monkeypatch.setattr("shard.trust.try_to_load_from_cache", lambda *names: (looked.append(names), "/a/path")[1])
+    write(tmp_path, "config.json", {"auto_map": {"AutoModel": "owner/code--modeling.Model"}})
+    write(tmp_path, "tokenizer_config.json", {"auto_map": {"AutoTokenizer": [f"{tmp_path}--tok.T", None]}})
+    write(tmp_path, "other.json", {"auto_map": ["a", "b"]})
+    check_elsewhere(tmp_path)
+    assert looked == [("owner/code", "modeling.py")]
