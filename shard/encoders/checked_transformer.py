@@ -17,11 +17,11 @@ from huggingface_hub.errors import StrictDataclassError
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.base.modules.transformer import TransformerTask
 from torch import nn
-from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
-from emb_model_provider.errors import unsupported
+from emb_model_provider.errors import LoadError, unsupported
 from shard.converted_weights import convert_once
 from shard.device import ComputePlan
 from shard.encoders.splade import LanguageHead, split_language_model
@@ -100,6 +100,8 @@ class CheckedTransformer(Transformer):
             ignore_mismatched_sizes=True,  # and told by name below; transformers tells of them in its report alone
             output_loading_info=True,
         )
+        if not isinstance(loaded, tuple):
+            raise _loads_itself(loaded, config)
         model: PreTrainedModel = loaded[0]
         mismatched = [f"{name} {tuple(has)} for {tuple(needs)}" for name, has, needs in loaded[1]["mismatched_keys"]]
         check_filled(loaded[1]["missing_keys"], mismatched, folder, needs_pooler=needs_pooler)
@@ -111,6 +113,20 @@ class CheckedTransformer(Transformer):
         if transformer_task == "fill-mask":
             model, self.language_head = split_language_model(model)
         return model
+
+
+def _loads_itself(model: object, config: PretrainedConfig) -> LoadError:
+    """Return the refusal of own code that has a loading of its own, which says nothing of weights that are missing."""
+    way_out = (
+        f". transformers {version('transformers')} has a class for {config.model_type}, too: take auto_map out of "
+        "config.json in a copy of the model and serve that"
+        if config.model_type in CONFIG_MAPPING
+        else ""
+    )
+    return unsupported(
+        f"its own code ({type(model).__name__}) loads its weights by itself and does not tell whether all of them were "
+        f"there{way_out}"
+    )
 
 
 def _check_quantised(config: PretrainedConfig, plan: ComputePlan) -> None:

@@ -9,6 +9,7 @@ from sentence_transformers.base.modules import Transformer
 from torch import nn
 from transformers import BertConfig, FunnelConfig, LlamaConfig
 
+from emb_model_provider.errors import LoadError, LoadReason
 from shard.device import ComputePlan
 from shard.encoders.checked_transformer import (
     CheckedTransformer,
@@ -90,3 +91,19 @@ def test_what_a_models_files_ask_of_its_loading_gives_way_to_what_is_decided_her
         "ignore_mismatched_sizes": True, "output_loading_info": True, "dtype": torch.float32,
         "attn_implementation": "eager",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "way_out"), [("nomic_bert", True), ("one_of_its_own", False)])
+def test_own_code_that_loads_its_weights_by_itself_is_refused_with_a_way_out_where_there_is_one(
+    monkeypatch, tmp_path, kind, way_out
+):
+    monkeypatch.setattr(Transformer, "_load_model", lambda *_arguments, **_options: nn.Linear(1, 1))
+    save_file({"weight": torch.zeros(1)}, tmp_path / "model.safetensors")
+    config = BertConfig(auto_map={"AutoModel": "modeling.Own"})
+    config.model_type = kind
+    ours = {"emb_options": LoadOptions(ComputePlan("cpu", "fp32", "float32", "float32"), True, tmp_path)}
+    module = CheckedTransformer.__new__(CheckedTransformer)
+    with pytest.raises(LoadError, match=r"its own code \(Linear\) loads its weights by itself") as caught:
+        module._load_model(str(tmp_path), "feature-extraction", config, "torch", False, **ours, emb_needs_pooler=False)
+    assert caught.value.reason is LoadReason.UNSUPPORTED_MODEL
+    assert ("has a class for nomic_bert, too: take auto_map out" in str(caught.value)) is way_out
