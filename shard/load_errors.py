@@ -38,6 +38,11 @@ _NO_CODE_FOR_CARD: Final = "no kernel image is available"
 _VECTOR_OF_A_TEXT: Final = "sentence_embedding"
 #: What they say of a model whose output lacks what they look for, as DPR's encoders give one vector of their own.
 _NO_OUTPUT: Final = re.compile(r"Could not access output key '(\w+)' via")
+#: What transformers says of a model that it has no class for in a role, before it lists all that it has: some 9,000
+#: characters.
+_NO_CLASS: Final = re.compile(
+    r"Unrecognized configuration class <class '[\w.]*?(\w+)'> for this kind of AutoModel: (\w+)"
+)
 _NO_POOLING: Final = "its modules.json names nothing that makes one vector of a text's tokens, such as Pooling"
 _TALKATIVE: Final = (
     "bitsandbytes.autograd._functions",
@@ -113,6 +118,8 @@ def _refuse(directory: Path, error: Exception) -> tuple[LoadReason, str]:
     what = _NO_POOLING if error.args == (_VECTOR_OF_A_TEXT,) else str(error)
     if found := _NO_OUTPUT.match(what):
         what = f"what it gives has no {found[1]}, from which its vectors or scores would be made"
+    if found := _NO_CLASS.match(what):
+        what = f"transformers {transformers.__version__} has no {found[2]} for its {found[1]}"
     return LoadReason.UNSUPPORTED_MODEL, f"{directory} holds a model that cannot be served: {what}"
 
 

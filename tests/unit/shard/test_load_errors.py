@@ -8,6 +8,7 @@ import torch
 from sentence_transformers.base.modules import Normalize, Transformer
 from tokenizers import decoders
 from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import AutoModelForSequenceClassification, MambaConfig
 
 from emb_model_provider.errors import InvalidRequestError, LoadError, LoadReason
 from shard.encoder import FatalDeviceError
@@ -82,6 +83,13 @@ def test_a_class_of_model_that_gives_no_vectors_of_tokens_is_named_as_such(tmp_p
     dpr = SimpleNamespace(modality_config=asked, model_forward_params={"input_ids"}, model=model)
     with pytest.raises(LoadError, match="has no last_hidden_state") as caught, reasons(tmp_path):
         Transformer.forward(dpr, {"input_ids": torch.ones(1, 2)})
+    assert caught.value.reason is LoadReason.UNSUPPORTED_MODEL
+
+
+def test_a_model_that_transformers_has_no_class_for_is_told_without_the_list_of_all_that_it_has(tmp_path):
+    said = "has no AutoModelForSequenceClassification for its MambaConfig$"
+    with pytest.raises(LoadError, match=said) as caught, reasons(tmp_path):
+        AutoModelForSequenceClassification.from_config(MambaConfig())
     assert caught.value.reason is LoadReason.UNSUPPORTED_MODEL
 
 
