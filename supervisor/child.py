@@ -72,7 +72,12 @@ class Child:
         """Send a control message; a child that is gone drops it."""
         self._control.send(message)
 
-    def signal(self, number: signal.Signals) -> None:
+    def request_end(self) -> None:
+        """Ask the child to finish what it has, and end; also one that is stopped, which would not hear of it."""
+        self._signal(signal.SIGTERM)
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
         """Send a signal to the child alone, if it still lives."""
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(number)
@@ -88,8 +93,8 @@ class Child:
 
         ``faulthandler`` does that within the signal, so that it works in a thread that never gives the GIL back.
         """
-        self.signal(signal.SIGABRT)
-        self.signal(signal.SIGCONT)  # one that is stopped would take no other signal than SIGKILL
+        self._signal(signal.SIGABRT)
+        self._signal(signal.SIGCONT)  # one that is stopped would take no other signal than SIGKILL
         await asyncio.sleep(_DUMP_S)
         self.kill()
 

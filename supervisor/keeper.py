@@ -165,7 +165,7 @@ class Keeper:
         if self._task is None:
             return True
         if self._child is not None:
-            self._child.signal(signal.SIGTERM)
+            self._child.request_end()
         done, _ = await asyncio.wait([self._task], timeout=grace_s)
         if done:
             return True
@@ -224,7 +224,7 @@ class Keeper:
             return _SPAWN_FAILED
         log.debug("spawned", child=self._kept.name, pid=self._child.pid, generation=self.generation)
         if self._stopping.is_set():  # asked while the process was being made
-            self._child.signal(signal.SIGTERM)
+            self._child.request_end()
         watching = asyncio.create_task(self._watch(self._child), name=f"watch {self._kept.name}")
         try:
             return await self._child.wait()

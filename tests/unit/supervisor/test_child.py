@@ -1,7 +1,9 @@
-"""What is told of a child that cannot be made."""
+"""One child process: what is told of one that cannot be made, and how one is asked to end."""
 
 import asyncio
 import errno
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -61,3 +63,19 @@ async def test_what_cannot_be_packed_leaves_no_process_that_waits_for_it(monkeyp
         await spawn(Launch("shard", {}, (LoadFailed("internal", "/home/\udcd5\udcc5"),)), print, print)
     assert not made
     assert open_descriptors() == before
+
+
+async def test_a_child_that_a_signal_has_stopped_ends_by_itself_when_it_is_asked_to(tmp_path):
+    code = "import signal, sys\nsignal.signal(15, lambda *_: sys.exit(7))\nsys.stderr.write('up\\n')\nsignal.pause()\n"
+    (tmp_path / "sleeper.py").write_text(code)
+    up = asyncio.Event()
+    child = await spawn(Launch("sleeper", {"PYTHONPATH": str(tmp_path)}, ()), print, lambda _line: up.set())
+    try:
+        await asyncio.wait_for(up.wait(), 10)
+        os.kill(child.pid, signal.SIGSTOP)
+        await asyncio.to_thread(os.waitid, os.P_PID, child.pid, os.WSTOPPED | os.WNOWAIT)
+        assert child.is_stopped
+        child.request_end()
+        assert await asyncio.wait_for(child.wait(), 10) == 7
+    finally:
+        child.kill()
