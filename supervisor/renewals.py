@@ -7,6 +7,7 @@ out of reach.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -71,7 +72,7 @@ class Renewals:
 
     async def _renew(self, post: Post, why: str) -> None:
         info, placement = post.holder.status.info, post.holder.setting.placement
-        overlap = info is not None and post.is_ready and has_room(info.encoder, placement.visible_gpus)
+        overlap = info is not None and post.is_ready and has_room(info.encoder, placement.visible_gpus, os.environ)
         log.info("replacing", model=post.model_id, why=why, first="successor" if overlap else "stop")
         served = await post.renew(overlap=overlap)
         if not served and overlap and post.lacked_memory:

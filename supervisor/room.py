@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import os
 import re
 import resource
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -26,14 +26,17 @@ _AVAILABLE: Final = re.compile(r"^MemAvailable:\s+(\d+) kB$", re.MULTILINE)
 _INACTIVE_FILE: Final = re.compile(r"^(?:total_)?inactive_file (\d+)$", re.MULTILINE)
 
 
-def has_room(info: EncoderInfo, visible_gpus: str) -> bool:
-    """Tell whether another process of this model fits; where the memory of a GPU cannot be asked, it does not."""
+def has_room(info: EncoderInfo, visible_gpus: str, env: Mapping[str, str]) -> bool:
+    """Tell whether another process of this model fits; where the memory of a GPU cannot be asked, it does not.
+
+    ``env`` is the supervisor's, which its processes have, too.
+    """
     available = available_bytes(read(_MEMINFO), _cgroup_free_bytes())
     if not fits(needed_bytes(info), available):
         return False
     if not info.device.startswith("cuda"):
         return True
-    free = gpu_free_bytes(visible_gpus)
+    free = gpu_free_bytes(visible_gpus, env)
     return free is not None and fits(info.weights_bytes + info.weights_bytes // 4 + _CUDA_CONTEXT_BYTES, free)
 
 
@@ -77,14 +80,14 @@ def resident_bytes(pid: int) -> int:
     return 0
 
 
-def gpu_free_bytes(visible_gpus: str) -> int | None:
+def gpu_free_bytes(visible_gpus: str, env: Mapping[str, str]) -> int | None:
     """Return the free memory of a GPU, by NVIDIA's management library; ``None`` where it cannot be asked.
 
     ``visible_gpus`` is the process's ``CUDA_VISIBLE_DEVICES``, an index or a UUID. An index is that of the bus: where
     the user has CUDA count otherwise, it may be any card's.
     """
     is_index = visible_gpus.isdecimal()
-    if is_index and (os.environ.get(CARD_ORDER) or ORDER_OF_THE_BUS) != ORDER_OF_THE_BUS:
+    if is_index and (env.get(CARD_ORDER) or ORDER_OF_THE_BUS) != ORDER_OF_THE_BUS:
         return None
 
     class _Memory(ctypes.Structure):

@@ -92,7 +92,7 @@ async def settle() -> None:
 
 @pytest.fixture
 async def renewals(monkeypatch):
-    monkeypatch.setattr("supervisor.renewals.has_room", lambda _encoder, _gpus: True)
+    monkeypatch.setattr("supervisor.renewals.has_room", lambda _encoder, _gpus, _env: True)
     it = Renewals()
     it.start()
     yield it
@@ -145,7 +145,7 @@ async def test_where_two_processes_do_not_fit_the_old_one_is_stopped_first(renew
     await settle()
     en.end(served=True)
     await settle()
-    monkeypatch.setattr("supervisor.renewals.has_room", lambda _encoder, _gpus: False)
+    monkeypatch.setattr("supervisor.renewals.has_room", lambda _encoder, _gpus, _env: False)
     renewals.ask(en, "known before")
     await settle()
     assert diary == ["en overlaps", "en failed", "en stops first", "en done", "en stops first"]

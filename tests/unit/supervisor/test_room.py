@@ -43,8 +43,8 @@ def test_something_stays_free_for_others():
 
 
 def test_a_model_larger_than_the_machine_has_no_room_and_a_small_one_has():
-    assert not has_room(ENCODER.replace(weights_bytes=1 << 50), "")
-    assert not has_room(ENCODER.replace(weights_bytes=1 << 50, device="cuda:0"), "0"), "or the card cannot be asked"
+    assert not has_room(ENCODER.replace(weights_bytes=1 << 50), "", {})
+    assert not has_room(ENCODER.replace(weights_bytes=1 << 50, device="cuda:0"), "0", {}), "or the card cannot be asked"
 
 
 FREE_ON_CARD = 5 * MIB
@@ -61,11 +61,10 @@ class Management:
 
 def test_the_memory_of_a_card_is_asked_by_its_number_only_where_that_is_its_place_on_the_bus(monkeypatch):
     monkeypatch.setattr("supervisor.room.ctypes.CDLL", Management)
-    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
-    assert gpu_free_bytes("1") == gpu_free_bytes("GPU-8932f937") == FREE_ON_CARD
-    monkeypatch.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")
-    assert gpu_free_bytes("1") is None, "it may be another card"
-    assert gpu_free_bytes("GPU-8932f937") == FREE_ON_CARD
+    assert gpu_free_bytes("1", {}) == gpu_free_bytes("GPU-8932f937", {}) == FREE_ON_CARD
+    otherwise = {"CUDA_DEVICE_ORDER": "FASTEST_FIRST"}
+    assert gpu_free_bytes("1", otherwise) is None, "it may be another card"
+    assert gpu_free_bytes("GPU-8932f937", otherwise) == FREE_ON_CARD
 
 
 def test_resident_memory_is_the_kernels_word():
