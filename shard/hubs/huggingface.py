@@ -91,12 +91,15 @@ class HuggingFaceClient:
     def list_files(self, name: str, revision: str | None) -> Listing:
         from huggingface_hub import HfApi, RepoFile, get_session  # noqa: PLC0415
 
+        from shard.hubs.long_waits import refuse_long_waits  # noqa: PLC0415
+
         try:
             get_session()
         except (ImportError, ValueError) as error:  # made from the environment's proxies alone
             raise unusable_proxy(self.source, error) from error
         except OSError as error:
             raise unusable_certificates(self.source, error) from error
+        refuse_long_waits(self._refused_with)
         api = HfApi(endpoint=self._endpoint, token=self._access.token or None)
         with self._reasons(name, revision), _Patience().limited():
             commit = api.model_info(name, revision=revision or self.default_revision).sha
@@ -112,6 +115,7 @@ class HuggingFaceClient:
         from huggingface_hub import constants, hf_hub_download  # noqa: PLC0415
 
         from shard.hubs.broken_lines import go_on_after_resets  # noqa: PLC0415
+        from shard.hubs.long_waits import refuse_long_waits  # noqa: PLC0415
 
         def get(file: RemoteFile) -> Path:
             path = hf_hub_download(
@@ -127,6 +131,7 @@ class HuggingFaceClient:
 
         def fetch(file: RemoteFile) -> Path:
             go_on_after_resets()  # for each: the client is made anew where a connection was refused
+            refuse_long_waits(self._refused_with)
             in_pieces = not constants.HF_HUB_DISABLE_XET
             with self._reasons(name, listing.revision), _unwrapped():
                 try:
@@ -193,7 +198,10 @@ class HuggingFaceClient:
             return no_permission(self.source, name)
         if response is None:
             return no_network(self.source, self._endpoint, error)
-        return refused_with(self.source, self._endpoint, status, response.reason_phrase)
+        return self._refused_with(status, response.reason_phrase)
+
+    def _refused_with(self, status: int, phrase: str) -> LoadError:
+        return refused_with(self.source, self._endpoint, status, phrase)
 
 
 def _leave_chunk_store(name: str, error: RuntimeError) -> None:

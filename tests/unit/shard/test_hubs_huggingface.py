@@ -165,3 +165,51 @@ def test_where_the_chunk_store_cannot_be_reached_whole_files_are_fetched(monkeyp
         directory = client.download("a/b", listing, lambda _: None)
     assert [(directory / name).read_bytes() for name in names] == [body] * 4
     assert constants.HF_HUB_DISABLE_XET, "the next file would wait as long"
+
+
+class _WantsPeace(_Answers):
+    """A hub that has had too many requests and says when to come back."""
+
+    def do_GET(self):
+        self.do_HEAD()
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "words"),
+    [
+        (
+            429,
+            {"Retry-After": "3600"},
+            "answers 429 Too Many Requests and asks to be left alone for 3600 s: it has",
+        ),
+        (429, {"RateLimit": '"resolvers";r=0;t=290'}, "Requests and asks to be left alone for 290 s: it has had too"),
+        (503, {"Retry-After": "3600"}, "answers 503 Service Unavailable and asks to be left alone for 3600 s"),
+    ],
+)
+def test_a_hub_that_wants_to_be_left_alone_for_long_is_not_waited_for_in_silence(tmp_path, status, headers, words):
+    listing = Listing(COMMIT, (RemoteFile("config.json", 99),))
+    with answering(200, b"", (status, {"Content-Length": "0"} | headers), _WantsPeace) as endpoint:
+        client = HuggingFaceClient(HubAccess(cache_dir=str(tmp_path), endpoint=endpoint))
+        for ask in (lambda: client.list_files("a/b", None), lambda: client.download("a/b", listing, lambda _: None)):
+            with pytest.raises(LoadError) as caught:
+                ask()
+            assert (caught.value.reason, words in str(caught.value)) == ("no_network", True), str(caught.value)
+            assert "hush" not in str(caught.value)
+
+
+def test_a_hub_that_wants_a_moment_is_waited_for(monkeypatch, tmp_path):
+    naps = []
+
+    class _OnceTooMany(_Answers):
+        def do_HEAD(self):
+            if naps:
+                self.server.head = (200, {"X-Repo-Commit": COMMIT, "ETag": '"e"', "Content-Length": "4"})
+            super().do_HEAD()
+
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", naps.append)
+    head = (429, {"Retry-After": "29", "Content-Length": "0"})
+    with answering(200, b"done", head, _OnceTooMany) as endpoint:
+        client = HuggingFaceClient(HubAccess(cache_dir=str(tmp_path), endpoint=endpoint))
+        directory = client.download("a/b", Listing(COMMIT, (RemoteFile("config.json", 4),)), lambda _: None)
+    assert (directory / "config.json").read_bytes() == b"done"
+    assert naps == [30]
