@@ -11,6 +11,7 @@ from typing import Final
 
 from emb_model_provider.errors import LoadError, LoadReason, unsupported
 from emb_model_provider.modelmap import ModelSpec, Pooling, Task
+from shard.foreign_weights import refuse_foreign
 from shard.generative import (
     QWEN3_MAX_TOKENS,
     is_language_model,
@@ -47,6 +48,7 @@ def read_recipe(directory: Path, spec: ModelSpec) -> Recipe:
     if (directory / "modules.json").exists():
         return _read_sentence_transformers(directory, spec)
     if not (directory / "config.json").exists():
+        refuse_foreign(directory)
         raise LoadError(
             LoadReason.INCOMPLETE_DOWNLOAD,
             f"{directory} has neither modules.json nor config.json: it is not a complete model directory",

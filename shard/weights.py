@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from emb_model_provider.errors import LoadError, LoadReason, unsupported
+from shard.foreign_weights import refuse_foreign
 
 #: The order in which transformers itself looks for weights.
 _CANDIDATES: Final = (
@@ -57,7 +58,8 @@ def weight_files(folders: Iterable[Path]) -> list[Path]:
 def find_checkpoint(folder: Path) -> Checkpoint:
     """Find the weights in ``folder`` and check that each file is whole, from its header.
 
-    Raises ``LoadError``: INCOMPLETE_DOWNLOAD for a missing or short file, WRONG_WEIGHTS for one that is no weights.
+    Raises ``LoadError``: INCOMPLETE_DOWNLOAD for a missing or short file, WRONG_WEIGHTS for one that is no weights,
+    UNSUPPORTED_MODEL where all are in other programs' formats.
     """
     for name in _CANDIDATES:
         path = folder / name
@@ -66,6 +68,7 @@ def find_checkpoint(folder: Path) -> Checkpoint:
             for file in files:
                 check_whole(file)
             return Checkpoint(folder, files)
+    refuse_foreign(folder)
     raise LoadError(
         LoadReason.INCOMPLETE_DOWNLOAD,
         f"{folder} holds no weights (model.safetensors or pytorch_model.bin): the download is not complete, or the "
