@@ -13,6 +13,7 @@ from functools import cached_property, partial
 from typing import Final
 
 from tokenizers import Encoding, Tokenizer
+from tokenizers.decoders import ByteLevel
 
 from emb_model_provider.errors import InvalidRequestError, unsupported
 from emb_model_provider.messages.link import Token
@@ -168,7 +169,9 @@ class TextTokenizer:
         """Return the text of each list of ids."""
         for ids in token_ids:
             self._check_ids(ids)
-        return list(self._tokenizer.decode_batch([list(ids) for ids in token_ids], skip_special_tokens))
+        texts = self._tokenizer.decode_batch([list(ids) for ids in token_ids], skip_special_tokens)
+        mark = _word_end(self._tokenizer)
+        return [text.replace(mark, " ").strip() for text in texts] if mark else list(texts)
 
     @cached_property
     def _pair_frame(self) -> Frame:
@@ -276,6 +279,12 @@ def _copy(tokenizer: Tokenizer) -> Tokenizer:
             f"its tokenizer has a step in Python and therefore no tokenizer.json form ({error}), as RoFormer's, which "
             "finds words with jieba"
         ) from error
+
+
+def _word_end(tokenizer: Tokenizer) -> str:
+    """Return what marks the ends of words for CLIP: transformers writes blanks there, as other decoders do."""
+    mark: str | None = getattr(tokenizer.model, "end_of_word_suffix", None)
+    return mark or "" if isinstance(tokenizer.decoder, ByteLevel) else ""
 
 
 def _nothing_to_read() -> InvalidRequestError:

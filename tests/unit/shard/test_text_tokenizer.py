@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE, WordLevel
 from tokenizers.pre_tokenizers import PreTokenizer, Whitespace
 from tokenizers.processors import ByteLevel, Sequence, TemplateProcessing
+from transformers import CLIPTokenizer
 
 from emb_model_provider.errors import InvalidRequestError, LoadError, LoadReason
 from shard.encoder import Reading
@@ -415,6 +416,18 @@ def test_ids_become_text_again(raw):
     assert with_special.startswith("[CLS]")
     assert "[" not in without
     assert without.replace(" ", "").replace("##", "") == "goodday"
+
+
+def test_ids_of_clip_become_the_text_that_transformers_makes_of_them():
+    words = {token: number for number, token in enumerate(["a", "b", "a</w>", "b</w>", "ab</w>"])}
+    clip = CLIPTokenizer(words, [("a", "b</w>")], unk_token="<end>", bos_token="<start>", eos_token="<end>")
+    ids = [clip("ab a b")["input_ids"], clip("a")["input_ids"]]
+    assert len(ids[0]) == 5
+    tokenizer = ours(Tokenizer.from_str(clip.backend_tokenizer.to_str()))
+    for skips in (False, True):
+        expected = [clip.decode(one, skip_special_tokens=skips) for one in ids]
+        assert tokenizer.detokenize(ids, skip_special_tokens=skips) == expected
+    assert expected == ["ab a b", "a"]
 
 
 def test_a_tokenizer_with_a_step_in_python_is_unsupported():
