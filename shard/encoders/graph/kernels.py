@@ -47,8 +47,8 @@ def choose_float_kernels(graph: fx.GraphModule, *, prepack: bool | None) -> Kern
         return Kernels("stock")
     largest = max(used, key=lambda node: int(node.args[1].meta["val"].numel()))
     weight = largest.args[1].meta["val"]
-    weights = {weight for node in linear_nodes(graph.graph) if (weight := weight_of(node)) is not None}
-    held = sum(weight.nbytes for weight in weights)
+    kept = {one for node in linear_nodes(graph.graph) if (one := weight_of(node)) is not None}
+    held = sum(one.nbytes for one in kept)
     packs = held > 0 and (held <= _MAX_PREPACKED_BYTES if prepack is None else prepack)
     onednn: Kernel = "onednn-packed" if packs else "onednn"
     if weight.dtype != torch.float32:
