@@ -57,7 +57,7 @@ def _find_last_uses(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
             last[used] = node
     ends: dict[fx.Node, list[fx.Node]] = {}
     for used, node in last.items():
-        if used.op == "call_function" and node.op != "output":
+        if used.op == "call_function":
             ends.setdefault(node, []).append(used)
     return ends
 
@@ -81,7 +81,7 @@ def _write(value: object, names: dict[str, object]) -> str:
 
 
 def _bind(value: object, names: dict[str, object]) -> str:
-    known = next((name for name, held in names.items() if held is value and name.startswith("bound_")), None)
+    known = next((name for name, held in names.items() if held is value), None)
     name = known or f"bound_{len(names)}"
     names[name] = value
     return name
