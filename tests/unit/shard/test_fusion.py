@@ -201,6 +201,12 @@ def test_an_activation_is_part_of_a_layer_that_feeds_nothing_else(name, kept):
     assert sum(node.target in (aten.gelu.default, aten.relu.default) for node in lowered.graph.nodes) == kept
 
 
+@pytest.mark.parametrize("kernel", ["stock", "onednn", "onednn-packed", "varlen"])
+def test_with_every_kernel_of_floats_both_are(kernel):
+    lowered = assert_computes_the_same(lambda x: x + layer(functional.gelu(layer(x)), 1), kernel)
+    assert not {node.target for node in lowered.graph.nodes} & {aten.gelu.default, aten.add.Tensor}
+
+
 def norm(x):
     return LAYER_NORM(x, [SIZE], B[0], B[1], 1e-5)
 
@@ -227,3 +233,9 @@ def test_a_norm_takes_a_plain_sum_of_two_and_nothing_else(name, monkeypatch):
     joined, build = NORMS[name]
     lowered = assert_computes_the_same(build, "varlen")
     assert [node.target for node in lowered.graph.nodes].count(normed_sum) == joined
+
+
+@pytest.mark.parametrize("kernel", ["stock", "onednn", "onednn-packed", "int8-dynamic", "int8-weight-only"])
+def test_off_a_card_nobody_asks_for_its_norm(kernel, monkeypatch):
+    monkeypatch.setattr(lowering, "find_normed_sum", lambda: pytest.fail("it would be compiled, or run on the CPU"))
+    run_both(NORMS["a sum"][1], kernel)

@@ -73,6 +73,8 @@ def test_the_first_number_of_rows_that_is_won_decides_and_who_asks_for_a_copy_ha
     race(most_rows)
     found = choose_float_kernels(GRAPH, prepack=prepack)
     assert (found.kernel, found.max_tokens) == chosen
+    assert found.all == (found.kernel, "stock")[: 1 if found.max_tokens is None else 2]
+    assert str(found) == "+".join(found.all)
 
 
 @pytest.mark.parametrize(("lacking", "kernel"), [(0, "onednn-packed"), (1, "onednn")])
