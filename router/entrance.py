@@ -17,6 +17,7 @@ from router.access_log import Answered
 from router.cors import Cors
 from router.handlers import Handlers
 from router.metrics.meter import Meter
+from router.prefix import TAKEN_OFF
 from router.visit import VISIT, Visit
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -102,7 +103,7 @@ def _tell(
         time_s=time.time(),
         client=request.remote or "unix",
         method=request.method,
-        path=request.path,
+        path=request.get(TAKEN_OFF, "") + request.path,
         http_version=f"{request.version.major}.{request.version.minor}",
         status=status,
         size_bytes=size,

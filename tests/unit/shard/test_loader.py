@@ -1,4 +1,4 @@
-"""What loading leaves behind on a card, shown without one; what makes a fingerprint; how little of a text may be read."""
+"""What loading leaves behind on a card, shown without one; what a fingerprint is made of; how short a length may be."""
 
 import gc
 import importlib.util
