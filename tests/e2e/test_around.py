@@ -259,7 +259,7 @@ class TestTlsAndPrefix:
     def test_the_access_log_is_apaches(self, secured):
         ask(secured, "/embed/er/nothing", {"Authorization": "Bearer k3y", "User-Agent": 'a "b"'})
         pattern = re.compile(
-            r'^127\.0\.0\.1 - - \[\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\] '
+            r"^127\.0\.0\.1 - - \[\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\] "
             r'"GET /embed/er/nothing HTTP/1\.1" 404 \d+ "-" '
             r'"a \\"b\\"" [\d.]+ms req-\w+ - -$',
             re.MULTILINE,
