@@ -154,6 +154,8 @@ class Delivery:
             raise refusal
 
     def _first_refusal(self, call: Call, begin: int, end: int) -> QuarantinedError | None:
+        if not self._quarantine:
+            return None
         refusals = (self._trials.refusal(call, index) for index in range(begin, end))
         return next((refusal for refusal in refusals if refusal is not None), None)
 
@@ -165,7 +167,7 @@ class Delivery:
             is_answered = False
             try:
                 await self._trials.settled(call, indices)
-                if not self._quarantine or self._first_refusal(call, begin, end) is None:
+                if self._first_refusal(call, begin, end) is None:
                     if self._trials.has_suspects(call, indices):
                         return await self._trials.each(call, indices, partial(self._send_alone, call))
                     encoded = await self._backend.encode(call.model_id, call.message(begin, end))

@@ -1,4 +1,4 @@
-"""What a client expects before it sends its body (RFC 9110, 10.1.1). Used by ``connection`` and ``app``.
+"""What a client expects before it sends its body (RFC 9110, 10.1.1). Used by ``connection``.
 
 aiohttp answers ``100-continue`` itself, and anything else in plain text before any middleware: that it does not see.
 """

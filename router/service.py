@@ -191,8 +191,7 @@ class EmbeddingService:
         request, status = call.request, call.status
         if request.dimensions is not None:
             _check_dimensions(request, status)
-        if self.quarantine:
-            self._delivery.refuse_quarantined(call)
+        self._delivery.refuse_quarantined(call)
         if request.count == 1:
             parts = await self._delivery.send(call, 0, 1)
         else:
