@@ -114,11 +114,17 @@ class Results:
 
     def at(self, index: int) -> Results:
         """Return the results of one input as those of a batch."""
-        end = index + 1
+        return self._between(index, index + 1)
+
+    def first(self, count: int) -> Results:
+        """Return the results of the first inputs."""
+        return self._between(0, count)
+
+    def _between(self, begin: int, end: int) -> Results:
         return Results(
-            None if self.rows is None else self.rows[index:end],
-            None if self.sparse is None else self.sparse[index:end],
-            None if self.tokens is None else self.tokens[index:end],
+            None if self.rows is None else self.rows[begin:end],
+            None if self.sparse is None else self.sparse[begin:end],
+            None if self.tokens is None else self.tokens[begin:end],
         )
 
     @property

@@ -12,9 +12,11 @@ from emb_model_provider.errors import LoadError, LoadReason
 from shard import paths
 from shard.device import ComputePlan
 from shard.encoder import Results, Tokenized
+from shard.encoders.filled_passes import FULL_TOKENS, FilledPasses
 from shard.encoders.score_head import ScoreHead
+from shard.encoders.sentence_transformer import run_path
 from shard.fidelity import compare_results
-from shard.paths import Trial, choose_path
+from shard.paths import Trial, choose_path, run_alone
 
 PROBES = [Tokenized((1, 2), 2), Tokenized((3,), 1)]
 EXACT = ComputePlan("cpu", "fp32", "float32", "float32")
@@ -151,6 +153,46 @@ def test_texts_are_given_one_at_a_time_only_where_their_company_moves_their_vect
     assert apart == ([[0], [1]] if batching == "alone" else [[0, 1]])
     rows = np.concatenate([found.path.run([PROBES[index] for index in one]).rows for one in apart])
     np.testing.assert_array_equal(found.results.rows, rows)
+
+
+class Small(Shifted):
+    """A model's own code whose vectors are turned by so much in passes of few tokens, and by ``large`` in others."""
+
+    def __init__(self, small, large=0.0):
+        self._by_size = small, large
+
+    def run(self, rows):
+        angle = self._by_size[len(rows) * max(len(row.ids) for row in rows) >= FULL_TOKENS]
+        return Results(np.array([[np.cos(angle), np.sin(angle)]] * len(rows), np.float32))
+
+
+LONG_PROBES = [Tokenized((1, 2), 2), Tokenized((3,) * 9, 9)]
+
+
+def filled(plan, path):
+    heads = SimpleNamespace(modules=nn.ModuleList(), takes_flat_output=False)
+    parts = SimpleNamespace(transformer=nn.Module(), heads=heads, plain=path, wants_type_ids=False, rescaled=None)
+    found = choose_path(parts, plan, Trial(LONG_PROBES, run_alone(path, LONG_PROBES), 8, compare_results), None)
+    alone = run_alone(found.path, LONG_PROBES).rows
+    np.testing.assert_array_equal(found.results.rows, run_path(found.path, LONG_PROBES).rows)
+    return np.array_equal(alone, found.results.rows), isinstance(found.path, FilledPasses)
+
+
+def test_where_a_short_text_has_another_vector_by_itself_passes_are_filled_with_copies_of_it():
+    assert filled(CPU, Small(5e-7)) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("plan", "path"),
+    [
+        (CPU, Small(1e-7)),  # nobody could see it, and a full pass takes longer
+        (CPU, Small(0.0, float("nan"))),
+        (ComputePlan("cpu", "bf16", "bfloat16", "bfloat16"), Small(5e-7)),
+        (ComputePlan("cuda:0", "fp32", "float32", "float32"), Small(5e-7)),
+    ],
+)
+def test_passes_are_left_as_they_are_where_to_fill_them_gives_nothing(plan, path):
+    assert filled(plan, path)[1] is False
 
 
 def test_a_way_that_fails_on_one_text_by_itself_is_as_far_as_one_that_fails_on_many():
