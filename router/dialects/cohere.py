@@ -1,4 +1,4 @@
-"""Cohere's JSON, to and from our types; pure. Formats: https://docs.cohere.com/reference/embed and …/rerank.
+"""Cohere's JSON, to and from our types; pure. Formats: https://docs.cohere.com/reference/embed, …/rerank, …/tokenize.
 
 The Python client (7.3) was read for what it needs of an answer: ``response_type`` chooses the class of a v1 answer,
 ``embeddings`` by type are lists or, for ``base64``, strings, and an error is whatever JSON has the status.
@@ -6,7 +6,7 @@ The Python client (7.3) was read for what it needs of an answer: ``response_type
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -14,11 +14,13 @@ from typing import Final
 import orjson
 
 from emb_model_provider.errors import InvalidRequestError, RequestError
+from emb_model_provider.messages.link import Token, Tokenize, Tokens
+from emb_model_provider.messages.status import EncoderInfo
 from router.dialects.fields import Fields, wrong
 from router.dialects.jina import Ranking, parse_rerank, ranking_facts, results_json
 from router.dialects.openai import FORMS, read_words, with_unit_length
 from router.dialects.options import read_options, read_texts
-from router.dialects.seam import Answered, Dialect, EncodeCall, Route, at_once
+from router.dialects.seam import Answered, Dialect, EncodeCall, Route, TokenizeCall, at_once
 from router.dialects.vectors import PLAIN, VectorForm, details_json, errors_json, list_json, rows_json, to_json
 
 
@@ -110,6 +112,38 @@ def build_rerank(ranking: Ranking, answered: Answered) -> Iterator[bytes]:
     yield b"]," + to_json(ranking_facts(ranking, answered, "2"))[1:]
 
 
+def parse_tokenize(fields: Fields) -> TokenizeCall:
+    """Read the body of ``/v1/tokenize``: one text, whose tokens are wanted without special ones."""
+    text = fields.text("text")
+    message = Tokenize((text,), add_special_tokens=False)
+    return TokenizeCall(fields.string("model") or "", message, partial(build_tokenize, text))
+
+
+def build_tokenize(text: str, tokens: Tokens, _encoder: EncoderInfo) -> Iterator[bytes]:
+    """Write token ids, and beside each its part of the text: clients put the text together again from these (Dify)."""
+    row = tokens.rows[0]
+    yield b'{"tokens":%b,"token_strings":[' % orjson.dumps([token.id for token in row])
+    strings = _cut_at_tokens(text, row)
+    yield from list_json(strings, map(len, strings))
+    yield b'],"meta":{"api_version":{"version":"1"}}}'
+
+
+def _cut_at_tokens(text: str, row: Sequence[Token]) -> list[str]:
+    """Return a string for each token, which joined are the text.
+
+    What stands between two tokens goes to the second, the rest to the last. Of several tokens of one character the
+    first has it.
+    """
+    strings: list[str] = []
+    end = 0
+    for token in row:
+        begin, end = end, max(end, token.stop or 0)
+        strings.append(text[begin:end])
+    if strings:
+        strings[-1] += text[end:]
+    return strings
+
+
 def render_error(error: RequestError) -> bytes:
     """Return Cohere's error body, and beside it what ours can say more."""
     return orjson.dumps({"message": error.message, "code": error.code, "param": error.param})
@@ -121,6 +155,7 @@ COHERE: Final = Dialect(
         Route("/v2/embed", at_once(lambda fields: parse_embed(fields, "2"))),
         Route("/v1/embed", at_once(lambda fields: parse_embed(fields, "1"))),
         Route("/v2/rerank", at_once(parse_rerank_v2)),
+        Route("/v1/tokenize", at_once(parse_tokenize)),
     ),
     render_error=render_error,
     errors_below=("/v2/",),

@@ -6,6 +6,7 @@ from typing import Final
 
 from router.dialects.cohere import COHERE
 from router.dialects.jina import JINA
+from router.dialects.nvidia import NVIDIA
 from router.dialects.ollama import OLLAMA
 from router.dialects.openai import OPENAI
 from router.dialects.seam import Dialect, Route
@@ -13,7 +14,7 @@ from router.dialects.tei import TEI
 from router.dialects.vllm import VLLM
 from router.near_paths import tidy
 
-DIALECTS: Final[tuple[Dialect, ...]] = (OPENAI, COHERE, TEI, JINA, VLLM, OLLAMA)
+DIALECTS: Final[tuple[Dialect, ...]] = (OPENAI, COHERE, TEI, JINA, VLLM, OLLAMA, NVIDIA)
 
 #: In front of any path: the model, for clients that cannot name one. Ids may hold slashes.
 MODEL_PREFIX: Final = "/models/{model:.+}"

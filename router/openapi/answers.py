@@ -49,6 +49,8 @@ _RESULTS: Final = listed(
     record({"index": WHOLE, "relevance_score": or_null(NUMBER)}, {"document": record({"text": TEXT})})
 )
 COHERE_RANKING: Final = record({"id": TEXT, "results": _RESULTS, "meta": record({})})
+COHERE_TOKENS: Final = record({"tokens": listed(WHOLE), "token_strings": listed(TEXT)})
+NVIDIA_RANKING: Final = record({"rankings": listed(record({"index": WHOLE, "logit": NUMBER})), "usage": _USAGE})
 RANKING: Final = record(
     {"id": TEXT, "object": words("list", "rerank"), "model": TEXT, "results": _RESULTS, "usage": _USAGE},
     {"data": _RESULTS},
@@ -95,11 +97,13 @@ _OPENAI_ERROR: Final = record(
         "detail": TEXT,
     }
 )
+_RANKING_ERROR: Final = record({"error": record({"message": TEXT}), "message": TEXT, "detail": TEXT})
 #: By dialect: what ``Dialect.render_error`` writes.
 ERRORS: Final[dict[str, Schema]] = {
     "openai": _OPENAI_ERROR,
     "vllm": _OPENAI_ERROR,
-    "jina": record({"error": record({"message": TEXT}), "message": TEXT, "detail": TEXT}),
+    "jina": _RANKING_ERROR,
+    "nvidia": _RANKING_ERROR,
     "cohere": record({"message": TEXT, "code": or_null(TEXT), "param": or_null(TEXT)}),
     "tei": record({"error": TEXT, "error_type": TEXT}),
     "ollama": record({"error": TEXT}),

@@ -140,6 +140,15 @@ def test_cohere_v1_embeds_and_reranks(server, key):
     assert ranked.results[0].document.text == SENTENCES[ranked.results[0].index]
 
 
+def test_cohere_tokenizes_into_strings_that_are_the_text_again(server, key):
+    import cohere
+
+    text = " The  weather is\n今天天气很好 🙂 "
+    answer = cohere.Client(api_key=key, base_url=server.url).tokenize(text=text, model="minilm", offline=False)
+    assert "".join(answer.token_strings) == text
+    assert len(answer.tokens) == len(answer.token_strings) == 10
+
+
 def test_cohere_hears_of_an_unknown_model(server, key):
     import cohere
 

@@ -19,7 +19,7 @@ NEAR = NearPaths([*by_path(), *OF_ALL])
         ("POST /openai/v1/embeddings", "/v1/embeddings"),
         ("POST /v1/v2/embed", "/v2/embed"),
         ("POST /v1/api/embed", "/api/embed"),
-        ("POST /v1/tokenize", "/tokenize"),
+        ("POST /v1/detokenize", "/detokenize"),
         ("GET /v1/v1/models", "/v1/models"),
         ("HEAD /v1/health", "/health"),
         ("GET /metrics/", "/metrics"),

@@ -1,8 +1,11 @@
 import base64
 
 import numpy as np
+import orjson
 import pytest
 
+from emb_model_provider.messages.link import Token, Tokens
+from router.dialects import cohere
 from tests.support.made_up_models import dense_of
 
 
@@ -101,3 +104,34 @@ async def test_errors_have_coheres_shape(refuse, path, body, status, words):
     assert got == status
     assert words in error["message"]
     assert "error" not in error
+
+
+async def test_tokenize_answers_ids_without_special_ones_and_each_ones_part_of_the_text(ask, backend):
+    answer = await ask("/v1/tokenize", model="embed", text="ab")
+    assert answer == {"tokens": [97, 98], "token_strings": ["a", "b"], "meta": {"api_version": {"version": "1"}}}
+    assert (backend.asked[0].texts, backend.asked[0].add_special_tokens) == (("ab",), False)
+
+
+@pytest.mark.parametrize(
+    ("places", "strings"),
+    [
+        ([("tok", 1, 4), ("##en", 4, 6), ("!", 8, 9)], [" tok", "en", "  !\n"]),  # WordPiece: blanks are nobody's
+        ([("▁tok", 0, 4), ("en", 4, 6), ("▁▁!", 6, 9)], [" tok", "en", "  !\n"]),
+        ([("Ġtoken", 0, 6), ("â", 6, 9), ("Ģ", 6, 9)], [" token", "  !", "\n"]),  # bytes of one character
+        ([("<s>", None, None), ("token", 1, 6)], ["", " token  !\n"]),
+        ([], []),
+    ],
+)
+def test_strings_of_tokens_are_the_text_again_when_joined_as_dify_does_it(places, strings):
+    text = " token  !\n"
+    row = tuple(Token(1, one, special=False, start=start, stop=stop) for one, start, stop in places)
+    answer = orjson.loads(b"".join(cohere.build_tokenize(text, Tokens((row,)), None)))
+    assert answer["token_strings"] == strings
+    assert "".join(strings) == (text if places else "")
+    assert len(answer["tokens"]) == len(strings)
+
+
+async def test_tokenize_refuses_in_coheres_words(refuse):
+    status, error = await refuse("/v1/tokenize", model="embed", text="")
+    assert (status, error["param"], set(error)) == (400, "text", {"message", "code", "param"})
+    assert (await refuse("/v1/tokenize", model="not-here", text="a"))[0] == 404

@@ -1,0 +1,72 @@
+"""NVIDIA NIM's ``/v1/ranking``, to and from our types; pure. Its ``/v1/embeddings`` is OpenAI's with our own fields.
+
+Format: https://docs.nvidia.com/nim/nemo-retriever/text-reranking/latest/using-reranking.html. The clients of LangChain,
+LlamaIndex, Haystack and LiteLLM were read for what they need of an answer: ``index`` and ``logit``, the best first, and
+of an error whatever has the status.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Final
+
+from emb_model_provider.errors import InvalidRequestError
+from router.dialects.fields import Fields, wrong
+from router.dialects.inputs import text_in
+from router.dialects.jina import render_error
+from router.dialects.options import read_options
+from router.dialects.pairs import Listed, Pairs, read_pairs
+from router.dialects.ranking import RANKS, RESULT_BYTES, best, pair_details, pair_errors, plan_pairs, scores
+from router.dialects.seam import Answered, Dialect, EncodeCall, Route, at_once
+from router.dialects.vectors import list_json, to_json
+
+
+def parse_ranking(fields: Fields) -> EncodeCall:
+    """Read the body of ``/v1/ranking``: a query and passages, each in an object."""
+    options = read_options(fields)
+    query = fields.object("query").string("text")
+    if not query:
+        raise InvalidRequestError("'query.text' is required: a string.", param="query")
+    passages = Listed("passages", _read_passages(fields))
+    pairs = read_pairs(Listed("query.text", [query]), passages, partial=options.partial)
+    request = pairs.request(options, fields.string("model") or "")
+    build = partial(build_ranking, pairs, details=options.details)
+    return EncodeCall(request, build, tasks=RANKS, role=options.role, plan=plan_pairs)
+
+
+def _read_passages(fields: Fields) -> list[object]:
+    value = fields.values.get("passages")
+    if value is None:
+        raise InvalidRequestError("'passages' is required: a list of objects with 'text'.", param="passages")
+    if not isinstance(value, list):
+        raise wrong("passages", "a list of objects with 'text'", value)
+    for index, one in enumerate(value):
+        if isinstance(one, dict) and one.get("image"):
+            raise InvalidRequestError(f"'passages[{index}].image' is not supported: send 'text'.", param="passages")
+    return [text_in(one) for one in value]
+
+
+def build_ranking(pairs: Pairs, answered: Answered, *, details: bool) -> Iterator[bytes]:
+    """Write every passage's index and logit, the best first; of a model that embeds, their cosine."""
+    scored = yield from scores(answered, pairs, raw=True)
+    yield b'{"rankings":['
+    rankings = [{"index": index, "logit": logit} for index, logit in best(scored, None)]
+    yield from list_json(rankings, (RESULT_BYTES for _ in rankings))
+    result = answered.result
+    usage: dict[str, object] = {"prompt_tokens": result.prompt_tokens, "total_tokens": result.prompt_tokens}
+    if details:
+        usage["details"] = pair_details(answered, pairs)
+    rest: dict[str, object] = {"model": result.model_id, "usage": usage}
+    if errors := pair_errors(answered, pairs):
+        rest["errors"] = [{"index": index, **error} for index, error in errors]
+    if result.fingerprint:
+        rest["system_fingerprint"] = result.fingerprint
+    yield b"]," + to_json(rest)[1:]
+
+
+NVIDIA: Final = Dialect(
+    name="nvidia",
+    routes=(Route("/v1/ranking", at_once(parse_ranking)),),
+    render_error=render_error,
+)
