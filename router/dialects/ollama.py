@@ -19,7 +19,7 @@ from emb_model_provider.errors import InvalidRequestError, RequestError
 from emb_model_provider.messages.status import ShardStatus
 from router.dialects.fields import Fields
 from router.dialects.openai import parse_model
-from router.dialects.options import read_options, read_texts
+from router.dialects.options import has_prompt, read_options, read_texts
 from router.dialects.seam import Answered, DescribeCall, Dialect, EncodeCall, ListCall, Route, at_once
 from router.dialects.vectors import PLAIN, details_json, errors_json, rows_json, to_json
 from router.dialects.version import our_version
@@ -35,7 +35,7 @@ def parse_embed(fields: Fields) -> EncodeCall | DescribeCall:
     """Read the body of ``/api/embed``."""
     if fields.values.get("input") in (None, "", []):
         return DescribeCall(parse_model(fields), _no_vectors, waits=True)
-    options = read_options(fields)
+    options = read_options(fields, reads_prompt=has_prompt(fields, "input"))
     texts, holes = read_texts(fields, "input", options)
     request = options.request(parse_model(fields), texts=texts, holes=holes)
     return EncodeCall(request, partial(build_embed, options.details), role=options.role, holes=holes)

@@ -20,7 +20,7 @@ from emb_model_provider.messages.link import Output
 from router.dialects.fields import Fields, no_words, unsupported
 from router.dialects.inputs import read_input, read_partial_input
 from router.dialects.openai_models import render_model, render_models
-from router.dialects.options import Options, read_options, read_outputs
+from router.dialects.options import Options, has_prompt, read_options, read_outputs
 from router.dialects.seam import (
     Answered,
     DescribeCall,
@@ -97,7 +97,7 @@ def parse_embeddings(fields: Fields) -> Steps:
     """Read the body of ``POST /v1/embeddings``."""
     if fields.choice("modality", _MODALITIES) and fields.values.get("dimensions") == 0:
         del fields.values["dimensions"]  # infinity's word for all of them
-    options = read_options(fields)
+    options = read_options(fields, reads_prompt=has_prompt(fields, "input"))
     fields.string("user")
     options = _as_vllm_asks(fields, options)
     shape = _shape(fields, options)

@@ -93,7 +93,7 @@ _DEFAULTS: Final = Options()
 
 
 def read_options(fields: Fields, *, reads_prompt: bool = True) -> Options:
-    """Return the options in a body. ``reads_prompt`` is off where ``prompt`` is the dialect's name for an input."""
+    """Return the options in a body. ``reads_prompt`` is off where ``prompt`` is a name for an input."""
     if _NAMES.isdisjoint(fields.values):
         return _DEFAULTS
     if fields.flag("late_chunking"):
@@ -114,6 +114,14 @@ def read_options(fields: Fields, *, reads_prompt: bool = True) -> Options:
         partial=bool(fields.choice("on_error", _ON_ERROR)),
         details=bool(fields.flag("usage_details")),
     )
+
+
+def has_prompt(fields: Fields, name: str) -> bool:
+    """Tell whether ``prompt`` is one, and not the input ``name`` once more.
+
+    That is what clients send who write one body for both of Ollama's routes and for OpenAI's (cognee up to 0.5.1).
+    """
+    return fields.values.get("prompt") != fields.values.get(name)
 
 
 def read_overlong(fields: Fields) -> Overlong | None:

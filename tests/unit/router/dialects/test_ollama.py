@@ -64,6 +64,15 @@ async def test_errors_are_one_string(refuse, client):
     assert (await refuse("/api/embed", model="embed", input=1))[0] == 400
 
 
+@pytest.mark.parametrize("path", ["/api/embed", "/v1/embeddings"])
+async def test_a_text_that_is_sent_as_prompt_as_well_is_not_put_before_itself(ask, backend, path):
+    # cognee 0.3.9 to 0.5.1, OllamaEmbeddingEngine: one body for both of Ollama's routes and for OpenAI's
+    await ask(path, model="embed", prompt="aab", input="aab")
+    assert (backend.seen[0].texts, backend.seen[0].prompt) == (("aab",), None)
+    await ask(path, model="embed", prompt="b: ", input="aab")
+    assert (backend.seen[1].texts, backend.seen[1].prompt) == (("aab",), "b: ")
+
+
 @pytest.mark.parametrize(
     ("path", "name"),
     [("/api/embed", "input"), ("/api/embeddings", "prompt"), ("/v1/embeddings", "input"), ("/embed", "inputs")],
