@@ -2,9 +2,10 @@
 
 The three differ in what they add to the answer, and read by name: one answer serves all of them. The client of infinity
 reads it too, where ``object`` is ``rerank``, and Voyage's, for which the results stand in ``data`` as well. Those of
-Xinference and SiliconFlow look for their count of tokens in ``meta``. Jina's ``/v1/embeddings`` is OpenAI's with more
-fields, see ``openai``. Formats: https://api.jina.ai/openapi.json,
-https://docs.cohere.com/v1/reference/rerank and vLLM's ``entrypoints/pooling/scoring/protocol.py``.
+Xinference and SiliconFlow look for their count of tokens in ``meta``. ``instruction`` is SiliconFlow's; LiteLLM sends
+it as a client of vLLM's. Jina's ``/v1/embeddings`` is OpenAI's with more fields, see ``openai``. Formats:
+https://api.jina.ai/openapi.json, https://docs.cohere.com/v1/reference/rerank and vLLM's
+``entrypoints/pooling/scoring/protocol.py``.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Final
 import orjson
 
 from emb_model_provider.errors import InvalidRequestError, RequestError
+from emb_model_provider.messages.status import EncoderInfo
 from router.dialects.fields import Fields, wrong
 from router.dialects.inputs import text_in
 from router.dialects.options import read_options
@@ -24,6 +26,7 @@ from router.dialects.pairs import Listed, Pairs, read_pairs
 from router.dialects.ranking import RANKS, RESULT_BYTES, best, pair_details, pair_errors, plan_pairs, scores
 from router.dialects.seam import Answered, Dialect, EncodeCall, Route, at_once
 from router.dialects.vectors import list_json, to_json
+from router.requests import EncodeRequest
 
 #: A hundred documents are what Cohere counts as one search.
 _DOCUMENTS_A_SEARCH: Final = 100
@@ -59,7 +62,16 @@ def parse_rerank(fields: Fields, *, returns_documents: bool = True) -> EncodeCal
         is_for_voyage=is_for_voyage,
     )
     request = pairs.request(options, fields.string("model") or "")
-    return EncodeCall(request, partial(build_rerank, ranking), tasks=RANKS, role=options.role, plan=plan_pairs)
+    plan = partial(_plan_instructed, fields.string("instruction"))
+    return EncodeCall(request, partial(build_rerank, ranking), tasks=RANKS, role=options.role, plan=plan)
+
+
+def _plan_instructed(instruction: str | None, request: EncodeRequest, encoder: EncoderInfo) -> EncodeRequest:
+    """Return what to ask the model: ``instruction`` is for rerankers, which leave it out unless they take one."""
+    planned = plan_pairs(request, encoder)
+    if instruction is None or not planned.seconds or planned.prompt is not None or planned.prompt_name is not None:
+        return planned
+    return planned.replace(prompt=instruction)
 
 
 def _wants_documents(fields: Fields) -> bool | None:

@@ -49,6 +49,7 @@ _RANKING_OPTIONS: Final[dict[str, Schema]] = {
     "top_k": told(whole(0), "Another name for `top_n`."),
     "return_documents": told(either(FLAG, words("true", "false")), "Send the documents back."),
     "return_text": told(either(FLAG, words("true", "false")), "Another name for `return_documents`."),
+    "instruction": told(TEXT, "Another name for `prompt`, to rerankers that take one; others ignore it."),
 }
 _RANKING_EXAMPLE: Final = {"query": "capital of France", "documents": ["Paris is …", "Berlin is …"], "top_n": 1}
 

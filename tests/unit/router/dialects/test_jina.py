@@ -1,6 +1,6 @@
 import pytest
 
-from tests.support.made_up_models import make_app
+from tests.support.made_up_models import KINDS, make_app
 
 
 async def test_documents_that_hold_no_text_are_called_objects_and_not_null(refuse):
@@ -101,6 +101,28 @@ async def test_a_multi_vector_model_reads_the_query_as_one_and_documents_as_such
     backend.seen.clear()
     await ask("/v1/rerank", model="colbert", query="ab", documents=["b", "ba"], prompt="x: ")
     assert sent() == [(("ab", "b", "ba"), None, "x: ")]
+
+
+@pytest.mark.parametrize("path", ["/v1/rerank", "/rerank", "/v2/rerank"])
+async def test_an_instruction_reaches_a_reranker_that_takes_one(aiohttp_client, backend, monkeypatch, path):
+    # LiteLLM 1.110, rerank("hosted_vllm/…", instruction=…)
+    monkeypatch.setitem(KINDS["rerank"], "takes_instruction", True)
+    client = await aiohttp_client(make_app("rerank", backend=backend))
+    body = {"query": "a", "documents": ["a"], "instruction": "Find what contradicts."}
+    for more, prompt in (({}, "Find what contradicts."), ({"prompt": "other"}, "other"), ({"instruction": None}, None)):
+        assert (await client.post(path, json=body | more)).status == 200
+        assert (backend.seen[-1].prompt, backend.seen[-1].prompt_name) == (prompt, None)
+
+
+@pytest.mark.parametrize("model", ["rerank", "embed", "colbert"])
+async def test_an_instruction_changes_nothing_for_a_model_that_takes_none(ask, refuse, backend, model):
+    body = {"model": model, "query": "a", "documents": ["b", "a"]}
+    plain = await ask("/v1/rerank", **body)
+    sent = sorted((one.texts, one.prompt, one.prompt_name) for one in backend.seen)
+    backend.seen.clear()
+    assert (await ask("/v1/rerank", **body, instruction="Find."))["results"] == plain["results"]
+    assert sorted((one.texts, one.prompt, one.prompt_name) for one in backend.seen) == sent
+    assert (await refuse("/v1/rerank", **body, instruction=1))[1]["error"]["param"] == "instruction"
 
 
 async def test_large_documents_come_back_whole(ask):
