@@ -281,6 +281,7 @@ OPENAI: Final = Dialect(
         Route("/v1/embeddings", parse_embeddings),
         Route("/embeddings", parse_embeddings),  # where TEI and infinity have it too
         Route("/openai/deployments/{model:.+}/embeddings", parse_embeddings),  # Azure's; ``auth`` knows its header
+        Route("/openai/v1/embeddings", parse_embeddings),  # Azure's since its API has no dates
         Route("/v1/models", at_once(lambda _fields: ListCall(render_models)), method="GET"),
         Route("/models", at_once(lambda _fields: ListCall(render_models)), method="GET"),  # beside "/embeddings"
         Route(

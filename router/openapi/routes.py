@@ -138,6 +138,7 @@ ROUTES: Final[dict[tuple[str, str], Described]] = {
     ("openai", "/v1/embeddings"): _EMBEDDINGS,
     ("openai", "/embeddings"): _EMBEDDINGS,
     ("openai", "/openai/deployments/{model:.+}/embeddings"): _EMBEDDINGS,
+    ("openai", "/openai/v1/embeddings"): _EMBEDDINGS,
     ("openai", "/v1/models"): Described("Every model and its state.", a.MODELS, runs_model=False),
     ("openai", "/models"): Described("The same.", a.MODELS, runs_model=False),
     ("openai", "/v1/models/{model:.+}"): Described("One model.", a.ONE_MODEL, runs_model=False),

@@ -16,7 +16,7 @@ NEAR = NearPaths([*by_path(), *OF_ALL])
         ("POST /v1%2Fembeddings", "/v1/embeddings"),
         ("POST /v1/v1/embeddings", "/v1/embeddings"),
         ("POST /V1/Embeddings", "/v1/embeddings"),
-        ("POST /openai/v1/embeddings", "/v1/embeddings"),
+        ("POST /openai/v1/rerank", "/v1/rerank"),
         ("POST /v1/v2/embed", "/v2/embed"),
         ("POST /v1/api/embed", "/api/embed"),
         ("POST /v1/detokenize", "/detokenize"),

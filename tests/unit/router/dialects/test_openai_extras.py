@@ -21,6 +21,16 @@ async def test_azures_path_names_the_model_and_azures_header_the_key(aiohttp_cli
     assert (await client.post(path, json=body)).status == 401
 
 
+async def test_azures_path_without_a_date_has_the_model_in_the_body(aiohttp_client):
+    # LiteLLM 1.110.2, azure/ID with api_version v1 or preview
+    client = await aiohttp_client(make_app(keys=(hashlib.sha256(b"key").digest(),)))
+    path, body = "/openai/v1/embeddings?api-version=preview", {"model": "embed", "input": ["a"]}
+    response = await client.post(path, json=body, headers={"api-key": "key"})
+    answer = await response.json()
+    assert (response.status, answer["model"]) == (200, "embed"), answer
+    assert (await client.post(path, json=body)).status == 401
+
+
 async def test_infinitys_client_gets_whole_vectors_of_texts_and_no_vectors_of_addresses(ask, refuse, backend):
     # infinity_client 0.0.78, OpenAIEmbeddingInputText: what is not set is sent with its default
     body = {"model": "embed", "input": ["a"], "dimensions": 0, "modality": "text"}
