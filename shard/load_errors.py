@@ -38,8 +38,7 @@ _NO_CODE_FOR_CARD: Final = "no kernel image is available"
 _VECTOR_OF_A_TEXT: Final = "sentence_embedding"
 #: What they say of a model whose output lacks what they look for, as DPR's encoders give one vector of their own.
 _NO_OUTPUT: Final = re.compile(r"Could not access output key '(\w+)' via")
-#: What transformers says of a model that it has no class for in a role, before it lists all that it has: some 9,000
-#: characters.
+#: What transformers says of a model that it has no class for in a role, before it lists all that it has, hundreds.
 _NO_CLASS: Final = re.compile(
     r"Unrecognized configuration class <class '[\w.]*?(\w+)'> for this kind of AutoModel: (\w+)"
 )

@@ -25,7 +25,7 @@ _NONE: Final = "Unrecognized processing class"
 
 
 @contextmanager
-def named(name: str, options: Mapping[str, Any]) -> Iterator[None]:
+def naming_failures(name: str, options: Mapping[str, Any]) -> Iterator[None]:
     """Raise ``LoadError`` for a file that is cut off or has no number for a length, and else what transformers forgot.
 
     ``options`` are those that the tokenizer of the model ``name`` is made with. Files are read once something has

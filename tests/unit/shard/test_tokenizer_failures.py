@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoProcessor, AutoTokenizer
 
 from emb_model_provider.errors import LoadError, LoadReason
-from shard.encoders.tokenizer_failures import named
+from shard.encoders.tokenizer_failures import naming_failures
 
 
 def write(directory, config=None, **files):
@@ -19,7 +19,7 @@ def write(directory, config=None, **files):
 
 def make(directory):
     options = {"local_files_only": True}
-    with named(str(directory), options):
+    with naming_failures(str(directory), options):
         AutoProcessor.from_pretrained(str(directory), **options)
 
 
@@ -59,7 +59,10 @@ def test_a_package_that_a_tokenizer_needs_is_told_of_as_missing(tmp_path, monkey
 @pytest.mark.parametrize("length", ["64", [64]])
 def test_a_length_that_is_no_number_is_refused_with_its_key(tmp_path, length):
     write(tmp_path, {"model_max_length": length})
-    with pytest.raises(LoadError, match=r"has model_max_length .*64.*, which") as caught, named(str(tmp_path), {}):
+    with (
+        pytest.raises(LoadError, match=r"has model_max_length .*64.*, which") as caught,
+        naming_failures(str(tmp_path), {}),
+    ):
         min(length, 512)
     assert caught.value.reason is LoadReason.UNSUPPORTED_MODEL
 
@@ -67,13 +70,13 @@ def test_a_length_that_is_no_number_is_refused_with_its_key(tmp_path, length):
 def test_files_are_those_in_the_folder_of_the_module(tmp_path):
     (tmp_path / "0_Transformer").mkdir()
     write(tmp_path / "0_Transformer", {"model_max_length": "64"})
-    with pytest.raises(LoadError, match="no number"), named(str(tmp_path), {"subfolder": "0_Transformer"}):
+    with pytest.raises(LoadError, match="no number"), naming_failures(str(tmp_path), {"subfolder": "0_Transformer"}):
         min("64", 512)
 
 
 def test_a_mistake_that_no_file_explains_goes_through_as_it_is(tmp_path):
     write(tmp_path, {"model_max_length": 64})
-    with pytest.raises(TypeError), named(str(tmp_path), {}):
+    with pytest.raises(TypeError), naming_failures(str(tmp_path), {}):
         min("64", 512)
-    with pytest.raises(ValueError, match="other"), named(str(tmp_path), {}):
+    with pytest.raises(ValueError, match="other"), naming_failures(str(tmp_path), {}):
         raise ValueError("other")
