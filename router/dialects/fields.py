@@ -13,6 +13,8 @@ from router import large_json
 T = TypeVar("T")
 
 _LONGEST_SHOWN: Final = 64
+#: From here on a fraction of 64 bits holds whole numbers alone; orjson reads those of more than 64 bits into it.
+_WHOLE_FROM: Final = 2.0**53
 #: Notepad and PowerShell write it; RFC 8259 leaves it to a reader to pass over it.
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 #: orjson's words for bytes that are in another encoding. It calls them surrogates, and names no place but the first.
@@ -74,6 +76,8 @@ class Fields:
             return None
         if type(value) is not int or value < least or (most is not None and value > most):
             span = f"from {least}" if most is None else f"from {least} to {most}"
+            if most is None and isinstance(value, float) and value >= 2.0**64:
+                span += " of 64 bits at most"
             raise wrong(name, f"a whole number {span}", value)
         return value
 
@@ -168,6 +172,8 @@ def kind_of(value: object) -> str:
     """Say what a JSON value is, without repeating a client's text."""
     if value is None or isinstance(value, bool):
         return orjson.dumps(value).decode()
+    if isinstance(value, float) and abs(value) >= _WHOLE_FROM:
+        return f"the number {value:g}"
     return {
         str: "a string",
         int: "the number " + str(value)[:20],
