@@ -87,7 +87,10 @@ class Host(Kind[str]):
     def parse(self, text: str) -> str:
         bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
         try:
-            return str(ipaddress.ip_address(bare))
+            address = ipaddress.ip_address(bare)
+            # An address of IPv4 that is written as one of IPv6 is listened on as what it is: a socket for IPv6 alone
+            # has no such.
+            return str(getattr(address, "ipv4_mapped", None) or address)
         except ValueError:
             pass
         if text == "*":

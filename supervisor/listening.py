@@ -93,7 +93,9 @@ def exposure(host: str, *, needs_key: bool) -> str:
 
 
 def _is_open(address: str) -> bool:
-    return not ipaddress.ip_address(address).is_loopback
+    reached = ipaddress.ip_address(address)
+    # Python takes an address of IPv4 that is written as one of IPv6 for what is in it from 3.13 on.
+    return not (getattr(reached, "ipv4_mapped", None) or reached).is_loopback
 
 
 @dataclass(frozen=True, slots=True)

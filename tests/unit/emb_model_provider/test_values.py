@@ -24,6 +24,7 @@ TEXT = Text(Bilingual("anything", "任意"))
         (Boolean(), "ON", True), (Boolean(), "No", False),
         (CpuSet(), "0", (0,)), (CpuSet(), "6-4095", tuple(range(6, 4096))), (CpuSet(), " 3 , 1-2,2 - 2", (1, 2, 3)),
         (Host(), "127.0.0.1", "127.0.0.1"), (Host(), "[::1]", "::1"), (Host(), "::0", "::"),
+        (Host(), "::ffff:127.0.0.1", "127.0.0.1"), (Host(), "[::FFFF:0:0]", "0.0.0.0"),
         (Host(), "a_b-c.de", "a_b-c.de"), (Host(), "localhost.", "localhost."), (Host(), "x" * 63, "x" * 63),
         (Device(), "CUDA:1", "cuda:1"),
         (Endpoint(), "HTTPS://hub.example.com:8443/a/", "HTTPS://hub.example.com:8443/a"),

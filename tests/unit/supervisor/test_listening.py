@@ -77,7 +77,15 @@ def test_one_address_of_ipv6_is_no_other():
 
 @pytest.mark.parametrize(
     ("host", "address"),
-    [("0.0.0.0", "0.0.0.0"), ("::", "::"), ("127.0.0.9", ""), ("::1", ""), ("192.0.2.1", "192.0.2.1")],
+    [
+        ("0.0.0.0", "0.0.0.0"),
+        ("::", "::"),
+        ("127.0.0.9", ""),
+        ("::1", ""),
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:127.0.0.1", ""),
+        ("::ffff:192.0.2.1", "::ffff:192.0.2.1"),
+    ],
 )
 def test_an_address_that_other_machines_reach_calls_for_a_key(host, address):
     assert open_host(host) == address
