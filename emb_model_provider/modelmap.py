@@ -35,7 +35,7 @@ EMBEDDED_MODEL_NAME: Final = "sentence-transformers/all-MiniLM-L6-v2"
 EMBEDDED_MODEL_ID: Final = "all-MiniLM-L6-v2"
 
 MODEL_ID_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
-DEVICE_PATTERN: Final = re.compile(r"cpu|auto|cuda(:\d{1,3})?")
+DEVICE_PATTERN: Final = re.compile(r"cpu|auto|cuda(:[0-9]{1,3})?")
 
 
 def is_model_id(text: str) -> bool:

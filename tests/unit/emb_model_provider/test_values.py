@@ -47,7 +47,7 @@ def test_text_that_is_taken(kind, text, value):
         *((CpuSet(), text) for text in ("2-1", "4096", "0-4096", "0,", ",", "a", "0-", "-1", "00000")),
         *((Host(), text) for text in ("*", "a..b", "-a.b", "a:1", "1.2.3", "a.1", "a b", "x" * 64, "http://a")),
         *((Host(), text) for text in ("[::1", "::1]")),
-        *((Device(), text) for text in ("cuda:", "cuda:x", "mps")),
+        *((Device(), text) for text in ("cuda:", "cuda:x", "mps", "cuda:１", "cuda:١", "cuda:1_0")),
         *(
             (Endpoint(), text)
             for text in (
