@@ -13,6 +13,7 @@ import signal
 import stat
 import sys
 import tempfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from supervisor.descriptors import require_descriptors
 from supervisor.listening import Listening, bind_tcp, bind_unix, exposure, open_host
 from supervisor.machine import read_machine
 from supervisor.output import Output, OutputHandler
-from supervisor.plan import Placement, place
+from supervisor.plan import Placement, place, warn_of_threads
 from supervisor.rundir import DirectoryInUseError, RunDirectory, runtime_parent
 from supervisor.sdnotify import Notifier, forget, passed_listeners
 from supervisor.settings_in_use import Load
@@ -88,7 +89,9 @@ def _loader(env_file: Path | None) -> Load:
             # Once read it must be there: gone, it would be settings without models and keys.
             path = Path(dotenv.label)
         again = True
-        return settings, place(settings.models, read_machine(os.environ))
+        places = place(settings.models, machine := read_machine(os.environ))
+        slow = warn_of_threads(settings.models, places, machine)
+        return replace(settings, warnings=(*settings.warnings, *slow)), places
 
     return load
 

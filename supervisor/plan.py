@@ -65,6 +65,20 @@ def place(models: tuple[ModelSpec, ...], machine: Machine) -> dict[str, Placemen
     return _give_own_cpus(placements, machine.cpus)
 
 
+def warn_of_threads(models: tuple[ModelSpec, ...], places: Mapping[str, Placement], machine: Machine) -> list[str]:
+    """Return a sentence for each model that is to have more compute threads than CPUs to run them on."""
+    warnings = []
+    for spec in models:
+        count = min(len(places[spec.id].cpus or machine.cpus), machine.cpu_count)
+        if spec.threads is not None and spec.threads > count:
+            cpus = "1 CPU" if count == 1 else f"{count} CPUs"
+            warnings.append(
+                f"Model {spec.id!r} has threads = {spec.threads} and {cpus}: threads that share a CPU wait for each "
+                "other, which is slow. Leave threads out."
+            )
+    return warnings
+
+
 def _give_own_cpus(placements: Mapping[str, Placement], all_cpus: tuple[int, ...]) -> dict[str, Placement]:
     computing = {name: set(one.cpus or all_cpus) for name, one in placements.items() if one.device == "cpu"}
 

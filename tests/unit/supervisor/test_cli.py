@@ -13,6 +13,7 @@ import pytest
 
 from emb_model_provider.errors import ConfigurationError
 from supervisor import cli
+from supervisor.machine import Machine
 from supervisor.output import Output
 
 
@@ -89,6 +90,15 @@ def test_a_check_warns_of_a_server_that_would_be_open_to_the_network_as_a_start_
     monkeypatch.setenv("EMB_PROVIDER_API_KEYS", "hush")
     assert cli.main(["--check"]) == 0
     assert capsys.readouterr().err == ""
+
+
+def test_more_threads_than_cpus_are_warned_of_by_the_check_and_at_each_reading(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EMB_PROVIDER_MODEL_MAPPING", '{"a": {"name": "/models/a", "cpus": "0", "threads": 500}}')
+    monkeypatch.setattr(cli, "read_machine", lambda _: Machine((0, 1), 2, ()))
+    assert cli.main(["--check"]) == 0
+    assert "warning: Model 'a' has threads = 500 and 1 CPU: " in capsys.readouterr().err
+    assert "threads = 500" in cli._loader(None)()[0].warnings[0]
 
 
 def test_settings_from_a_pipe_are_read_at_the_start_and_never_again_as_empty(tmp_path):

@@ -6,7 +6,14 @@ from emb_model_provider.errors import ConfigurationError
 from emb_model_provider.modelmap import ModelSpec
 from shard.lane import count_lanes, threads_of_lane
 from supervisor.machine import Machine, parse_cpu_quota
-from supervisor.plan import child_environment, format_cpus, place, router_environment, shard_environment
+from supervisor.plan import (
+    child_environment,
+    format_cpus,
+    place,
+    router_environment,
+    shard_environment,
+    warn_of_threads,
+)
 from tests.support.statuses import make_info
 
 
@@ -49,6 +56,30 @@ def test_models_on_cards_divide_the_cpus_that_tokenise_for_them(models, cpus):
 def test_a_container_limit_bounds_the_threads():
     (only,) = place((spec("a"),), machine(64, cpu_count=2)).values()
     assert only.threads == 2
+
+
+@pytest.mark.parametrize(
+    ("one", "of", "said"),
+    [
+        (spec("a", threads=8), machine(8), None),
+        (spec("a", threads=9), machine(8), "threads = 9 and 8 CPUs"),
+        (spec("a", threads=4), machine(64, cpu_count=2), "threads = 4 and 2 CPUs"),
+        (spec("a", threads=2, cpus=(5,)), machine(8), "threads = 2 and 1 CPU:"),
+        (spec("a", threads=2, cpus=(0, 1, 2)), machine(8), None),
+        (spec("a", threads=9, device="cuda"), machine(8, gpus=1), "threads = 9 and 8 CPUs"),
+        (spec("a"), machine(1), None),
+    ],
+)
+def test_more_threads_than_cpus_are_warned_of(one, of, said):
+    warnings = warn_of_threads((one,), place((one,), of), of)
+    assert len(warnings) == (said is not None)
+    assert said is None or f"Model 'a' has {said}" in warnings[0]
+
+
+def test_threads_count_against_the_cpus_that_sets_of_others_leave():
+    models = (spec("a", cpus=(0, 1, 2)), spec("b", threads=2))
+    (warning,) = warn_of_threads(models, place(models, machine(4)), machine(4))
+    assert "Model 'b' has threads = 2 and 1 CPU" in warning
 
 
 def test_models_that_name_no_gpu_take_turns_and_a_named_one_is_kept():
