@@ -75,8 +75,9 @@ def read_dotenv(
         path = Path(".env")
         try:
             # A virtual environment is often called .env, too: such a directory is not ours. An empty one is what Docker
-            # has made of a file that was to be mounted.
-            if not path.exists() or (path.is_dir() and not _is_empty(path)):
+            # has made of a file that was to be mounted. Passed over, a link to a file that is gone could take the keys
+            # from a server that was meant to be closed.
+            if not (path.exists() or path.is_symlink()) or (path.is_dir() and not _is_empty(path)):
                 return None
         except PermissionError:
             raise ConfigurationError(
@@ -99,6 +100,8 @@ def _read(path: Path, environ: Mapping[str, str], *, again: bool) -> DotenvFile:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         hint = _IS_DIRECTORY if isinstance(error, IsADirectoryError) and _is_empty(path) else ""
+        if isinstance(error, FileNotFoundError) and path.is_symlink():
+            hint = f" It is a link to {path.readlink()}."
         raise ConfigurationError(f"The settings file {path} cannot be read: {reason}.{hint}") from None
     if len(raw) > _MAX_FILE_BYTES:
         raise ConfigurationError(f"{path} is larger than {_MAX_FILE_BYTES} bytes: that is no settings file.")

@@ -190,6 +190,17 @@ def test_an_empty_directory_in_place_of_the_file_is_what_docker_makes_and_no_vir
     assert read_dotenv(None) is None
 
 
+def test_a_link_to_a_file_that_is_gone_is_no_missing_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (link := tmp_path / ".env").symlink_to("secrets/my.env")
+    with pytest.raises(
+        ConfigurationError, match=r"\.env cannot be read: No such .*\. It is a link to secrets/my\.env\."
+    ):
+        read_dotenv(None)
+    link.unlink()
+    assert read_dotenv(None) is None
+
+
 def _refuse_to_list(_path: Path) -> None:
     raise PermissionError(13, "Permission denied")
 
