@@ -25,7 +25,7 @@ from emb_model_provider.errors import LoadError, unsupported
 from shard.converted_weights import convert_once
 from shard.device import ComputePlan
 from shard.encoders.splade import LanguageHead, split_language_model
-from shard.encoders.tokenizer_failures import naming_failures
+from shard.encoders.tokenizer_failures import check_length, naming_failures
 from shard.weights import TAKE_PLAIN, check_filled, check_unscaled, find_checkpoint
 
 #: What a model's files may ask of its loading and is decided here: how much is checked and, by the precision in the
@@ -55,6 +55,7 @@ class CheckedTransformer(Transformer):
     language_head: LanguageHead
 
     def __init__(self, model_name_or_path: str, **arguments: Any) -> None:  # noqa: ANN401 - handed on as they are
+        check_length(arguments.get("max_seq_length"))
         with naming_failures(model_name_or_path, arguments.get("processor_kwargs") or {}):
             super().__init__(model_name_or_path, **arguments)
 
