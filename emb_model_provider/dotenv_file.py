@@ -10,13 +10,13 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from dotenv.parser import Binding, parse_stream
-from dotenv.variables import parse_variables
+from dotenv.variables import Atom, Variable, parse_variables
 
 from emb_model_provider.errors import ConfigurationError
 from emb_model_provider.positioned_json import Document, JsonMistakeError, scan_json
@@ -176,9 +176,21 @@ class _Walk:
         elif binding.key is not None and binding.value is None:
             self.warnings.append(f"{where} has no '=' after the name and is ignored.")
         elif binding.key is not None and binding.value is not None:
-            value = "".join(atom.resolve(self._known) for atom in parse_variables(binding.value))
+            atoms = list(parse_variables(binding.value))
+            if PREFIX in binding.key:
+                self._warn_of_unset(binding.key, atoms, where)
+            value = "".join(atom.resolve(self._known) for atom in atoms)
             self._known[binding.key] = value
             self._add(binding.key, Assignment(value, line))
+
+    def _warn_of_unset(self, key: str, atoms: Iterable[Atom], where: str) -> None:
+        """Warn of ``${NAME}`` that nothing stands for: it could take the keys from a server."""
+        self.warnings.extend(
+            f"{where}: ${{{atom.name}}} in {key} is set nowhere and counts as empty; if that is meant, write "
+            f"${{{atom.name}:-}}."
+            for atom in atoms
+            if isinstance(atom, Variable) and atom.default is None and atom.name not in self._known
+        )
 
     def _add(self, name: str, assignment: Assignment) -> None:
         before = self.assignments.get(name)

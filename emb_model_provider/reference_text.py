@@ -78,9 +78,10 @@ is a name of others in the file that counts in the environment alone, such as `H
 the file that holds `EMB_PROVIDER_` and is no `NAME=value` is an error.
 
 The file follows the rules of python-dotenv: `NAME=value`, `#` comments, single and double quotes, `export`, and
-`${NAME}` for a variable. In one point it goes further: the JSON of `EMB_PROVIDER_MODEL_MAPPING` may span lines without
-any quotes. Inside that JSON `${NAME}` is plain text. Docker's `--env-file` and systemd's `EnvironmentFile` read one
-line per variable: write the JSON on one line there. Docker's takes quotes for a part of the value: leave them out.
+`${NAME}` for a variable; one that is set nowhere counts as empty and is warned of. In one point it goes further: the
+JSON of `EMB_PROVIDER_MODEL_MAPPING` may span lines without any quotes. Inside that JSON `${NAME}` is plain text.
+Docker's `--env-file` and systemd's `EnvironmentFile` read one line per variable: write the JSON on one line there.
+Docker's takes quotes for a part of the value: leave them out.
 """,
     all_settings="All settings",
     setting_columns=("Name", "Type", "Allowed", "Default", "Meaning"),
@@ -185,7 +186,8 @@ all-MiniLM-L6-v2。`emb-provider --check` 只检查设置，不启动任何进�
 遇到不存在的设置名只给出警告；文件中若写了只在环境变量里有效的其他名称（如 `HF_ENDPOINT`、`HTTPS_PROXY`），也会警告；
 文件中含有 `EMB_PROVIDER_` 却不是 `NAME=value` 的行会报错。
 
-`.env` 文件遵循 python-dotenv 的规则：`NAME=value`、`#` 注释、单引号与双引号、`export` 前缀，以及用 `${NAME}` 引用变量。
+`.env` 文件遵循 python-dotenv 的规则：`NAME=value`、`#` 注释、单引号与双引号、`export` 前缀，以及用 `${NAME}` 引用变量；
+哪里都没有设置的变量按空值处理，并给出警告。
 此外还支持一种写法：`EMB_PROVIDER_MODEL_MAPPING` 的 JSON 可以不加引号直接跨多行书写；其中的 `${NAME}` 按普通文本处理。
 Docker 的 `--env-file` 和 systemd 的 `EnvironmentFile` 每个变量只读一行，在那里须把 JSON 写成一行。
 Docker 的 `--env-file` 会把引号当作值的一部分，在那里不要加引号。

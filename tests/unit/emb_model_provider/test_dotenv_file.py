@@ -190,6 +190,13 @@ def test_an_empty_directory_in_place_of_the_file_is_what_docker_makes_and_no_vir
     assert read_dotenv(None) is None
 
 
+def test_a_variable_that_is_set_nowhere_is_warned_of_in_a_setting_and_only_there():
+    text = "B=${NONE}\nA=here\nEMB_PROVIDER_API_KEYS=${NONE}\nEMB_PROVIDER_HOST=${A}${HOME}${NONE:-}"
+    (warning,) = parse_dotenv(text, ".env", {"HOME": ""}).warnings
+    assert warning.startswith(".env:3: ${NONE} in EMB_PROVIDER_API_KEYS is set nowhere and counts as empty; ")
+    assert warning.endswith("write ${NONE:-}.")
+
+
 def test_a_link_to_a_file_that_is_gone_is_no_missing_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (link := tmp_path / ".env").symlink_to("secrets/my.env")
