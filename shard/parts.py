@@ -22,6 +22,7 @@ from emb_model_provider.logs import EventLog
 from shard.device import ComputePlan
 from shard.encoders.asked_pairs import AskedTokenizer, Write, template_writer, write_qwen3
 from shard.encoders.bge_m3 import BgeM3Head, TokenLinears
+from shard.encoders.cut_vocabulary import warn_if_cut
 from shard.encoders.heads import Head, Heads, measure_dimension
 from shard.encoders.in_parts import Helpers
 from shard.encoders.late_interaction import LateHead, LateTokenizer, Lengths, make_mask
@@ -133,6 +134,7 @@ def make_tokenizer(
     """
     tokenizer = _fast_tokenizer(transformer)
     check_reading(transformer, tokenizer, min(max_tokens, _own_length(transformer)))
+    warn_if_cut(tokenizer, _rows(transformer))
     facts = TokenizerFacts(
         vocabulary_size=vocabulary_size(transformer),
         cut_side="start" if tokenizer.truncation_side == "left" else "end",
@@ -262,6 +264,11 @@ def _computes_positions(transformer: Module) -> bool:
 def vocabulary_size(transformer: Module) -> int:
     """Return below which number an id is both in the tokenizer, which may leave some out, and in the model's table."""
     tokens = max(_fast_tokenizer(transformer).get_vocab().values()) + 1
+    rows = _rows(transformer)
+    return tokens if rows is None else min(tokens, rows)
+
+
+def _rows(transformer: Module) -> int | None:
     model = getattr(transformer, "model", None)
     table = model.get_input_embeddings() if model is not None else None
-    return min(tokens, getattr(table, "num_embeddings", tokens))
+    return getattr(table, "num_embeddings", None)
