@@ -60,20 +60,24 @@ _PACKAGE_ADVICE: Final = {
 
 
 @contextmanager
-def reasons(directory: Path) -> Iterator[None]:
+def reasons(directory: Path, *, uses_bitsandbytes: bool = False) -> Iterator[None]:
     """Turn what libraries raise into a reason a person can act on; what is not listed goes through as it is."""
     try:
         yield
     except LoadError:
         raise
     except BaseException as error:
-        reason = _blame_card(error) if _is_of_a_card(error) else _reason(directory, error)
+        reason = (
+            _blame_card(error)
+            if _is_of_a_card(error)
+            else _reason(directory, error, uses_bitsandbytes=uses_bitsandbytes)
+        )
         if reason is None:
             raise
         raise reason from error
 
 
-def _reason(directory: Path, error: BaseException) -> LoadError | None:
+def _reason(directory: Path, error: BaseException, *, uses_bitsandbytes: bool) -> LoadError | None:
     if isinstance(error, pickle.UnpicklingError):
         return hostile_pickle(directory / "pytorch_model.bin")
     if ran_out(error):
@@ -89,7 +93,7 @@ def _reason(directory: Path, error: BaseException) -> LoadError | None:
         case OSError():
             reason, sentence = LoadReason.INCOMPLETE_DOWNLOAD, f"{directory} cannot be read: {error}"
         case RuntimeError():
-            reason, sentence = _blame(directory, error)
+            reason, sentence = _blame(directory, error, uses_bitsandbytes=uses_bitsandbytes)
         case IndexError() if str(error) == _BEYOND_A_TABLE:
             reason = LoadReason.WRONG_WEIGHTS
             sentence = (
@@ -122,12 +126,14 @@ def _refuse(directory: Path, error: Exception) -> tuple[LoadReason, str]:
     return LoadReason.UNSUPPORTED_MODEL, f"{directory} holds a model that cannot be served: {what}"
 
 
-def _blame(directory: Path, error: RuntimeError) -> tuple[LoadReason, str]:
-    if _WRONG_FORMATS.search(str(error)):
+def _blame(directory: Path, error: RuntimeError, *, uses_bitsandbytes: bool) -> tuple[LoadReason, str]:
+    has_wrong_format = _WRONG_FORMATS.search(str(error)) is not None
+    if isinstance(error, NotImplementedError) and not has_wrong_format:
+        return _refuse(directory, error)
+    # Mamba's code multiplies by the packed bytes themselves.
+    if has_wrong_format or (uses_bitsandbytes and _is_in_code_of_model(error)):
         sentence = f"{directory} holds a model whose own code does not compute in this precision ({error})"
         return LoadReason.UNSUPPORTED_MODEL, f"{sentence}: set its precision to fp32"
-    if isinstance(error, NotImplementedError):
-        return _refuse(directory, error)
     return LoadReason.WRONG_WEIGHTS, f"the weights in {directory} do not make a working model: {error}"
 
 

@@ -90,7 +90,7 @@ def load(
     keep_freed_memory()
     limit_kernel_caches()
     build = _Build(directory, spec, recipe, plan, trust_remote_code, cache_directory, threads)
-    with reasons(directory), quiet_libraries():
+    with reasons(directory, uses_bitsandbytes=plan.uses_bitsandbytes), quiet_libraries():
         encoder = build.run()
     return_freed_memory()
     if encoder.info.kernel in _COPYING_KERNELS:

@@ -33,6 +33,7 @@ from shard.weights import TAKE_PLAIN, check_filled, check_unscaled, find_checkpo
 _OUR_ARGUMENTS: Final = (
     "dtype", "torch_dtype", "quantization_config", "device_map", "ignore_mismatched_sizes", "output_loading_info",
 )  # fmt: skip
+_DPR_OF_PASSAGES: Final = "DPRContextEncoder"
 #: Where a processor multiplies in bf16, bitsandbytes packs a matrix of 4 bit by so many outputs at its first use.
 _PACKED_OUTPUTS: Final = 32
 
@@ -83,6 +84,7 @@ class CheckedTransformer(Transformer):
         needs_pooler: bool = model_kwargs.pop("emb_needs_pooler")
         for name in _OUR_ARGUMENTS:
             model_kwargs.pop(name, None)
+        _check_kind(config)
         _check_quantised(config, options.plan)
         folder = Path(model_name_or_path, model_kwargs.get("subfolder") or "")
         source = folder
@@ -133,6 +135,16 @@ def _loads_itself(model: object, config: PretrainedConfig) -> LoadError:
         f"its own code ({type(model).__name__}) loads its weights by itself and does not tell whether all of them were "
         f"there{way_out}"
     )
+
+
+def _check_kind(config: PretrainedConfig) -> None:
+    """Raise ``LoadError`` for weights of a class in whose place transformers makes another, without any."""
+    if _DPR_OF_PASSAGES in (config.architectures or ()):
+        raise unsupported(
+            "it is DPR's encoder of passages, and transformers takes every model of its type for one of questions. "
+            "Take it as sentence-transformers has it (sentence-transformers/facebook-dpr-ctx_encoder-single-nq-base "
+            "or facebook-dpr-ctx_encoder-multiset-base)"
+        )
 
 
 def _check_quantised(config: PretrainedConfig, plan: ComputePlan) -> None:

@@ -7,13 +7,14 @@ import torch
 from safetensors.torch import save_file
 from sentence_transformers.base.modules import Transformer
 from torch import nn
-from transformers import BertConfig, FunnelConfig, LlamaConfig
+from transformers import BertConfig, DPRConfig, FunnelConfig, LlamaConfig
 
 from emb_model_provider.errors import LoadError, LoadReason
 from shard.device import ComputePlan
 from shard.encoders.checked_transformer import (
     CheckedTransformer,
     LoadOptions,
+    _check_kind,
     _has_optional_pooler,
     _leave_unpacked,
     _precision_arguments,
@@ -107,3 +108,11 @@ def test_own_code_that_loads_its_weights_by_itself_is_refused_with_a_way_out_whe
         module._load_model(str(tmp_path), "feature-extraction", config, "torch", False, **ours, emb_needs_pooler=False)
     assert caught.value.reason is LoadReason.UNSUPPORTED_MODEL
     assert ("has a class for nomic_bert, too: take auto_map out" in str(caught.value)) is way_out
+
+
+def test_dprs_encoder_of_passages_is_unsupported_and_its_weights_are_not_said_to_be_wrong():
+    with pytest.raises(LoadError, match="facebook-dpr-ctx_encoder-single-nq-base") as caught:
+        _check_kind(DPRConfig(architectures=["DPRContextEncoder"]))
+    assert caught.value.reason is LoadReason.UNSUPPORTED_MODEL
+    _check_kind(DPRConfig(architectures=["DPRQuestionEncoder"]))
+    _check_kind(BertConfig())

@@ -125,6 +125,31 @@ def test_what_a_models_class_does_not_do_says_nothing_of_its_weights(tmp_path, e
     assert caught.value.reason is LoadReason.UNSUPPORTED_MODEL
 
 
+@pytest.mark.parametrize(
+    ("module", "uses_bitsandbytes", "reason"),
+    [
+        ("transformers.models.mamba.modeling_mamba", True, LoadReason.UNSUPPORTED_MODEL),
+        ("transformers.models.mamba.modeling_mamba", False, LoadReason.WRONG_WEIGHTS),
+        ("bitsandbytes.nn", True, LoadReason.WRONG_WEIGHTS),
+    ],
+)
+def test_code_of_a_model_that_fails_of_packed_weights_says_nothing_of_what_is_in_them(
+    tmp_path, module, uses_bitsandbytes, reason
+):
+    known = {"__name__": module, "weight": torch.zeros(8, 1), "step": torch.zeros(4, 4)}
+    with pytest.raises(LoadError) as caught, reasons(tmp_path, uses_bitsandbytes=uses_bitsandbytes):
+        exec("weight @ step", known)
+    assert caught.value.reason is reason
+    assert ("set its precision to fp32" in str(caught.value)) == (reason is LoadReason.UNSUPPORTED_MODEL)
+
+
+def test_too_little_memory_for_packed_weights_is_what_it_is(tmp_path):
+    known = {"__name__": "transformers.models.any", "error": torch.OutOfMemoryError("out of memory")}
+    with pytest.raises(LoadError) as caught, reasons(tmp_path, uses_bitsandbytes=True):
+        exec("raise error", known)
+    assert caught.value.reason is LoadReason.OUT_OF_MEMORY
+
+
 def test_what_is_not_known_goes_through_as_it_is(tmp_path):
     with pytest.raises(TypeError), reasons(tmp_path):
         raise TypeError("ours")
