@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from typing import Final
 
 _FAMILIES: Final = {
@@ -32,12 +33,16 @@ _FAMILIES: Final = {
 }  # fmt: skip
 KNOWN_NAMES: Final = tuple(family + member for family, members in _FAMILIES.items() for member in members)
 
+#: The address of a model's page, or of its repository; in ModelScope's the name stands behind ``models``.
+_PAGE: Final = re.compile(r"https?://[^/]+/(?:models/)?((?!datasets/|spaces/)[\w.-]+/[\w.-]+?)(?:\.git)?(?:[/?#].*)?")
 _SHOWN: Final = 3
 _NEAR: Final = 0.75
 
 
 def suggest(name: str) -> str:
-    """Return " Did you mean a, b or c?", or nothing where no known name is near."""
+    """Return " Did you mean a, b or c?", or nothing where none is near; of a page's address, the name in it."""
+    if page := _PAGE.fullmatch(name):
+        return f" Did you mean {page[1]!r}?"
     asked = name.replace("damo/", "iic/", 1) if name.startswith("damo/") else name
     owner, _, model = asked.rpartition("/")
     # Examples of sentence-transformers leave out the owner, which that library adds of itself.

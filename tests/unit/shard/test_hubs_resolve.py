@@ -126,6 +126,26 @@ def test_a_wrong_name_gets_names_that_exist(name, near):
     assert near in suggest(name)
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://huggingface.co/my-org/my.model",
+        "https://huggingface.co/my-org/my.model/tree/main",
+        "https://hf-mirror.com/my-org/my.model?library=transformers",
+        "https://huggingface.co/my-org/my.model.git",
+        "https://modelscope.cn/models/my-org/my.model/files",
+        "https://www.modelscope.cn/my-org/my.model.git",
+    ],
+)
+def test_of_the_address_of_a_page_the_name_in_it_is_told(address):
+    assert suggest(address) == " Did you mean 'my-org/my.model'?"
+
+
+def test_the_address_of_something_else_holds_no_name_of_a_model():
+    for address in ("https://huggingface.co/datasets/a/b", "https://huggingface.co/BAAI", "https://a.example/"):
+        assert suggest(address) == ""
+
+
 def test_a_name_like_no_other_gets_no_advice():
     assert suggest("zzz/qqqqqqqqqq") == ""
     assert suggest("/models/bge-m3") == "", "a directory that is not there"
