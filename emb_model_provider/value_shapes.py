@@ -27,6 +27,10 @@ _KEY_CHARS: Final = re.compile(r"[\x21-\x7e]+")
 #: How other programs write a list.
 _BRACKETED: Final = re.compile(r"\[.*\]")
 _QUOTED: Final = re.compile(r"(['\"]).*\1")
+#: What a key is of which only a part was meant: a line of another file, or a variable that nobody has resolved, which
+#: anybody could guess.
+_ASSIGNMENT: Final = re.compile(r"(export )?EMB_PROVIDER_\w+=.*")
+_VARIABLE: Final = re.compile(r"\$\{[A-Za-z_]\w*\}")
 _MAX_CPU: Final = 4095
 #: Where a model comes from. Who serves a directory looks here for a word such as "local".
 HUB: Final[Choice[Source]] = Choice(SOURCES, "; a model in a directory of this machine needs none of them")
@@ -175,6 +179,10 @@ class ApiKeys(Kind[tuple[str, ...]]):
             raise WrongValueError(
                 "write the keys as they are, separated by commas: the brackets or quotes would be part of them"
             )
+        if any(map(_ASSIGNMENT.fullmatch, keys)):
+            raise WrongValueError("write the keys alone: the name before them would be a part of the first")
+        if any(map(_VARIABLE.fullmatch, keys)):
+            raise WrongValueError("it holds ${NAME} as it stands: nobody has put that variable's value in its place")
         if not all(_KEY_CHARS.fullmatch(key) for key in keys):
             raise WrongValueError("a key may hold only visible ASCII characters, for it travels in an HTTP header")
         return keys

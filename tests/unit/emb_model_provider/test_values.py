@@ -9,7 +9,17 @@ from hypothesis import strategies as st
 
 from emb_model_provider.positioned_json import parse_json
 from emb_model_provider.value_kinds import Bilingual, Boolean, Choice, Integer, Number, Text, WrongValueError
-from emb_model_provider.value_shapes import CpuSet, Device, Endpoint, FileName, Host, Origins, Prompts, UrlPrefix
+from emb_model_provider.value_shapes import (
+    ApiKeys,
+    CpuSet,
+    Device,
+    Endpoint,
+    FileName,
+    Host,
+    Origins,
+    Prompts,
+    UrlPrefix,
+)
 
 WHOLE, HALVES, WORD = Integer(1, 8), Number(0.5, 8), Choice(("cpu", "GPU"))
 TEXT = Text(Bilingual("anything", "任意"))
@@ -26,7 +36,7 @@ TEXT = Text(Bilingual("anything", "任意"))
         (Host(), "127.0.0.1", "127.0.0.1"), (Host(), "[::1]", "::1"), (Host(), "::0", "::"),
         (Host(), "::ffff:127.0.0.1", "127.0.0.1"), (Host(), "[::FFFF:0:0]", "0.0.0.0"),
         (Host(), "a_b-c.de", "a_b-c.de"), (Host(), "localhost.", "localhost."), (Host(), "x" * 63, "x" * 63),
-        (Device(), "CUDA:1", "cuda:1"),
+        (Device(), "CUDA:1", "cuda:1"), (ApiKeys(), "a=b,$c,d${e}", ("a=b", "$c", "d${e}")),
         (Endpoint(), "HTTPS://hub.example.com:8443/a/", "HTTPS://hub.example.com:8443/a"),
         (Origins(), "https://a.b/, null,http://[::1]:80,https://a.b", ("https://a.b", "null", "http://[::1]:80")),
         (Origins(), "*", ("*",)),
@@ -47,6 +57,7 @@ def test_text_that_is_taken(kind, text, value):
         *((CpuSet(), text) for text in ("2-1", "4096", "0-4096", "0,", ",", "a", "0-", "-1", "00000")),
         *((Host(), text) for text in ("*", "a..b", "-a.b", "a:1", "1.2.3", "a.1", "a b", "x" * 64, "http://a")),
         *((Host(), text) for text in ("[::1", "::1]")),
+        *((ApiKeys(), text) for text in ("EMB_PROVIDER_API_KEYS=a", "b,export EMB_PROVIDER_API_KEYS=a", "a,${SECRET}")),
         *((Device(), text) for text in ("cuda:", "cuda:x", "mps", "cuda:１", "cuda:١", "cuda:1_0")),
         *(
             (Endpoint(), text)
