@@ -29,6 +29,7 @@ from shard.encoders.heads import measure_dimension
 from shard.encoders.late_modules import complete_modules
 from shard.encoders.logit_score import split_answers
 from shard.encoders.score_head import SCORES
+from shard.encoders.text_options import check_text_options
 from shard.generative import DEFAULT_ANSWERS, GenerativeFiles
 from shard.json_files import read_object
 from shard.kinds import check_scores
@@ -55,8 +56,6 @@ _UNKNOWN_KEY: Final = re.compile(r"got an unexpected keyword argument '(\w+)'")
 _CONFIGURATIONS: Final = ("sentence_bert_config.json", "config.json")
 _TEXT_SCORES: Final[dict[str, Any]] = {"text": {"method": "forward", "method_output_name": "logits"}}
 _TEXT_ONLY: Final[dict[str, Any]] = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
-#: Options of the tokenizer call that ``TextTokenizer`` follows; any other would change texts in a way it does not.
-_KNOWN_TEXT_OPTIONS: Final = {"max_length", "truncation", "padding"}
 
 
 def build_modules(directory: Path, recipe: Recipe, options: LoadOptions) -> list[nn.Module]:
@@ -80,7 +79,7 @@ def build_modules(directory: Path, recipe: Recipe, options: LoadOptions) -> list
         modules = [transformer, Pooling(transformer.get_embedding_dimension(), recipe.pooling)]
         if recipe.normalize:
             modules.append(Normalize())
-    _check_text_only(modules[0])
+    _check_text_only(modules[0], takes_pairs=recipe.scores)
     if recipe.has_token_linears:
         modules.append(read_token_linears(directory, measure_dimension(modules[0]) or 0))
     return modules
@@ -118,6 +117,7 @@ def _build_asked_model(
     }
     with _reasons(directory / folder):
         transformer: Transformer = CheckedTransformer(str(directory), **arguments)
+    check_text_options(transformer, takes_pairs=not generative.uses_template, is_asked=True)
     true_id, false_id = generative.true_id, generative.false_id
     if true_id is None:
         known = transformer.tokenizer.get_vocab() if transformer.tokenizer is not None else {}
@@ -268,14 +268,11 @@ def _repooled(module: Pooling, mode: str) -> Pooling:
     return pooling
 
 
-def _check_text_only(module: nn.Module) -> None:
+def _check_text_only(module: nn.Module, *, takes_pairs: bool = False) -> None:
     if not isinstance(module, Transformer):
         return
     if "message" in module.modality_config:
         raise unsupported("it wraps texts in a chat template, which is not supported")
     if "text" not in module.modality_config:
         raise unsupported("it takes no texts")
-    options = {**module.processing_kwargs.get("common", {}), **module.processing_kwargs.get("text", {})}
-    unknown = sorted(set(options) - _KNOWN_TEXT_OPTIONS)
-    if unknown or module.processing_kwargs.get("chat_template"):
-        raise unsupported(f"it sets tokenizer options that are not supported: {', '.join(unknown) or 'chat_template'}")
+    check_text_options(module, takes_pairs=takes_pairs)

@@ -1,0 +1,65 @@
+"""What a model's files add to the call of its tokenizer is followed, or the model is refused."""
+
+from types import SimpleNamespace
+
+import pytest
+from sentence_transformers.base.modules import Transformer
+from torch import nn
+
+from emb_model_provider.errors import LoadError, LoadReason
+from shard.encoders.text_options import check_text_options
+
+MASKED = ("input_ids", "attention_mask")
+
+
+def transformer(options, names=MASKED):
+    made = Transformer.__new__(Transformer)
+    nn.Module.__init__(made)
+    made.processing_kwargs = options
+    made.processor = SimpleNamespace(tokenizer=SimpleNamespace(model_input_names=list(names)))
+    return made
+
+
+@pytest.mark.parametrize("said", [{}, {"truncation": True}, {"truncation": "longest_first"}, {"max_length": 7},
+                                  {"max_length": None}, {"padding": False}, {"padding": "max_length"}])  # fmt: skip
+def test_what_changes_nothing_or_is_followed_is_taken(said):
+    for takes_pairs in (False, True):
+        check_text_options(transformer({"text": said}), takes_pairs=takes_pairs)
+
+
+def test_of_pairs_the_longer_text_is_cut_first_which_of_one_text_is_no_matter():
+    check_text_options(transformer({"text": {"truncation": "only_first"}}), takes_pairs=False)
+    with pytest.raises(LoadError, match='"truncation": "only_first"'):
+        check_text_options(transformer({"text": {"truncation": "only_first"}}), takes_pairs=True)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"text": {"truncation": False}}, '"truncation": false'),
+        ({"common": {"truncation": "only_second"}}, '"truncation": "only_second"'),
+        ({"text": {"padding": "widest"}}, '"padding": "widest"'),
+        ({"text": {"max_length": "64"}}, '"max_length": "64", which is no number'),
+        ({"text": {"stride": 2, "add_special_tokens": False}}, "not supported: add_special_tokens, stride"),
+        ({"chat_template": {"add_generation_prompt": True}}, "not supported: chat_template"),
+    ],
+)
+def test_what_would_be_read_otherwise_is_unsupported(said, words):
+    with pytest.raises(LoadError, match=words) as caught:
+        check_text_options(transformer(said), takes_pairs=False)
+    assert caught.value.reason is LoadReason.UNSUPPORTED_MODEL
+
+
+def test_a_language_model_may_be_told_of_its_template_and_its_answers_unless_its_prompt_loses_its_end():
+    said = {"chat_template": {"add_generation_prompt": True, "max_length": 64}, "text": {"logits_to_keep": 1}}
+    check_text_options(transformer(said), takes_pairs=False, is_asked=True)
+    check_text_options(transformer({"chat_template": {"restore_suffix": True}}), takes_pairs=False, is_asked=True)
+    with pytest.raises(LoadError, match="restore_suffix"):
+        check_text_options(transformer({"chat_template": {"restore_suffix": False}}), takes_pairs=False, is_asked=True)
+    with pytest.raises(LoadError, match="not supported: add_special_tokens"):
+        check_text_options(transformer({"text": {"add_special_tokens": True}}), takes_pairs=False, is_asked=True)
+
+
+def test_padding_to_the_full_length_is_text_where_no_mask_tells_it_from_text():
+    with pytest.raises(LoadError, match='"padding": "max_length"'):
+        check_text_options(transformer({"text": {"padding": "max_length"}}, ["input_ids"]), takes_pairs=False)
