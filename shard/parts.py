@@ -37,6 +37,7 @@ from shard.encoders.score_head import ScoreHead
 from shard.encoders.sentence_transformer import ForwardPath
 from shard.encoders.splade import SpladeHead
 from shard.encoders.switched_attention import SwitchedAttention, find_sparse
+from shard.encoders.text_options import text_options
 from shard.encoders.text_tokenizer import TextTokenizer, TokenizerFacts
 from shard.encoders.transposed import use_linears
 from shard.foreign_ids import Decode
@@ -235,13 +236,12 @@ def _own_length(transformer: Module) -> int:
 
     Where they name none it is that of ``config.json``; where they do, what ``config.json`` says does not count.
     """
-    stated: int | None = None
+    stated: object = None
     if isinstance(transformer, Transformer):
-        options = transformer.processing_kwargs
-        stated = options.get("text", {}).get("max_length", options.get("common", {}).get("max_length"))
+        stated = text_options(transformer).get("max_length")
     elif isinstance(length := getattr(transformer, "max_seq_length", None), int):
         stated = length  # a module of the model's own cuts by it, whatever its tokenizer says
-    return int(transformer.tokenizer.model_max_length) if stated is None else stated
+    return int(stated if isinstance(stated, int) else transformer.tokenizer.model_max_length)
 
 
 def _positions(transformer: Module) -> int | None:

@@ -23,9 +23,10 @@ _PADS: Final = (True, False, "longest", "do_not_pad")
 
 
 def text_options(transformer: Transformer) -> dict[str, object]:
-    """Return these options."""
+    """Return these options; those that are common to all modalities count more, and those of a chat template most."""
     said = transformer.processing_kwargs
-    return {**said.get("common", {}), **said.get("text", {})}
+    sizes = {name: value for name, value in said.get("chat_template", {}).items() if name in _KNOWN}
+    return {**said.get("text", {}), **said.get("common", {}), **sizes}
 
 
 def check_text_options(transformer: Transformer, *, takes_pairs: bool, is_asked: bool = False) -> None:

@@ -78,7 +78,7 @@ def test_a_length_that_leaves_nothing_of_a_text_is_unsupported_unless_another_is
 @pytest.mark.parametrize(
     ("options", "length"),
     [({}, 99), ({"text": {"max_length": 7}}, 7), ({"common": {"max_length": 8}}, 8), ({"text": {}, "common": {}}, 99),
-     ({"text": {"max_length": 7}, "common": {"max_length": 8}}, 7)],
+     ({"text": {"max_length": 7}, "common": {"max_length": 8}}, 8), ({"text": {"max_length": None}}, 99)],
 )  # fmt: skip
 def test_a_length_that_the_files_of_a_module_name_counts_more_than_the_tokenizers(options, length):
     transformer = Transformer.__new__(Transformer)

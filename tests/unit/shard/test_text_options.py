@@ -7,7 +7,7 @@ from sentence_transformers.base.modules import Transformer
 from torch import nn
 
 from emb_model_provider.errors import LoadError, LoadReason
-from shard.encoders.text_options import check_text_options
+from shard.encoders.text_options import check_text_options, text_options
 
 MASKED = ("input_ids", "attention_mask")
 
@@ -18,6 +18,16 @@ def transformer(options, names=MASKED):
     made.processing_kwargs = options
     made.processor = SimpleNamespace(tokenizer=SimpleNamespace(model_input_names=list(names)))
     return made
+
+
+def test_what_is_common_to_all_modalities_counts_more_than_what_is_said_of_texts():
+    said = {"text": {"max_length": 7, "padding": True}, "common": {"max_length": 8}, "image": {"size": 9}}
+    assert text_options(transformer(said)) == {"max_length": 8, "padding": True}
+    assert text_options(transformer({})) == {}
+    of_template = {"max_length": 9, "truncation": True, "add_generation_prompt": True}
+    assert text_options(transformer({**said, "chat_template": of_template})) == {
+        "max_length": 9, "truncation": True, "padding": True,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("said", [{}, {"truncation": True}, {"truncation": "longest_first"}, {"max_length": 7},
@@ -38,6 +48,7 @@ def test_of_pairs_the_longer_text_is_cut_first_which_of_one_text_is_no_matter():
     [
         ({"text": {"truncation": False}}, '"truncation": false'),
         ({"common": {"truncation": "only_second"}}, '"truncation": "only_second"'),
+        ({"text": {"truncation": True}, "common": {"truncation": "do_not_truncate"}}, "do_not_truncate"),
         ({"text": {"padding": "widest"}}, '"padding": "widest"'),
         ({"text": {"max_length": "64"}}, '"max_length": "64", which is no number'),
         ({"text": {"stride": 2, "add_special_tokens": False}}, "not supported: add_special_tokens, stride"),
