@@ -6,7 +6,8 @@ sentence-transformers' own would leave missing weights random and pick the numbe
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +18,7 @@ from huggingface_hub.errors import StrictDataclassError
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.base.modules.transformer import TransformerTask
 from torch import nn
-from transformers import CONFIG_MAPPING, BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, BitsAndBytesConfig, PretrainedConfig, PreTrainedModel, core_model_loading
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
@@ -97,17 +98,18 @@ class CheckedTransformer(Transformer):
             source = Path(model_name_or_path)
         if not needs_pooler and _has_optional_pooler(config):
             model_kwargs["add_pooling_layer"] = False
-        loaded: Any = super()._load_model(  # a pair, because of output_loading_info
-            str(source),
-            transformer_task,
-            config,
-            backend,
-            is_peft_model,
-            **model_kwargs,
-            **_precision_arguments(options.plan),
-            ignore_mismatched_sizes=True,  # and told by name below; transformers tells of them in its report alone
-            output_loading_info=True,
-        )
+        with raising_what_fails():
+            loaded: Any = super()._load_model(  # a pair, because of output_loading_info
+                str(source),
+                transformer_task,
+                config,
+                backend,
+                is_peft_model,
+                **model_kwargs,
+                **_precision_arguments(options.plan),
+                ignore_mismatched_sizes=True,  # and told by name below; transformers tells of them in its report alone
+                output_loading_info=True,
+            )
         if not isinstance(loaded, tuple):
             raise _loads_itself(loaded, config)
         model: PreTrainedModel = loaded[0]
@@ -121,6 +123,30 @@ class CheckedTransformer(Transformer):
         if transformer_task == "fill-mask":
             model, self.language_head = split_language_model(model)
         return model
+
+
+@contextmanager
+def raising_what_fails() -> Iterator[None]:
+    """Have transformers raise what fails while it converts a weight, as too little memory of a card is.
+
+    By itself it goes on with the next weight, and in the end tells to look at a report, which nobody is shown.
+    """
+    usual = core_model_loading.log_conversion_errors
+    core_model_loading.log_conversion_errors = _raise_at_once
+    try:
+        yield
+    finally:
+        core_model_loading.log_conversion_errors = usual
+
+
+@contextmanager
+def _raise_at_once(*_weight: object, **_operation: object) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError:
+        raise
+    except Exception as error:  # whatever it is, it comes of these weights
+        raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
 
 def _loads_itself(model: object, config: PretrainedConfig) -> LoadError:

@@ -8,6 +8,8 @@ from safetensors.torch import save_file
 from sentence_transformers.base.modules import Transformer
 from torch import nn
 from transformers import BertConfig, DPRConfig, FunnelConfig, LlamaConfig
+from transformers.core_model_loading import ConversionOps, WeightConverter
+from transformers.utils.loading_report import LoadStateDictInfo
 
 from emb_model_provider.errors import LoadError, LoadReason
 from shard.device import ComputePlan
@@ -18,7 +20,38 @@ from shard.encoders.checked_transformer import (
     _has_optional_pooler,
     _leave_unpacked,
     _precision_arguments,
+    raising_what_fails,
 )
+from shard.memory import ran_out
+
+
+class FailingOperation(ConversionOps):
+    """What makes a weight narrow, as bitsandbytes, or one of several."""
+
+    def __init__(self, error):
+        self._error = error
+
+    def convert(self, _tensors, *_patterns, **_rest):
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), "^CUDA out of memory"),
+        (MemoryError(), "^MemoryError: "),
+        (TypeError("no such weight"), "^TypeError: no such weight"),
+    ],
+    ids=repr,
+)
+def test_what_fails_while_a_weight_is_made_narrow_is_raised_and_not_left_in_a_report(error, raised):
+    info = LoadStateDictInfo(set(), set(), set(), [], {}, set())
+    weight = WeightConverter(["a"], ["b"], [FailingOperation(error)])
+    weight.add_tensor("b", "a", "a", torch.ones(1))
+    with pytest.raises(RuntimeError, match=raised) as caught, raising_what_fails():
+        weight.convert("b", loading_info=info)
+    assert error in (caught.value, caught.value.__cause__)
+    assert ran_out(caught.value) == (not isinstance(error, TypeError))
 
 
 def arguments(device, precision, storage, compute, *, is_saved=False):
