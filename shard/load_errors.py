@@ -34,6 +34,12 @@ _CODE_OF_MODELS: Final = ("transformers.models.", "transformers_modules.")
 #: Of a card; where one of its libraries fails, torch makes a plain ``RuntimeError`` of it.
 _OF_A_CARD: Final = "CUDA error"
 _NO_CODE_FOR_CARD: Final = "no kernel image is available"
+#: What bitsandbytes says behind a page of advice, with the cause in it, where its own library lacks or does not load;
+#: and where it has one without the card's half.
+_NO_LIBRARY: Final = re.compile(
+    r"Original error: (.+)\n(?s:.*)Native code method attempted to call|"
+    r"(Method '\w+' not available in CPU-only version of bitsandbytes)"
+)
 #: Under which sentence-transformers' modules keep and look for it.
 _VECTOR_OF_A_TEXT: Final = "sentence_embedding"
 #: What they say of a model whose output lacks what they look for, as DPR's encoders give one vector of their own.
@@ -127,6 +133,9 @@ def _refuse(directory: Path, error: Exception) -> tuple[LoadReason, str]:
 
 
 def _blame(directory: Path, error: RuntimeError, *, uses_bitsandbytes: bool) -> tuple[LoadReason, str]:
+    if found := _NO_LIBRARY.search(str(error)):
+        sentence = f"{directory} needs bitsandbytes' own library, which cannot be used here ({found[1] or found[2]})"
+        return LoadReason.PACKAGE_MISSING, f"{sentence}: python -m bitsandbytes says more, or choose another precision"
     has_wrong_format = _WRONG_FORMATS.search(str(error)) is not None
     if isinstance(error, NotImplementedError) and not has_wrong_format:
         return _refuse(directory, error)

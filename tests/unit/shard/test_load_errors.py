@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from bitsandbytes.cextension import BNBNativeLibrary, ErrorHandlerMockBNBNativeLibrary
 from sentence_transformers.base.modules import Normalize, Transformer
 from tokenizers import decoders
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -179,6 +180,26 @@ def test_a_model_whose_own_code_mixes_number_formats_has_no_wrong_weights(tmp_pa
     with pytest.raises(LoadError, match="set its precision to fp32") as caught, reasons(tmp_path):
         product(torch.ones(2, 2, 2), torch.ones(2, 2, dtype=other))
     assert caught.value.reason is LoadReason.UNSUPPORTED_MODEL
+
+
+LACKING = "No compatible CUDA binary found at /site-packages/bitsandbytes/libbitsandbytes_cuda140.so"
+NOT_LOADED = "libnvJitLink.so.13: cannot open shared object file: No such file or directory"
+
+
+@pytest.mark.parametrize("cause", [LACKING, NOT_LOADED])
+def test_a_library_of_bitsandbytes_that_cannot_be_used_is_told_in_a_sentence_and_not_of_the_weights(tmp_path, cause):
+    library = ErrorHandlerMockBNBNativeLibrary(cause)
+    said = rf"own library, which cannot be used here \({cause}\): python -m"
+    with pytest.raises(LoadError, match=said) as caught, reasons(tmp_path):
+        library.cquantize_blockwise_fp16_nf4()
+    assert caught.value.reason is LoadReason.PACKAGE_MISSING
+
+
+def test_a_library_of_bitsandbytes_without_a_cards_half_is_told_as_such(tmp_path):
+    said = r"\(Method 'cigemmlt_32' not available in CPU-only version of bitsandbytes\): "
+    with pytest.raises(LoadError, match=said) as caught, reasons(tmp_path):
+        BNBNativeLibrary(object()).cigemmlt_32()
+    assert caught.value.reason is LoadReason.PACKAGE_MISSING
 
 
 @pytest.mark.parametrize(
