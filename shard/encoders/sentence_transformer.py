@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 import torch
@@ -20,6 +20,16 @@ from shard.encoder import PLAIN, FatalDeviceError, Reading, Results, Tokenized, 
 from shard.encoders.text_tokenizer import TextTokenizer
 from shard.memory import ran_out
 from shard.prompt_families import find_prompt
+
+#: What the driver says of a call that it does not carry out, as of a kernel that takes more than this card has. Of what
+#: goes wrong on the way it says something else, to every call from then on (cudaError_t in CUDA's Runtime API).
+_NOT_CARRIED_OUT: Final = (
+    "invalid argument",
+    "invalid configuration argument",
+    "invalid device function",
+    "operation not supported",
+    "too many resources requested for launch",
+)
 
 
 class ForwardPath(Protocol):
@@ -52,8 +62,8 @@ def run_path(path: ForwardPath, batch: Sequence[Tokenized]) -> Results:
 
 def _fault_of_card(error: RuntimeError) -> str | None:
     """Return what is wrong with the card; ``None`` where an error is one of the texts or of the model."""
-    if isinstance(error, torch.AcceleratorError):  # a failed assertion in a kernel, a lost card
-        return str(error)
+    if isinstance(error, torch.AcceleratorError) and not _was_not_carried_out(error):
+        return str(error)  # a failed assertion in a kernel, a lost card
     if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return None
     # Of what the libraries and Triton meet, torch makes the same error as of a wrong shape. A context that is broken
@@ -63,6 +73,10 @@ def _fault_of_card(error: RuntimeError) -> str | None:
     except RuntimeError as said:
         return f"{said}\nIt was met as: {error}"
     return None
+
+
+def _was_not_carried_out(error: RuntimeError) -> bool:
+    return str(error).partition("\n")[0].removeprefix("CUDA error: ") in _NOT_CARRIED_OUT
 
 
 class SentenceTransformerEncoder:

@@ -100,6 +100,24 @@ def test_a_rerankers_head_on_a_card_holds_no_matrices_beside_those_of_the_graph(
     assert heads.facts.task == "rerank"
 
 
+class RefusedPath(CardPath):
+    """One of whose kernels takes more than the card has."""
+
+    def run(self, _rows):
+        raise torch.AcceleratorError("CUDA error: too many resources requested for launch\nSearch for ...")
+
+
+def test_a_model_whose_quick_path_the_driver_does_not_begin_is_served_by_its_own_code(monkeypatch):
+    monkeypatch.setattr(paths, "CudaPackedPath", RefusedPath)
+    monkeypatch.setattr(paths, "_capture", lambda *_: fx.symbolic_trace(lambda ids, positions: ids + positions))
+    heads = SimpleNamespace(modules=nn.ModuleList(), takes_flat_output=True)
+    plain = CardPath(None, None, None)
+    parts = SimpleNamespace(transformer=nn.Module(), heads=heads, plain=plain, wants_type_ids=False, rescaled=None)
+    expected = Results(np.ones((2, 2), np.float32))
+    found = choose_path(parts, PLAN, Trial(PROBES, expected, 8, compare_results), None)
+    assert (found.path, found.batching) == (plain, "padded")
+
+
 def test_a_model_that_gives_a_text_another_vector_each_time_is_not_served():
     with pytest.raises(LoadError, match="another vector each time") as caught:
         chosen_of(Moving(by_each_pass=0.01), EXACT)

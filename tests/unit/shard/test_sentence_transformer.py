@@ -26,6 +26,24 @@ def test_a_card_that_had_no_memory_for_a_call_of_its_driver_is_as_well_as_before
         run_path(Failing("out of memory"), ROWS)
 
 
+@pytest.mark.parametrize("said", ["invalid configuration argument", "too many resources requested for launch"])
+def test_a_kernel_that_the_driver_does_not_begin_leaves_the_card_as_it_was(monkeypatch, said):
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    with pytest.raises(torch.AcceleratorError, match=said):
+        run_path(Failing(said), ROWS)
+
+
+def test_a_card_that_is_broken_before_the_driver_begins_a_kernel_ends_the_process(monkeypatch):
+    def synchronize():
+        raise torch.AcceleratorError("CUDA error: unspecified launch failure")
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    with pytest.raises(FatalDeviceError, match=r"^CUDA error: unspecified launch failure\nIt was met as: .*argument"):
+        run_path(Failing("invalid argument"), ROWS)
+
+
 class FailingLibrary:
     def run(self, _rows):
         raise RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm( handle, opa, opb )`")
