@@ -87,6 +87,7 @@ def load(
     _set_threads(threads)
     if not plan.on_cpu:
         os.environ.setdefault("TRITON_CACHE_DIR", str(cache_directory / "triton"))  # by default it writes into the home
+        torch.backends.cudnn.allow_tf32 = False  # by default convolutions take 10 of fp32's 23 bits, products all
     keep_freed_memory()
     limit_kernel_caches()
     build = _Build(directory, spec, recipe, plan, trust_remote_code, cache_directory, threads)

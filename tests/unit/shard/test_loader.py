@@ -28,35 +28,47 @@ class Holder:
         self.itself = self
 
 
-def test_what_loading_no_longer_needs_is_let_go_before_the_cards_memory_is_given_back(monkeypatch, tmp_path):
-    left = []
+@pytest.fixture
+def load_on(monkeypatch, tmp_path):
+    """Return what loads on a device, all but the model: ``made`` is called in its place."""
 
     class Encoder:
         info = make_info().encoder
 
-    def run(_build):
-        left.append(weakref.ref(Holder()))
-        return Encoder()
-
-    seen = []
-    monkeypatch.setattr(loader._Build, "run", run)
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: seen.append(left[0]()))
-    monkeypatch.setattr(torch, "set_num_threads", lambda _count: None)
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    gc.disable()
-    try:
+    def load(device, made=lambda: None):
+        monkeypatch.setattr(loader._Build, "run", lambda _build: made() or Encoder())
         loader.load(
             MINILM,
-            ModelSpec(id="m", name="minilm", device="cuda"),
+            ModelSpec(id="m", name="minilm", device=device),
             source="local",
             trust_remote_code=False,
             threads=1,
             cache_directory=tmp_path,
-            machine=Machine(frozenset(), cuda_devices=1),
+            machine=Machine(frozenset(), cuda_devices=int(device == "cuda")),
         )
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch, "set_num_threads", lambda _count: None)
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    with torch.backends.cudnn.flags(enabled=True):  # which are these again at the end
+        yield load
+
+
+def test_what_loading_no_longer_needs_is_let_go_before_the_cards_memory_is_given_back(monkeypatch, load_on):
+    left, seen = [], []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: seen.append(left[0]()))
+    gc.disable()
+    try:
+        load_on("cuda", lambda: left.append(weakref.ref(Holder())))
     finally:
         gc.enable()
     assert seen == [None]
+
+
+def test_in_fp32_a_card_computes_in_fp32_whatever_it_computes(load_on):
+    seen = []
+    load_on("cuda", lambda: seen.append((torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)))
+    assert seen == [(False, False)]
 
 
 def fingerprint(prompts: tuple[tuple[str, str], ...] = (), recipe: Recipe | None = None, **facts: str) -> str:
