@@ -275,6 +275,14 @@ def _report_choices(spec: ModelSpec, recipe: Recipe, plan: ComputePlan) -> None:
             reason="the model does not say how its tokens become one vector; this is a guess that gives poor "
             'vectors if it is wrong: set "pooling" in this model\'s mapping entry',
         )
+    if spec.device == "auto" and plan.on_cpu and (card := os.environ.get("CUDA_VISIBLE_DEVICES")):
+        log.warning(
+            "card_not_used",
+            model=spec.id,
+            card=card,
+            reason=f"torch {torch.__version__} sees no CUDA device there, so the CPU computes: check nvidia-smi, the "
+            'driver and that torch is a CUDA build, or set "device" to cpu',
+        )
     if plan.is_saved and spec.precision not in ("auto", plan.precision):
         log.warning(
             "saved_narrow",

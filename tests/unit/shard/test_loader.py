@@ -71,6 +71,15 @@ def test_in_fp32_a_card_computes_in_fp32_whatever_it_computes(load_on):
     assert seen == [(False, False)]
 
 
+@pytest.mark.parametrize(
+    ("device", "card", "is_told"), [("auto", "0", True), ("auto", "", False), ("cpu", "0", False), ("cuda", "0", False)]
+)
+def test_a_card_that_was_to_be_used_and_cannot_be_is_told_of(monkeypatch, caplog, load_on, device, card, is_told):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", card)
+    load_on(device)
+    assert ("card_not_used" in caplog.text) == is_told
+
+
 def fingerprint(prompts: tuple[tuple[str, str], ...] = (), recipe: Recipe | None = None, **facts: str) -> str:
     recipe = recipe or Recipe("transformers", prompts=prompts)
     build = loader._Build(MINILM, ModelSpec(id="m", name="minilm"), recipe, loader._EXACT, False, MINILM, 1)
