@@ -1,7 +1,11 @@
 """Every kind of model and every family of architectures, packed on a device: what the CPU says of each text alone."""
 
+import json
+
+import numpy as np
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
 
 from emb_model_provider.modelmap import ModelSpec
 from shard.encoder import Reading
@@ -127,6 +131,30 @@ def test_every_kind_of_model_gives_on_a_device_what_it_gives_on_the_cpu(device, 
     assert nearness.cosine > 0.9999
     assert nearness.deviation < 1e-3
     assert encoder.info.batching == exact.info.batching
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "weightedmean"])
+def test_what_is_pooled_in_another_way_than_usual_is_that_of_the_reference_library_on_the_device(
+    device, pooling, tmp_path
+):
+    """Recorded passes pool whole texts and normalise; what is wanted otherwise is done behind them."""
+    directory = make_sentence_transformers(tmp_path / "model", pooling=pooling, prompts={"query": "query: "})
+    config = directory / "1_Pooling" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text("utf-8")) | {"include_prompt": False}), "utf-8")
+    encoder, reference = (
+        opened(directory, device, tmp_path / "cache"),
+        SentenceTransformer(str(directory), device=device),
+    )
+    readings = {None: Reading(), "query": Reading("query: "), "raw": Reading(raw=True)}
+    rows = {name: encoder.tokenize(SAMPLE_TEXTS, reading) for name, reading in readings.items()}
+    mixed = encoder.encode([one for three in zip(*rows.values(), strict=True) for one in three]).rows
+    found = {name: mixed[number :: len(rows)] for number, name in enumerate(rows)}
+    for name in (None, "query"):
+        expected = np.concatenate([reference.encode([text], prompt_name=name) for text in SAMPLE_TEXTS])
+        np.testing.assert_allclose(found[name], expected, atol=1e-4)
+    lengths = np.linalg.norm(found["raw"], axis=1, keepdims=True)
+    assert np.abs(lengths - 1).min() > 0.01
+    np.testing.assert_allclose(found["raw"] / lengths, found[None], atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)

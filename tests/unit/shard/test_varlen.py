@@ -108,6 +108,25 @@ def test_in_fp32_and_on_cards_before_ampere_the_other_kernel_does_the_same(monke
     torch.testing.assert_close(found, expected, atol=0, rtol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "card", "wish"),
+    [
+        (torch.float16, (8, 0), {"window": 3, "seen": torch.empty(3, dtype=torch.int32, device="meta")}),
+        (torch.float16, (7, 5), {}),
+        (torch.float32, (9, 0), {}),
+    ],
+)
+def test_torchs_own_kernels_take_what_they_are_handed(monkeypatch, dtype, card, wish):
+    """As far as one can tell without a card: by their names, places and shapes, and not by what they compute."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: card)
+    monkeypatch.setattr(varlen, "_flash", torch.ops.aten._flash_attention_forward.default)
+    monkeypatch.setattr(varlen, "_efficient", torch.ops.aten._efficient_attention_forward.default)
+    query, key, value = (torch.empty(1, heads, 13, SIZE, dtype=dtype, device="meta") for heads in (4, 2, 2))
+    bounds = Bounds(torch.empty(4, dtype=torch.int32, device="meta"), max(LENGTHS), wish.get("seen"))
+    found = attend_varlen(query, key, value, Rule(0.3, True, wish.get("window"), 0), bounds)
+    assert (found.shape, found.dtype) == ((1, 13, 4, SIZE), dtype)
+
+
 @pytest.mark.parametrize("wish", [{"window": 3}, {"seen": [3, 1, 7]}])
 def test_what_the_other_kernel_cannot_do_is_refused(wish):
     with pytest.raises(NotImplementedError, match="sees all of a text"):
