@@ -7,7 +7,7 @@ once, and serves all texts that fit into its ``Layout``. Made by ``packed`` when
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -60,10 +60,15 @@ class Recording:
 
 
 class Recordings:
-    """All recorded passes of a model."""
+    """All recorded passes of a model; ``graphs`` are theirs and those of passes that could not be recorded.
 
-    def __init__(self, recordings: list[Recording]) -> None:
+    These are kept, too: with the first graph of a stream that goes, torch gives away the memory that its libraries work
+    in on that stream (``CUDAGraph::reset``), which is in all others (pytorch/pytorch#193402).
+    """
+
+    def __init__(self, recordings: list[Recording], graphs: Sequence[torch.cuda.CUDAGraph] = ()) -> None:
         self._recordings = recordings
+        self._graphs = graphs
 
     def find(self, used: Layout) -> Recording | None:
         """Return the smallest that a pass over ``used`` fits into."""
@@ -86,7 +91,7 @@ def record(compute: Compute, device: torch.device, example: Tokenized, longest: 
         if not recorder.pays(recordings[-1]):
             break
     log.info("passes_recorded", count=len(recordings), took_s=round(time.monotonic() - began_s, 3))
-    return Recordings(recordings)
+    return Recordings(recordings, recorder.graphs)
 
 
 class _Recorder:
@@ -96,6 +101,8 @@ class _Recorder:
         self._compute = compute
         self._device = device
         self._example = example
+        #: All that were begun.
+        self.graphs: list[torch.cuda.CUDAGraph] = []
         self._pool = torch.cuda.graph_pool_handle()
         # A single one: the libraries keep a workspace of 32 MiB for every stream.
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
@@ -111,6 +118,7 @@ class _Recorder:
         with torch.cuda.stream(self._stream):
             self._compute(layout.read(block))  # libraries get ready at the first call, which cannot be recorded
             graph = torch.cuda.CUDAGraph()
+            self.graphs.append(graph)
             with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
                 outputs = self._compute(layout.read(block))
         usual.wait_stream(self._stream)

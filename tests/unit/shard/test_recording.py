@@ -1,4 +1,6 @@
+import gc
 from types import SimpleNamespace
+from weakref import WeakSet
 
 import torch
 from hypothesis import given
@@ -30,6 +32,8 @@ def test_no_layout_lets_attention_start_many_more_blocks_than_it_has_tokens(long
 
 class FakeRecorder:
     """Records nothing; ``fails_at`` and ``pays_below`` are tokens."""
+
+    graphs = ()
 
     def __init__(self, fails_at, pays_below):
         self._fails_at = fails_at
@@ -118,3 +122,31 @@ def test_a_thread_is_back_at_its_stream_after_a_pass_that_could_not_be_recorded(
     assert asked == ["side", "side"]
     assert found.find(Layout(3, 1, 3, typed=False)) is None
     assert streams.current == "usual"
+
+
+LIVING = WeakSet()
+
+
+class LastGraph(UnrecordableGraph):
+    """Of a pass that can be recorded if it is the first."""
+
+    def __init__(self):
+        LIVING.add(self)
+
+    def capture_end(self):
+        if len(LIVING) > 1:
+            super().capture_end()
+
+
+def test_the_graph_of_a_pass_that_could_not_be_recorded_does_not_go_before_those_that_were(monkeypatch):
+    # With it would go what they all work in.
+    FakeStreams(monkeypatch, LastGraph)
+    monkeypatch.setattr(recording._Recorder, "pays", lambda _self, _recording: True)
+    found = record(lambda _texts: (None, None), torch.device("cpu"), Tokenized((1, 2), 2), 64, typed=False)
+    gc.collect()
+    assert found.find(Layout(3, 1, 3, typed=False)) is not None
+    assert found.find(Layout(40, 1, 40, typed=False)) is None
+    assert len(LIVING) == 2
+    del found
+    gc.collect()
+    assert not LIVING
