@@ -91,6 +91,14 @@ REVISION: Final = EntryKey(
     Bilingual("The revision to download.", "要下载的版本。"),
     "EMB_PROVIDER_MODEL_REVISION",
 )
+CODE_REVISION: Final = EntryKey(
+    "code_revision",
+    Text(Bilingual("branch, tag or commit", "分支、标签或提交")),
+    Bilingual(
+        "The revision of trusted code that its files name in another repository. Left out: main or master.",
+        "模型文件指向另一个仓库的代码时，该代码的版本（须信任）。省略时为 main 或 master。",
+    ),
+)
 POOLING: Final[EntryKey[Pooling]] = EntryKey(
     "pooling",
     Choice(POOLINGS),

@@ -92,6 +92,7 @@ class _Entry:
             cpus=self._take(table.CPUS, defaults.cpus),
             threads=self._take(table.THREADS, defaults.threads),
             revision=self._take(table.REVISION, defaults.revision),
+            code_revision=self._take(table.CODE_REVISION, defaults.code_revision),
             pooling=self._take(table.POOLING, defaults.pooling),
             normalize=self._take(table.NORMALIZE, defaults.normalize),
             max_length=self._take(table.MAX_LENGTH, defaults.max_length),

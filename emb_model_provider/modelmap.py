@@ -59,6 +59,7 @@ class ModelSpec:
 
     ``id`` is what clients call it, ``name`` the hub name or directory. ``embedded`` marks the model of the
     ``demo`` extra, which needs no hub. ``cpus`` are kernel CPU numbers. ``prompts`` are (name, text) pairs;
+    ``code_revision`` is that of code in another repository.
     ``trust_remote_code`` ``None`` means: as the hub's own setting says. ``prepack_weights`` ``None`` means: where they
     are small.
     """
@@ -74,6 +75,7 @@ class ModelSpec:
     cpus: tuple[int, ...] | None = None
     threads: int | None = None
     revision: str | None = None
+    code_revision: str | None = None
     pooling: Pooling | None = None
     normalize: bool | None = None
     max_length: int | None = None

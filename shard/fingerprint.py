@@ -69,6 +69,15 @@ def hash_files(files: Iterable[Path], root: Path) -> str:
     return total.hexdigest()
 
 
+def hash_code(repositories: Mapping[str, Path]) -> str:
+    """Return the hex SHA-256 of each Python file in the directories of these repositories."""
+    total = hashlib.sha256()
+    for name, directory in sorted(repositories.items()):
+        for path in sorted(directory.rglob("*.py")):
+            total.update(f"{name}--{path.relative_to(directory)}".encode() + b"\0" + _digest(path))
+    return total.hexdigest()
+
+
 def _digest(path: Path) -> bytes:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()

@@ -43,7 +43,7 @@ from shard.memory import keep_freed_memory, limit_kernel_caches, return_freed_me
 from shard.parts import Parts, find_question, make_tokenizer, max_tokens, narrow, place
 from shard.paths import Chosen, Trial, choose_path, run_alone
 from shard.recipe import Recipe
-from shard.trust import check_elsewhere, own_code, refuse_code
+from shard.trust import own_code, refuse_code
 from shard.weights import weight_files
 
 log = EventLog("shard.loader")
@@ -72,12 +72,11 @@ def load(
 
     ``threads`` is set for torch, process-wide; so many tokenise, too, as far as they are of use. ``cache_directory``
     receives converted weights.
-    ``spec.revision`` is the one that was fetched, for the fingerprint.
+    ``spec.revision`` is the one that was fetched, for the fingerprint, and ``spec.code_revision`` what ``hash_code``
+    says of code in other repositories, which ``classes`` has been told of.
     """
     recipe = read_recipe(directory, spec)
-    if trust_remote_code:
-        check_elsewhere(directory)
-    else:
+    if not trust_remote_code:
         refuse_code(directory, source, spec.name)
     folder = directory / recipe.modules[0].path if recipe.modules else directory
     machine = machine or this_machine()
@@ -236,6 +235,8 @@ class _Build:
             "late": repr(self.recipe.late) if self.recipe.late else None,
             "generative": repr(self.recipe.generative) if self.recipe.generative else None,
         }
+        if self.spec.code_revision is not None:
+            decisive["foreign_code"] = self.spec.code_revision
         if self.recipe.scores:
             decisive["activation"] = self.recipe.activation
         if info.kernel == "int8-weight-only":

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -118,11 +118,11 @@ def _report(control: ControlChannel, reason: LoadReason, sentence: str) -> int:
 
 
 def _prepare(config: ShardConfig, control: ControlChannel) -> _Loaded:
-    snapshot = _fetch(config, control)
+    snapshot, foreign_code = _fetch(config, control)
     control.send(LoadProgress("loading", source=snapshot.source))
     began_s = time.monotonic()
     before = states_below(snapshot.directory)
-    encoder = _load(config, snapshot)
+    encoder = _load(config, snapshot, foreign_code)
     files = MappedFiles(before)
     control.send(LoadProgress("warming", source=snapshot.source))
     loaded_s = time.monotonic()
@@ -158,7 +158,8 @@ def _prepare(config: ShardConfig, control: ControlChannel) -> _Loaded:
     return _Loaded(encoder, plan, ModelInfo(info, snapshot.source, snapshot.revision), box, files)
 
 
-def _fetch(config: ShardConfig, control: ControlChannel) -> Snapshot:
+def _fetch(config: ShardConfig, control: ControlChannel) -> tuple[Snapshot, dict[str, Path]]:
+    """Return the model, and by repository the code of others that it may run."""
     # Kept out of the module's head, as is the loader below: importing costs seconds, and the supervisor should
     # hear of a wrong configuration before that.
     with without_collecting():
@@ -169,12 +170,17 @@ def _fetch(config: ShardConfig, control: ControlChannel) -> Snapshot:
         control.send(LoadProgress("downloading", progress.done_bytes, progress.total_bytes, progress.source))
 
     snapshot = fetch(config.spec, config.hubs, report)
+    foreign_code: dict[str, Path] = {}
+    if _is_trusted(config, snapshot):
+        from shard.foreign_code import fetch_foreign_code  # noqa: PLC0415
+
+        foreign_code = fetch_foreign_code(config.spec, snapshot, config.hubs, report)
     fetch_vocabulary(config.spec.token_ids, offline=config.hubs.offline)
     forbid_requests()
-    return snapshot
+    return snapshot, foreign_code
 
 
-def _load(config: ShardConfig, snapshot: Snapshot) -> Encoder:
+def _load(config: ShardConfig, snapshot: Snapshot, foreign_code: Mapping[str, Path]) -> Encoder:
     is_trusted = _is_trusted(config, snapshot)
     if not is_trusted:
         leave_out_evaluation()
@@ -184,12 +190,26 @@ def _load(config: ShardConfig, snapshot: Snapshot) -> Encoder:
 
     return load(
         snapshot.directory,
-        replace(config.spec, device=config.device, revision=snapshot.revision),
+        replace(
+            config.spec,
+            device=config.device,
+            revision=snapshot.revision,
+            code_revision=_take_code(foreign_code) if is_trusted else None,
+        ),
         source=snapshot.source,
         trust_remote_code=is_trusted,
         threads=config.threads,
         cache_directory=Path(config.cache_dir),
     )
+
+
+def _take_code(foreign_code: Mapping[str, Path]) -> str | None:
+    """Have this code of other repositories loaded and no other; return what stands for it in the fingerprint."""
+    from shard.encoders.classes import take_classes_from  # noqa: PLC0415
+    from shard.fingerprint import hash_code  # noqa: PLC0415
+
+    take_classes_from(foreign_code)
+    return hash_code(foreign_code) if foreign_code else None
 
 
 def _is_trusted(config: ShardConfig, snapshot: Snapshot) -> bool:

@@ -13,11 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from huggingface_hub import try_to_load_from_cache
-
 from emb_model_provider.errors import LoadError, LoadReason
 from emb_model_provider.logs import EventLog
-from shard.hubs import Origin
+from shard.hubs.snapshot import Origin
 
 log = EventLog("shard.trust")
 
@@ -87,48 +85,38 @@ def refuse_code(directory: Path, origin: Origin, name: str) -> None:
     found = next(code_requests(directory), None)
     if found is None:
         return
+    others = [f"the repository {repository}" for repository in sorted(named_elsewhere(directory))]
+    own = ["its own"] if not others or any(directory.rglob("*.py")) else []
+    pins = "its revision and its code_revision" if others else "its revision"
     raise LoadError(
         LoadReason.CODE_NOT_TRUSTED,
-        f"{name} wants to run code of its own: {found.file} {found.wish}. Read that code; if you trust it, set "
-        f'{_SETTINGS.get(origin, "")}"trust_remote_code": true in this model\'s mapping entry, '
-        "and pin its revision",
+        f"{name} wants to run code of {' and of '.join(own + others)}: {found.file} {found.wish}. Read that code; if "
+        f'you trust it, set {_SETTINGS.get(origin, "")}"trust_remote_code": true in this model\'s mapping entry, '
+        f"and pin {pins}",
     )
 
 
-def check_elsewhere(directory: Path) -> None:
-    """Raise ``LoadError`` INCOMPLETE_DOWNLOAD where trusted code is in a repository of its own and not here.
-
-    transformers looks for it in HuggingFace's cache; of a model nothing is fetched but its own repository.
-    """
-    for repository, file in _elsewhere(directory):
-        if not Path(repository).is_dir() and not _is_cached(repository, file):
-            raise LoadError(
-                LoadReason.INCOMPLETE_DOWNLOAD,
-                f"its files name code of the repository {repository}, of which {file} is not in HuggingFace's cache. "
-                f"Read that code; if you trust it, fetch it (hf download {repository} --include '*.py') and start the "
-                "model again",
-            )
-
-
-def _is_cached(repository: str, file: str) -> bool:
-    try:
-        return isinstance(try_to_load_from_cache(repository, file), str)
-    except ValueError:  # no name of a repository
-        return False
-
-
-def _elsewhere(directory: Path) -> Iterator[tuple[str, str]]:
-    """Yield repository and file of each class that is named with its repository: ``owner/name--module.Class``."""
+def named_elsewhere(directory: Path) -> dict[str, tuple[str, ...]]:
+    """Return the files that ``directory`` names of each other repository, as ``owner/name--module.Class`` does."""
+    found: dict[str, set[str]] = {}
     for path in sorted(directory.rglob("*.json")):
-        document = _read(path)
+        for name in _named_classes(path.name, _read(path)):
+            repository, _, path_of_class = name.partition("--")
+            if repository and path_of_class:
+                found.setdefault(repository, set()).add(f"{path_of_class.partition('.')[0]}.py")
+    return {repository: tuple(sorted(files)) for repository, files in found.items()}
+
+
+def _named_classes(filename: str, document: object) -> Iterator[str]:
+    if filename == "modules.json" and isinstance(document, list):
+        names: list[object] = [entry.get("type") for entry in document if isinstance(entry, dict)]
+    else:
         wanted = document.get("auto_map") if isinstance(document, dict) else None
-        if not isinstance(wanted, dict):
-            continue
-        for value in wanted.values():
-            for name in value if isinstance(value, list) else [value]:  # tokenizers name two
-                if isinstance(name, str) and "--" in name:
-                    repository, _, path_of_class = name.partition("--")
-                    yield repository, f"{path_of_class.partition('.')[0]}.py"
+        names = list(wanted.values()) if isinstance(wanted, dict) else [wanted]  # an older form has a list alone
+    for value in names:
+        for name in value if isinstance(value, list) else [value]:  # tokenizers name two
+            if isinstance(name, str):
+                yield name
 
 
 def own_code(directory: Path) -> list[Path]:

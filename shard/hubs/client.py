@@ -128,12 +128,8 @@ def no_such_model(source: HubName, name: str) -> LoadError:
 
 
 def no_such_revision(source: HubName, name: str, revision: str | None) -> LoadError:
-    """Return the error of a model without the branch, tag or commit that was asked for."""
-    return LoadError(
-        LoadReason.NO_SUCH_MODEL,
-        f"the model {name!r} on {source} has no revision {revision!r}: correct 'revision' in its mapping entry or "
-        "EMB_PROVIDER_MODEL_REVISION.",
-    )
+    """Return the error of a model without the branch, tag or commit that was asked for; ``resolve`` adds where."""
+    return LoadError(LoadReason.NO_SUCH_MODEL, f"the model {name!r} on {source} has no revision {revision!r}.")
 
 
 def wrong_token(source: HubName, name: str) -> LoadError:

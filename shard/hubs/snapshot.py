@@ -22,7 +22,7 @@ Origin = Literal["huggingface", "modelscope", "local", "embedded"]
 
 _READ_BYTES: Final = 4 * 1024 * 1024
 #: A marker of a download that has not ended.
-_BEGUN: Final = ".emb-provider.begun"
+_BEGUN: Final = ".emb-provider.{}begun"
 _MARKER_VERSION: Final = 1
 #: Whatever the disk's own are (stat(2)).
 _BLOCK_BYTES: Final = 512
@@ -86,12 +86,21 @@ def select_files(files: Iterable[RemoteFile]) -> tuple[RemoteFile, ...]:
     )
 
 
+def select_code(files: Iterable[RemoteFile]) -> tuple[RemoteFile, ...]:
+    """Return the Python files and no others."""
+    paths = ((file, PurePosixPath(file.path)) for file in files)
+    return tuple(file for file, path in paths if path.suffix == ".py" and _stays_below(path))
+
+
 def _is_wanted(path: PurePosixPath) -> bool:
-    if path.is_absolute():  # one client would write it there; ".." falls under the next rule
-        return False
-    if any(part.startswith(".") or part.lower().startswith(_OTHER_FORMATS) for part in path.parts):
+    if not _stays_below(path) or any(part.lower().startswith(_OTHER_FORMATS) for part in path.parts):
         return False
     return path.suffix in _KEPT_SUFFIXES or path.name in _KEPT_NAMES
+
+
+def _stays_below(path: PurePosixPath) -> bool:
+    """Tell whether a file is neither hidden nor, as one client would write it, outside of the directory."""
+    return not path.is_absolute() and not any(part.startswith(".") for part in path.parts)
 
 
 # ------------------------------------------------------------------------------------------------- verification
@@ -207,26 +216,30 @@ class Marker:
     files: tuple[RemoteFile, ...]
 
 
-def marker_path(repository: Path, revision: str) -> Path:
-    """Return where the marker of one asked-for revision stands: beside the snapshots, never inside one."""
-    return repository / f".emb-provider-{quote(revision, safe='')}.json"
+def marker_path(repository: Path, revision: str, mark: str = "") -> Path:
+    """Return where the marker of one asked-for revision stands: beside the snapshots, never inside one.
+
+    ``mark`` is that of ``needed.Wanted``, and no part of any revision as it is written here.
+    """
+    return repository / f".emb-provider-{mark}{quote(revision, safe='')}.json"
 
 
-def write_marker(repository: Path, asked_revision: str, marker: Marker) -> None:
+def write_marker(repository: Path, asked_revision: str, marker: Marker, mark: str = "") -> None:
     """Write atomically: a marker is whole or absent."""
-    _write(marker_path(repository, asked_revision), marker)
+    _write(marker_path(repository, asked_revision, mark), marker)
 
 
-def note_begun(repository: Path, marker: Marker) -> Path:
+def note_begun(repository: Path, marker: Marker, mark: str = "") -> Path:
     """Note what a download is to bring, and return the note, to be removed when it has."""
-    path = repository / _BEGUN
+    path = repository / _BEGUN.format(mark)
     _write(path, marker)
     return path
 
 
-def is_half_fetched(repository: Path) -> bool:
+def is_half_fetched(repository: Path, mark: str = "") -> bool:
     """Tell whether a download of ours was begun here and still lacks files, which may look complete."""
-    return (repository / _BEGUN).exists() and _read_whole(repository, repository / _BEGUN) is None
+    note = repository / _BEGUN.format(mark)
+    return note.exists() and _read_whole(repository, note) is None
 
 
 def progress_of_another(repository: Path, source: HubName) -> Progress | None:
@@ -234,8 +247,8 @@ def progress_of_another(repository: Path, source: HubName) -> Progress | None:
 
     What was there before it does not count, and of a file only what is written: room may be taken for all of it first.
     """
-    note = repository / _BEGUN
     try:
+        note = max(repository.glob(_BEGUN.format("*")), key=lambda path: path.stat().st_mtime)
         total_bytes = sum(file["size"] for file in json.loads(note.read_text("utf-8"))["files"])
         began_s = note.stat().st_mtime
         found = [entry.lstat() for entry in repository.rglob("*")]
@@ -251,9 +264,9 @@ def _write(path: Path, marker: Marker) -> None:
     unfinished.replace(path)
 
 
-def read_marked(repository: Path, asked_revision: str) -> tuple[Path, str] | None:
+def read_marked(repository: Path, asked_revision: str, mark: str = "") -> tuple[Path, str] | None:
     """Return (directory, revision) of a marked snapshot whose files all have their sizes still; else ``None``."""
-    return _read_whole(repository, marker_path(repository, asked_revision))
+    return _read_whole(repository, marker_path(repository, asked_revision, mark))
 
 
 def _read_whole(repository: Path, marker: Path) -> tuple[Path, str] | None:

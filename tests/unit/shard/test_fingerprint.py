@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from shard.fingerprint import hash_files, name_fingerprint, start_hashing
+from shard.fingerprint import hash_code, hash_files, name_fingerprint, start_hashing
 from shard.trust import own_code
 from tests.support.tiny_models import make_plain
 
@@ -30,6 +30,19 @@ def test_a_models_own_code_is_part_of_what_makes_its_vectors(directory):
     before = fingerprint(directory)
     (directory / "modeling_own.py").write_text("factor = 2\n")
     assert fingerprint(directory) != before
+
+
+def test_code_of_another_repository_is_known_by_its_name_its_files_and_what_they_say(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/modeling.py").write_text("factor = 1\n")
+    (tmp_path / "README.md").write_text("one")
+    first = hash_code({"o/code": tmp_path})
+    (tmp_path / "README.md").write_text("two")
+    assert hash_code({"o/code": tmp_path}) == first
+    others = [hash_code({"o/other": tmp_path}), hash_code({"o/code": tmp_path / "sub"})]
+    (tmp_path / "sub/modeling.py").write_text("factor = 2\n")
+    others.append(hash_code({"o/code": tmp_path}))
+    assert len({first, *others}) == 4
 
 
 def test_a_script_that_nothing_names_is_not(directory):

@@ -9,7 +9,7 @@ import pytest
 
 from emb_model_provider.errors import LoadError, LoadReason
 from emb_model_provider.modelmap import HubAccess, Hubs, ModelSpec
-from shard.hubs import fetch, resolve
+from shard.hubs import download, fetch
 from shard.hubs.modelscope import other_names
 from shard.hubs.near_names import suggest
 from shard.hubs.resolve import hub_order
@@ -165,7 +165,7 @@ def test_what_this_user_may_not_look_into_is_said_and_no_mistake_of_ours(monkeyp
 
 def test_who_waits_for_another_process_to_download_the_model_reports_its_progress(tmp_path, monkeypatch):
     """Or it would be ended for making none, as long as the other takes."""
-    monkeypatch.setattr(resolve, "_LOOK_EVERY_S", 0.001)
+    monkeypatch.setattr(download, "_LOOK_EVERY_S", 0.001)
     reports, has_moved, is_inside = [], threading.Event(), threading.Event()
 
     def hear(progress):
@@ -174,11 +174,11 @@ def test_who_waits_for_another_process_to_download_the_model_reports_its_progres
             has_moved.set()
 
     def wait_and_enter():
-        with resolve._locked(tmp_path, "huggingface", hear):
+        with download._locked(tmp_path, "huggingface", hear):
             is_inside.set()
 
     waiting = threading.Thread(target=wait_and_enter)
-    with resolve._locked(tmp_path, "huggingface", reports.append):
+    with download._locked(tmp_path, "huggingface", reports.append):
         assert reports == [], "nobody else downloads"
         waiting.start()
         note_begun(tmp_path, Marker("snapshots/c", "c", (RemoteFile("m", 200_000),)))
@@ -196,5 +196,5 @@ def test_a_cache_on_a_file_system_without_locks_is_used_all_the_same(tmp_path, m
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with resolve._locked(tmp_path / "models--o--m", "huggingface", lambda _progress: None):
+    with download._locked(tmp_path / "models--o--m", "huggingface", lambda _progress: None):
         assert (tmp_path / "models--o--m").is_dir()

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from emb_model_provider.errors import LoadError, LoadReason
-from shard.trust import check_elsewhere, code_requests, own_module_name, refuse_code
+from shard.trust import code_requests, named_elsewhere, own_module_name, refuse_code
 
 
 def write(directory, name, content):
@@ -113,27 +113,39 @@ def test_ordinary_activations_and_files_ask_for_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "wanted"),
+    ("name", "content", "named"),
     [
-        ("config.json", {"AutoConfig": "configuration.Own", "AutoModel": "owner/code--modeling.Model"}),
-        ("0_Transformer/tokenizer_config.json", {"AutoTokenizer": [None, "owner/code--modeling.Fast"]}),
-        ("config.json", {"AutoModel": "no name of one--modeling.Model"}),
+        ("config.json", {"AutoConfig": "own.Own", "AutoModel": "o/code--sub/model.M"}, {"o/code": ("sub/model.py",)}),
+        ("0_Transformer/tokenizer_config.json", {"AutoTokenizer": [None, "o/code--tok.Fast"]}, {"o/code": ("tok.py",)}),
+        ("tokenizer_config.json", ["o/code--slow.Slow", "o/code--fast.F"], {"o/code": ("fast.py", "slow.py")}),
+        ("config.json", {"AutoConfig": "a/b--c.C", "AutoModel": "a/b--m.M", "x": "c/d--m.M"}, None),
+        ("other.json", ["a", "b"], {}),
+        ("other.json", "a--b", {"a": ("b.py",)}),
+        ("other.json", 7, {}),
+        ("other.json", {"AutoModel": "--m.M", "AutoConfig": "o/code--"}, {}),
     ],
 )
-def test_trusted_code_of_another_repository_that_is_not_here_is_told_with_how_to_fetch_it(tmp_path, name, wanted):
-    write(tmp_path, name, {"auto_map": wanted})
-    repository = "no name of one" if "no name" in str(wanted) else "owner/code"
-    with pytest.raises(LoadError, match=rf"hf download {repository} --include '\*\.py'") as caught:
-        check_elsewhere(tmp_path)
-    assert caught.value.reason is LoadReason.INCOMPLETE_DOWNLOAD
-    assert "modeling.py" in str(caught.value)
+def test_code_of_other_repositories_is_found_in_every_file_that_may_name_it(tmp_path, name, content, named):
+    write(tmp_path, name, {"auto_map": content})
+    expected = {"a/b": ("c.py", "m.py"), "c/d": ("m.py",)} if named is None else named
+    assert named_elsewhere(tmp_path) == expected
 
 
-def test_trusted_code_that_is_here_is_not_asked_for(tmp_path, monkeypatch):
-    looked = []
-    monkeypatch.setattr("shard.trust.try_to_load_from_cache", lambda *names: (looked.append(names), "/a/path")[1])
-    write(tmp_path, "config.json", {"auto_map": {"AutoModel": "owner/code--modeling.Model"}})
-    write(tmp_path, "tokenizer_config.json", {"auto_map": {"AutoTokenizer": [f"{tmp_path}--tok.T", None]}})
-    write(tmp_path, "other.json", {"auto_map": ["a", "b"]})
-    check_elsewhere(tmp_path)
-    assert looked == [("owner/code", "modeling.py")]
+def test_modules_of_sentence_transformers_may_be_in_other_repositories_as_well(tmp_path):
+    kinds = ["o/code--custom_st.Transformer", "sentence_transformers.models.Pooling", None]
+    write(tmp_path, "modules.json", [*({"type": kind, "path": ""} for kind in kinds), "x"])
+    assert named_elsewhere(tmp_path) == {"o/code": ("custom_st.py",)}
+
+
+@pytest.mark.parametrize(
+    ("has_own", "whose"),
+    [(False, "code of the repository c/d and of the repository o/x:"), (True, "code of its own and of the repository")],
+)
+def test_the_refusal_names_the_repositories_whose_code_is_to_be_read(tmp_path, has_own, whose):
+    write(tmp_path, "config.json", {"auto_map": {"AutoModel": "o/x--m.M"}})
+    write(tmp_path, "tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["c/d--t.T", None]}})
+    if has_own:
+        (tmp_path / "own.py").write_text("", encoding="utf-8")
+    with pytest.raises(LoadError, match="and pin its revision and its code_revision") as caught:
+        refuse_code(tmp_path, "local", "some/model")
+    assert whose in str(caught.value)
