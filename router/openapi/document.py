@@ -46,14 +46,11 @@ _OWN: Final = (
 )  # fmt: skip
 
 
-def make_document(url_prefix: str, own_paths: Sequence[str] = ()) -> dict[str, object]:
-    """Return the document; ``own_paths`` are served beside the dialects and ``_OWN``."""
+def make_document(url_prefix: str) -> dict[str, object]:
+    """Return the document."""
     paths: dict[str, dict[str, object]] = {}
     for path, summary, kind, schema, more in _OWN:
         paths[path] = {"get": _own(summary, kind, schema, more)}
-    for path in own_paths:
-        if path not in paths:
-            paths[path] = {"get": _own("About the server.", "application/json", {"type": "object"}, (503,))}
     for (method, path), choices in by_path().items():
         described = [(dialect, ROUTES[dialect.name, path]) for dialect, _ in choices]
         paths.setdefault(_plain(path), {})[method.lower()] = _operation(path, method, described)

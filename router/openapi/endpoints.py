@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -17,17 +16,15 @@ _POLICY: Final = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
-Endpoint = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-
-def describing_routes(url_prefix: str, own_paths: Sequence[str] = ()) -> list[web.RouteDef]:
+def describing_routes(url_prefix: str) -> list[web.RouteDef]:
     """Return both routes; what they answer is made when somebody asks for it the first time."""
 
     @cache
     def document() -> bytes:
         from router.openapi.document import make_document  # noqa: PLC0415 - few ask, and every start would wait for it
 
-        return orjson.dumps(make_document(url_prefix, own_paths))
+        return orjson.dumps(make_document(url_prefix))
 
     @cache
     def page() -> bytes:
