@@ -9,7 +9,6 @@ from concurrent.futures import Future
 
 from emb_model_provider.messages.framing import Message
 from emb_model_provider.messages.status import Heartbeat
-from emb_model_provider.rss import rss_bytes
 
 
 async def beat(
@@ -24,7 +23,7 @@ async def beat(
     while True:
         await asyncio.sleep(max(0.0, due_s - loop.time()))
         lag_s = max(0.0, round(loop.time() - due_s, 3))
-        heartbeat = Heartbeat(lag_s, in_flight(), rss_bytes(), quarantined())
+        heartbeat = Heartbeat(lag_s, in_flight(), quarantined())
         due_s = loop.time() + every_s
         sys.stderr.flush()  # what could not be written before
         # A supervisor that is stopped stops reading: that holds up nobody else, and only one of these waits for it.

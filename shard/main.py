@@ -119,12 +119,12 @@ def _report(control: ControlChannel, reason: LoadReason, sentence: str) -> int:
 
 def _prepare(config: ShardConfig, control: ControlChannel) -> _Loaded:
     snapshot, foreign_code = _fetch(config, control)
-    control.send(LoadProgress("loading", source=snapshot.source))
+    control.send(LoadProgress("loading"))
     began_s = time.monotonic()
     before = states_below(snapshot.directory)
     encoder = _load(config, snapshot, foreign_code)
     files = MappedFiles(before)
-    control.send(LoadProgress("warming", source=snapshot.source))
+    control.send(LoadProgress("warming"))
     loaded_s = time.monotonic()
     lanes = count_lanes(encoder.info, config.threads)
     encoder.use_threads(threads_of_lane(config.threads, lanes))
@@ -167,7 +167,7 @@ def _fetch(config: ShardConfig, control: ControlChannel) -> tuple[Snapshot, dict
         from shard.hubs import fetch, forbid_requests  # noqa: PLC0415
 
     def report(progress: Progress) -> None:
-        control.send(LoadProgress("downloading", progress.done_bytes, progress.total_bytes, progress.source))
+        control.send(LoadProgress("downloading", progress.done_bytes, progress.total_bytes))
 
     snapshot = fetch(config.spec, config.hubs, report)
     foreign_code: dict[str, Path] = {}

@@ -28,7 +28,6 @@ class LoadProgress(Wire, frozen=True):
     state: Literal["downloading", "loading", "warming"]
     done_bytes: int = 0
     total_bytes: int = 0
-    source: str = ""
 
 
 class EncoderInfo(Wire, frozen=True):
@@ -141,7 +140,6 @@ class Heartbeat(Wire, frozen=True):
 
     lag_s: float
     requests_in_flight: int
-    rss_bytes: int
     quarantined: int = 0
 
 

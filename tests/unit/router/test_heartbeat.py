@@ -19,7 +19,6 @@ async def test_a_loop_that_was_held_up_says_how_late_it_is():
     )
     first = await beats.get()
     assert (first.requests_in_flight, first.quarantined) == (3, 2)
-    assert first.rss_bytes > 1_000_000
     time.sleep(0.5)  # noqa: ASYNC251 - the loop is held up
     late = [await beats.get() for _ in range(3)]
     beating.cancel()

@@ -446,15 +446,15 @@ async def test_that_a_model_is_well_reaches_the_owner(make_house):
 
 @pytest.mark.parametrize(("lag_s", "lines"), [(1.0, []), (1.01, ["router_busy"])])
 async def test_a_loop_that_was_held_up_is_worth_a_line(make_house, caplog, lag_s, lines):
-    make_house().hear(0, Heartbeat(lag_s, 3, 1))
+    make_house().hear(0, Heartbeat(lag_s, 3))
     assert [record.message for record in caplog.records] == lines
 
 
 async def test_the_most_that_a_router_has_in_quarantine_is_told_until_that_router_is_gone(make_house):
     house = make_house(2)
     assert house.front.quarantined == 0
-    house.hear(0, Heartbeat(0.0, 0, 1, quarantined=1))
-    house.hear(1, Heartbeat(0.0, 0, 1, quarantined=2))
+    house.hear(0, Heartbeat(0.0, 0, quarantined=1))
+    house.hear(1, Heartbeat(0.0, 0, quarantined=2))
     assert house.front.quarantined == 2
     house.front.routers[1].launch(2)
     assert house.front.quarantined == 1

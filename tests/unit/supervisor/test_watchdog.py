@@ -194,13 +194,13 @@ def test_a_queue_that_moves_is_none():
 def test_a_router_that_is_late_is_busy_and_not_ended_below_the_limit():
     life = Life()
     life.hear(RouterReady(1))
-    assert life.passes(5, lambda second: Heartbeat(0.0, 0, 1)) is None
+    assert life.passes(5, lambda second: Heartbeat(0.0, 0)) is None
     assert not life.dog.is_busy(life.now_s)
     assert life.passes(3) is None
     assert not life.dog.is_busy(life.now_s)
     assert life.passes(1) is None
     assert life.dog.is_busy(life.now_s)
-    life.hear(Heartbeat(5.0, 0, 1))
+    life.hear(Heartbeat(5.0, 0))
     assert not life.dog.is_busy(life.now_s)
 
 
