@@ -41,7 +41,6 @@ class DirectoryInUseError(ProviderError):
             f"{path} is the run directory of a server that is running ({holder}). Stop that one first, or set "
             "EMB_PROVIDER_RUN_DIR to another directory."
         )
-        self.pid = pid
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +119,8 @@ class RunDirectory:
 
     def restore(self) -> bool:
         """Make the directory again where somebody has removed it; true if that was so."""
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(self.path.stat(), os.fstat(self._descriptor)):
-                return False
+        if self._held():
+            return False
         self.path.mkdir(mode=0o700, exist_ok=True)
         descriptor = lock(self.path)
         os.close(self._descriptor)
