@@ -1,4 +1,4 @@
-"""How much memory a process holds, as the kernel counts it. Used by what children report."""
+"""How much memory a process holds, as the kernel counts it. For what children and the supervisor report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def rss_bytes() -> int:
 
 
 def rss_bytes_of(pid: int | str) -> int:
-    """Return that of any process."""
+    """Return that of any process, 0 where there is none."""
     try:
         with open(f"/proc/{pid}/statm", encoding="ascii") as statm:  # noqa: PTH123 - once a second, as cheap as it gets
             return int(statm.read().split()[1]) * _PAGE_BYTES

@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from emb_model_provider.logs import EventLog
+from emb_model_provider.rss import rss_bytes_of
 from supervisor.changes import Changes
 from supervisor.control import ControlError, Request
 from supervisor.front import Front
 from supervisor.posts import Post
 from supervisor.renewals import Renewals
 from supervisor.report import ModelReport, RouterReport, ServerReport, model_report, to_json
-from supervisor.room import resident_bytes
 from supervisor.settings_in_use import SettingsInUse
 
 log = EventLog("supervisor")
@@ -121,7 +121,7 @@ class Desk:
         return RouterReport(
             routers[0].keeper.pid,
             sum(router.restarts for router in routers),
-            sum(resident_bytes(router.keeper.pid) for router in routers),
+            sum(rss_bytes_of(router.keeper.pid) for router in routers),
             len(routers),
             self._front.is_renewing,
             self._front.quarantined,
@@ -131,7 +131,7 @@ class Desk:
         row = post.row()
         successor = post.successor.status.state if post.successor is not None else ""
         return replace(
-            model_report(row, age_s=post.holder.age_s, rss_bytes=resident_bytes(row.pid)),
+            model_report(row, age_s=post.holder.age_s, rss_bytes=rss_bytes_of(row.pid)),
             successor=successor,
             leaving=len(post.everybody()) - 1 - bool(successor),
             renewing=self._renewals.is_asked(post),

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from emb_model_provider.logs import EventLog
+from emb_model_provider.rss import rss_bytes_of
 from supervisor.control import ControlSocket
 from supervisor.orphans import Orphans
 from supervisor.posts import Post
 from supervisor.renewals import Lifespan, RecycleLimits, Renewals
-from supervisor.room import resident_bytes
 from supervisor.rundir import RunDirectory
 from supervisor.sdnotify import Notifier
 from supervisor.shards import Shard
@@ -68,7 +68,7 @@ class Lookout:
         if known is not None and known.generation == shard.status.generation:
             return
         pid = shard.keeper.pid if shard.keeper is not None else 0
-        span = self._lifespans[shard] = Lifespan(shard.status.generation, resident_bytes(pid), random.random)
+        span = self._lifespans[shard] = Lifespan(shard.status.generation, rss_bytes_of(pid), random.random)
         if span.is_too_large_from_the_start(self.limits):
             log.warning(
                 "EMB_PROVIDER_RECYCLE_RSS_MB is less than this model needs from the start, and does not count",
@@ -119,6 +119,6 @@ class Lookout:
             has_just_failed = post.problem and time.monotonic() - post.problem_since_s < _TRY_AGAIN_S
             if span is None or not post.is_ready or has_just_failed:
                 continue
-            if why := span.due(self.limits, resident_bytes(post.row().pid), post.holder.age_s):
+            if why := span.due(self.limits, rss_bytes_of(post.row().pid), post.holder.age_s):
                 self._renewals.ask(post, why)
                 return

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import re
-import resource
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -71,13 +69,6 @@ def cgroup_free_bytes(limit: str, current: str, statistics: str) -> int | None:
         return None
     droppable = max(map(int, _INACTIVE_FILE.findall(statistics)), default=0)
     return max(0, int(limit) - int(current) + droppable)
-
-
-def resident_bytes(pid: int) -> int:
-    """Return a process's resident memory, 0 where there is no such process (proc_pid_statm(5))."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
-    return 0
 
 
 def gpu_free_bytes(visible_gpus: str, env: Mapping[str, str]) -> int | None:

@@ -72,7 +72,7 @@ class Office:
 def office(monkeypatch):
     clock = SimpleNamespace(now_s=1000.0)
     monkeypatch.setattr(desk_module.time, "monotonic", lambda: clock.now_s)
-    monkeypatch.setattr(desk_module, "resident_bytes", lambda pid: pid * MIB)
+    monkeypatch.setattr(desk_module, "rss_bytes_of", lambda pid: pid * MIB)
     office = Office()
     office.clock = clock
     return office

@@ -83,7 +83,7 @@ class World:
 
 @pytest.fixture
 async def world(short_path, monkeypatch):
-    monkeypatch.setattr(lookout_module, "resident_bytes", lambda pid: pid)
+    monkeypatch.setattr(lookout_module, "rss_bytes_of", lambda pid: pid)
     monkeypatch.setattr(lookout_module.random, "random", lambda: 0.0)
     directory = RunDirectory.fixed(short_path / "run")
     made = World(directory)
