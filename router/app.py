@@ -7,10 +7,10 @@ import math
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 
 from aiohttp import web
-from aiohttp.typedefs import Middleware
+from aiohttp.typedefs import Handler, Middleware
 
 from emb_model_provider.errors import (
     InternalError,
@@ -33,9 +33,6 @@ from router.prefix import REFUSAL, TAKEN_OFF
 from router.visit import VISIT
 
 log = EventLog("router")
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
 
 _REQUEST_ID = "x-request-id"
 _SAFE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
@@ -172,10 +169,8 @@ def error_response(error: RequestError, request_id: str, dialect: Dialect = OPEN
         response.headers["WWW-Authenticate"] = "Bearer"
     if error.status in (408, 413, 417, 429):  # the rest of the body is still on its way and nobody will read it
         response.force_close()
-    if error.status in (
-        500,
-        504,
-    ):  # the same input would fail or take as long again: clients of OpenAI's would send it three times
+    # The same input would fail or take as long again: clients of OpenAI's would send it three times.
+    if error.status in (500, 504):
         response.headers["x-should-retry"] = "false"
     return response
 

@@ -7,11 +7,11 @@ once the answer has left.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Final
 
 from aiohttp import web
-from aiohttp.typedefs import Middleware
+from aiohttp.typedefs import Handler, Middleware
 
 from router.access_log import Answered
 from router.cors import Cors
@@ -20,7 +20,6 @@ from router.metrics.meter import Meter
 from router.prefix import TAKEN_OFF
 from router.visit import VISIT, Visit
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 #: Opens a span for a request; the returned function ends it with the answer's status.
 Trace = Callable[[web.Request, Visit], Callable[[int], None]]
 
