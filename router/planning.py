@@ -57,11 +57,7 @@ def only_model(registry: Registry, tasks: Sequence[Task], path: str) -> ShardSta
     for task in tasks:
         fit = [status for status in statuses if status.info and status.info.encoder.task == task]
         if len(fit) > 1:
-            raise InvalidRequestError(
-                f"Several models can be meant: {_names(fit)}. Name one in the path, as in "
-                f"/models/{fit[0].model_id}{path}, or in the field 'model'.",
-                param="model",
-            )
+            raise _ambiguous(fit, path)
         if fit and not loading:
             return fit[0]
         if fit:
@@ -87,11 +83,7 @@ def any_model(registry: Registry, path: str) -> ShardStatus:
         return statuses[0]
     if not statuses:
         raise ModelNotFoundError("No model is served here.", param="model")
-    raise InvalidRequestError(
-        f"Several models can be meant: {_names(statuses)}. Name one in the path, as in "
-        f"/models/{statuses[0].model_id}{path}, or in the field 'model'.",
-        param="model",
-    )
+    raise _ambiguous(statuses, path)
 
 
 def fit(request: EncodeRequest, role: str | None, encoder: EncoderInfo) -> EncodeRequest:
@@ -123,6 +115,14 @@ def _check_dimensions(request: EncodeRequest, dimensions: int, encoder: EncoderI
         raise InvalidRequestError(
             "'dimensions' brings vectors to length 1 again: leave out 'normalize' or send true.", param="normalize"
         )
+
+
+def _ambiguous(statuses: Sequence[ShardStatus], path: str) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"Several models can be meant: {_names(statuses)}. Name one in the path, as in "
+        f"/models/{statuses[0].model_id}{path}, or in the field 'model'.",
+        param="model",
+    )
 
 
 def _names(statuses: Sequence[ShardStatus]) -> str:
