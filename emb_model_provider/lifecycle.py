@@ -1,6 +1,6 @@
-"""What a child process does first: tie its life to its parent's, take its place on the machine, open its channel.
+"""What a child process does once ``parent`` has tied its life: take its place on the machine, open its channel.
 
-Used by ``router`` and ``shard``; Linux only, as the kernel facts below are.
+Used by ``router`` and ``shard``; Linux only.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import Final, TypeVar
 from emb_model_provider.errors import EXIT_NO_THREAD, ProtocolError
 from emb_model_provider.frames import Frame, FrameDecoder
 from emb_model_provider.messages.framing import Message, pack, unpack
-from emb_model_provider.parent import die_with_parent
 from emb_model_provider.process_limits import NO_THREAD
 
 First = TypeVar("First", bound=Message)
@@ -112,10 +111,6 @@ def needing_threads() -> Iterator[None]:
 
 
 def start_child(arguments: list[str]) -> ControlChannel:
-    """Do what every child does first with its command line ``[parent pid, control descriptor, …]``.
-
-    Its life was tied to its parent's before this module was imported (``__main__``); once more does no harm.
-    """
-    die_with_parent(int(arguments[0]))
+    """Do what every child does with its command line ``[parent pid, control descriptor, …]``."""
     forbid_core_dumps()
     return ControlChannel(int(arguments[1]))
