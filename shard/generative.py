@@ -14,7 +14,7 @@ from typing import Final
 
 from emb_model_provider.errors import LoadError, unsupported
 from emb_model_provider.modelmap import ModelSpec
-from shard.json_files import Document, as_object, read_json, read_object
+from shard.json_files import Document, as_object, has_architecture, read_json, read_object
 from shard.prompt_families import own_name
 
 #: Read as a number by neither sentence-transformers nor us; the tokenizer knows their ids.
@@ -45,8 +45,7 @@ class GenerativeFiles:
 
 def is_language_model(config: Document) -> bool:
     """Tell whether a configuration is that of a language model, which has no classification head."""
-    names = config.get("architectures")
-    return isinstance(names, list) and any(isinstance(name, str) and name.endswith("ForCausalLM") for name in names)
+    return has_architecture(config, "ForCausalLM")
 
 
 def is_generative_reranker(spec: ModelSpec, config: Document, kind: object) -> bool:

@@ -40,3 +40,9 @@ def whole(text: str) -> str:
 def as_object(value: object) -> Document:
     """Return an object as it is, and an empty one for all else."""
     return value if isinstance(value, dict) else {}
+
+
+def has_architecture(config: Document, ending: str) -> bool:
+    """Tell whether ``config.json`` names a class of transformers' whose name ends so."""
+    names = config.get("architectures")
+    return isinstance(names, list) and any(isinstance(name, str) and name.endswith(ending) for name in names)

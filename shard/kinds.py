@@ -10,7 +10,7 @@ from typing import Final, Literal
 from emb_model_provider.errors import LoadError, LoadReason, unsupported
 from emb_model_provider.modelmap import ModelSpec, Task
 from shard.generative import is_generative_reranker
-from shard.json_files import Document, read_object
+from shard.json_files import Document, has_architecture, read_object
 
 Activation = Literal["identity", "sigmoid", "softmax"]
 
@@ -52,13 +52,13 @@ def find_task(spec: ModelSpec, config: Document, configuration: Document, option
     if spec.task is not None:
         return spec.task
     # Stanford's ColBERT; and PyLate before it named its kind.
-    if _has_architecture(config, "HF_ColBERT") or (options is not None and "query_prefix" in options):
+    if has_architecture(config, "HF_ColBERT") or (options is not None and "query_prefix" in options):
         return "multi_vector"
     if kind is not None and kind != "CrossEncoder":
         return _KINDS.get(str(kind), "embed")
     if configuration.get("task") == _RANKING or is_generative_reranker(spec, config, kind):
         return "rerank"
-    if kind == "CrossEncoder" or _has_architecture(config, "ForSequenceClassification"):
+    if kind == "CrossEncoder" or has_architecture(config, "ForSequenceClassification"):
         return "rerank" if count_labels(config) == 1 else "classify"
     return "embed"
 
@@ -91,10 +91,10 @@ def count_labels(config: Document) -> int:
 def check_labels(task: Task, labels: int) -> None:
     """Raise ``LoadError`` for a reranker whose scores are not one number per pair."""
     if task == "rerank" and labels != 1:
-        raise LoadError(
-            LoadReason.UNSUPPORTED_MODEL,
-            f"this model cannot be served as a reranker: its head has {labels} labels, and documents are ranked by "
-            'one score; set "task": "classify" in its mapping entry to get all of them',
+        raise unsupported(
+            f'its head has {labels} labels, and documents are ranked by one score; set "task": "classify" in its '
+            "mapping entry to get all of them",
+            "a reranker",
         )
 
 
@@ -143,10 +143,7 @@ def find_activation(config: Document, options: Document | None, labels: int) -> 
     )
     if isinstance(named, str) and named.startswith("torch."):
         if named not in _ACTIVATIONS:
-            raise LoadError(
-                LoadReason.UNSUPPORTED_MODEL,
-                f"this model cannot be served: its scores go through {named}, which is not supported",
-            )
+            raise unsupported(f"its scores go through {named}, which is not supported")
         return _ACTIVATIONS[named]
     if labels == 1:
         return "sigmoid"
@@ -174,8 +171,3 @@ def _dimensions(value: object) -> tuple[int, ...]:
     if not isinstance(value, list) or not all(isinstance(one, int) and one > 0 for one in value):
         return ()
     return tuple(sorted(set(value)))
-
-
-def _has_architecture(config: Document, ending: str) -> bool:
-    names = config.get("architectures")
-    return isinstance(names, list) and any(isinstance(name, str) and name.endswith(ending) for name in names)

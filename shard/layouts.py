@@ -18,7 +18,7 @@ from shard.generative import (
     read_generative_modules,
     read_plain_generative,
 )
-from shard.json_files import as_object, read_json, read_object
+from shard.json_files import as_object, has_architecture, read_json, read_object
 from shard.kinds import (
     check_labels,
     count_labels,
@@ -129,12 +129,9 @@ def _read_plain_generative(
 
 def _read_language_model(config: Mapping[str, object], spec: ModelSpec, prompts: tuple[tuple[str, str], ...]) -> Recipe:
     """Read a plain masked language model, served as SPLADE because its mapping entry says so."""
-    architectures = config.get("architectures")
-    names = architectures if isinstance(architectures, list) else []
-    if not any(str(name).endswith("ForMaskedLM") for name in names):
-        raise unsupported(
-            f"a sparse model needs a masked language model (…ForMaskedLM), and config.json names {names or 'nothing'}"
-        )
+    if not has_architecture(config, "ForMaskedLM"):
+        named = config.get("architectures") or "nothing"
+        raise unsupported(f"a sparse model needs a masked language model (…ForMaskedLM), and config.json names {named}")
     return Recipe(
         "transformers",
         max_length=spec.max_length,
@@ -208,8 +205,7 @@ def _read_late_interaction(modules: tuple[ModuleEntry, ...], options: Mapping[st
 
 
 def _read_stanford(directory: Path, config: Mapping[str, object], spec: ModelSpec) -> Recipe:
-    architectures = config.get("architectures")
-    if not isinstance(architectures, list) or "HF_ColBERT" not in architectures:
+    if not has_architecture(config, "HF_ColBERT"):
         raise unsupported(
             'nothing in its files makes it a model for "multi_vector": it has no projection of its tokens, and a '
             "random one would give random vectors"
