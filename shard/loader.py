@@ -33,6 +33,7 @@ from shard.encoders.sentence_transformer import ForwardPath, SentenceTransformer
 from shard.encoders.text_tokenizer import TextTokenizer
 from shard.fidelity import PROBES, compare_results, compare_scores
 from shard.fingerprint import name_fingerprint, start_hashing
+from shard.first_answer import refuse_infinite
 from shard.foreign_ids import make_decode
 from shard.hubs import Origin
 from shard.json_files import read_object
@@ -303,12 +304,7 @@ def _set_threads(threads: int) -> None:
 
 def _check(results: Results, *, normalized: bool, precision: str) -> None:
     """Raise ``LoadError`` BAD_VECTORS where the probes have no vectors worth serving."""
-    if not results.is_finite:
-        raise LoadError(
-            LoadReason.BAD_VECTORS,
-            f"the loaded model answers with NaN or infinity in {precision}: its weights are damaged, or "
-            "need a wider precision (fp32 or bf16)",
-        )
+    refuse_infinite(results, precision)
     norms = np.ones(1) if results.rows is None else np.linalg.norm(results.rows, axis=1)
     if normalized and not np.allclose(norms, 1, atol=_NORM_TOLERANCE):
         raise LoadError(
