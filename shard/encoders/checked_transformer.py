@@ -47,6 +47,15 @@ class LoadOptions:
     trust_remote_code: bool
     cache_directory: Path
 
+    @property
+    def local(self) -> dict[str, Any]:
+        """What every library is told that loads a part: ask no network, and whether the model's own code may run."""
+        return {"local_files_only": True, "trust_remote_code": self.trust_remote_code}
+
+    def for_model(self, *, needs_pooler: bool) -> dict[str, Any]:
+        """Return what ``CheckedTransformer`` takes among its ``model_kwargs``."""
+        return {"emb_options": self, "emb_needs_pooler": needs_pooler}
+
 
 class CheckedTransformer(Transformer):
     """A ``Transformer`` whose weights are complete or which is not made at all.

@@ -55,7 +55,10 @@ _WEIGHTED: Final = ("Dense", "LayerNorm", "WeightedLayerPooling")
 _UNKNOWN_KEY: Final = re.compile(r"got an unexpected keyword argument '(\w+)'")
 _CONFIGURATIONS: Final = ("sentence_bert_config.json", "config.json")
 _TEXT_SCORES: Final[dict[str, Any]] = {"text": {"method": "forward", "method_output_name": "logits"}}
-_TEXT_ONLY: Final[dict[str, Any]] = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
+_HIDDEN_STATES: Final[dict[str, Any]] = {
+    "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+    "module_output_name": "token_embeddings",
+}
 
 
 def build_modules(directory: Path, recipe: Recipe, options: LoadOptions) -> list[nn.Module]:
@@ -103,18 +106,14 @@ def _build_asked_model(
 ) -> list[nn.Module]:
     """Return a language model's transformer, and of its head what the two answers need."""
     folder = recipe.modules[0].path if recipe.modules else ""
-    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": options.trust_remote_code}
-    arguments: dict[str, Any] = {"model_kwargs": local, "processor_kwargs": dict(local), "config_kwargs": dict(local)}
     if recipe.modules:
-        arguments = CheckedTransformer._load_init_kwargs(  # noqa: SLF001 - what `load` itself begins with
-            str(directory), subfolder=folder, **local
+        arguments: dict[str, Any] = CheckedTransformer._load_init_kwargs(  # noqa: SLF001 - what `load` begins with
+            str(directory), subfolder=folder, **options.local
         )
-    arguments["model_kwargs"] |= {"emb_options": options, "emb_needs_pooler": True}
-    arguments |= {
-        "transformer_task": "text-generation",
-        "modality_config": _TEXT_ONLY,
-        "module_output_name": "token_embeddings",
-    }
+    else:
+        arguments = {"model_kwargs": options.local, "processor_kwargs": options.local, "config_kwargs": options.local}
+    arguments["model_kwargs"] |= options.for_model(needs_pooler=True)
+    arguments |= {"transformer_task": "text-generation", **_HIDDEN_STATES}
     with _reasons(directory / folder):
         transformer: Transformer = CheckedTransformer(str(directory), **arguments)
     check_text_options(transformer, takes_pairs=not generative.uses_template, is_asked=True)
@@ -129,27 +128,24 @@ def _build_asked_model(
 
 
 def _load_bare_transformer(directory: Path, options: LoadOptions) -> Transformer:
-    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": options.trust_remote_code}
     transformer: Transformer = CheckedTransformer(
         str(directory),
-        model_kwargs={**local, "emb_options": options, "emb_needs_pooler": False},
-        processor_kwargs=dict(local),
-        config_kwargs=dict(local),
-        modality_config=_TEXT_ONLY,
-        module_output_name="token_embeddings",
+        model_kwargs=options.local | options.for_model(needs_pooler=False),
+        processor_kwargs=options.local,
+        config_kwargs=options.local,
+        **_HIDDEN_STATES,
     )
     return transformer
 
 
 def _load_classifier(directory: Path, recipe: Recipe, options: LoadOptions) -> Transformer:
-    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": options.trust_remote_code}
     labels = {} if recipe.num_labels is None else {"num_labels": recipe.num_labels}
     transformer: Transformer = CheckedTransformer(
         str(directory),
         transformer_task="sequence-classification",
-        model_kwargs={**local, "emb_options": options, "emb_needs_pooler": True},
-        processor_kwargs=dict(local),
-        config_kwargs=local | labels,
+        model_kwargs=options.local | options.for_model(needs_pooler=True),
+        processor_kwargs=options.local,
+        config_kwargs=options.local | labels,
         modality_config=_TEXT_SCORES,
         module_output_name=SCORES,
     )
@@ -187,11 +183,7 @@ def _reasons(folder: Path, name: str | None = None) -> Iterator[None]:
 
 def _make_module(directory: Path, entry: ModuleEntry, recipe: Recipe, options: LoadOptions) -> Module:
     name = own_module_name(entry.type)
-    common: dict[str, Any] = {
-        "subfolder": entry.path,
-        "local_files_only": True,
-        "trust_remote_code": options.trust_remote_code,
-    }
+    common = {"subfolder": entry.path, **options.local}
     if name == "MLMTransformer":
         return _load_language_model(directory, entry.path, options)
     if name == "Transformer":
@@ -199,7 +191,7 @@ def _make_module(directory: Path, entry: ModuleEntry, recipe: Recipe, options: L
         if said.get("transformer_task") == "fill-mask":
             return _load_language_model(directory, entry.path, options)
         needs_pooler = recipe.scores or "pooler_output" in str(said.get("modality_config"))
-        own = {"emb_options": options, "emb_needs_pooler": needs_pooler}
+        own = options.for_model(needs_pooler=needs_pooler)
         transformer: Module = CheckedTransformer.load(str(directory), **common, model_kwargs=own)
         return transformer
     if name is not None and name in _HEADS:
@@ -224,24 +216,16 @@ def _make_module(directory: Path, entry: ModuleEntry, recipe: Recipe, options: L
 def _load_language_model(directory: Path, folder: str, options: LoadOptions) -> Transformer:
     """Load a masked language model; what its files say of inputs and outputs is that of the whole of it."""
     arguments = CheckedTransformer._load_init_kwargs(  # noqa: SLF001 - what `load` itself begins with
-        str(directory),
-        subfolder=folder,
-        local_files_only=True,
-        trust_remote_code=options.trust_remote_code,
-        model_kwargs={"emb_options": options, "emb_needs_pooler": True},
+        str(directory), subfolder=folder, **options.local, model_kwargs=options.for_model(needs_pooler=True)
     )
-    arguments |= {
-        "transformer_task": "fill-mask",
-        "modality_config": _TEXT_ONLY,
-        "module_output_name": "token_embeddings",
-    }
+    arguments |= {"transformer_task": "fill-mask", **_HIDDEN_STATES}
     transformer: Transformer = CheckedTransformer(str(directory), **arguments)
     return transformer
 
 
 def _load_foreign_module(directory: Path, entry: ModuleEntry, options: LoadOptions) -> Module:
     """Load a module whose code comes with the model; ``trust`` has refused it unless the operator wants that."""
-    trusted: dict[str, Any] = {"trust_remote_code": options.trust_remote_code, "local_files_only": True}
+    trusted = options.local
     kind: Any = import_module_class(entry.type, model_name_or_path=str(directory), **trusted)
     if len(inspect.signature(kind.load).parameters) == 1:  # the interface before sentence-transformers 3
         module: Module = kind.load(str(directory / entry.path))
