@@ -2,7 +2,7 @@
 
 python-dotenv alone reads the first line of such JSON, ``{``, and takes the rest for broken lines. So the
 bindings are walked one by one; where the mapping's own key begins, the JSON decides where its value ends.
-``settings`` is the caller; the text of every value keeps the line it came from.
+The supervisor is the caller; the text of every value keeps the line it came from.
 """
 
 from __future__ import annotations

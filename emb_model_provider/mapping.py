@@ -1,6 +1,6 @@
 """Turns the JSON of ``EMB_PROVIDER_MODEL_MAPPING`` into model specs, with the place of every mistake.
 
-``settings`` is the caller; what an entry leaves out comes from the spec it passes as ``defaults``.
+``model_settings`` is the caller; what an entry leaves out comes from the spec it passes as ``defaults``.
 """
 
 from __future__ import annotations

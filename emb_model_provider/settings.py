@@ -1,7 +1,8 @@
 """Turns the environment and a ``.env`` file into one checked value, ``Settings``.
 
-The supervisor calls ``load_settings`` once and hands the parts down; nothing else reads a setting. What exists
-stands in ``setting_table``, how it is looked up in ``setting_values``, what becomes of models in ``model_settings``.
+The supervisor calls ``load_settings`` at a start and a reload and hands the parts down; nothing else reads a setting.
+What exists stands in ``setting_table``, how it is looked up in ``setting_values``, what becomes of models in
+``model_settings``.
 """
 
 from __future__ import annotations

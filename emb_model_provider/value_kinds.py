@@ -2,7 +2,7 @@
 
 ``parse`` takes the text of a variable, ``check`` a JSON value, which is never converted: ``true`` is no number and
 ``"8"`` is none either. Both raise ``WrongValueError`` with a phrase such as "it must be …". The tables in
-``setting_table`` and ``mapping`` are written in these kinds; ``reference`` prints what they allow.
+``setting_table`` and ``entry_table`` are written in these kinds; ``reference`` prints what they allow.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What this machine offers, as far as placing processes needs it. Read once at start by ``tree``."""
+"""What this machine offers, as far as placing processes needs it. Read by ``cli`` at a start and a reload."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What an operator is told of a running server: the rows of ``emb-provider status``, as values, JSON and a table.
 
-The server fills it from memory (``tree``), ``commands`` prints it.
+The server fills it from memory (``desk``), ``commands`` prints it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The score of a language model that is asked for a yes or no. Made by ``modules``, run by both forward paths.
+"""The score of a language model that is asked for a yes or no. Made by ``parts``, run by both forward paths.
 
 sentence-transformers' ``LogitScore``: the logit of one token at the last place of the prompt, less that of another. Of
 the language model's head, one row for each id of the vocabulary, only those two rows are kept.

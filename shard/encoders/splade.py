@@ -1,4 +1,4 @@
-"""SPLADE: one weight per id of the vocabulary, from a masked language model. Called by ``modules`` and ``parts``.
+"""SPLADE: one weight per id of the vocabulary, from a masked language model. For ``checked_transformer`` and ``parts``.
 
 sentence-transformers' ``SpladePooling``: of the logits that the language model has for every token,
 log(1 + relu(logit)), and of each id the largest (``max``) or the sum (``sum``) over the tokens of a text;
