@@ -36,6 +36,7 @@ from shard.encoders.rescaled_rope import RescaledRope, find_rescaled
 from shard.encoders.score_head import ScoreHead
 from shard.encoders.sentence_transformer import ForwardPath
 from shard.encoders.splade import SpladeHead
+from shard.encoders.storage16 import store_in_16_bit
 from shard.encoders.switched_attention import SwitchedAttention, find_sparse
 from shard.encoders.text_options import text_options
 from shard.encoders.text_tokenizer import TextTokenizer, TokenizerFacts
@@ -43,7 +44,6 @@ from shard.encoders.transposed import use_linears
 from shard.foreign_ids import Decode
 from shard.generative import GenerativeFiles
 from shard.recipe import Recipe
-from shard.storage16 import store_in_16_bit
 
 log = EventLog("shard.parts")
 

@@ -6,8 +6,8 @@ from torch import nn
 from transformers import T5Config, T5EncoderModel
 from transformers.models.gemma3.modeling_gemma3 import Gemma3TextScaledWordEmbedding
 
+from shard.encoders.storage16 import store_in_16_bit
 from shard.parts import count_bytes
-from shard.storage16 import store_in_16_bit
 
 
 @pytest.mark.parametrize("kind", [nn.Embedding, lambda rows, size: nn.Linear(size, rows, bias=False)])
