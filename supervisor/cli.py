@@ -35,8 +35,9 @@ from supervisor.plan import Placement, place, warn_of_threads
 from supervisor.rundir import DirectoryInUseError, RunDirectory, runtime_parent
 from supervisor.sdnotify import Notifier, forget, passed_listeners
 from supervisor.settings_in_use import Load
+from supervisor.shards import own_cache
 from supervisor.tls import read_certificate
-from supervisor.tree import OBEYED, Ground, Tree, own_cache
+from supervisor.tree import OBEYED, Ground, Tree
 
 log = EventLog("supervisor")
 

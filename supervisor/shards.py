@@ -221,3 +221,9 @@ class Shard:
         self.status = before.replace(**fields)
         if self.status != before:
             self._on_change(self)
+
+
+def own_cache() -> Path:
+    """Return where converted weights are kept (XDG base directory specification)."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "emb-model-provider"

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import random
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from emb_model_provider.logs import EventLog
 from emb_model_provider.messages.status import RestartShard, ShardTable
@@ -32,7 +30,7 @@ from supervisor.restarts import RestartLimits, RestartPolicy
 from supervisor.rundir import RunDirectory
 from supervisor.sdnotify import Notifier
 from supervisor.settings_in_use import Load, SettingsInUse
-from supervisor.shards import Shard, ShardSetting
+from supervisor.shards import Shard, ShardSetting, own_cache
 from supervisor.watchdog import Watchdog, WatchLimits
 
 log = EventLog("supervisor")
@@ -305,9 +303,3 @@ class Tree:
     def _keeper(self, kept: Kept, limits: RestartLimits, watch: WatchLimits) -> Keeper:
         lines = ChildLines(kept.name, self._ground.output, self._use.settings.logs.format)
         return Keeper(kept, RestartPolicy(limits, random.random), Watchdog(watch), lines)
-
-
-def own_cache() -> Path:
-    """Return where converted weights are kept (XDG base directory specification)."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "emb-model-provider"

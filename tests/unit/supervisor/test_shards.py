@@ -1,5 +1,6 @@
 """What a model's row says of the time that is left until it serves."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -90,3 +91,9 @@ def test_a_start_that_a_person_asked_for_is_no_restart(shard):
     shard.on_died(dead)
     shard.launch(4)
     assert shard.status.restarts == 2, "who asked while it lived had nothing started"
+
+
+@pytest.mark.parametrize(("cache", "parent"), [("/somewhere", "/somewhere"), ("", str(Path.home() / ".cache"))])
+def test_converted_weights_lie_where_the_users_caches_lie(monkeypatch, cache, parent):
+    monkeypatch.setenv("XDG_CACHE_HOME", cache)
+    assert shards.own_cache() == Path(parent) / "emb-model-provider"

@@ -608,9 +608,3 @@ async def test_a_shard_is_made_with_what_the_settings_say(world):
     assert setting.drain_s == world.tree._use.grace_s
     assert setting.log == world.tree._use.log_config()
     assert isinstance(setting.generations, itertools.count)
-
-
-@pytest.mark.parametrize(("cache", "parent"), [("/somewhere", "/somewhere"), ("", str(Path.home() / ".cache"))])
-def test_converted_weights_lie_where_the_users_caches_lie(monkeypatch, cache, parent):
-    monkeypatch.setenv("XDG_CACHE_HOME", cache)
-    assert tree_module.own_cache() == Path(parent) / "emb-model-provider"
