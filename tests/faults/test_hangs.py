@@ -11,7 +11,7 @@ import pytest
 from tests.support.asking import Asked, Asking
 from tests.support.faulty_server import FAULTY, PYTHON_PATH, FaultyModel, FaultyServer
 from tests.support.leaks import zombies_under
-from tests.support.processes import alive, command_line, wait_until
+from tests.support.processes import alive, wait_until
 
 #: Times of the supervisor, scaled so that a test takes seconds.
 QUICK = {
@@ -46,10 +46,6 @@ def row(server, model_id):
 def wait_for_successor(server, model_id, pid):
     wait_until(lambda: row(server, model_id)["pid"] not in (None, pid), 20, "a successor is started")
     server.wait_for_states(**{model_id: "ready"})
-
-
-def router_pid(server):
-    return next(pid for pid in server.family() if "router" in command_line(pid))
 
 
 def stacks_in(server) -> list[str]:
@@ -156,7 +152,7 @@ def test_case_19_a_long_batch_below_the_limit_is_left_alone(make_server):
 def test_case_21_a_router_whose_loop_is_held_up_for_a_moment_is_busy_and_lives(make_server):
     """Late below the limit: a line in the log, no kill; whoever asked meanwhile waited, and is answered."""
     server = make_server(silence_timeout_s=8)
-    router = router_pid(server)
+    router = server.router_pid()
     os.kill(router, signal.SIGSTOP)
     took_s = []
 
@@ -175,7 +171,7 @@ def test_case_21_a_router_whose_loop_is_held_up_for_a_moment_is_busy_and_lives(m
     assert took_s
     assert took_s[0] > 1
     wait_until(lambda: "reports_again child=router" in server.stderr, 10, "it is called well again")
-    assert router_pid(server) == router
+    assert server.router_pid() == router
     assert "router_busy lag_s=" in server.stderr
     assert server.get("/health").json["loop_lag_s"] > 1
     (lag_s,) = re.findall(r"^emb_router_loop_lag_seconds (\S+)$", server.get("/metrics").body.decode(), re.MULTILINE)
@@ -184,11 +180,11 @@ def test_case_21_a_router_whose_loop_is_held_up_for_a_moment_is_busy_and_lives(m
 
 def test_case_21_a_router_that_is_silent_beyond_the_limit_is_replaced_and_its_port_serves_on(make_server):
     server = make_server()
-    router, shards = router_pid(server), [server.shard_pid("en"), server.shard_pid("zh")]
+    router, shards = server.router_pid(), [server.shard_pid("en"), server.shard_pid("zh")]
     os.kill(router, signal.SIGSTOP)
     wait_until(lambda: not alive(router), 15, "it is ended")
     server.check("en", ["through the next one"])
-    assert router_pid(server) != router
+    assert server.router_pid() != router
     assert [server.shard_pid("en"), server.shard_pid("zh")] == shards
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.faulty_server import FaultyModel, FaultyServer
 from tests.support.leaks import open_files, resident_bytes
-from tests.support.processes import command_line, wait_until
+from tests.support.processes import wait_until
 
 _MB = 1024 * 1024
 
@@ -34,14 +34,10 @@ def server(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def serves_on(server):
-    router = router_pid(server)
+    router = server.router_pid()
     yield
     server.check("en", ["and a real client gets its vector", "真实客户端"])
-    assert router_pid(server) == router, "the router died of it"
-
-
-def router_pid(server):
-    return next(pid for pid in server.family() if "router" in command_line(pid))
+    assert server.router_pid() == router, "the router died of it"
 
 
 @contextlib.contextmanager
@@ -147,10 +143,10 @@ def test_a_path_that_climbs_is_404_in_openai_s_shape(server, path):
 
 
 def test_a_flood_of_headers_is_refused_and_takes_no_memory(server):
-    before = resident_bytes(router_pid(server))
+    before = resident_bytes(server.router_pid())
     status, _, _ = send(server, post(b"{}", *(f"X-Flood-{n}: {n}" for n in range(5000))))
     assert status == 400
-    assert resident_bytes(router_pid(server)) - before < 20 * _MB
+    assert resident_bytes(server.router_pid()) - before < 20 * _MB
 
 
 def test_one_huge_header_is_refused_before_it_is_all_there(server):
@@ -204,14 +200,14 @@ def test_a_body_said_to_be_too_large_is_refused_before_it_is_sent(server):
 
 
 def test_a_body_without_a_length_is_cut_off_at_the_limit(server):
-    before = resident_bytes(router_pid(server))
+    before = resident_bytes(server.router_pid())
     with connection(server) as stream:
         with contextlib.suppress(ConnectionError):  # it may close before it has all
             stream.sendall(post(b"", "Transfer-Encoding: chunked"))
             for _ in range(40):
                 stream.sendall(b"10000\r\n" + b" " * 0x10000 + b"\r\n")
         assert first_answer(read_answer(stream))[0] == 413
-    assert resident_bytes(router_pid(server)) - before < 30 * _MB
+    assert resident_bytes(server.router_pid()) - before < 30 * _MB
 
 
 def test_a_compressed_body_is_refused_without_opening_it(server):
@@ -221,7 +217,7 @@ def test_a_compressed_body_is_refused_without_opening_it(server):
     assert status == 415
     assert "ompressed" in error_of(body)["message"]
     assert time.monotonic() - began_s < 2
-    assert resident_bytes(router_pid(server)) < 300 * _MB
+    assert resident_bytes(server.router_pid()) < 300 * _MB
 
 
 DEEP = b"[" * 100_000
@@ -299,7 +295,7 @@ def test_pipelined_requests_are_answered_in_order(server):
 
 def test_clients_that_hang_up_at_any_moment_leave_nothing_behind(server):
     request = post(json.dumps({"model": "en", "input": [f"half {n}" for n in range(64)]}).encode())
-    pid = router_pid(server)
+    pid = server.router_pid()
     before = open_files(pid)
     for cut in range(0, len(request), max(1, len(request) // 60)):
         with connection(server) as stream:

@@ -13,7 +13,7 @@ import pytest
 from tests.support.asking import Asked, Asking
 from tests.support.faulty_server import FaultyModel, FaultyServer
 from tests.support.leaks import processes_in, thread_count, zombies_under
-from tests.support.processes import alive, command_line, wait_until
+from tests.support.processes import alive, wait_until
 
 
 @pytest.fixture
@@ -36,10 +36,6 @@ def remove_sockets(directory):
     """Do what the next supervisor would: this one cannot."""
     for path in directory.rglob("*.sock"):
         path.unlink()
-
-
-def router_pid(server):
-    return next(pid for pid in server.family() if "router" in command_line(pid))
 
 
 def assert_all_gone(server, family):
@@ -109,7 +105,7 @@ def test_case_47_no_death_leaves_a_zombie_or_a_thread(server):
         wait_until(lambda: not zombies_under(server.process.pid), 2, f"who died of {order} is buried")
         asking.finish()
         server.wait_ready()
-    os.kill(router_pid(server), signal.SIGKILL)
+    os.kill(server.router_pid(), signal.SIGKILL)
     server.wait_ready()
     wait_until(lambda: not zombies_under(server.process.pid), 2, "the router is buried")
     wait_until(lambda: len(server.family()) == 4, 5, "all are back, once each")

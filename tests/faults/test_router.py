@@ -19,7 +19,7 @@ import pytest
 from benchmarks.figure import percentile
 from tests.support.asking import Asked, Asking
 from tests.support.faulty_server import FaultyModel, FaultyServer
-from tests.support.processes import command_line, wait_until
+from tests.support.processes import wait_until
 
 
 @pytest.fixture
@@ -33,10 +33,6 @@ def make_server(tmp_path):
             return server
 
         yield make
-
-
-def router_pid(server):
-    return next(pid for pid in server.family() if "router" in command_line(pid))
 
 
 def connect(server):
@@ -111,7 +107,7 @@ class Load:
 @pytest.mark.alone
 def test_case_23_a_router_killed_under_load_is_back_on_the_same_port_in_two_seconds_and_nobody_is_refused(make_server):
     server = make_server()
-    model, shard, router = server.models["en"], server.shard_pid("en"), router_pid(server)
+    model, shard, router = server.models["en"], server.shard_pid("en"), server.router_pid()
     load = Load(server, 8)
     wait_until(lambda: load.answered() > 50, 20, "the load is steady")
     os.kill(router, signal.SIGKILL)
@@ -132,7 +128,7 @@ def test_case_23_a_router_killed_under_load_is_back_on_the_same_port_in_two_seco
     for number, (_, body) in enumerate(answers):
         assert model.is_right(f"in the gap {number}", json.loads(body)["data"][0]["embedding"])
     assert took_s < 2
-    assert router_pid(server) != router
+    assert server.router_pid() != router
     assert server.shard_pid("en") == shard
     assert set(load.statuses.values()) == {"200", ""}, "refused, or not under load"
     assert list(load.statuses.values()).count("") <= 8, "only what the router had in hand is cut"
@@ -224,7 +220,7 @@ def test_case_25_ten_thousand_idle_connections_slow_nobody_and_those_over_the_li
 
 def test_case_43_without_descriptors_nobody_is_accepted_for_a_while_and_nobody_is_turned_away(make_server):
     server = make_server()
-    router = router_pid(server)
+    router = server.router_pid()
     kept = connect(server)
     kept.sendall(wire("before"))
     assert read_answer(kept)[0] == "200"
@@ -244,7 +240,7 @@ def test_case_43_without_descriptors_nobody_is_accepted_for_a_while_and_nobody_i
     assert {read_answer(connection)[0] for connection in crowd} == {"200"}
     for connection in [kept, *crowd]:
         connection.close()
-    assert router_pid(server) == router
+    assert server.router_pid() == router
 
 
 def cpu_ticks(pid):

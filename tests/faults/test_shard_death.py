@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.asking import Asked, Asking, SteadyLoad
 from tests.support.faulty_server import FaultyModel, FaultyServer
-from tests.support.processes import alive, command_line, is_zombie, wait_until
+from tests.support.processes import alive, is_zombie, wait_until
 
 
 @pytest.fixture
@@ -35,10 +35,6 @@ def row(server, model_id):
 def wait_for_successor(server, model_id, pid):
     wait_until(lambda: row(server, model_id)["pid"] not in (0, pid), 20, "a successor is started")
     server.wait_for_states(**{model_id: "ready"})
-
-
-def router_pid(server):
-    return next(pid for pid in server.family() if "router" in command_line(pid))
 
 
 def test_case_1_an_idle_shard_killed_comes_back_and_only_it(server):
@@ -138,7 +134,7 @@ def test_case_9_an_end_with_code_0_that_nobody_asked_for_counts_as_a_crash(serve
 
 
 def test_case_10_a_reply_that_is_half_written_is_thrown_away_and_asked_for_again(server):
-    model, pid, router = server.models["large"], server.shard_pid("large"), router_pid(server)
+    model, pid, router = server.models["large"], server.shard_pid("large"), server.router_pid()
     requests = [Asked("large", [f"!sleep=0.01 {n} {index}" for index in range(64)]) for n in range(4)]
     asking = Asking(server, requests)
     wait_until(model.encoded, 20, "work has begun")

@@ -18,16 +18,12 @@ from supervisor.control import ControlError
 from tests.support import operator
 from tests.support.asking import Asked, Asking, SteadyLoad
 from tests.support.faulty_server import FaultyModel, FaultyServer
-from tests.support.processes import alive, command_line, environment, wait_until
+from tests.support.processes import alive, environment, wait_until
 
 
 def make_server(tmp_path, *names, env=None, dotenv="", **manner) -> FaultyServer:
     models = {name: FaultyModel(tmp_path / name, **manner) for name in names}
     return FaultyServer(tmp_path / "server", models, env=env, dotenv=dotenv)
-
-
-def router_pid(server):
-    return next(pid for pid in server.family() if "router" in command_line(pid))
 
 
 def in_flight(server, model_id):
@@ -101,7 +97,7 @@ def test_a_second_signal_ends_a_router_that_still_finishes_what_it_had_before_a_
         server.wait_ready()
         Asking(server, [Asked("en", ["!hang"])])
         wait_until(lambda: "!hang" in server.models["en"].encoded(), 10, "it hangs")
-        before = router_pid(server)
+        before = server.router_pid()
         server._more_dotenv = "EMB_PROVIDER_MAX_REQUEST_MB=1\n"
         server.write_mapping()
         operator.reload(server)
@@ -156,7 +152,7 @@ def test_stop_as_a_command_waits_until_the_server_is_gone(tmp_path):
 def test_case_32_one_added_one_removed_one_unchanged_under_load(tmp_path):
     with make_server(tmp_path, "kept", "gone", ms_per_batch=30) as server:
         server.wait_ready()
-        kept, gone, router = server.shard_pid("kept"), server.shard_pid("gone"), router_pid(server)
+        kept, gone, router = server.shard_pid("kept"), server.shard_pid("gone"), server.router_pid()
         with SteadyLoad(server, "kept", "a") as first, SteadyLoad(server, "kept", "b") as second:
             # Many slices, most of them still to be sent when the model is removed.
             texts = [f"slice by slice {number}" for number in range(1500)]
@@ -179,7 +175,7 @@ def test_case_32_one_added_one_removed_one_unchanged_under_load(tmp_path):
             seen = len(first.done)
             first.wait_for(lambda: len(first.done) > seen + 3, 10, "it goes on")
         assert first.statuses() | second.statuses() == {200}
-        assert (server.shard_pid("kept"), router_pid(server)) == (kept, router)
+        assert (server.shard_pid("kept"), server.router_pid()) == (kept, router)
         assert [one.model for one in operator.report(server).models] == ["kept", "added"]
 
 
@@ -297,20 +293,20 @@ def test_a_model_that_failed_is_tried_again_at_a_reload_although_nothing_has_cha
 def test_api_keys_and_times_change_in_the_running_router(tmp_path):
     with make_server(tmp_path, "en") as server:
         server.wait_ready()
-        router = router_pid(server)
+        router = server.router_pid()
         server._more_dotenv = "EMB_PROVIDER_API_KEYS=new-key\n"
         server.write_mapping()
         operator.reload(server)
         wait_until(lambda: server.get("/v1/models").status == 401, 5, "a key is asked for")
         assert server.get("/v1/models", {"Authorization": "Bearer new-key"}).status == 200
-        assert router_pid(server) == router
+        assert server.router_pid() == router
         assert "new-key" not in server.story()
 
 
 def test_a_router_that_must_be_replaced_hands_the_port_over_without_an_error(tmp_path):
     with make_server(tmp_path, "en", ms_per_batch=20) as server:
         server.wait_ready()
-        shard, router = server.shard_pid("en"), router_pid(server)
+        shard, router = server.shard_pid("en"), server.router_pid()
         with SteadyLoad(server, "en", "a") as first, SteadyLoad(server, "en", "b") as second:
             server._more_dotenv = "EMB_PROVIDER_MAX_REQUEST_MB=1\n"
             server.write_mapping()

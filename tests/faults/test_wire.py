@@ -18,7 +18,7 @@ from emb_model_provider.messages.link import Cancel, Encode, Encoded, Hello
 from tests.support.asking import Asked, Asking
 from tests.support.faulty_server import FaultyModel, FaultyServer
 from tests.support.leaks import open_files, resident_bytes
-from tests.support.processes import command_line, cpu_s, wait_until
+from tests.support.processes import cpu_s, wait_until
 
 _MB = 1024 * 1024
 
@@ -192,7 +192,7 @@ def test_case_40_a_shard_that_answers_with_garbage_is_replaced_and_nobody_gets_a
 @pytest.mark.parametrize("number", [10, 11], ids=["an answer twice", "an answer for nobody"])
 def test_case_40_what_a_shard_says_too_much_is_ignored(server, number):
     pid = server.shard_pid("en")
-    router = next(pid for pid in server.family() if "router" in command_line(pid))
+    router = server.router_pid()
     requests = [Asked("en", [f"!wire={number} here"]), *(Asked("en", [f"{number} {n}"]) for n in range(8))]
     assert {one.status for one in Asking(server, requests).finish()} == {200}
     assert server.shard_pid("en") == pid

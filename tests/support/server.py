@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.support.processes import alive, children_of
+from tests.support.processes import alive, children_of, command_line
 
 #: How OpenMP's threads wait. The tests choose for themselves, not for the servers that they start.
 WAIT_POLICY = "OMP_WAIT_POLICY"
@@ -146,6 +146,10 @@ class Server:
         """The supervisor's pid and those of its children."""
         assert self.process is not None
         return [self.process.pid, *children_of(self.process.pid)]
+
+    def router_pid(self) -> int:
+        """The pid of its router."""
+        return next(pid for pid in self.family() if "router" in command_line(pid))
 
     # --------------------------------------------------------------------------------------------------- requests
 
