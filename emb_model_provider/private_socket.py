@@ -11,6 +11,8 @@ import struct
 from pathlib import Path
 from typing import Final
 
+#: ``sun_path`` holds 108 bytes with the closing zero (unix(7)).
+MAX_PATH_BYTES: Final = 107
 _BACKLOG: Final = 64
 #: ``struct ucred``: pid, uid, gid (unix(7), SO_PEERCRED).
 _CREDENTIALS: Final = struct.Struct("3i")

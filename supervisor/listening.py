@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Final
 
 from emb_model_provider.errors import ConfigurationError
+from emb_model_provider.private_socket import MAX_PATH_BYTES
 
 _BACKLOG: Final = 2048
-_MAX_PATH_BYTES: Final = 107
 _BIND_ADVICE: Final = {
     errno.EADDRINUSE: "Stop the program that uses it, or set EMB_PROVIDER_PORT to another port.",
     errno.EADDRNOTAVAIL: "Set EMB_PROVIDER_HOST to an address of this machine.",
@@ -173,9 +173,9 @@ def bind_unix(path: Path, mode: int) -> UnixSocket:
 
     Raises ``ConfigurationError`` for a path that cannot be one, ``OSError`` with a sentence for one that is taken.
     """
-    if len(os.fsencode(path)) > _MAX_PATH_BYTES:
+    if len(os.fsencode(path)) > MAX_PATH_BYTES:
         raise ConfigurationError(
-            f"EMB_PROVIDER_UNIX_SOCKET={path} is longer than the {_MAX_PATH_BYTES} bytes that a socket's path may have:"
+            f"EMB_PROVIDER_UNIX_SOCKET={path} is longer than the {MAX_PATH_BYTES} bytes that a socket's path may have:"
             " set it to a shorter one."
         )
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

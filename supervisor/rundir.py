@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emb_model_provider.errors import ConfigurationError, ProviderError
-from emb_model_provider.private_socket import bind_private
+from emb_model_provider.private_socket import MAX_PATH_BYTES, bind_private
 from supervisor.directory_lock import lock, lock_patiently
 
 _PREFIX = "emb-provider-"
@@ -26,8 +26,7 @@ _CONTROL = "control.sock"
 #: What we put there; nothing else is ever removed.
 _SHARD = re.compile(r"(s\d{1,6}-\d{1,9})\.(sock|tmp|box)")
 _OURS = re.compile(rf"pid|control\.(sock|tmp)|metrics-\d{{1,4}}-\d{{1,9}}\.(mp|new)|{_SHARD.pattern}")
-#: ``sun_path`` holds 108 bytes with the closing zero (unix(7)); the longest name inside is a shard's socket.
-_MAX_SOCKET_PATH_BYTES = 107
+#: The longest name inside is a shard's socket.
 _LONGEST_NAME = "s0000-000000.sock"
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
@@ -241,9 +240,9 @@ def _make(path: Path) -> bool:
 
 def _check_length(path: Path, advice: str) -> None:
     longest = len(os.fsencode(path / _LONGEST_NAME))
-    if longest > _MAX_SOCKET_PATH_BYTES:
+    if longest > MAX_PATH_BYTES:
         raise ConfigurationError(
-            f"The directory {path} is too deep for Unix sockets ({longest} bytes, at most {_MAX_SOCKET_PATH_BYTES}): "
+            f"The directory {path} is too deep for Unix sockets ({longest} bytes, at most {MAX_PATH_BYTES}): "
             f"set {advice} to a shorter one."
         )
 
