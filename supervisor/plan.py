@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from emb_model_provider.dotenv_file import PREFIX
 from emb_model_provider.errors import ConfigurationError
 from emb_model_provider.lifecycle import THREAD_PLACING
 from emb_model_provider.modelmap import ModelSpec
@@ -20,7 +21,6 @@ _MOST_PLACED_THREADS: Final = 4
 #: Turns of GNU OpenMP's loop in which a thread waits before it sleeps: 1.5 to 3 ms of x86's `pause`. Its own 300,000
 #: are 8 to 14, in which nobody else gets that core. On other processors a turn is next to nothing.
 _SPINS: Final = {"x86_64": "60000"}
-_SECRET_PREFIX = "EMB_PROVIDER_"  # noqa: S105 - the prefix of our settings, among them tokens and keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +187,7 @@ def child_environment(env: Mapping[str, str]) -> dict[str, str]:
     Without ``PYTHONINSPECT`` too, under which Python ends each process with code 1, whatever it has to say, and without
     ``PYTHONOPTIMIZE``: 2 takes away docstrings, in which transformers reads.
     """
-    left_out = (_SECRET_PREFIX, "PYTHONINSPECT", "PYTHONOPTIMIZE")
+    left_out = (PREFIX, "PYTHONINSPECT", "PYTHONOPTIMIZE")
     return {name: value for name, value in env.items() if not name.startswith(left_out)}
 
 
