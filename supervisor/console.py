@@ -34,7 +34,7 @@ class Console:
     def open(self, version: str, address: str, models: tuple[ModelSpec, ...], places: dict[str, Placement]) -> None:
         """Say what is about to be served and where."""
         self._width = max(len(spec.id) for spec in models)
-        self._say(f"emb-provider {version} on {address} (accepting connections; models load in the background)")
+        self.say(f"emb-provider {version} on {address} (accepting connections; models load in the background)")
         for spec in models:
             self.add(spec, places[spec.id])
 
@@ -61,11 +61,12 @@ class Console:
         """Print, once, a command that works now; none where the only address is a Unix socket."""
         if not self._tried and not address.startswith("unix:"):
             self._tried = True
-            self._say("\nTry it:\n" + curl_command(address, status, needs_key=needs_key) + "\n")
+            self.say("\nTry it:\n" + curl_command(address, status, needs_key=needs_key) + "\n")
 
     def say(self, text: str) -> None:
-        """Print one sentence."""
-        self._say(text)
+        """Print a sentence, or several lines."""
+        if not self._silent:
+            self._output.say(text)
 
     def _show_download(self, status: ShardStatus) -> None:
         self._downloads[status.model_id] = status
@@ -82,11 +83,7 @@ class Console:
             self._output.progress(render_downloads(self._downloads.values(), shutil.get_terminal_size().columns - 1))
 
     def _line(self, model_id: str, text: str) -> None:
-        self._say(f"  {model_id:<{self._width}}  {text}")
-
-    def _say(self, text: str) -> None:
-        if not self._silent:
-            self._output.say(text)
+        self.say(f"  {model_id:<{self._width}}  {text}")
 
 
 def describe_place(place: Placement) -> str:

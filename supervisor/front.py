@@ -79,7 +79,7 @@ class Front:
     ) -> None:
         self._config = config
         self._listening = listening
-        self._table = table
+        self.table = table
         self._push_due: asyncio.TimerHandle | None = None
         self._seats = [
             Seat(_of_seat(config, index), listening.descriptors(index), keep, self, owner)
@@ -105,9 +105,6 @@ class Front:
         for seat in self._seats:
             seat.router.keeper.start()
 
-    def table(self) -> ShardTable:
-        return self._table()
-
     def push(self) -> None:
         """Send the table soon."""
         self._push_within(_PUSH_DELAY_S)
@@ -126,7 +123,7 @@ class Front:
 
     def _push(self) -> None:
         self._push_due = None
-        table = self._table()
+        table = self.table()
         for seat in self._seats:
             seat.send(table)
 
