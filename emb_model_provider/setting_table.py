@@ -863,3 +863,4 @@ LOG_FORMAT: Final[Setting[LogFormat]] = Setting(
 SETTINGS: Final[tuple[Setting[object], ...]] = tuple(
     row for row in list(globals().values()) if isinstance(row, Setting)
 )
+NAMES: Final = frozenset(row.name for row in SETTINGS)

@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 from emb_model_provider.dotenv_file import PREFIX, DotenvFile
 from emb_model_provider.errors import ConfigurationError
 from emb_model_provider.positioned_json import Document, document_of_variable
-from emb_model_provider.setting_table import SETTINGS, Setting
+from emb_model_provider.setting_table import NAMES, SETTINGS, Setting
 from emb_model_provider.value_kinds import WrongValueError
 
 T = TypeVar("T")
@@ -22,7 +22,6 @@ T = TypeVar("T")
 ENVIRONMENT: Final = "the environment"
 _QUOTED: Final = re.compile(r"(['\"]).*\1", re.DOTALL)
 _URL_PASSWORD: Final = re.compile(r"//[^/\s]*@")
-_KNOWN_NAMES: Final = frozenset(row.name for row in SETTINGS)
 #: Compared without what all names share, which would make every name look near.
 _KNOWN_SUFFIXES: Final = tuple(row.name.removeprefix(PREFIX) for row in SETTINGS)
 _SEPARATORS: Final = re.compile(r"[-. ]")
@@ -117,7 +116,7 @@ class Values:
 
     def _warn_of_unknown_names(self) -> None:
         in_file = self._dotenv.assignments if self._dotenv else {}
-        for name in sorted({*self._env, *in_file} - _KNOWN_NAMES):
+        for name in sorted({*self._env, *in_file} - NAMES):
             near = _near_suffix(name)
             if near is None:
                 continue

@@ -23,7 +23,7 @@ from emb_model_provider.key_file import read_key_file
 from emb_model_provider.lifecycle import forbid_core_dumps
 from emb_model_provider.logs import EventLog
 from emb_model_provider.positioned_json import lost_bytes
-from emb_model_provider.setting_table import RUN_DIR, SETTINGS
+from emb_model_provider.setting_table import NAMES, RUN_DIR
 from emb_model_provider.settings import Settings, load_settings
 from supervisor.commands import add_commands, complain, run_command, tell
 from supervisor.console import Console
@@ -45,7 +45,6 @@ DISTRIBUTION = "emb-model-provider"
 _STRANGER = "supervisor"
 _EXIT_FAILURE = 1
 _BEFORE_COMMANDS = ("--check", "--env-file")
-_SETTING_NAMES = frozenset(row.name for row in SETTINGS)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -127,7 +126,7 @@ def _refuse_settings_as_options(parser: argparse.ArgumentParser, arguments: list
     for argument in arguments:
         option = argument.partition("=")[0]
         name = PREFIX + option.removeprefix("--").upper().replace("-", "_")
-        if option.startswith("--") and name in _SETTING_NAMES and name != RUN_DIR.name:
+        if option.startswith("--") and name in NAMES and name != RUN_DIR.name:
             parser.error(f"{option} is no option but a setting: set {name} in the environment or in .env")
 
 
