@@ -42,7 +42,7 @@ from shard.load_errors import quiet_libraries, reasons
 from shard.mapped_files import have_changed, states_below
 from shard.memory import keep_freed_memory, limit_kernel_caches, return_freed_memory, return_read_weights
 from shard.parts import Parts, find_question, make_tokenizer, max_tokens, narrow, place
-from shard.paths import Chosen, Trial, choose_path, run_alone
+from shard.paths import Chosen, Trial, choose_path, run_alone, warn_if_far
 from shard.recipe import Recipe
 from shard.trust import own_code, refuse_code
 from shard.weights import weight_files
@@ -55,8 +55,6 @@ _EXACT: Final = ComputePlan("cpu", "fp32", "float32", "float32")
 _COPYING_KERNELS: Final[tuple[Kernel, ...]] = ("onednn-packed", "int8-dynamic", "int8-weight-only")
 #: Above it, loading a model once more in fp32 on the CPU is too high a price for knowing its cosine.
 _MAX_COMPARED_BYTES: Final = 4 * 1024**3
-#: Of what bitsandbytes holds: that of our own 8 bit; in 4 bit all-MiniLM-L6-v2 has .92 at the least.
-_LEAST_COSINE: Final[dict[str, float]] = {"int8": 0.99, "nf4": 0.9}
 
 
 def load(
@@ -144,7 +142,8 @@ class _Build:
         _check(chosen.results, normalized=facts.normalized, precision=self.plan.precision)
         info = self._describe(facts, tokenizer, length, chosen).replace(takes_instruction=question is not None)
         cosine = None if exact is None else compare(chosen.results, exact).cosine
-        self._warn_if_far(cosine)
+        if cosine is not None:
+            warn_if_far(self.plan, cosine)
         info = info.replace(cosine=cosine, fingerprint=self._fingerprint(info, hashing.result()))
         return SentenceTransformerEncoder(
             chosen.path,
@@ -155,12 +154,6 @@ class _Build:
             prompts=prompts,
             default_prompt_name=default,
         )
-
-    def _warn_if_far(self, cosine: float | None) -> None:
-        """Tell of vectors that bitsandbytes has moved; ``paths`` does of those that our own int8 has."""
-        if self.plan.uses_bitsandbytes and cosine is not None and cosine < _LEAST_COSINE[self.plan.storage]:
-            bits, nearer = ("4", "int8, bf16 and fp32 are nearer") if self.plan.storage == "nf4" else ("8", "bf16 is")
-            log.warning("far_from_fp32", cosine=cosine, reason=f"{bits} bit are too few for it; {nearer}")
 
     def _folders(self) -> list[Path]:
         return [self.directory / entry.path for entry in self.recipe.modules] or [self.directory]

@@ -51,6 +51,8 @@ _MAX_MOVED: Final = 2e-7
 _MIN_COSINE_16_BIT: Final = 0.999
 #: ONNX Runtime's dynamic int8 comes to .99; far below it a search result changes for no reason a user could see.
 _MIN_COSINE_INT8: Final[dict[Kernel, float]] = {"int8-dynamic": 0.97, "int8-weight-only": 0.99}
+#: Of what bitsandbytes holds: that of our own 8 bit; in 4 bit all-MiniLM-L6-v2 has .92 at the least.
+_MIN_COSINE_BITSANDBYTES: Final[dict[str, float]] = {"int8": 0.99, "nf4": 0.9}
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,3 +299,10 @@ def _makes_other_vectors_alone(plain: ForwardPath, kernel: Kernel, results: Resu
     if is_moved:
         log.info("passes_filled", reason="a short text by itself has another vector", deviation=deviation)
     return is_moved
+
+
+def warn_if_far(plan: ComputePlan, cosine: float) -> None:
+    """Tell of vectors that bitsandbytes has moved; ``choose_path`` does of those that our own int8 has."""
+    if plan.uses_bitsandbytes and cosine < _MIN_COSINE_BITSANDBYTES[plan.storage]:
+        bits, nearer = ("4", "int8, bf16 and fp32 are nearer") if plan.storage == "nf4" else ("8", "bf16 is")
+        log.warning("far_from_fp32", cosine=cosine, reason=f"{bits} bit are too few for it; {nearer}")
