@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from emb_model_provider.errors import EXIT_TEMPORARY
@@ -42,6 +42,12 @@ class ShardSetting:
     run_directory: RunDirectory
     cache_dir: Path
     drain_s: float
+
+    def next(self, spec: ModelSpec, placement: Placement, hubs: Hubs, drain_s: float) -> ShardSetting:
+        """Return what the next process is started with; a GPU, once chosen, stays the model's."""
+        if spec.device == self.spec.device and placement.device == self.placement.device:
+            placement = replace(placement, visible_gpus=self.placement.visible_gpus)
+        return replace(self, spec=spec, placement=placement, hubs=hubs, drain_s=drain_s)
 
 
 class Shard:

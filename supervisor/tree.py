@@ -182,7 +182,9 @@ class Tree:
                 post = self._make_post(spec)
                 post.start()
             else:
-                post.wanted = self._next_setting(post, spec)
+                post.wanted = post.wanted.next(
+                    spec, self._use.places[spec.id], self._use.settings.hubs, self._use.grace_s
+                )
                 post.take_hubs()
                 post.retune(self._use.restart_limits(), self._use.watch_limits(spec.batch))
                 if spec.id in changes.changed:
@@ -197,13 +199,6 @@ class Tree:
         self._front.configure(self._use.router_config(str(self._ground.run_directory.path)), anew=changes.silence)
         self._lookout.limits = self._use.recycle_limits()
         self._front.push()
-
-    def _next_setting(self, post: Post, spec: ModelSpec) -> ShardSetting:
-        """Return what the post's next process is started with; a GPU, once chosen, stays the model's."""
-        place, held = self._use.places[spec.id], post.wanted.placement
-        if spec.device == post.wanted.spec.device and place.device == held.device:
-            place = replace(place, visible_gpus=held.visible_gpus)
-        return replace(post.wanted, spec=spec, placement=place, hubs=self._use.settings.hubs, drain_s=self._use.grace_s)
 
     def _remove(self, post: Post) -> None:
         self._renewals.drop(post)
