@@ -488,8 +488,11 @@ async def test_2000_inputs_at_once_never_hold_the_loop_for_long(aiohttp_client, 
     gc.collect()
     gc.freeze()  # as the router does: a whole suite's objects are not looked through in the middle of a request
     try:
-        # The calmest of five: processor time, too, stretches while others use the same caches.
-        assert min([await measure() for _ in range(5)]) < 0.012  # read and written in one go, these take 25 ms and more
+        # The calmest of five at most: processor time, too, stretches while others use the same caches.
+        measured_s = [await measure()]
+        while min(measured_s) >= 0.012 and len(measured_s) < 5:
+            measured_s.append(await measure())
+        assert min(measured_s) < 0.012  # read and written in one go, these take 25 ms and more
     finally:
         gc.unfreeze()
 
