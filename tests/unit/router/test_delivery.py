@@ -13,7 +13,7 @@ from emb_model_provider.messages.framing import pack, unpack
 from emb_model_provider.messages.link import Encode, Encoded, InputError, SparseRows, TokenVectors
 from emb_model_provider.messages.status import ShardTable
 from router.delivery import Call
-from router.gate import Gate
+from router.gate import Gate, Turn, Work
 from router.link import ShardLostError
 from router.quarantine import fingerprint
 from router.registry import Registry
@@ -207,6 +207,18 @@ async def test_the_gate_hears_which_slices_were_answered(monkeypatch):
     assert heard == [True, False]
 
 
+async def test_what_the_gate_does_not_let_through_is_not_sent_until_its_turn_comes():
+    backend = MortalBackend()
+    service = make_service(backend)
+    gate, before = service.gate("m"), Turn("other", 10**9, True, Work("something else"))
+    assert gate.is_open(before)
+    asked = asyncio.create_task(service.embed(EncodeRequest("m", ("a",))))
+    await asyncio.sleep(0.01)
+    assert (backend.seen, gate.waiting_slices) == ([], 1)
+    gate.turn_over(before, is_answered=False)
+    assert rows(await asked) == [vector("a")]
+
+
 async def test_a_slice_belongs_to_the_trace_of_its_request_or_else_of_the_visit():
     def traceparent(of_request: str) -> str:
         request = EncodeRequest("m", ("a",), traceparent=of_request)
@@ -339,6 +351,14 @@ def test_a_slice_takes_all_that_was_asked_to_the_model_and_no_inputs_but_its_own
     assert message(texts) == Encode(("b", "c"), seconds=("y", "z"), labels=("B", "C"), first_index=1, **asked)
     ids = EncodeRequest("m", token_ids=((1,), (2, 3), (4,)))
     assert message(ids) == Encode((), ((2, 3), (4,)), first_index=1, overlong="error")
+
+
+def test_an_input_is_told_by_what_the_model_sees_of_it_and_a_text_is_another_one_as_a_query():
+    request = EncodeRequest("m", ("a", "a"), prompt_name="passage", queries=Queries(1, "query"))
+    call = Call(request, make_status("m"), Gate("m", 0), "", [1] * 2, True, None)
+    marks = [call.mark(index) for index in range(2)]
+    assert marks == [fingerprint("m", call.message(index, index + 1, alone=True), 0) for index in range(2)]
+    assert marks[0] != marks[1]
 
 
 def test_a_turn_costs_the_tokens_of_its_own_inputs():

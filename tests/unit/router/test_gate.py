@@ -69,6 +69,18 @@ def test_the_oldest_request_is_the_first_of_those_that_are_not_answered(monkeypa
     assert gate.oldest_s() == 0
 
 
+def test_nobody_has_had_an_answer_on_a_machine_that_has_just_been_started(monkeypatch):
+    now_s = 5.0
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
+    gate = Gate("m", max_queue_s=0)
+    assert not gate.has_succeeded_within(60)
+    gate.succeeded()
+    now_s = 64.0
+    assert gate.has_succeeded_within(60)
+    now_s = 65.0
+    assert not gate.has_succeeded_within(60)
+
+
 _NUMBERS = itertools.count()
 
 
