@@ -177,7 +177,6 @@ def _only(request: Encode, index: int) -> Encode:
         texts=request.texts[index : index + 1],
         token_ids=request.token_ids[index : index + 1],
         seconds=request.seconds[index : index + 1],
-        outputs=request.outputs,
         overlong=request.overlong,
         first_index=request.first_index + index,
         labels=request.labels[index : index + 1],

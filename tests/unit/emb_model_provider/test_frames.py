@@ -36,6 +36,17 @@ def test_a_frame_of_length_zero_is_a_whole_frame():
     assert [tuple(frame) for frame in FrameDecoder().feed(pack_frame(3, 9, b""))] == [(3, 9, b"")]
 
 
+def test_a_header_has_sixteen_bytes_of_which_the_highest_comes_first():
+    assert pack_frame(3, 0x0102, b"ab") == b"EP\x01\x03\x00\x00\x00\x02\x00\x00\x00\x00\x00\x00\x01\x02ab"
+
+
+def test_a_payload_may_be_as_long_as_the_limit_and_no_longer(monkeypatch):
+    monkeypatch.setattr("emb_model_provider.frames.MAX_PAYLOAD_BYTES", 8)
+    assert pack_frame(1, 1, bytes(8))[-8:] == bytes(8)
+    with pytest.raises(ProtocolError, match="over the limit of 8"):
+        pack_frame(1, 1, bytes(9))
+
+
 def test_a_huge_claimed_length_is_refused_before_any_byte_of_it_arrives():
     header = HEADER.pack(MAGIC, VERSION, 1, MAX_PAYLOAD_BYTES + 1, 1)
     with pytest.raises(ProtocolError, match="claims"):

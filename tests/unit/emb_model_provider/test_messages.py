@@ -11,7 +11,7 @@ from emb_model_provider.errors import ProtocolError
 from emb_model_provider.frames import Frame, FrameDecoder
 from emb_model_provider.messages.configs import LogConfig, RouterConfig, ShardConfig
 from emb_model_provider.messages.framing import _CLASSES, pack, unpack
-from emb_model_provider.messages.link import Cancel, Detokenize, Encode, Encoded, Failed, Hello, Timing
+from emb_model_provider.messages.link import Cancel, Detokenize, Encode, Encoded, Failed, Hello, InputError, Timing
 from emb_model_provider.messages.status import ShardTable
 from emb_model_provider.modelmap import HubAccess, Hubs, ModelSpec
 from tests.support.statuses import make_info, make_status
@@ -124,6 +124,21 @@ def test_a_field_that_has_a_default_may_not_be_missing_either():
     assert codec.decode(Encode, msgpack.packb(whole)) == Encode(("a",))
     with pytest.raises(ProtocolError, match=f"Encode: expected an array of {len(whole)} fields"):
         codec.decode(Encode, msgpack.packb(whole[:-1]))
+
+
+def test_what_a_message_has_within_it_may_have_no_field_more_either():
+    plain = msgpack.unpackb(codec.encode(Encoded(bytes(4), 1, (1,), errors=(InputError(0, 400, "kind", None, "no"),))))
+    (error,) = plain[Encoded.__struct_fields__.index("errors")]
+    error.append("more")
+    with pytest.raises(ProtocolError, match="Encoded"):
+        codec.decode(Encoded, msgpack.packb(plain))
+
+
+def test_a_key_that_nobody_knows_is_not_followed_however_deep():
+    assert ShardConfig.__struct_fields__[0] == "spec"
+    header = msgpack.Packer().pack_array_header(len(ShardConfig.__struct_fields__))
+    with pytest.raises(ProtocolError, match="ShardConfig"):
+        codec.decode(ShardConfig, header + b"\x81\xa1x" + b"\x91" * 100_000 + b"\xc0")
 
 
 @pytest.mark.parametrize("within", [lambda many: many, lambda many: [many]])

@@ -68,6 +68,13 @@ async def ask(link: Link, message=None, kind=Encoded):
     return asked
 
 
+async def test_who_asks_after_the_protocol_was_broken_does_not_wait_until_more_may_be_written(link):
+    link.pause_writing()
+    link.data_received(b"no frame at all.")
+    with pytest.raises(ShardLostError):
+        await asyncio.wait_for(link.request(Encode(("a",)), Encoded), 1)
+
+
 async def test_an_answer_that_comes_after_its_client_left_disturbs_nobody(link, wire):
     left, error_left, stays = [await ask(link) for _ in range(3)]
     left.cancel()
@@ -165,6 +172,26 @@ async def test_who_waits_to_be_written_to_a_shard_that_dies_has_not_killed_it(li
     with pytest.raises(ShardLostError) as lost:
         await asyncio.wait_for(asked, 1)
     assert not lost.value.started
+
+
+async def test_a_shard_that_answers_one_request_and_is_gone_at_once_leaves_nobody_waiting(link):
+    answered, lost = [await ask(link) for _ in range(2)]
+    link.data_received(pack(ONE, 1))
+    link.connection_lost(None)
+    assert await asyncio.wait_for(answered, 1) == ONE
+    with pytest.raises(ShardLostError):
+        await asyncio.wait_for(lost, 1)
+
+
+async def test_what_runs_alone_did_not_kill_a_process_that_we_have_broken_with(wire, tmp_path):
+    BlackBox(tmp_path / "box", 1).enter(0, [(os.getpid(), 1), (os.getpid(), 2)])
+    link = Link("m", 1, BlackBoxReader(tmp_path / "box"))
+    link.connection_made(wire)
+    asked = [await ask(link, Encode(("a",), alone=alone)) for alone in (True, False)]
+    link.data_received(b"no frame at all.")
+    link.connection_lost(None)
+    lost = await asyncio.gather(*asked, return_exceptions=True)
+    assert [one.started for one in lost] == [False, True]
 
 
 async def test_nothing_is_taken_back_from_a_shard_that_is_gone(link, wire):

@@ -19,6 +19,7 @@ def prompted(role, prompts=(), **fields):
         ("SEARCH_QUERY", ("Query",), "Query"),
         ("retrieval.query", ("s2p_query",), "s2p_query"),
         ("retrieval.query", ("query", "retrieval.query"), "retrieval.query"),
+        ("search_query", ("s2p_query", "query"), "query"),
         ("search_document", ("query", "passage"), "passage"),
         ("text-matching", ("STS",), "STS"),
         ("bitext", ("bitext",), "bitext"),
@@ -36,9 +37,13 @@ def test_a_role_that_the_model_has_no_prompt_for_takes_none_not_even_the_default
 def test_what_the_client_names_itself_wins():
     assert prompted("query", ("query", "other"), prompt_name="other") == ("other", None)
     assert prompted("query", ("query",), prompt="say: ") == (None, "say: ")
+    assert prompted("query", ("query",), prompt="") == (None, "")
     assert prompted(None, ("query",)) == (None, None)
 
 
 def test_an_unknown_role_is_refused_with_those_that_are_known():
     with pytest.raises(InvalidRequestError, match=r"'image' is not a kind of input: use one of sts, query, document"):
         prompted("image", ("sts",))
+    with pytest.raises(InvalidRequestError, match=r"^'x{64}' is not") as caught:
+        prompted("x" * 1000)
+    assert caught.value.param == "input_type"

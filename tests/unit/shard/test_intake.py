@@ -156,6 +156,21 @@ def test_an_input_of_a_partial_request_is_called_what_its_client_calls_it():
     assert "however document 9 has 100" in long.message
 
 
+def test_a_pair_of_a_partial_request_keeps_its_second_text_where_another_pair_is_wrong():
+    class Pairing(FakeEncoder):
+        def tokenize(self, texts, reading, seconds=()):
+            return super().tokenize([f"{one} {other}" for one, other in zip(texts, seconds, strict=True)], reading)
+
+    reranker = Pairing()
+    reranker.info = reranker.info.replace(task="rerank", outputs=("scores",), labels=("x",))
+    request = Encode(
+        ("a", "a", "b"), seconds=("c", "x" * 100, "d"), outputs=("scores",), overlong="error", partial=True
+    )
+    first, long, last = tokenize(reranker, request)
+    assert ["".join(map(chr, one.ids)) for one in (first, last)] == ["a c", "b d"]
+    assert long.code == "context_length_exceeded"
+
+
 def test_what_is_wrong_with_all_of_a_partial_request_fails_it():
     assert refusal(FakeEncoder(), Encode(("a", "b"), outputs=("sparse",), partial=True)).code == "unsupported_output"
 
@@ -193,6 +208,7 @@ def test_texts_with_a_long_prompt_before_each_are_spelled_step_by_step():
     encoder = CountingSpeller()
     assert isinstance(spell(encoder, Tokenize(("a",) * 10, prompt="p" * 50_000)), Tokens)
     assert encoder.steps > 5
+    assert encoder.prompts == {"p" * 50_000}
 
 
 def test_texts_that_are_spelled_step_by_step_keep_their_order():
@@ -205,11 +221,16 @@ def test_texts_that_are_spelled_step_by_step_keep_their_order():
 
 
 class CountingSpeller(FakeEncoder):
-    """Counts the texts that it has spelled, and how often it was asked."""
+    """Counts the texts that it has spelled, and how often it was asked; with which prompts."""
 
     spelled = steps = 0
 
+    def __init__(self):
+        super().__init__()
+        self.prompts = set()
+
     def spell(self, texts, **options):
+        self.prompts.add(options["prompt"])
         self.spelled += len(texts)
         self.steps += 1
         return super().spell(texts, **options)
