@@ -54,6 +54,11 @@ def test_equal_lengths_share_one_batch():
     assert padded_batches([5, 5, 5], [0, 0, 0], max_tokens=100) == [[0, 1, 2]]
 
 
+def test_a_batch_is_as_large_as_may_be_and_texts_of_one_group_are_not_torn_apart_by_those_of_another():
+    assert padded_batches([5, 5], [0, 0], max_tokens=10) == [[0, 1]]
+    assert padded_batches([9, 8, 7, 6], [0, 1, 0, 1], max_tokens=100) == [[1, 3], [0, 2]]
+
+
 def test_a_long_text_does_not_make_short_ones_as_long():
     assert len(padded_batches([500, *[3] * 20], [0] * 21, max_tokens=100_000)) == 2
 

@@ -318,6 +318,22 @@ def test_the_engine_says_what_it_is_at_and_how_far_it_has_come(make_engine):
     assert abs(done.last_success - time.time()) < 60
 
 
+@pytest.mark.parametrize(("batching", "computed"), [("padded", 10), ("packed", 7)])
+def test_the_tokens_that_are_computed_are_counted_with_the_padding_of_models_that_pad(make_engine, batching, computed):
+    encoder = FakeEncoder()
+    encoder.info = encoder.info.replace(batching=batching)
+    engine, recorder = make_engine(encoder)
+    engine.submit(1, Encode(("aa", "bbbbb")))
+    recorder.wait_for(1)
+    assert engine.activity().batches.computed_tokens == computed
+
+
+def test_no_thread_of_an_engine_keeps_a_process_from_its_end(make_engine):
+    before = set(threading.enumerate())
+    make_engine(FakeEncoder())
+    assert {thread.daemon for thread in set(threading.enumerate()) - before} == {True}
+
+
 # --- partial answers, timing, tokens, priorities ---------------------------------------------------------------
 
 

@@ -337,6 +337,15 @@ def test_what_a_batch_leaves_behind_waits_for_no_company_once_more_but_what_come
     assert scheduler.due_in_s(10.0) == pytest.approx(0.050)
 
 
+def test_what_a_batch_leaves_behind_does_not_wait_because_something_else_comes():
+    limits = BatchLimits(max_batch_size=4, min_batch_size=4, max_wait_time_ms=50)
+    scheduler: Scheduler[Item] = Scheduler(limits, make_plan())
+    add(scheduler, [5] * 5, now_s=10.0)
+    take(scheduler, 10.0)
+    add(scheduler, [5], now_s=10.0)
+    assert (scheduler.waiting_texts, scheduler.due_in_s(10.0)) == (2, 0.0)
+
+
 def test_one_class_of_a_minimum_that_was_reached_waits_no_longer_than_the_other_takes():
     scheduler: Scheduler[Item] = Scheduler(BatchLimits(min_batch_size=4, max_wait_time_ms=50), make_plan())
     interactive, bulk = [Item(5), Item(5)], [Item(5), Item(5)]
