@@ -66,7 +66,6 @@ class Engine:
         #: Every request that has no answer yet, with its deadline.
         self._accepted: dict[int, float] = {}
         self._lock = threading.RLock()
-        self._answered = threading.Condition(self._lock)
         self._devices = [
             _Device(number, lane, threading.Condition(self._lock)) for number, lane in enumerate(lanes, FIRST_LANE)
         ]
@@ -119,7 +118,6 @@ class Engine:
             self._accepted.pop(key, None)
             self._jobs.drop(key)
             self._wake_idle()  # what was to run alone may have kept a lane waiting
-            self._answered.notify_all()
 
     def activity(self) -> Activity:
         """Return how far the work is, from any thread; cheap."""
@@ -129,10 +127,9 @@ class Engine:
         hand = self._in_hand
         return Activity(self._batches_done, hand.oldest_s, texts, tokens, hand.last_success, totals)
 
-    def wait_idle(self, timeout_s: float) -> bool:
-        """Wait until every accepted request is answered; false if that takes longer."""
-        with self._lock:
-            return self._answered.wait_for(lambda: not self._accepted, timeout_s)
+    def is_idle(self) -> bool:
+        """Tell whether every accepted request is answered."""
+        return not self._accepted
 
     def stop(self) -> None:
         """End all threads after the batches in hand."""
@@ -292,8 +289,7 @@ class Engine:
                 self._jobs.drop(key)
         for key, outcome in due:
             self._listener.finished(key, outcome)
-        # Only now: whoever waits for idle may rely on the listener having heard of everything.
+        # Only now: whoever finds the engine idle may rely on the listener having heard of everything.
         with self._lock:
             for key, _ in due:
                 self._accepted.pop(key, None)
-            self._answered.notify_all()

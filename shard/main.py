@@ -271,7 +271,7 @@ async def _drain(channel: Channel, engine: Engine, limit_s: float) -> bool:
         left_s, before = give_up_s - time.monotonic(), channel.requests_taken
         if left_s <= 0:
             return False
-        if not engine.wait_idle(0):  # without a thread that waits: at the limit of threads there is none to be had
+        if not engine.is_idle():  # without a thread that waits: at the limit of threads there is none to be had
             await asyncio.sleep(min(_LOOK_S, left_s))
             continue
         await asyncio.sleep(min(_QUIET_S, left_s))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import numpy as np
 
 from emb_model_provider.messages.link import Encoded, Failed
+from shard.engine import Engine
 from shard.listener import FIRST_LANE
 
 
@@ -43,3 +45,13 @@ def vectors(outcome: Encoded | Failed) -> np.ndarray:
     """Return the vectors of an answer, one row for each input."""
     assert isinstance(outcome, Encoded), outcome
     return np.frombuffer(outcome.vectors, "<f4").reshape(-1, outcome.dimension)
+
+
+def is_soon_idle(engine: Engine, within_s: float) -> bool:
+    """Tell whether an engine has answered everything before so many seconds are over."""
+    until_s = time.monotonic() + within_s
+    while not engine.is_idle():
+        if time.monotonic() >= until_s:
+            return False
+        time.sleep(0.001)
+    return True

@@ -14,12 +14,12 @@ class Scene:
 
     def __init__(self, *comes: bool) -> None:
         self.requests_taken = 0
-        self.is_idle = True
+        self.has_answered = True
         self._comes = list(comes)
 
-    def wait_idle(self, _timeout_s: float) -> bool:
-        self.is_idle = not (self._comes and self._comes.pop(0))
-        self.requests_taken += not self.is_idle
+    def is_idle(self) -> bool:
+        self.has_answered = not (self._comes and self._comes.pop(0))
+        self.requests_taken += not self.has_answered
         return True
 
 
@@ -28,14 +28,14 @@ async def test_what_is_asked_in_the_moment_after_all_was_answered_is_waited_for(
     monkeypatch.setattr(main, "_QUIET_S", 0.001)
     scene = Scene(*comes)
     assert await main._drain(scene, scene, 10)
-    assert scene.is_idle
+    assert scene.has_answered
 
 
 async def test_no_thread_is_needed_to_wait_for_what_is_being_answered(monkeypatch):
     monkeypatch.setattr(main, "_QUIET_S", 0.001)
     looks = [False, False, True]
     scene = Scene()
-    monkeypatch.setattr(scene, "wait_idle", lambda _timeout_s: looks.pop(0))
+    monkeypatch.setattr(scene, "is_idle", lambda: looks.pop(0))
 
     def refuse_to_start(_thread):
         raise RuntimeError("can't start new thread")
@@ -47,5 +47,5 @@ async def test_no_thread_is_needed_to_wait_for_what_is_being_answered(monkeypatc
 
 async def test_what_takes_too_long_is_not_waited_for(monkeypatch):
     scene = Scene()
-    monkeypatch.setattr(scene, "wait_idle", lambda _timeout_s: False)
+    monkeypatch.setattr(scene, "is_idle", lambda: False)
     assert not await main._drain(scene, scene, 0.03)

@@ -17,7 +17,7 @@ from shard.listener import FIRST_LANE, SPELLING_THREAD
 from shard.mapped_files import MappedFiles, states_below
 from tests.support.fake_encoder import FakeEncoder, expected_vector
 from tests.support.plans import make_plan
-from tests.support.recorder import Recorder, vectors
+from tests.support.recorder import Recorder, is_soon_idle, vectors
 
 
 def test_each_request_gets_its_own_vectors_in_order(make_engine):
@@ -132,7 +132,7 @@ def test_a_text_that_somebody_else_waits_for_outlives_the_request_that_brought_i
     encoder.gate.set()
     (outcome,) = heard.wait_for(3)
     assert vectors(outcome).tolist() == [expected_vector("shared")]
-    assert engine.wait_idle(1.0)
+    assert is_soon_idle(engine, 1.0)
     assert "lonely" not in encoder.encoded
 
 
@@ -213,7 +213,7 @@ def test_a_cancelled_request_is_neither_encoded_nor_answered(make_engine):
     engine.cancel(2)
     encoder.gate.set()
     heard.wait_for(1, 3)
-    assert engine.wait_idle(1.0)
+    assert is_soon_idle(engine, 1.0)
     assert 2 not in heard.outcomes
     assert "second" not in encoder.encoded
 
@@ -228,7 +228,7 @@ def test_with_several_lanes_every_request_of_either_kind_is_answered(make_engine
             time.sleep(0.005)
     for key, outcome in enumerate(heard.wait_for(*range(200))):
         assert vectors(outcome)[0].tolist() == expected_vector(f"{key} 0")
-    assert engine.wait_idle(1.0)
+    assert is_soon_idle(engine, 1.0)
 
 
 def test_too_long_a_text_is_refused_where_the_policy_says_so_and_reported_where_it_is_cut(make_engine):
@@ -278,11 +278,11 @@ def test_a_tokenizer_that_raises_fails_that_request_only(make_engine):
 def test_idle_means_that_everything_accepted_has_been_answered(make_engine):
     encoder = FakeEncoder(closed=True)
     engine, heard = make_engine(encoder)
-    assert engine.wait_idle(0.0)
+    assert engine.is_idle()
     engine.submit(1, Encode(("a",)))
-    assert not engine.wait_idle(0.05)
+    assert not is_soon_idle(engine, 0.05)
     encoder.gate.set()
-    assert engine.wait_idle(5.0)
+    assert is_soon_idle(engine, 5.0)
     assert 1 in heard.outcomes
 
 
@@ -312,7 +312,7 @@ def test_the_engine_says_what_it_is_at_and_how_far_it_has_come(make_engine):
     assert activity.oldest_s >= time.monotonic() - began_s - 0.01
     encoder.gate.set()
     recorder.wait_for(1)
-    assert engine.wait_idle(5.0)
+    assert is_soon_idle(engine, 5.0)
     done = engine.activity()
     assert (done.batches_done, done.oldest_s, done.waiting_texts, done.waiting_tokens) == (2, 0.0, 0, 0)
     assert abs(done.last_success - time.time()) < 60
@@ -326,6 +326,25 @@ def test_the_tokens_that_are_computed_are_counted_with_the_padding_of_models_tha
     engine.submit(1, Encode(("aa", "bbbbb")))
     recorder.wait_for(1)
     assert engine.activity().batches.computed_tokens == computed
+
+
+def test_a_batch_has_all_cores_where_nothing_else_waits_and_else_those_of_its_lane_by_which_alone_the_pace_is_told(
+    make_engine,
+):
+    class Counting(FakeEncoder):
+        def use_threads(self, count):
+            threads.append(count)
+
+    threads: list[int] = []
+    engine, recorder = make_engine(Counting(), make_plan(slice_ms=20, ms_per_token=1), lanes=2)
+    engine.submit(1, Encode(("a",)))
+    recorder.wait_for(1)
+    assert threads == [2]
+    assert engine.activity().batches.took_ms == 0
+    engine.submit(2, Encode(tuple("bcdefghijklm"[number] * 15 for number in range(12))))
+    recorder.wait_for(2)
+    assert threads[1] == 1
+    assert engine.activity().batches.took_ms > 0
 
 
 def test_no_thread_of_an_engine_keeps_a_process_from_its_end(make_engine):
@@ -389,7 +408,7 @@ def test_tokens_and_texts_are_answered_by_the_tokenizer_and_wait_for_no_device(m
     tokens, texts = heard.wait_for(2, 3)
     assert [one.text for one in tokens.rows[0]] == ["a", "b"]
     assert texts == Texts(("a",))
-    assert engine.wait_idle(0) is False
+    assert engine.is_idle() is False
 
 
 def test_what_is_to_be_encoded_is_read_while_something_else_is_spelled(make_engine):
@@ -476,8 +495,28 @@ def test_an_engine_is_idle_as_soon_as_its_last_request_is_cancelled(make_engine)
     engine.submit(1, Encode(("text",)))
     threading.Timer(0.05, engine.cancel, [1]).start()
     began_s = time.monotonic()
-    assert engine.wait_idle(20)
+    assert is_soon_idle(engine, 20)
     assert time.monotonic() - began_s < 10
+
+
+def test_a_request_that_is_cancelled_while_it_is_read_is_never_encoded(make_engine):
+    at_it, go_on = threading.Event(), threading.Event()
+
+    class Reader(FakeEncoder):
+        def tokenize(self, texts, *more):
+            at_it.set()
+            assert go_on.wait(10)
+            return super().tokenize(texts, *more)
+
+    encoder = Reader()
+    engine, heard = make_engine(encoder)
+    engine.submit(1, Encode(tuple(f"left {n}" for n in range(20))))
+    assert at_it.wait(10)
+    engine.cancel(1)
+    engine.submit(2, Encode(tuple(f"stays {n}" for n in range(20))))
+    go_on.set()
+    heard.wait_for(2)
+    assert {text.split()[0] for text in encoder.encoded} == {"stays"}
 
 
 def test_what_waited_too_long_to_be_read_or_was_cancelled_meanwhile_is_never_read(make_engine):

@@ -60,6 +60,10 @@ def test_few_characters_are_not_worth_another_thread():
     assert callers == [threading.current_thread()]
 
 
+def test_empty_texts_behind_the_last_share_belong_to_it():
+    assert cut_evenly([1024, 1024, 0, 0], 2, 1024) == [slice(0, 1), slice(1, 4)]
+
+
 @pytest.mark.parametrize("count", [0, 3])
 def test_of_no_texts_there_is_nothing(count):
     assert Helpers(count).run(lambda texts: texts, []) == []

@@ -20,6 +20,10 @@ SIZES = {
     "cls_token_id": 1,
     "sep_token_id": 2,
 }
+LATENT = {
+    "qk_nope_head_dim": 4, "qk_rope_head_dim": 8, "v_head_dim": 4, "q_lora_rank": 8, "kv_lora_rank": 8,
+    "first_k_dense_replace": 2, "n_routed_experts": 2, "num_experts_per_tok": 1, "n_group": 1, "topk_group": 1,
+}  # fmt: skip
 WINDOW = 1000  # longer than the text that is run
 
 
@@ -45,6 +49,7 @@ def check(family, **options):
         ("ModernBert", {"local_attention": WINDOW, "global_attn_every_n_layers": 2}),
         ("Gemma3Text", {"sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention"]}),
         ("Gemma3Text", {"sliding_window": WINDOW, "use_bidirectional_attention": True}),
+        ("DeepseekV3", LATENT),  # its values have another size than its queries
     ],
 )
 def test_models_whose_attention_is_told_what_their_masks_do_pass(family, options):
@@ -62,6 +67,14 @@ def test_models_whose_attention_is_told_what_their_masks_do_pass(family, options
 def test_a_mask_of_which_attention_is_not_told_is_found_out(family, options):
     with pytest.raises(MaskError, match="its masks let tokens see others"):
         check(family, **options)
+
+
+def test_a_layer_without_a_mask_or_with_one_that_nobody_has_named_is_not_judged_by_it():
+    model = transformers.BertModel(transformers.BertConfig(**SIZES))
+    hidden = torch.zeros((1, 5, 16))
+    with torch.inference_mode():
+        for mask in (None, torch.zeros((1, 1, 5, 5))):
+            check_masks(model, lambda mask=mask: model.encoder(hidden, attention_mask=mask))
 
 
 @pytest.mark.parametrize("place", [0, _TOKENS // 2, _TOKENS - 1])

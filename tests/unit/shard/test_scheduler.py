@@ -346,6 +346,12 @@ def test_what_a_batch_leaves_behind_does_not_wait_because_something_else_comes()
     assert (scheduler.waiting_texts, scheduler.due_in_s(10.0)) == (2, 0.0)
 
 
+def test_of_an_odd_number_of_texts_the_first_of_two_lanes_has_one_more():
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(), make_plan(), lanes=2)
+    scheduler.add([Item(5) for _ in range(3)], 0.0, "bulk")
+    assert [len(scheduler.take(0.0).items) for _ in range(2)] == [2, 1]
+
+
 def test_one_class_of_a_minimum_that_was_reached_waits_no_longer_than_the_other_takes():
     scheduler: Scheduler[Item] = Scheduler(BatchLimits(min_batch_size=4, max_wait_time_ms=50), make_plan())
     interactive, bulk = [Item(5), Item(5)], [Item(5), Item(5)]

@@ -16,6 +16,7 @@ from emb_model_provider.errors import InvalidRequestError, LoadError, LoadReason
 from shard.encoder import Reading
 from shard.encoders.in_parts import Helpers
 from shard.encoders.safe_places import find_safe_places
+from shard.encoders.special_frame import Frame, find_frame
 from shard.encoders.text_tokenizer import TextTokenizer, TokenizerFacts, share_room
 from tests.support.tiny_tokenizers import (
     characters,
@@ -41,6 +42,12 @@ def raw(tmp_path_factory):
 def ours(tokenizer, max_tokens=12, cut_side="end", **options):
     facts = TokenizerFacts(tokenizer.get_vocab_size(), cut_side, frozenset())
     return TextTokenizer(tokenizer, facts, max_tokens, **options)
+
+
+def test_a_vocabulary_without_any_letter_that_is_tried_and_without_special_tokens_has_an_empty_frame():
+    tokenizer = Tokenizer(BPE({"好": 0}, []))
+    assert find_frame(tokenizer.encode("a"), texts=1) == Frame(((), ()), ((), ()), (0,))
+    assert ours(tokenizer).tokenize(["好"])[0].ids == (0,)
 
 
 def test_tokens_are_the_same_with_helpers(raw):
