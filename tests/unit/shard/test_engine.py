@@ -74,6 +74,13 @@ def test_an_input_that_makes_the_model_raise_fails_its_own_request_only(make_eng
     assert (second.status, second.code, second.index) == (500, "encode_failed", 65)
 
 
+def test_of_several_inputs_that_fail_the_first_is_named(make_engine):
+    engine, heard = make_engine(FakeEncoder())
+    engine.submit(1, Encode(("a", "POISON", "POISON")))
+    (failed,) = heard.wait_for(1)
+    assert failed.index == 1
+
+
 def test_what_fails_is_called_and_logged_by_the_clients_own_names(make_engine, caplog):
     engine, heard = make_engine(FakeEncoder())
     engine.submit(1, Encode(("a", "POISON"), labels=("the query", "input 9"), request_id="req-7"))
@@ -499,7 +506,8 @@ def test_an_engine_is_idle_as_soon_as_its_last_request_is_cancelled(make_engine)
     assert time.monotonic() - began_s < 10
 
 
-def test_a_request_that_is_cancelled_while_it_is_read_is_never_encoded(make_engine):
+@pytest.mark.parametrize("last", ["left 20", "UNTOKENIZABLE"])
+def test_a_request_that_is_cancelled_while_it_is_read_is_never_encoded_nor_answered(make_engine, last):
     at_it, go_on = threading.Event(), threading.Event()
 
     class Reader(FakeEncoder):
@@ -510,13 +518,14 @@ def test_a_request_that_is_cancelled_while_it_is_read_is_never_encoded(make_engi
 
     encoder = Reader()
     engine, heard = make_engine(encoder)
-    engine.submit(1, Encode(tuple(f"left {n}" for n in range(20))))
+    engine.submit(1, Encode((*(f"left {n}" for n in range(20)), last)))
     assert at_it.wait(10)
     engine.cancel(1)
     engine.submit(2, Encode(tuple(f"stays {n}" for n in range(20))))
     go_on.set()
     heard.wait_for(2)
     assert {text.split()[0] for text in encoder.encoded} == {"stays"}
+    assert 1 not in heard.outcomes
 
 
 def test_what_waited_too_long_to_be_read_or_was_cancelled_meanwhile_is_never_read(make_engine):

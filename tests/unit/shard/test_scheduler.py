@@ -564,6 +564,17 @@ def test_beside_interactive_work_a_lane_waits_for_a_quarter_of_it_and_never_for_
     assert scheduler.due_in_s(0.0) == 0.0
 
 
+def test_a_quarter_to_the_token_is_enough_beside_interactive_work():
+    scheduler: Scheduler[Item] = Scheduler(BatchLimits(), make_plan(slice_ms=50, ms_per_token=1), lanes=2)
+    for _ in range(56):
+        add(scheduler, [1])
+    first, second = scheduler.take(0.0), scheduler.take(0.0)
+    scheduler.finished(second)
+    for _ in range(len(first.items) // 4):
+        add(scheduler, [1])
+    assert (len(first.items), scheduler.due_in_s(0.0)) == (28, 0.0)
+
+
 def test_a_long_text_that_its_client_calls_urgent_keeps_no_small_request_from_a_free_lane():
     scheduler: Scheduler[Item] = Scheduler(BatchLimits(), make_plan(slice_ms=50, ms_per_token=1), lanes=2)
     scheduler.add([Item(1000)], 0.0, "interactive")
