@@ -170,6 +170,15 @@ def test_a_layer_that_shares_its_input_with_no_other_keeps_its_weight_to_itself(
     assert [one.data_ptr() for one in (*lowered.parameters(), *lowered.buffers())] == [weight.data_ptr()]
 
 
+def test_layers_that_several_places_have_in_common_are_joined_once():
+    def twice(x):
+        one, other = (torch.cat([layer(y), layer(y, 1)], -1) for y in (x, x * 2))
+        return one * other
+
+    lowered = assert_computes_the_same(twice, "varlen")
+    assert [tuple(one.shape) for one in lowered.buffers() if one.dim() > 1] == [(2 * SIZE, SIZE)]
+
+
 @pytest.mark.parametrize(("kernel", "sign"), [("int8-dynamic", "attend_joint"), ("varlen", "slice")])
 def test_query_key_and_value_are_one_layer(kernel, sign):
     with torch.inference_mode():
@@ -190,6 +199,11 @@ def test_one_output_for_three_is_handed_on_whole_only_in_the_order_of_its_parts(
 def test_a_sum_is_part_of_a_layer_where_it_is_plainly_one(name, kept):
     lowered = assert_computes_the_same(SUMS[name], "onednn")
     assert [node.target for node in lowered.graph.nodes].count(aten.add.Tensor) == kept
+
+
+def test_a_sum_with_what_a_joined_layer_makes_is_part_of_the_layer_that_it_is_added_to():
+    lowered = assert_computes_the_same(lambda x: layer(layer(x), 2) + layer(x, 1), "onednn-packed")
+    assert aten.add.Tensor not in {node.target for node in lowered.graph.nodes}
 
 
 @pytest.mark.parametrize(
