@@ -290,7 +290,7 @@ class Scheduler(Generic[ItemT]):
                     batch.append(item)
                 items.popleft()
             queue.popleft()
-            if batch and not self._limits.dynamic:
+            if not self._limits.dynamic:
                 break
         return batch, planned_ms
 
