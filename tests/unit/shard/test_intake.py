@@ -156,6 +156,11 @@ def test_an_input_of_a_partial_request_is_called_what_its_client_calls_it():
     assert "however document 9 has 100" in long.message
 
 
+def test_what_fails_of_a_partial_request_is_logged_with_its_id(caplog):
+    tokenize(FakeEncoder(), Encode(("a", "UNTOKENIZABLE"), partial=True, request_id="req-7"))
+    assert {record.values["request_id"] for record in caplog.records} == {"req-7"}
+
+
 def test_a_pair_of_a_partial_request_keeps_its_second_text_where_another_pair_is_wrong():
     class Pairing(FakeEncoder):
         def tokenize(self, texts, reading, seconds=()):
