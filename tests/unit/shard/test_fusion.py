@@ -6,11 +6,13 @@ from torch import fx
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional
 
-from shard.encoders.graph import lowering
+from shard.encoders.graph import attention, lowering
+from shard.encoders.graph.attention import Rule
 from shard.encoders.graph.capture import ATTEND, LAYER_NORM, LINEAR
 from shard.encoders.graph.lowering import lower
 from shard.encoders.graph.program import compile_graph
 from shard.encoders.graph.segments import find_segments
+from shard.encoders.graph.varlen import attend_varlen
 
 TOKENS, SIZE = 5, 8
 GENERATOR = torch.Generator().manual_seed(3)
@@ -31,8 +33,8 @@ def heads(tensor: torch.Tensor, size: int = 4) -> torch.Tensor:
     return tensor.view(1, TOKENS, tensor.shape[-1] // size, size).transpose(1, 2)
 
 
-def attend(query, key, value):
-    return ATTEND(query, key, value, 0.3, False, None).view(1, TOKENS, -1)
+def attend(query, key, value, scale=0.3, causal=False, window=None):
+    return ATTEND(query, key, value, scale, causal, window).view(1, TOKENS, -1)
 
 
 class Eager(fx.Interpreter):
@@ -40,7 +42,11 @@ class Eager(fx.Interpreter):
 
     def call_function(self, target, args, kwargs):
         if target is ATTEND:
-            attended = functional.scaled_dot_product_attention(*args[:3], scale=args[3], is_causal=args[4])
+            query, key, value, scale, causal, window = args
+            distance = torch.arange(TOKENS)[:, None] - torch.arange(TOKENS)
+            seen = (distance >= 0) if causal else torch.ones_like(distance, dtype=torch.bool)
+            seen = seen if window is None else seen & (distance.abs() < window)
+            attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=seen, scale=scale)
             return attended.transpose(1, 2).contiguous()
         usual = {LINEAR: functional.linear, LAYER_NORM: torch.layer_norm}.get(target, target)
         return super().call_function(usual, args, kwargs)
@@ -186,6 +192,42 @@ def test_query_key_and_value_are_one_layer(kernel, sign):
         assert sign in str(lower(graph, kernel).graph)
 
 
+@pytest.mark.parametrize("kernel", ["stock", "onednn-packed"])
+@pytest.mark.parametrize("rule", [(None, False, None), (0.5, True, None), (0.3, False, 2), (0.3, True, 3)])
+def test_every_layer_attends_by_its_own_rule(rule, kernel):
+    assert_computes_the_same(lambda x: attend(*thrice(x), *rule), kernel)
+
+
+def test_attention_is_told_how_long_short_texts_are_and_nothing_is_kept_of_what_tracing_noted():
+    with torch.inference_mode():
+        graph = make_fx(ATTENTION["in their order"], tracing_mode="fake", _allow_non_fake_inputs=True)(X)
+        for kernel, function in (("stock", attention.attend), ("varlen", attend_varlen)):
+            nodes = lower(graph, kernel, 16).graph.nodes
+            (attending,) = [node for node in nodes if node.target is function]
+            assert attending.args[3] == Rule(0.3, causal=False, window=None, plain_tokens=16)
+            assert not any(node.meta for node in nodes)
+
+
+@pytest.mark.parametrize(("kernel", "kept"), [("onednn-packed", 1), ("int8-weight-only", 2)])
+def test_what_a_kernel_makes_of_a_weight_is_made_once_however_many_layers_share_it(kernel, kept):
+    lowered, *_ = run_both(lambda x: layer(layer(x, biased=False), biased=False), kernel)
+    assert len([*lowered.parameters(), *lowered.buffers()]) == kept
+
+
+@pytest.mark.parametrize("kernel", ["stock", "int8-weight-only", "varlen"])
+def test_a_weight_that_is_computed_is_multiplied_by_torchs_own_product_where_onednn_was_not_chosen(kernel):
+    lowered, *_ = run_both(MERGED["a weight that is computed"], kernel)
+    assert "pointwise" not in str([node.target for node in lowered.graph.nodes])
+
+
+def test_parts_of_what_is_no_layer_are_handed_on_as_well():
+    def build(x):
+        joint = LINEAR(x, WIDE, None).sin()
+        return attend(*(heads(aten.slice.Tensor(joint, -1, start, start + SIZE)) for start in range(0, 3 * SIZE, SIZE)))
+
+    assert "attend_joint" in str(assert_computes_the_same(build, "onednn-packed").graph)
+
+
 @pytest.mark.parametrize("name", ATTENTION)
 def test_one_output_for_three_is_handed_on_whole_only_in_the_order_of_its_parts(name):
     lowered = str(assert_computes_the_same(ATTENTION[name], "onednn-packed").graph)
@@ -238,15 +280,22 @@ NORMS = {
 }
 
 
+def normed_sum(left, right, shape, weight, bias, eps):
+    return torch.layer_norm(left + right, shape, weight, bias, eps)
+
+
 @pytest.mark.parametrize("name", NORMS)
 def test_a_norm_takes_a_plain_sum_of_two_and_nothing_else(name, monkeypatch):
-    def normed_sum(left, right, shape, weight, bias, eps):
-        return torch.layer_norm(left + right, shape, weight, bias, eps)
-
     monkeypatch.setattr(lowering, "find_normed_sum", lambda: normed_sum)
     joined, build = NORMS[name]
     lowered = assert_computes_the_same(build, "varlen")
     assert [node.target for node in lowered.graph.nodes].count(normed_sum) == joined
+
+
+def test_what_a_norm_has_made_may_be_part_of_the_next_sum(monkeypatch):
+    monkeypatch.setattr(lowering, "find_normed_sum", lambda: normed_sum)
+    lowered = assert_computes_the_same(lambda x: norm(norm(x + x.sin()) + layer(x)), "varlen")
+    assert [node.target for node in lowered.graph.nodes].count(normed_sum) == 2
 
 
 @pytest.mark.parametrize("kernel", ["stock", "onednn", "onednn-packed", "int8-dynamic", "int8-weight-only"])
