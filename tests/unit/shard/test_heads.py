@@ -100,6 +100,29 @@ class TakesTuples(nn.Module):
         return features | {"sentence_embedding": last[:, 0]}
 
 
+class GivesHalf(nn.Module):
+    """A module that pools by itself, in 16 bit whatever it is given."""
+
+    def forward(self, features):
+        return features | {"sentence_embedding": features["token_embeddings"][:, 0].bfloat16()}
+
+
+def test_vectors_of_a_module_that_computes_in_16_bit_are_fp32():
+    found = Heads([GivesHalf()], SIZE).run(padded([2, 1]), rows_of(2, 1)).rows
+    assert (found.dtype, found.shape) == (np.float32, (2, SIZE))
+
+
+def test_a_layer_behind_the_pooling_is_given_full_blocks_of_rows(monkeypatch):
+    seen, forward = [], Dense.forward
+    monkeypatch.setattr(
+        Dense,
+        "forward",
+        lambda self, features: seen.append(len(features["sentence_embedding"])) or forward(self, features),
+    )
+    found = Heads([Pooling(SIZE, "mean"), dense()], SIZE).run(padded(LENGTHS), rows_of(*LENGTHS)).rows
+    assert (seen, found.shape) == ([BLOCK_ROWS], (3, 4))
+
+
 def test_a_model_that_pools_by_itself_is_read_too_and_one_that_makes_nothing_is_told():
     features = {"all_layers": (torch.ones(2, 3, SIZE, dtype=torch.float16), "x")}
     assert Heads([TakesTuples()], SIZE).run(dict(features), rows_of(3, 3)).rows.shape == (2, SIZE)
@@ -180,6 +203,7 @@ def test_the_last_states_of_each_text_are_told_apart_padded_or_end_to_end():
     for one in (features, flat(features, LENGTHS)):
         found = hidden_states(one, rows_of(*LENGTHS))
         assert all(map(torch.equal, found, expected))
+        assert {states.dtype for states in found} == {torch.float32}
     (single,) = hidden_states(flat(features, LENGTHS), rows_of(3))
     assert torch.equal(single, expected[0])
     with pytest.raises(TypeError, match="no token_embeddings"):
