@@ -1,7 +1,7 @@
 """Fetches the code that a trusted model's files name in other repositories. Called by ``main`` after the model.
 
 Jina's, Nomic's and GTE's models share one implementation each (``"auto_map": "owner/name--module.Class"``).
-``encoders.classes`` lets transformers take it from where it is put here.
+``encoders.foreign_classes`` lets transformers take it from where it is put here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from shard.hubs import Snapshot, fetch_code
 from shard.hubs.download import OnProgress
 from shard.hubs.resolve import hub_order
 from shard.hubs.snapshot import HubName, Origin
-from shard.trust import named_elsewhere
+from shard.model_files.trust import named_elsewhere
 
 log = EventLog("shard.foreign_code")
 

@@ -22,7 +22,7 @@ from transformers.utils import logging as transformers_logging
 from emb_model_provider.errors import LoadError, LoadReason, RequestError
 from shard.encoder import FatalDeviceError
 from shard.memory import advice_of_shortage, ran_out
-from shard.weights import TAKE_PLAIN, hostile_pickle
+from shard.model_files.weights import TAKE_PLAIN, hostile_pickle
 
 #: What torch says of an embedding on the CPU.
 _BEYOND_A_TABLE: Final = "index out of range in self"

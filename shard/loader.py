@@ -32,20 +32,20 @@ from shard.encoders.modules import build_modules
 from shard.encoders.sentence_transformer import ForwardPath, SentenceTransformerEncoder
 from shard.encoders.text_tokenizer import TextTokenizer
 from shard.fidelity import PROBES, compare_results, compare_scores
-from shard.fingerprint import name_fingerprint, start_hashing
 from shard.first_answer import refuse_infinite
 from shard.foreign_ids import make_decode
 from shard.hubs import Origin
-from shard.json_files import read_object
-from shard.layouts import read_recipe
 from shard.load_errors import quiet_libraries, reasons
 from shard.mapped_files import have_changed, states_below
 from shard.memory import keep_freed_memory, limit_kernel_caches, return_freed_memory, return_read_weights
+from shard.model_files.fingerprint import name_fingerprint, start_hashing
+from shard.model_files.json_files import read_object
+from shard.model_files.layouts import read_recipe
+from shard.model_files.recipe import Recipe
+from shard.model_files.trust import own_code, refuse_code
+from shard.model_files.weights import weight_files
 from shard.parts import Parts, find_question, make_tokenizer, max_tokens, narrow, place
 from shard.paths import Chosen, Trial, choose_path, run_alone, warn_if_far
-from shard.recipe import Recipe
-from shard.trust import own_code, refuse_code
-from shard.weights import weight_files
 
 log = EventLog("shard.loader")
 

@@ -33,11 +33,11 @@ from shard.costs import SlicePlan, measure
 from shard.encoder import Encoder
 from shard.first_answer import refuse_bad_answers
 from shard.hubs import Progress, Snapshot
-from shard.json_files import whole
 from shard.lane import Lane, count_lanes, threads_of_lane
 from shard.light_imports import import_torch_placed, leave_out_evaluation, without_collecting
 from shard.mapped_files import MappedFiles, states_below
 from shard.memory import advice_of_shortage, private_bytes, ran_out
+from shard.model_files.json_files import whole
 from shard.tracing import trace_outcomes
 
 if TYPE_CHECKING:  # both are imported when they are needed: see _fetch
@@ -205,8 +205,8 @@ def _load(config: ShardConfig, snapshot: Snapshot, foreign_code: Mapping[str, Pa
 
 def _take_code(foreign_code: Mapping[str, Path]) -> str | None:
     """Have this code of other repositories loaded and no other; return what stands for it in the fingerprint."""
-    from shard.encoders.classes import take_classes_from  # noqa: PLC0415
-    from shard.fingerprint import hash_code  # noqa: PLC0415
+    from shard.encoders.foreign_classes import take_classes_from  # noqa: PLC0415
+    from shard.model_files.fingerprint import hash_code  # noqa: PLC0415
 
     take_classes_from(foreign_code)
     return hash_code(foreign_code) if foreign_code else None

@@ -42,8 +42,8 @@ from shard.encoders.text_options import text_options
 from shard.encoders.text_tokenizer import TextTokenizer, TokenizerFacts
 from shard.encoders.transposed import use_linears
 from shard.foreign_ids import Decode
-from shard.generative import GenerativeFiles
-from shard.recipe import Recipe
+from shard.model_files.generative import GenerativeFiles
+from shard.model_files.recipe import Recipe
 
 log = EventLog("shard.parts")
 

@@ -23,11 +23,11 @@ from transformers.models.auto.modeling_auto import MODEL_MAPPING
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
 from emb_model_provider.errors import LoadError, unsupported
-from shard.converted_weights import convert_once
 from shard.device import ComputePlan
 from shard.encoders.splade import LanguageHead, split_language_model
 from shard.encoders.tokenizer_failures import check_length, naming_failures
-from shard.weights import TAKE_PLAIN, check_filled, check_unscaled, find_checkpoint
+from shard.model_files.converted_weights import convert_once
+from shard.model_files.weights import TAKE_PLAIN, check_filled, check_unscaled, find_checkpoint
 
 #: What a model's files may ask of its loading and is decided here: how much is checked and, by the precision in the
 #: settings, in what format.

@@ -20,8 +20,8 @@ from transformers import AddedToken, PreTrainedTokenizerFast
 
 from emb_model_provider.errors import LoadError, LoadReason, unsupported
 from shard.encoders.late_interaction import FillUp, Lengths
-from shard.late_files import LateFiles
-from shard.weights import find_checkpoint, read_pickled
+from shard.model_files.late_files import LateFiles
+from shard.model_files.weights import find_checkpoint, read_pickled
 
 _PROJECTION = "linear.weight"
 

@@ -30,13 +30,13 @@ from shard.encoders.late_modules import complete_modules
 from shard.encoders.logit_score import split_answers
 from shard.encoders.score_head import SCORES
 from shard.encoders.text_options import check_text_options
-from shard.generative import DEFAULT_ANSWERS, GenerativeFiles
-from shard.json_files import read_object
-from shard.kinds import check_scores
-from shard.late_files import LateFiles
-from shard.recipe import ModuleEntry, Recipe
-from shard.trust import own_module_name
-from shard.weights import find_checkpoint
+from shard.model_files.generative import DEFAULT_ANSWERS, GenerativeFiles
+from shard.model_files.json_files import read_object
+from shard.model_files.kinds import check_scores
+from shard.model_files.late_files import LateFiles
+from shard.model_files.recipe import ModuleEntry, Recipe
+from shard.model_files.trust import own_module_name
+from shard.model_files.weights import find_checkpoint
 
 _HEADS: Final[dict[str, type[Module]]] = {
     "Pooling": Pooling,

@@ -21,7 +21,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutp
 from emb_model_provider.modelmap import Task
 from shard.encoder import Results, Tokenized
 from shard.encoders.heads import Features, HeadFacts, in_blocks
-from shard.json_files import whole
+from shard.model_files.json_files import whole
 
 #: The name under which sentence-transformers keeps a cross-encoder's logits.
 SCORES: Final = "scores"

@@ -19,7 +19,7 @@ from emb_model_provider.messages.status import EncoderInfo
 from shard.encoder import PLAIN, FatalDeviceError, Reading, Results, Tokenized, cut, cut_raw, in_order
 from shard.encoders.text_tokenizer import TextTokenizer
 from shard.memory import ran_out
-from shard.prompt_families import find_prompt
+from shard.model_files.prompt_families import find_prompt
 
 #: What the driver says of a call that it does not carry out, as of a kernel that takes more than this card has. Of what
 #: goes wrong on the way it says something else, to every call from then on (cudaError_t in CUDA's Runtime API).

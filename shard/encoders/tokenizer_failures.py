@@ -14,7 +14,7 @@ from typing import Any, Final
 from transformers import AutoTokenizer
 
 from emb_model_provider.errors import unsupported
-from shard.json_files import read_object
+from shard.model_files.json_files import read_object
 
 _CONFIGURATION: Final = "tokenizer_config.json"
 _LENGTH: Final = "model_max_length"

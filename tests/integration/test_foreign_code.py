@@ -11,7 +11,7 @@ from transformers import dynamic_module_utils
 from emb_model_provider.errors import LoadError, LoadReason
 from emb_model_provider.modelmap import HubAccess, Hubs, ModelSpec
 from shard.encoder import Reading
-from shard.encoders.classes import take_classes_from
+from shard.encoders.foreign_classes import take_classes_from
 from shard.foreign_code import fetch_foreign_code
 from shard.hubs import fetch
 from tests.support.foreign_code import CODE, turn
@@ -148,7 +148,7 @@ def _own_modules(monkeypatch, tmp_path):
     """Let transformers keep its copies of code here, as in a process of its own."""
     modules = str(tmp_path / "modules")
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", modules)
-    monkeypatch.setattr("shard.encoders.classes.HF_MODULES_CACHE", modules)
+    monkeypatch.setattr("shard.encoders.foreign_classes.HF_MODULES_CACHE", modules)
     monkeypatch.setattr(sys, "path", [modules, *sys.path])
     # As it is again when this ends.
     monkeypatch.setattr(dynamic_module_utils, "get_cached_module_file", dynamic_module_utils.get_cached_module_file)

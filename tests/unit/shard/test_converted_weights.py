@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from emb_model_provider.errors import LoadError, LoadReason
-from shard import converted_weights
-from shard.converted_weights import convert_once
-from shard.weights import find_checkpoint, read_pickled
+from shard.model_files import converted_weights
+from shard.model_files.converted_weights import convert_once
+from shard.model_files.weights import find_checkpoint, read_pickled
 from tests.support.checkpoints import TENSORS, save_bin
 
 
@@ -79,8 +79,8 @@ def test_what_a_killed_conversion_has_left_is_deleted_by_the_next(folder, cache,
 
     save_bin(folder)
     with monkeypatch.context() as killed:
-        killed.setattr("shard.converted_weights._flush", stop)
-        killed.setattr("shard.converted_weights.shutil.rmtree", lambda *_arguments, **_options: None)
+        killed.setattr("shard.model_files.converted_weights._flush", stop)
+        killed.setattr("shard.model_files.converted_weights.shutil.rmtree", lambda *_arguments, **_options: None)
         assert convert_once(find_checkpoint(folder), cache) is None
     assert len(list((cache / "converted").iterdir())) == 1
     converted = convert_once(find_checkpoint(folder), cache)
@@ -92,11 +92,11 @@ def test_a_conversion_that_another_process_is_at_is_left_alone(folder, cache, mo
     flush, others = converted_weights._flush, []
 
     def meanwhile(path):
-        monkeypatch.setattr("shard.converted_weights._flush", flush)
+        monkeypatch.setattr("shard.model_files.converted_weights._flush", flush)
         others.append(convert_once(find_checkpoint(folder), cache))
         flush(path)  # raises where the file is gone
 
-    monkeypatch.setattr("shard.converted_weights._flush", meanwhile)
+    monkeypatch.setattr("shard.model_files.converted_weights._flush", meanwhile)
     assert convert_once(find_checkpoint(folder), cache) == others[0]
     assert list((cache / "converted").iterdir()) == others
 
@@ -120,13 +120,13 @@ def test_two_that_begin_to_convert_in_the_same_moment_leave_each_other_alone(fol
     other = threading.Thread(target=lambda: others.append(convert_once(find_checkpoint(folder), cache)))
 
     def make_while_another_begins(*arguments, **options):
-        monkeypatch.setattr("shard.converted_weights.tempfile.mkdtemp", make)
+        monkeypatch.setattr("shard.model_files.converted_weights.tempfile.mkdtemp", make)
         made = make(*arguments, **options)
         other.start()
         other.join(0.1)
         return made
 
-    monkeypatch.setattr("shard.converted_weights.tempfile.mkdtemp", make_while_another_begins)
+    monkeypatch.setattr("shard.model_files.converted_weights.tempfile.mkdtemp", make_while_another_begins)
     converted = convert_once(find_checkpoint(folder), cache)
     other.join()
     assert [converted] == others == list((cache / "converted").iterdir())

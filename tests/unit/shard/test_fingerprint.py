@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from shard.fingerprint import hash_code, hash_files, name_fingerprint, start_hashing
-from shard.trust import own_code
+from shard.model_files.fingerprint import hash_code, hash_files, name_fingerprint, start_hashing
+from shard.model_files.trust import own_code
 from tests.support.tiny_models import make_plain
 
 

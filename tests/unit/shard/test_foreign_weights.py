@@ -4,8 +4,8 @@ import pytest
 
 from emb_model_provider.errors import LoadError, LoadReason
 from emb_model_provider.modelmap import ModelSpec
-from shard.layouts import read_recipe
-from shard.weights import find_checkpoint
+from shard.model_files.layouts import read_recipe
+from shard.model_files.weights import find_checkpoint
 
 
 def put(directory, *names):

@@ -6,7 +6,7 @@ import pytest
 
 from emb_model_provider.errors import LoadError, LoadReason
 from emb_model_provider.modelmap import ModelSpec
-from shard.kinds import (
+from shard.model_files.kinds import (
     check_labels,
     check_scores,
     count_labels,

@@ -4,7 +4,7 @@ import string
 
 import pytest
 
-from shard.late_files import read_pylate, read_stanford
+from shard.model_files.late_files import read_pylate, read_stanford
 
 PUNCTUATION = tuple(string.punctuation)
 PYLATE = {"query_prefix": "[Q] ", "document_prefix": "[D] ", "query_length": 24, "document_length": 180}

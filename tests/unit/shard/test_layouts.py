@@ -6,8 +6,8 @@ import pytest
 
 from emb_model_provider.errors import LoadError, LoadReason
 from emb_model_provider.modelmap import ModelSpec
-from shard.layouts import read_recipe
-from shard.recipe import ModuleEntry
+from shard.model_files.layouts import read_recipe
+from shard.model_files.recipe import ModuleEntry
 
 SPEC = ModelSpec(id="m", name="some/model")
 

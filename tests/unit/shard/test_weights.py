@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from emb_model_provider.errors import LoadError, LoadReason
-from shard.weights import check_filled, check_unscaled, find_checkpoint, read_pickled, weight_files
+from shard.model_files.weights import check_filled, check_unscaled, find_checkpoint, read_pickled, weight_files
 from tests.support.checkpoints import TENSORS, save_bin
 
 

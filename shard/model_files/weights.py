@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from emb_model_provider.errors import LoadError, LoadReason, unsupported
-from shard.foreign_weights import refuse_foreign
+from shard.model_files.foreign_weights import refuse_foreign
 
 #: The order in which transformers itself looks for weights.
 _CANDIDATES: Final = (

@@ -10,9 +10,9 @@ from typing import Final
 
 from emb_model_provider.errors import unsupported
 from emb_model_provider.modelmap import ModelSpec, Pooling
-from shard.json_files import as_object
-from shard.prompt_families import known_default
-from shard.recipe import Recipe
+from shard.model_files.json_files import as_object
+from shard.model_files.prompt_families import known_default
+from shard.model_files.recipe import Recipe
 
 #: modelscope's own default when a repository does not say (``SentenceEmbeddingTransformersPreprocessor``).
 _MAX_TOKENS: Final = 128

@@ -11,7 +11,7 @@ import string
 from dataclasses import dataclass
 from typing import Final
 
-from shard.json_files import Document
+from shard.model_files.json_files import Document
 
 #: ColBERT's own length of a query that is filled up.
 _USUAL_QUERY_TOKENS: Final = 32

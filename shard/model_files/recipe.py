@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from emb_model_provider.modelmap import Pooling, Task
-from shard.generative import GenerativeFiles
-from shard.kinds import Activation
-from shard.late_files import LateFiles
+from shard.model_files.generative import GenerativeFiles
+from shard.model_files.kinds import Activation
+from shard.model_files.late_files import LateFiles
 
 Layout = Literal["sentence-transformers", "modelscope", "transformers"]
 

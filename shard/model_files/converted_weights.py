@@ -22,9 +22,9 @@ from safetensors.torch import save_file
 
 from emb_model_provider.errors import LoadError
 from emb_model_provider.logs import EventLog
-from shard.weights import Checkpoint, find_checkpoint, read_pickled
+from shard.model_files.weights import Checkpoint, find_checkpoint, read_pickled
 
-log = EventLog("shard.converted_weights")
+log = EventLog("shard.model_files.converted_weights")
 
 _FORMAT: Final = "1"  # part of a converted file's name: raise it when the conversion changes
 

@@ -1,4 +1,4 @@
-"""Where transformers takes the files of classes from that models name in other repositories. Called by ``main``.
+"""Where transformers takes classes from that a model names in other repositories. Called by ``main``.
 
 It would look into HuggingFace's cache, whatever hub they came from, and take what the main branch was when somebody
 looked last. sentence-transformers asks by the same way for modules that are no transformers.

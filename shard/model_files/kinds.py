@@ -9,8 +9,8 @@ from typing import Final, Literal
 
 from emb_model_provider.errors import LoadError, LoadReason, unsupported
 from emb_model_provider.modelmap import ModelSpec, Task
-from shard.generative import is_generative_reranker
-from shard.json_files import Document, has_architecture, read_object
+from shard.model_files.generative import is_generative_reranker
+from shard.model_files.json_files import Document, has_architecture, read_object
 
 Activation = Literal["identity", "sigmoid", "softmax"]
 

@@ -11,15 +11,15 @@ from typing import Final
 
 from emb_model_provider.errors import LoadError, LoadReason, unsupported
 from emb_model_provider.modelmap import ModelSpec, Pooling, Task
-from shard.foreign_weights import refuse_foreign
-from shard.generative import (
+from shard.model_files.foreign_weights import refuse_foreign
+from shard.model_files.generative import (
     QWEN3_MAX_TOKENS,
     is_language_model,
     read_generative_modules,
     read_plain_generative,
 )
-from shard.json_files import as_object, has_architecture, read_json, read_object
-from shard.kinds import (
+from shard.model_files.json_files import as_object, has_architecture, read_json, read_object
+from shard.model_files.kinds import (
     check_labels,
     count_labels,
     find_activation,
@@ -30,10 +30,10 @@ from shard.kinds import (
     makes_scores,
     states_labels,
 )
-from shard.late_files import LateFiles, read_pylate, read_stanford
-from shard.modelscope_files import modelscope_length, read_modelscope
-from shard.prompt_families import complete_prompts, known_default
-from shard.recipe import ModuleEntry, Recipe
+from shard.model_files.late_files import LateFiles, read_pylate, read_stanford
+from shard.model_files.modelscope_files import modelscope_length, read_modelscope
+from shard.model_files.prompt_families import complete_prompts, known_default
+from shard.model_files.recipe import ModuleEntry, Recipe
 
 #: FlagEmbedding's names of BGE-M3's layers for sparse and for token vectors.
 SPARSE_LINEAR: Final = "sparse_linear.pt"

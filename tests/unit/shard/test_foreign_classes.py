@@ -8,15 +8,15 @@ import pytest
 from transformers import dynamic_module_utils
 
 from emb_model_provider.errors import LoadError
-from shard.encoders import classes
-from shard.encoders.classes import take_classes_from
+from shard.encoders import foreign_classes
+from shard.encoders.foreign_classes import take_classes_from
 
 
 @pytest.fixture(autouse=True)
 def asked(monkeypatch, tmp_path):
     """What transformers is asked for in the end, by whoever asks it from now on."""
     places = []
-    monkeypatch.setattr(classes, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(foreign_classes, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.setattr(
         dynamic_module_utils, "get_cached_module_file", lambda place, file, **_: places.append(place) or file
     )

@@ -17,7 +17,7 @@ from emb_model_provider.errors import LoadError, LoadReason
 from emb_model_provider.logs import EventLog
 from shard.hubs.snapshot import Origin
 
-log = EventLog("shard.trust")
+log = EventLog("shard.model_files.trust")
 
 _MODULE_NAMES: Final = (
     "Transformer",

@@ -14,8 +14,8 @@ from typing import Final
 
 from emb_model_provider.errors import LoadError, unsupported
 from emb_model_provider.modelmap import ModelSpec
-from shard.json_files import Document, as_object, has_architecture, read_json, read_object
-from shard.prompt_families import own_name
+from shard.model_files.json_files import Document, as_object, has_architecture, read_json, read_object
+from shard.model_files.prompt_families import own_name
 
 #: Read as a number by neither sentence-transformers nor us; the tokenizer knows their ids.
 DEFAULT_ANSWERS: Final = ("yes", "no")

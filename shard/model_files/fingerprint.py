@@ -12,8 +12,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from shard.json_files import read_object
-from shard.weights import weight_files
+from shard.model_files.json_files import read_object
+from shard.model_files.weights import weight_files
 
 _CHARS: Final = 16
 #: Where tokenizers keep what they know; some of it counts beside a ``tokenizer.json``, some only without.
