@@ -143,7 +143,7 @@ class SpladeHead:
     def _finish(self, pooled: torch.Tensor) -> SparseRow:
         values = (self._weights(pooled) if self._is_max else pooled).cpu().numpy()
         indices = np.flatnonzero(values)  # what is not a number stays, to be found
-        if self._max_active is not None and len(indices) > self._max_active:
-            largest = np.argpartition(-values[indices], self._max_active)[: self._max_active]
+        if self._max_active is not None and (dropped := len(indices) - self._max_active) > 0:
+            largest = np.argpartition(values[indices], dropped - 1)[dropped:]  # with all that is not a number
             indices = np.sort(indices[largest])
         return SparseRow(indices.astype(np.uint32), values[indices])

@@ -158,7 +158,8 @@ def test_a_row_that_is_not_finite_is_computed_exactly(shared):
     assert all(np.isfinite(result.sparse.values).all() for result in results)
 
 
-def test_a_logit_that_is_not_a_number_stays_in_the_row_to_be_found():
+@pytest.mark.parametrize(("max_active", "indices"), [(None, [0, 1]), (2, [0, 1]), (1, [1]), (0, [])])
+def test_a_logit_that_is_not_a_number_stays_in_the_row_to_be_found(max_active, indices):
     class Head(torch.nn.Module):
         model = torch.nn.Linear(1, 1)
         model.config = type("C", (), {"vocab_size": 3})
@@ -167,11 +168,11 @@ def test_a_logit_that_is_not_a_number_stays_in_the_row_to_be_found():
         def forward(self, states):
             return states
 
-    head = splade.SpladeHead(Head(), splade.SpladePooling("max"))
+    head = splade.SpladeHead(Head(), splade.SpladePooling("max"), max_active)
     states = torch.tensor([[[1.0, -1.0, 0.0], [0.0, float("nan"), -2.0]]])
     (row,) = head.run({"token_embeddings": states}, [type("T", (), {"ids": (1, 2)})]).sparse
-    assert row.indices.tolist() == [0, 1]
-    assert np.isnan(row.values[1])
+    assert row.indices.tolist() == indices
+    assert np.isnan(row.values[-1:]).all()
 
 
 def test_a_language_head_that_hands_on_attentions_is_split_from_its_transformer():
