@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Final, TypeVar
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from emb_model_provider.errors import UnavailableError
 from emb_model_provider.logs import EventLog
@@ -40,7 +41,6 @@ from router.visit import VISIT
 log = EventLog("router.handlers")
 
 T = TypeVar("T")
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 #: How often a request is asked of a model whose settings change meanwhile.
 _TRIES: Final = 3
