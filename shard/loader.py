@@ -72,7 +72,7 @@ def load(
     ``threads`` is set for torch, process-wide; so many tokenise, too, as far as they are of use. ``cache_directory``
     receives converted weights.
     ``spec.revision`` is the one that was fetched, for the fingerprint, and ``spec.code_revision`` what ``hash_code``
-    says of code in other repositories, which ``classes`` has been told of.
+    says of code in other repositories, which ``foreign_classes`` has been told of.
     """
     recipe = read_recipe(directory, spec)
     if not trust_remote_code:

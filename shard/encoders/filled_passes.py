@@ -12,7 +12,7 @@ from typing import Final
 from shard.encoder import Results, Tokenized
 from shard.encoders.sentence_transformer import ForwardPath
 
-#: So many tokens MKL and torch's own loops take as they take any number; measured with AVX2 and AVX-512.
+#: From so many tokens on MKL and torch's own loops hardly differ from any number; measured with AVX-512.
 FULL_TOKENS: Final = 16
 
 
