@@ -285,20 +285,17 @@ def _padded(parts: Parts, plan: ComputePlan, trial: Trial) -> Chosen:
             log.warning("one_by_one", reason="its vectors depend on the texts beside them", cosine=moved.cosine)
             return Chosen(OneByOne(parts.plain), "alone", kernel, alone, weights_bytes)
     path = parts.plain
-    if plan.on_cpu and _is_exact(plan) and _makes_other_vectors_alone(path, kernel, results, trial):
+    if plan.on_cpu and _is_exact(plan) and _MAX_MOVED < _moved(path, kernel, results, trial) <= MAX_DEVIATION:
+        log.info("passes_filled", reason="a short text by itself has another vector")
         path = FilledPasses(path)
         results = run_path(path, trial.probes)
     return Chosen(path, "padded", kernel, results, weights_bytes)
 
 
-def _makes_other_vectors_alone(plain: ForwardPath, kernel: Kernel, results: Results, trial: Trial) -> bool:
-    """Tell whether ``results``, of all probes together, are farther than rounding may be from those of each alone."""
+def _moved(plain: ForwardPath, kernel: Kernel, results: Results, trial: Trial) -> float:
+    """Return how far ``results``, of all probes together, are from those of each alone."""
     alone = trial.expected if kernel == "stock" else run_alone(plain, trial.probes)
-    deviation = trial.compare(results, alone).deviation
-    is_moved = _MAX_MOVED < deviation <= MAX_DEVIATION
-    if is_moved:
-        log.info("passes_filled", reason="a short text by itself has another vector", deviation=deviation)
-    return is_moved
+    return trial.compare(results, alone).deviation
 
 
 def warn_if_far(plan: ComputePlan, cosine: float) -> None:

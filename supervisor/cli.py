@@ -89,7 +89,8 @@ def _loader(env_file: Path | None) -> Load:
             # Once read it must be there: gone, it would be settings without models and keys.
             path = Path(dotenv.label)
         again = True
-        places = place(settings.models, machine := read_machine(os.environ))
+        machine = read_machine(os.environ)
+        places = place(settings.models, machine)
         slow = warn_of_threads(settings.models, places, machine)
         return replace(settings, warnings=(*settings.warnings, *slow)), places
 

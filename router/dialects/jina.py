@@ -88,13 +88,13 @@ def read_raw(fields: Fields) -> bool:
     return bool(fields.flag("raw_scores"))
 
 
-def read_documents(fields: Fields) -> list[object]:
-    """Return the documents: strings, or objects with a ``text``."""
-    value = fields.values.get("documents")
+def read_documents(fields: Fields, name: str = "documents", items: str = "strings") -> list[object]:
+    """Return the documents under ``name``: strings, or objects with a ``text``; ``items`` is what errors ask for."""
+    value = fields.values.get(name)
     if value is None:
-        raise InvalidRequestError("'documents' is required: a list of strings.", param="documents")
+        raise InvalidRequestError(f"'{name}' is required: a list of {items}.", param=name)
     if not isinstance(value, list):
-        raise wrong("documents", "a list of strings", value)
+        raise wrong(name, f"a list of {items}", value)
     return [text_in(one) for one in value]
 
 

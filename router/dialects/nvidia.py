@@ -12,9 +12,8 @@ from functools import partial
 from typing import Final
 
 from emb_model_provider.errors import InvalidRequestError
-from router.dialects.fields import Fields, wrong
-from router.dialects.inputs import text_in
-from router.dialects.jina import render_error
+from router.dialects.fields import Fields
+from router.dialects.jina import read_documents, render_error
 from router.dialects.options import read_options
 from router.dialects.pairs import Listed, Pairs, read_pairs
 from router.dialects.ranking import RANKS, RESULT_BYTES, best, pair_details, pair_errors, plan_pairs, scores
@@ -36,15 +35,13 @@ def parse_ranking(fields: Fields) -> EncodeCall:
 
 
 def _read_passages(fields: Fields) -> list[object]:
-    value = fields.values.get("passages")
-    if value is None:
-        raise InvalidRequestError("'passages' is required: a list of objects with 'text'.", param="passages")
-    if not isinstance(value, list):
-        raise wrong("passages", "a list of objects with 'text'", value)
-    for index, one in enumerate(value):
+    passages = read_documents(fields, "passages", "objects with 'text'")
+    given = fields.values["passages"]
+    assert isinstance(given, list)
+    for index, one in enumerate(given):
         if isinstance(one, dict) and one.get("image"):
             raise InvalidRequestError(f"'passages[{index}].image' is not supported: send 'text'.", param="passages")
-    return [text_in(one) for one in value]
+    return passages
 
 
 def build_ranking(pairs: Pairs, answered: Answered, *, details: bool) -> Iterator[bytes]:
