@@ -2,10 +2,10 @@
 
 The three differ in what they add to the answer, and read by name: one answer serves all of them. The client of infinity
 reads it too, where ``object`` is ``rerank``, and Voyage's, for which the results stand in ``data`` as well. Those of
-Xinference and SiliconFlow look for their count of tokens in ``meta``. ``instruction`` is SiliconFlow's; LiteLLM sends
-it as a client of vLLM's. Jina's ``/v1/embeddings`` is OpenAI's with more fields, see ``openai``. Formats:
-https://api.jina.ai/openapi.json, https://docs.cohere.com/v1/reference/rerank and vLLM's
-``entrypoints/pooling/scoring/protocol.py``.
+Xinference and SiliconFlow look for their count of tokens in ``meta``; @ai-sdk/togetherai wants ``completion_tokens`` in
+``usage``. ``instruction`` is SiliconFlow's; LiteLLM sends it as a client of vLLM's. Jina's ``/v1/embeddings`` is
+OpenAI's with more fields, see ``openai``. Formats: https://api.jina.ai/openapi.json,
+https://docs.cohere.com/v1/reference/rerank and vLLM's ``entrypoints/pooling/scoring/protocol.py``.
 """
 
 from __future__ import annotations
@@ -131,10 +131,11 @@ def build_rerank(ranking: Ranking, answered: Answered) -> Iterator[bytes]:
     if ranking.is_for_voyage:
         yield b'],"data":['
         yield from pieces
-    usage: dict[str, object] = {"prompt_tokens": result.prompt_tokens, "total_tokens": result.prompt_tokens}
+    count = result.prompt_tokens
+    usage: dict[str, object] = {"prompt_tokens": count, "completion_tokens": 0, "total_tokens": count}
     if ranking.details:
         usage["details"] = pair_details(answered, ranking.pairs)
-    tokens = {"input_tokens": result.prompt_tokens, "output_tokens": 0}
+    tokens = {"input_tokens": count, "output_tokens": 0}
     yield b"]," + to_json({"usage": usage, **ranking_facts(ranking, answered, "1", tokens=tokens)})[1:]
 
 

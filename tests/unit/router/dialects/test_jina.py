@@ -52,9 +52,17 @@ async def test_infinitys_client_is_told_that_this_is_a_rerank(ask):
     assert (answer["object"], answer["model"], set(answer["usage"])) == (
         "rerank",
         "rerank",
-        {"prompt_tokens", "total_tokens"},
+        {"prompt_tokens", "completion_tokens", "total_tokens"},
     )
     assert answer["results"] == [{"index": 0, "relevance_score": -2.0}]
+
+
+async def test_the_ai_sdks_client_of_together_finds_every_count_that_it_asks_for(ask):
+    """@ai-sdk/togetherai 2.0, ``src/reranking/togetherai-reranking-api.ts``: three numbers, none of them optional."""
+    body = {"model": "rerank", "query": "abc", "documents": ["a", "abc"], "top_n": 2, "return_documents": False}
+    answer = await ask("/v1/rerank", **body)
+    assert answer["usage"] == {"prompt_tokens": 6, "completion_tokens": 0, "total_tokens": 6}
+    assert [set(one) for one in answer["results"]] == [{"index", "relevance_score"}] * 2
 
 
 async def test_voyages_client_finds_the_results_where_it_looks_for_them(ask, backend):
