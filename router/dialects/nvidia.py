@@ -1,8 +1,9 @@
 """NVIDIA NIM's ``/v1/ranking``, to and from our types; pure. Its ``/v1/embeddings`` is OpenAI's with our own fields.
 
 Format: https://docs.nvidia.com/nim/nemo-retriever/text-reranking/latest/using-reranking.html. The clients of LangChain,
-LlamaIndex, Haystack and LiteLLM were read for what they need of an answer: ``index`` and ``logit``, the best first, and
-of an error whatever has the status.
+LlamaIndex, Haystack, LiteLLM and Weaviate were read for what they need of an answer: ``index`` and ``logit``, the best
+first, and of an error whatever has the status. The last two know the paths of NVIDIA's own service alone, which are the
+same route; ``top_k`` is LiteLLM's.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ def parse_ranking(fields: Fields) -> EncodeCall:
     passages = Listed("passages", _read_passages(fields))
     pairs = read_pairs(Listed("query.text", [query]), passages, partial=options.partial)
     request = pairs.request(options, fields.string("model") or "")
-    build = partial(build_ranking, pairs, details=options.details)
+    top_k = fields.whole(fields.first_of("top_k", "top_n"), 0) or None
+    build = partial(build_ranking, pairs, top_k=top_k, details=options.details)
     return EncodeCall(request, build, tasks=RANKS, role=options.role, plan=plan_pairs)
 
 
@@ -44,11 +46,11 @@ def _read_passages(fields: Fields) -> list[object]:
     return passages
 
 
-def build_ranking(pairs: Pairs, answered: Answered, *, details: bool) -> Iterator[bytes]:
-    """Write every passage's index and logit, the best first; of a model that embeds, their cosine."""
+def build_ranking(pairs: Pairs, answered: Answered, *, top_k: int | None, details: bool) -> Iterator[bytes]:
+    """Write the best passages' indexes and logits, of all without ``top_k``; of a model that embeds, their cosine."""
     scored = yield from scores(answered, pairs, raw=True)
     yield b'{"rankings":['
-    rankings = [{"index": index, "logit": logit} for index, logit in best(scored, None)]
+    rankings = [{"index": index, "logit": logit} for index, logit in best(scored, top_k)]
     yield from list_json(rankings, (RESULT_BYTES for _ in rankings))
     result = answered.result
     usage: dict[str, object] = {"prompt_tokens": result.prompt_tokens, "total_tokens": result.prompt_tokens}
@@ -64,6 +66,10 @@ def build_ranking(pairs: Pairs, answered: Answered, *, details: bool) -> Iterato
 
 NVIDIA: Final = Dialect(
     name="nvidia",
-    routes=(Route("/v1/ranking", at_once(parse_ranking)),),
+    routes=(
+        Route("/v1/ranking", at_once(parse_ranking)),
+        Route("/v1/retrieval/nvidia/reranking", at_once(parse_ranking)),  # Weaviate's, with the model in the body
+        Route("/v1/retrieval/{model:.+}/reranking", at_once(parse_ranking)),  # LiteLLM's nvidia_nim/ID
+    ),
     render_error=render_error,
 )

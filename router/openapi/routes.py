@@ -130,6 +130,13 @@ _SCORE: Final = Described(
     },
     needs_one=(("text_1", "queries", "data_1"), ("text_2", "documents", "items", "data_2")),
 )
+_NVIDIA_RANKING: Final = Described(
+    "Passages ordered by how well they answer a query, with their logits.",
+    a.NVIDIA_RANKING,
+    ({"query": {"text": "capital of France"}, "passages": [{"text": "Paris is …"}, {"text": "Berlin is …"}]},),
+    required={"query": record({"text": _QUERY}), "passages": listed(record({"text": FILLED}), 1)},
+    optional={"model": p.OPTIONAL_MODEL, "top_n": _RANKING_OPTIONS["top_n"], "top_k": _RANKING_OPTIONS["top_k"]},
+)
 _PAIR: Final = listed(FILLED, 1, 2)
 _INPUT: Final[dict[str, Schema]] = {"input": p.TEXT_OR_TEXTS}
 
@@ -153,13 +160,9 @@ ROUTES: Final[dict[tuple[str, str], Described]] = {
         optional={"model": p.OPTIONAL_MODEL},
         runs_model=False,
     ),
-    ("nvidia", "/v1/ranking"): Described(
-        "Passages ordered by how well they answer a query, with their logits.",
-        a.NVIDIA_RANKING,
-        ({"query": {"text": "capital of France"}, "passages": [{"text": "Paris is …"}, {"text": "Berlin is …"}]},),
-        required={"query": record({"text": _QUERY}), "passages": listed(record({"text": FILLED}), 1)},
-        optional={"model": p.OPTIONAL_MODEL},
-    ),
+    ("nvidia", "/v1/ranking"): _NVIDIA_RANKING,
+    ("nvidia", "/v1/retrieval/nvidia/reranking"): _NVIDIA_RANKING,
+    ("nvidia", "/v1/retrieval/{model:.+}/reranking"): _NVIDIA_RANKING,
     ("jina", "/v1/rerank"): _ranking(a.RANKING),
     ("jina", "/rerank"): _ranking(a.RANKING),
     ("tei", "/embed"): _tei("Vectors of texts or token ids.", a.VECTORS, p.INPUTS, {"inputs": ["hello", "你好"]}),

@@ -65,3 +65,24 @@ async def test_a_model_in_front_of_the_path_or_the_only_one_needs_no_name_in_the
     client = await aiohttp_client(make_app("rerank", "embed"))
     response = await client.post("/v1/ranking", json={"query": QUERY, "passages": PASSAGES})
     assert (await response.json())["model"] == "rerank"
+
+
+async def test_weaviate_finds_rankings_at_the_path_of_nvidias_own_service(ask):
+    """weaviate, ``modules/reranker-nvidia/clients/ranker.go``: ``getNvidiaUrl``, ``toDocumentScores`` by ``index``."""
+    body = {"model": "rerank", "query": QUERY, "passages": PASSAGES}
+    answer = await ask("/v1/retrieval/nvidia/reranking", **body)
+    assert sorted(answer["rankings"], key=lambda one: one["index"]) == [
+        {"index": 0, "logit": -2.0},
+        {"index": 1, "logit": 0.0},
+    ]
+
+
+async def test_litellm_names_the_model_in_the_path_and_gets_as_many_as_it_asks_for(ask):
+    """litellm 1.110.2, ``llms/nvidia_nim/rerank/transformation.py``: ``get_complete_url``; ``top_n`` is ``top_k``.
+
+    In the body it writes dots for the underscores of the model's name: the path wins.
+    """
+    body = {"model": "re.rank", "query": QUERY, "passages": PASSAGES, "top_k": 1}
+    answer = await ask("/v1/retrieval/rerank/reranking", **body)
+    assert (answer["model"], answer["rankings"]) == ("rerank", [{"index": 1, "logit": 0.0}])
+    assert (await ask("/v1/retrieval/owner/rerank/reranking", **body))["model"] == "rerank"

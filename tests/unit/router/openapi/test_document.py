@@ -28,7 +28,8 @@ WITH_BODY = [one for one in DESCRIBED if one.values[1].method == "POST"]
 KIND = {
     "/embed_sparse": "splade", "/embed_all": "colbert", "/classify": "classify", "/predict": "classify",
     "/v1/rerank": "rerank", "/v2/rerank": "rerank", "/rerank": "rerank", "/score": "rerank", "/v1/score": "rerank",
-    "/v1/ranking": "rerank",
+    "/v1/ranking": "rerank", "/v1/retrieval/nvidia/reranking": "rerank",
+    "/v1/retrieval/{model:.+}/reranking": "rerank",
 }  # fmt: skip
 
 
