@@ -37,11 +37,13 @@ class Embedding:
 def parse_embed(fields: Fields, version: str) -> EncodeCall:
     """Read the body of ``/v2/embed`` or ``/v1/embed``."""
     options = read_options(fields)
-    for name in ("images", "inputs"):
-        if fields.values.get(name):
-            raise InvalidRequestError(f"'{name}' is not supported: send texts in 'texts'.", param=name)
-    texts, holes = read_texts(fields, "texts", options)
-    value = fields.values["texts"]
+    if fields.values.get("images"):
+        raise InvalidRequestError("'images' is not supported: send texts in 'texts'.", param="images")
+    name = fields.first_of("texts", "inputs")
+    value = fields.values.get(name)
+    if name == "inputs" and isinstance(value, list):
+        value = [_text_of(one) for one in value]
+    texts, holes = read_texts(Fields({name: value}), name, options)
     echoed = tuple(one if isinstance(one, str) else None for one in value) if isinstance(value, list) else texts
     forms = _forms(fields, version)
     request = options.request(fields.string("model") or "", texts=texts, holes=holes)
@@ -51,6 +53,14 @@ def parse_embed(fields: Fields, version: str) -> EncodeCall:
         role=options.role,
         holes=holes,
     )
+
+
+def _text_of(one: object) -> object:
+    """Return the text that is the only part of one of ``inputs``; anything else as it is, to be refused so."""
+    match one:
+        case {"content": [{"type": "text", "text": str() as text}]}:
+            return text
+    return one
 
 
 def _forms(fields: Fields, version: str) -> tuple[tuple[str, VectorForm], ...]:

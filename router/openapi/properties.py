@@ -11,6 +11,8 @@ TEXT_OR_TEXTS: Final = either(FILLED, TEXTS)
 _TOKEN_ID: Final = whole(0, 2**31 - 1)
 TOKEN_IDS: Final = listed(_TOKEN_ID, 1)
 INPUTS: Final = either(FILLED, TEXTS, TOKEN_IDS, listed(TOKEN_IDS, 1))
+#: A text as the one part of an object, which for Cohere may also have images.
+CONTENT: Final = record({"content": listed(record({"type": words("text"), "text": FILLED}), 1, 1)})
 DOCUMENTS: Final = listed(either(FILLED, record({"text": FILLED})), 1)
 _VECTOR_TYPE: Final = words("float", "base64", "float16", "int8", "uint8", "binary", "ubinary")
 _ONE_TYPE: Final = either(_VECTOR_TYPE, words("float32"))

@@ -83,13 +83,14 @@ def _cohere_embed(example: Body) -> Described:
         "Vectors of texts, by type.",
         a.COHERE_EMBEDDINGS,
         (example, {**example, "embedding_types": ["int8", "float"]}),
-        required={"texts": p.TEXTS},
         optional={
+            "texts": p.TEXTS,
+            "inputs": told(listed(p.CONTENT, 1), "The texts, each as the one part of an object."),
             "model": p.OPTIONAL_MODEL,
             "embedding_types": told(p.VECTOR_TYPE_LIST, "Which types; each has its own list in the answer."),
             "images": told(listed({}, most=0), "Not supported."),
-            "inputs": told(listed({}, most=0), "Not supported: send `texts`."),
         },
+        needs_one=(("texts", "inputs"),),
     )
 
 

@@ -62,6 +62,34 @@ async def test_output_dimension_is_the_dimensions_of_others(ask, backend):
     assert len(answer["embeddings"]["float"][0]) == 2
 
 
+async def test_texts_may_each_be_the_one_part_of_an_input(ask, backend):
+    """langchain4j, ``CohereEmbeddingModel.java``: ``buildV2Request``, and ``EmbedV2Response.java`` for the answer."""
+    body = {"model": "embed", "input_type": "search_query", "embedding_types": ["float"]}
+    inputs = [{"content": [{"type": "text", "text": text}]} for text in ("aa", "b")]
+    answer = await ask("/v2/embed", **body, inputs=inputs)
+    assert answer["embeddings"]["float"] == [pytest.approx(dense_of("aa")), pytest.approx(dense_of("b"))]
+    assert (backend.seen[0].texts, answer["texts"]) == (("aa", "b"), ["aa", "b"])
+    assert answer["meta"]["billed_units"]["input_tokens"] == 3
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [{"type": "image_url", "image_url": {"url": "data:…"}}],
+        [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "data:…"}}],
+        [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}],
+        ["a"],
+        [],
+        "a",
+    ],
+)
+async def test_an_input_that_is_more_or_other_than_a_text_is_refused(refuse, content):
+    inputs = [{"content": [{"type": "text", "text": "a"}]}, {"content": content}]
+    status, error = await refuse("/v2/embed", model="embed", inputs=inputs)
+    assert (status, error["param"]) == (400, "inputs")
+    assert error["message"] == "'inputs[1]' must be a string, not an object."
+
+
 async def test_v2_rerank_has_the_best_first_and_no_documents(ask):
     answer = await ask(
         "/v2/rerank", model="rerank", query="abc", documents=["x", "abc", {"text": "ab"}, "abc"], top_n=3
