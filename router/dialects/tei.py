@@ -268,6 +268,7 @@ TEI: Final = Dialect(
     name="tei",
     routes=(
         Route("/embed", parse_embed),
+        Route("/pipeline/feature-extraction/{model:.+}", parse_embed),  # Hugging Face's own; langchain4j asks there
         Route("/embed_all", parse_embed_all),
         Route("/embed_sparse", parse_embed_sparse),
         Route("/rerank", at_once(parse_rerank), takes=_is_ours),

@@ -1,6 +1,7 @@
 """text-embeddings-inference's ``/predict``, and ``/``, which does whatever the model is for; pure, used by ``tei``.
 
-Hugging Face's ``InferenceClient`` posts to the address it was given, with nothing behind it.
+Hugging Face's ``InferenceClient`` posts to the address it was given, with nothing behind it, and so does Elasticsearch,
+whose rankings have ``documents`` in them and read TEI's answer.
 """
 
 from __future__ import annotations
@@ -122,6 +123,9 @@ def parse_root(
     parameters = fields.object("parameters")
     if parameters.values:  # where Hugging Face's clients put options
         fields = Fields(parameters.values | fields.values)
+    if fields.has("documents") and not fields.has("texts"):
+        returned = fields.values.get("return_documents")
+        fields = Fields(fields.values | {"texts": fields.values["documents"], "return_text": returned})
     if fields.has("texts") or fields.has("query"):
         return rerank(fields)
     value = fields.values.get("inputs")

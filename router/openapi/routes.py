@@ -167,6 +167,7 @@ ROUTES: Final[dict[tuple[str, str], Described]] = {
     ("jina", "/v1/rerank"): _ranking(a.RANKING),
     ("jina", "/rerank"): _ranking(a.RANKING),
     ("tei", "/embed"): _tei("Vectors of texts or token ids.", a.VECTORS, p.INPUTS, {"inputs": ["hello", "你好"]}),
+    ("tei", "/pipeline/feature-extraction/{model:.+}"): _tei("The same.", a.VECTORS, p.INPUTS, {"inputs": ["hello"]}),
     ("tei", "/embed_all"): _tei("A vector for each token.", a.TOKEN_VECTORS, p.INPUTS, {"inputs": "hello"}),
     ("tei", "/embed_sparse"): _tei("Sparse vectors.", a.SPARSE_VECTORS, p.INPUTS, {"inputs": ["hello"]}),
     ("tei", "/rerank"): Described(
@@ -215,11 +216,13 @@ ROUTES: Final[dict[tuple[str, str], Described]] = {
     ("tei", "/"): Described(
         "Whatever the model is for; what Hugging Face's InferenceClient posts to.",
         a.ROOT,
-        ({"inputs": ["hello"]}, {"query": "q", "texts": ["a", "b"]}),
+        ({"inputs": ["hello"]}, {"query": "q", "texts": ["a", "b"]}, {"query": "q", "documents": ["a", "b"]}),
         optional={
             "inputs": either(p.INPUTS, listed(_PAIR, 1), record({"source_sentence": FILLED, "sentences": p.TEXTS})),
             "query": _QUERY,
             "texts": p.TEXTS,
+            "documents": told(p.TEXTS, "Elasticsearch's name for `texts`."),
+            "return_documents": told(FLAG, "Its name for `return_text`."),
             "parameters": told({"type": "object"}, "Options, as at the top; for classifiers `top_k`."),
             **_TEI_RANKING_FIELDS,
         },

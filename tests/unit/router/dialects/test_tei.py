@@ -101,6 +101,26 @@ async def test_the_path_may_name_the_model(ask, path):
     assert await ask(path, inputs="a") == [pytest.approx(dense_of("a"))]
 
 
+async def test_langchain4j_asks_at_the_path_of_hugging_faces_own_service(ask):
+    """langchain4j, ``HuggingFaceApi.java`` (slashes are escaped), ``client/EmbeddingRequest.java``."""
+    body = {"inputs": ["a", "b"], "options": {"wait_for_model": True}}
+    for name in ("embed", "owner%2Fembed"):
+        answer = await ask(f"/pipeline/feature-extraction/{name}", **body)
+        assert answer == [pytest.approx(dense_of("a")), pytest.approx(dense_of("b"))]
+
+
+async def test_elasticsearch_ranks_documents_and_reads_teis_answer(ask):
+    """elasticsearch, ``services/huggingface/``: ``HuggingFaceRerankRequestEntity.java`` posts to the address it has.
+
+    ``HuggingFaceRerankResponseEntity.java``: a list, and of its objects no field that it does not know.
+    """
+    body = {"documents": ["a", "abc"], "query": "abc"}
+    bare = await ask("/models/rerank", **body, top_n=1)
+    assert [(one["index"], set(one)) for one in bare] == [(1, {"index", "score"}), (0, {"index", "score"})]
+    with_texts = await ask("/models/rerank", **body, return_documents=True)
+    assert [one["text"] for one in with_texts] == ["abc", "a"]
+
+
 async def test_the_path_may_name_the_model_with_its_prompt(ask, backend):
     await ask("/models/embed:query/embed", inputs="a")
     await ask("/models/embed/v1/embeddings", input="a", model="ignored")
