@@ -12,9 +12,10 @@ from router.dialects.openai import OPENAI
 from router.dialects.seam import Dialect, Route
 from router.dialects.tei import TEI
 from router.dialects.vllm import VLLM
+from router.dialects.weaviate import WEAVIATE
 from router.near_paths import tidy
 
-DIALECTS: Final[tuple[Dialect, ...]] = (OPENAI, COHERE, TEI, JINA, VLLM, OLLAMA, NVIDIA)
+DIALECTS: Final[tuple[Dialect, ...]] = (OPENAI, COHERE, TEI, WEAVIATE, JINA, VLLM, OLLAMA, NVIDIA)
 
 #: In front of any path: the model, for clients that cannot name one. Ids may hold slashes.
 MODEL_PREFIX: Final = "/models/{model:.+}"

@@ -51,6 +51,13 @@ _RESULTS: Final = listed(
 COHERE_RANKING: Final = record({"id": TEXT, "results": _RESULTS, "meta": record({})})
 COHERE_TOKENS: Final = record({"tokens": listed(WHOLE), "token_strings": listed(TEXT)})
 NVIDIA_RANKING: Final = record({"rankings": listed(record({"index": WHOLE, "logit": NUMBER})), "usage": _USAGE})
+_SIZES: Final = {"dim": WHOLE, "dims": WHOLE}
+WEAVIATE_VECTORS: Final = either(
+    record({"text": TEXT, "vector": VECTOR, **_SIZES}), record({"vectors": listed(VECTOR), **_SIZES})
+)
+WEAVIATE_RANKING: Final = record({"scores": listed(record({"document": TEXT, "score": or_null(NUMBER)}))})
+WEAVIATE_READINESS: Final = record({"status": words("ready")})
+WEAVIATE_META: Final = record({"models": {"type": "object", "additionalProperties": TEXT}})
 RANKING: Final = record(
     {"id": TEXT, "object": words("list", "rerank"), "model": TEXT, "results": _RESULTS, "usage": _USAGE},
     {"data": _RESULTS},
@@ -107,4 +114,5 @@ ERRORS: Final[dict[str, Schema]] = {
     "cohere": record({"message": TEXT, "code": or_null(TEXT), "param": or_null(TEXT)}),
     "tei": record({"error": TEXT, "error_type": TEXT}),
     "ollama": record({"error": TEXT}),
+    "weaviate": record({"error": TEXT}),
 }

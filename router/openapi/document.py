@@ -63,8 +63,8 @@ def make_document(url_prefix: str) -> dict[str, object]:
             "title": "emb-model-provider",
             "version": our_version(),
             "description": "Embeddings, rankings and classes, in the words of OpenAI, Cohere, Jina, "
-            "text-embeddings-inference, vLLM, Ollama and NVIDIA NIM. Fields that are not named are ignored; null is "
-            "the same as absent.",
+            "text-embeddings-inference, vLLM, Ollama, NVIDIA NIM and Weaviate. Fields that are not named are "
+            "ignored; null is the same as absent.",
         },
         "servers": [{"url": url_prefix or "/"}],
         "security": [{"key": []}, {}],

@@ -164,6 +164,29 @@ ROUTES: Final[dict[tuple[str, str], Described]] = {
     ("nvidia", "/v1/ranking"): _NVIDIA_RANKING,
     ("nvidia", "/v1/retrieval/nvidia/reranking"): _NVIDIA_RANKING,
     ("nvidia", "/v1/retrieval/{model:.+}/reranking"): _NVIDIA_RANKING,
+    ("weaviate", "/vectors"): Described(
+        "Vectors of one text or several, as Weaviate's text2vec-transformers asks for them.",
+        a.WEAVIATE_VECTORS,
+        ({"text": "hello", "config": {"task_type": "query"}}, {"texts": ["hello", "你好"]}),
+        optional={
+            "text": FILLED,
+            "texts": p.TEXTS,
+            "config": told({"type": "object"}, "`task_type`: passage or query; `dimensions`; options, as at the top."),
+            "model": p.OPTIONAL_MODEL,
+        },
+        needs_one=(("texts", "text"),),
+    ),
+    ("weaviate", "/rerank"): Described(
+        "The score of each document, in the order given, as Weaviate's reranker-transformers asks for them.",
+        a.WEAVIATE_RANKING,
+        ({"query": "capital of France", "documents": ["Paris is …", ""], "property": ""},),
+        required={"query": _QUERY, "documents": listed(TEXT, 1)},
+        optional={"model": p.OPTIONAL_MODEL},
+    ),
+    ("weaviate", "/.well-known/ready"): Described(
+        "Whether all models, or the one in the path, can answer.", a.WEAVIATE_READINESS, runs_model=False
+    ),
+    ("weaviate", "/meta"): Described("The models' names.", a.WEAVIATE_META, runs_model=False),
     ("jina", "/v1/rerank"): _ranking(a.RANKING),
     ("jina", "/rerank"): _ranking(a.RANKING),
     ("tei", "/embed"): _tei("Vectors of texts or token ids.", a.VECTORS, p.INPUTS, {"inputs": ["hello", "你好"]}),
