@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -42,6 +42,7 @@ from shard.model_files.fingerprint import name_fingerprint, start_hashing
 from shard.model_files.json_files import read_object
 from shard.model_files.layouts import read_recipe
 from shard.model_files.recipe import Recipe
+from shard.model_files.static_files import is_static
 from shard.model_files.trust import own_code, refuse_code
 from shard.model_files.weights import weight_files
 from shard.parts import Parts, find_question, make_tokenizer, max_tokens, narrow, place
@@ -80,6 +81,8 @@ def load(
     folder = directory / recipe.modules[0].path if recipe.modules else directory
     machine = machine or this_machine()
     plan = as_saved(plan_compute(spec.device, spec.precision, machine), read_object(folder / "config.json"), machine)
+    if is_static(recipe.modules):  # sums up in fp32, in whatever format its rows are
+        plan = replace(plan, compute="float32", note=None)
     _report_choices(spec, recipe, plan)
     threads = max(1, threads)
     _set_threads(threads)

@@ -36,6 +36,7 @@ from shard.encoders.rescaled_rope import RescaledRope, find_rescaled
 from shard.encoders.score_head import ScoreHead
 from shard.encoders.sentence_transformer import ForwardPath
 from shard.encoders.splade import SpladeHead
+from shard.encoders.static_embedding import StaticHeads, StaticPath, TokenTable
 from shard.encoders.storage16 import store_in_16_bit
 from shard.encoders.switched_attention import SwitchedAttention, find_sparse
 from shard.encoders.text_options import text_options
@@ -68,6 +69,8 @@ class Parts:
 def place(modules: Sequence[nn.Module], plan: ComputePlan, recipe: Recipe) -> Parts:
     """Bring modules to the device and format of ``plan``; raise ``LoadError`` where the tokenizer is of no use."""
     transformer: Any = modules[0]
+    if isinstance(transformer, TokenTable):
+        return _place_table(transformer, modules[1:], plan)
     if not plan.uses_bitsandbytes:  # it has placed its weights itself and refuses to be moved
         use_linears(transformer)
         transformer.to(plan.device)
@@ -90,6 +93,13 @@ def place(modules: Sequence[nn.Module], plan: ComputePlan, recipe: Recipe) -> Pa
     if isinstance(heads, ScoreHead) and not heads.takes_company:
         plain = OneByOne(plain)
     return Parts(transformer, heads, plain, wants_type_ids, rescaled)
+
+
+def _place_table(table: TokenTable, following: Sequence[nn.Module], plan: ComputePlan) -> Parts:
+    heads = StaticHeads(following, table.embedding_dim)
+    table.to(plan.device)
+    heads.modules.to(plan.device, torch.float32)
+    return Parts(table, heads, StaticPath(table, heads, plan.device), wants_type_ids=False)
 
 
 def _make_head(modules: Sequence[nn.Module], tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> Head:
@@ -133,6 +143,8 @@ def make_tokenizer(
     ``lengths`` are those of queries and documents of a multi-vector model, ``generative`` is how a language model is
     asked for scores.
     """
+    if isinstance(transformer, TokenTable):
+        return transformer.make_tokenizer(max_tokens, decode, helpers)
     tokenizer = _fast_tokenizer(transformer)
     check_reading(transformer, tokenizer, min(max_tokens, _own_length(transformer)))
     warn_if_cut(tokenizer, _rows(transformer))

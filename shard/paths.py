@@ -36,6 +36,7 @@ from shard.encoders.positions import find_first_position
 from shard.encoders.rescaled_rope import BesideRescaled
 from shard.encoders.score_head import ScoreHead
 from shard.encoders.sentence_transformer import ForwardPath, run_path
+from shard.encoders.static_embedding import TokenTable
 from shard.fidelity import Nearness
 from shard.memory import ran_out
 from shard.parts import Parts, count_bytes
@@ -107,6 +108,8 @@ def choose_path(parts: Parts, plan: ComputePlan, trial: Trial, spec: ModelSpec) 
 
     In int8 on the CPU ``parts`` are in fp32 and the way taken holds narrow copies of their matrices.
     """
+    if isinstance(parts.transformer, TokenTable):
+        return _looked_up(parts, trial)
     graph = _capture(parts, plan)
     if graph is not None and not plan.on_cpu:
         return _on_card(graph, parts, plan, trial) or _padded(parts, plan, trial)
@@ -131,6 +134,12 @@ def choose_path(parts: Parts, plan: ComputePlan, trial: Trial, spec: ModelSpec) 
                 return Chosen(path, "packed", str(kernels), trials[-1][0], weights_bytes)
             log.warning("not_near", **seen)
     return _padded(parts, plan, trial)
+
+
+def _looked_up(parts: Parts, trial: Trial) -> Chosen:
+    results, nearness = trial.run(parts.plain)
+    log.info("packed", kernel="stock", cosine=nearness.cosine, deviation=nearness.deviation)
+    return Chosen(parts.plain, "packed", "stock", results, count_bytes([parts.transformer, parts.heads.modules]))
 
 
 def _on_card(graph: fx.GraphModule, parts: Parts, plan: ComputePlan, trial: Trial) -> Chosen | None:

@@ -29,12 +29,14 @@ from shard.encoders.heads import measure_dimension
 from shard.encoders.late_modules import complete_modules
 from shard.encoders.logit_score import split_answers
 from shard.encoders.score_head import SCORES
+from shard.encoders.static_embedding import TokenTable, load_table
 from shard.encoders.text_options import check_text_options
 from shard.model_files.generative import DEFAULT_ANSWERS, GenerativeFiles
 from shard.model_files.json_files import read_object
 from shard.model_files.kinds import check_scores
 from shard.model_files.late_files import LateFiles
 from shard.model_files.recipe import ModuleEntry, Recipe
+from shard.model_files.static_files import STATIC
 from shard.model_files.trust import own_module_name
 from shard.model_files.weights import find_checkpoint
 
@@ -70,7 +72,7 @@ def build_modules(directory: Path, recipe: Recipe, options: LoadOptions) -> list
     if recipe.layout == "sentence-transformers":
         check_scores(directory / recipe.modules[0].path, recipe.task, len(recipe.modules))
         modules: list[nn.Module] = [_load_module(directory, entry, recipe, options) for entry in recipe.modules]
-        if not isinstance(modules[0], Transformer) and not options.trust_remote_code:
+        if not isinstance(modules[0], (Transformer, TokenTable)) and not options.trust_remote_code:
             raise unsupported(f"its first module is a {recipe.modules[0].type}, not a Transformer")
         modules = _apply_settings(modules, recipe)
     elif recipe.task == "sparse":
@@ -152,7 +154,7 @@ def _load_classifier(directory: Path, recipe: Recipe, options: LoadOptions) -> T
     return transformer
 
 
-def _load_module(directory: Path, entry: ModuleEntry, recipe: Recipe, options: LoadOptions) -> Module:
+def _load_module(directory: Path, entry: ModuleEntry, recipe: Recipe, options: LoadOptions) -> nn.Module:
     with _reasons(directory / entry.path, own_module_name(entry.type)):
         return _make_module(directory, entry, recipe, options)
 
@@ -181,9 +183,11 @@ def _reasons(folder: Path, name: str | None = None) -> Iterator[None]:
         raise unsupported(f"{folder / 'config.json'} does not make a {name} ({error})") from error
 
 
-def _make_module(directory: Path, entry: ModuleEntry, recipe: Recipe, options: LoadOptions) -> Module:
+def _make_module(directory: Path, entry: ModuleEntry, recipe: Recipe, options: LoadOptions) -> nn.Module:
     name = own_module_name(entry.type)
     common = {"subfolder": entry.path, **options.local}
+    if name == STATIC:
+        return load_table(directory / entry.path)
     if name == "MLMTransformer":
         return _load_language_model(directory, entry.path, options)
     if name == "Transformer":

@@ -34,12 +34,16 @@ _KNOWN_PROMPTS: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class TokenizerFacts:
-    """What a transformers tokenizer knows beside its Rust core. ``cut_side`` is the one that it prefers."""
+    """What a transformers tokenizer knows beside its Rust core. ``cut_side`` is the one that it prefers.
+
+    ``takes_nothing``: the model has a vector for a text without any token, too.
+    """
 
     vocabulary_size: int
     cut_side: CutSide
     special_ids: frozenset[int]
     split_special_tokens: bool = False
+    takes_nothing: bool = False
 
 
 class TextTokenizer:
@@ -81,7 +85,7 @@ class TextTokenizer:
         tokenized = []
         for encoding, part, text in zip(self._encode(parts), parts, whole, strict=True):
             ids = tuple(encoding.ids)
-            if not ids:
+            if not ids and not self._facts.takes_nothing:
                 raise _nothing_to_read()
             length = len(ids)
             if length > limit:

@@ -34,6 +34,7 @@ from shard.model_files.late_files import LateFiles, read_pylate, read_stanford
 from shard.model_files.modelscope_files import modelscope_length, read_modelscope
 from shard.model_files.prompt_families import complete_prompts, known_default
 from shard.model_files.recipe import ModuleEntry, Recipe
+from shard.model_files.static_files import check_static, refuse_bare
 
 #: FlagEmbedding's names of BGE-M3's layers for sparse and for token vectors.
 SPARSE_LINEAR: Final = "sparse_linear.pt"
@@ -54,6 +55,7 @@ def read_recipe(directory: Path, spec: ModelSpec) -> Recipe:
             f"{directory} has neither modules.json nor config.json: it is not a complete model directory",
         )
     config = read_object(directory / "config.json")
+    refuse_bare(config)
     configuration = read_object(directory / "configuration.json")
     task = find_task(spec, config, configuration, None)
     if task in ("rerank", "classify"):
@@ -155,6 +157,7 @@ def _read_sentence_transformers(directory: Path, spec: ModelSpec) -> Recipe:
     kind = options.get("model_type", "SentenceTransformer")
     config = read_object(folder / "config.json")
     task = find_task(spec, config, read_object(directory / "configuration.json"), options)
+    check_static(modules, task, spec)
     generative = None
     if task == "rerank" and is_language_model(config):
         named = [(entry.type.rpartition(".")[2], entry.path) for entry in modules]

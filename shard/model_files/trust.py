@@ -31,6 +31,7 @@ _MODULE_NAMES: Final = (
     "SpladePooling",
     "MultiVectorMask",
     "LogitScore",
+    "StaticEmbedding",
 )
 _MODULE_HOMES: Final = (
     "sentence_transformers.models",
@@ -42,6 +43,7 @@ _MODULE_HOMES: Final = (
     "sentence_transformers.sentence_transformer.modules.pooling",
     "sentence_transformers.sentence_transformer.modules.layer_norm",
     "sentence_transformers.sentence_transformer.modules.dropout",
+    "sentence_transformers.sentence_transformer.modules.static_embedding",
     "sentence_transformers.sentence_transformer.modules.weighted_layer_pooling",
     "sentence_transformers.sparse_encoder.models",
     "sentence_transformers.sparse_encoder.models.MLMTransformer",
