@@ -62,6 +62,7 @@ def load_encoder(directory: Path, precision: str, threads: int, device: str = "c
     import tempfile  # noqa: PLC0415
 
     from emb_model_provider.modelmap import ModelSpec  # noqa: PLC0415
+    from shard.fetched import Fetched  # noqa: PLC0415
     from shard.loader import load  # noqa: PLC0415
 
     if device != "cpu":
@@ -71,9 +72,7 @@ def load_encoder(directory: Path, precision: str, threads: int, device: str = "c
         torch.cuda.set_device(torch.device(device))
     spec = ModelSpec(id="bench", name=str(directory), precision=cast("Precision", precision), device=device)
     with tempfile.TemporaryDirectory() as cache:
-        return load(
-            directory, spec, source="local", trust_remote_code=False, threads=threads, cache_directory=Path(cache)
-        )
+        return load(Fetched(directory), spec, threads=threads, cache_directory=Path(cache))
 
 
 class BareEngine:

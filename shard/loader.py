@@ -1,4 +1,4 @@
-"""A complete local directory → an ``Encoder`` that is known to answer. Called once by ``main``; asks no network.
+"""What was fetched of a model → an ``Encoder`` that is known to answer. Called once by ``main``; asks no network.
 
 Order: what layout, may its code run, where and how to compute, build, and which way through it is quick and right.
 """
@@ -31,14 +31,14 @@ from shard.encoders.late_modules import read_lengths
 from shard.encoders.modules import build_modules
 from shard.encoders.sentence_transformer import ForwardPath, SentenceTransformerEncoder
 from shard.encoders.text_tokenizer import TextTokenizer
+from shard.fetched import Fetched
 from shard.fidelity import PROBES, compare_results, compare_scores
 from shard.first_answer import refuse_infinite
 from shard.foreign_ids import make_decode
-from shard.hubs import Origin
 from shard.load_errors import quiet_libraries, reasons
 from shard.mapped_files import have_changed, states_below
 from shard.memory import keep_freed_memory, limit_kernel_caches, return_freed_memory, return_read_weights
-from shard.model_files.fingerprint import name_fingerprint, start_hashing
+from shard.model_files.fingerprint import hash_code, name_fingerprint, start_hashing
 from shard.model_files.json_files import read_object
 from shard.model_files.layouts import read_recipe
 from shard.model_files.recipe import Recipe
@@ -59,25 +59,22 @@ _MAX_COMPARED_BYTES: Final = 4 * 1024**3
 
 
 def load(
-    directory: Path,
+    fetched: Fetched,
     spec: ModelSpec,
     *,
-    source: Origin,
-    trust_remote_code: bool,
     threads: int,
     cache_directory: Path,
     machine: Machine | None = None,
 ) -> Encoder:
-    """Load the model in ``directory`` as ``spec`` wants it and prove that it answers; raise ``LoadError`` otherwise.
+    """Load what was fetched as ``spec`` wants it and prove that it answers; raise ``LoadError`` otherwise.
 
     ``threads`` is set for torch, process-wide; so many tokenise, too, as far as they are of use. ``cache_directory``
-    receives converted weights.
-    ``spec.revision`` is the one that was fetched, for the fingerprint, and ``spec.code_revision`` what ``hash_code``
-    says of code in other repositories, which ``foreign_classes`` has been told of.
+    receives converted weights. ``foreign_classes`` has been told of code in other repositories.
     """
+    directory = fetched.directory
     recipe = read_recipe(directory, spec)
-    if not trust_remote_code:
-        refuse_code(directory, source, spec.name)
+    if not fetched.is_trusted:
+        refuse_code(directory, fetched.source, spec.name)
     folder = directory / recipe.modules[0].path if recipe.modules else directory
     machine = machine or this_machine()
     plan = as_saved(plan_compute(spec.device, spec.precision, machine), read_object(folder / "config.json"), machine)
@@ -91,7 +88,7 @@ def load(
         torch.backends.cudnn.allow_tf32 = False  # by default convolutions take 10 of fp32's 23 bits, products all
     keep_freed_memory()
     limit_kernel_caches()
-    build = _Build(directory, spec, recipe, plan, trust_remote_code, cache_directory, threads)
+    build = _Build(fetched, spec, recipe, plan, cache_directory, threads)
     with reasons(directory, uses_bitsandbytes=plan.uses_bitsandbytes), quiet_libraries():
         encoder = build.run()
     return_freed_memory()
@@ -107,17 +104,18 @@ def load(
 class _Build:
     """One loading: what it starts from, and its steps."""
 
-    directory: Path
+    fetched: Fetched
     spec: ModelSpec
     recipe: Recipe
     plan: ComputePlan
-    trust_remote_code: bool
     cache_directory: Path
     threads: int
 
     def run(self) -> SentenceTransformerEncoder:
-        code = own_code(self.directory) if self.trust_remote_code else []
-        hashing = start_hashing(self.directory, self._folders(), code)
+        directory = self.fetched.directory
+        code = own_code(directory) if self.fetched.is_trusted else []
+        hashing = start_hashing(directory, self._folders(), code)
+        foreign_code = hash_code(self.fetched.foreign_code) if self.fetched.foreign_code else None
         parts = self._parts(_EXACT if self.plan.starts_from_fp32 else self.plan)
         length = max_tokens(parts.transformer, self.recipe)
         lengths = None if self.recipe.late is None else read_lengths(parts.transformer)
@@ -147,7 +145,7 @@ class _Build:
         cosine = None if exact is None else compare(chosen.results, exact).cosine
         if cosine is not None:
             warn_if_far(self.plan, cosine)
-        info = info.replace(cosine=cosine, fingerprint=self._fingerprint(info, hashing.result()))
+        info = info.replace(cosine=cosine, fingerprint=self._fingerprint(info, hashing.result(), foreign_code))
         return SentenceTransformerEncoder(
             chosen.path,
             self._reference(parts),
@@ -159,11 +157,12 @@ class _Build:
         )
 
     def _folders(self) -> list[Path]:
-        return [self.directory / entry.path for entry in self.recipe.modules] or [self.directory]
+        directory = self.fetched.directory
+        return [directory / entry.path for entry in self.recipe.modules] or [directory]
 
     def _parts(self, plan: ComputePlan) -> Parts:
-        options = LoadOptions(plan, self.trust_remote_code, self.cache_directory)
-        modules = build_modules(self.directory, self.recipe, options)
+        options = LoadOptions(plan, self.fetched.is_trusted, self.cache_directory)
+        modules = build_modules(self.fetched.directory, self.recipe, options)
         fill_computed(modules)
         return place(modules, plan, self.recipe)
 
@@ -182,11 +181,12 @@ class _Build:
         if self.plan == _EXACT or self.plan.is_saved:
             return lambda: parts.plain
 
-        before = states_below(self.directory)
+        directory = self.fetched.directory
+        before = states_below(directory)
 
         def load_exactly() -> ForwardPath:
-            if have_changed(self.directory, before):
-                raise RuntimeError(f"{self.directory} has changed since the model was loaded: restart the model")
+            if have_changed(directory, before):
+                raise RuntimeError(f"{directory} has changed since the model was loaded: restart the model")
             log.info("reference_loaded", reason="an input gave no finite vector and is computed once more in fp32")
             with quiet_libraries():
                 return self._parts(_EXACT).plain
@@ -217,9 +217,9 @@ class _Build:
             matryoshka=self.recipe.matryoshka,
         )
 
-    def _fingerprint(self, info: EncoderInfo, weights: str) -> str:
+    def _fingerprint(self, info: EncoderInfo, weights: str, foreign_code: str | None) -> str:
         decisive: dict[str, object] = {
-            "revision": self.spec.revision,
+            "revision": self.fetched.revision,
             "pooling": info.pooling,
             "prompts": sorted(self.recipe.prompts, reverse=True),  # families have ``query`` before ``document``
             "default_prompt": self.recipe.default_prompt_name,
@@ -232,8 +232,8 @@ class _Build:
             "late": repr(self.recipe.late) if self.recipe.late else None,
             "generative": repr(self.recipe.generative) if self.recipe.generative else None,
         }
-        if self.spec.code_revision is not None:
-            decisive["foreign_code"] = self.spec.code_revision
+        if foreign_code is not None:
+            decisive["foreign_code"] = foreign_code
         if self.recipe.scores:
             decisive["activation"] = self.recipe.activation
         if info.kernel == "int8-weight-only":

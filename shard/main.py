@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,8 +31,9 @@ from emb_model_provider.process_limits import files_limited
 from emb_model_provider.tracing import make_tracer
 from shard.costs import SlicePlan, measure
 from shard.encoder import Encoder
+from shard.fetched import Fetched, fetch_model
 from shard.first_answer import refuse_bad_answers
-from shard.hubs import Progress, Snapshot
+from shard.hubs import Progress
 from shard.lane import Lane, count_lanes, threads_of_lane
 from shard.light_imports import import_torch_placed, leave_out_evaluation, without_collecting
 from shard.mapped_files import MappedFiles, states_below
@@ -40,7 +41,7 @@ from shard.memory import advice_of_shortage, private_bytes, ran_out
 from shard.model_files.json_files import whole
 from shard.tracing import trace_outcomes
 
-if TYPE_CHECKING:  # both are imported when they are needed: see _fetch
+if TYPE_CHECKING:  # both are imported when they are needed: see _load
     from shard.channel import Channel
     from shard.engine import Engine
 
@@ -118,11 +119,11 @@ def _report(control: ControlChannel, reason: LoadReason, sentence: str) -> int:
 
 
 def _prepare(config: ShardConfig, control: ControlChannel) -> _Loaded:
-    snapshot, foreign_code = _fetch(config, control)
+    fetched = _fetch(config, control)
     control.send(LoadProgress("loading"))
     began_s = time.monotonic()
-    before = states_below(snapshot.directory)
-    encoder = _load(config, snapshot, foreign_code)
+    before = states_below(fetched.directory)
+    encoder = _load(config, fetched)
     files = MappedFiles(before)
     control.send(LoadProgress("warming"))
     loaded_s = time.monotonic()
@@ -140,8 +141,8 @@ def _prepare(config: ShardConfig, control: ControlChannel) -> _Loaded:
     )
     log.info(
         "model_loaded",
-        source=snapshot.source,
-        revision=snapshot.revision,
+        source=fetched.source,
+        revision=fetched.revision,
         layout=info.layout,
         precision=info.precision,
         cosine=info.cosine,
@@ -155,69 +156,31 @@ def _prepare(config: ShardConfig, control: ControlChannel) -> _Loaded:
         warm_up_s=round(time.monotonic() - loaded_s, 3),
     )
     box = _make_box(Path(config.socket_path), lanes)
-    return _Loaded(encoder, plan, ModelInfo(info, snapshot.source, snapshot.revision), box, files)
+    return _Loaded(encoder, plan, ModelInfo(info, fetched.source, fetched.revision), box, files)
 
 
-def _fetch(config: ShardConfig, control: ControlChannel) -> tuple[Snapshot, dict[str, Path]]:
-    """Return the model, and by repository the code of others that it may run."""
-    # Kept out of the module's head, as is the loader below: importing costs seconds, and the supervisor should
-    # hear of a wrong configuration before that.
-    with without_collecting():
-        from shard.foreign_ids import fetch_vocabulary  # noqa: PLC0415
-        from shard.hubs import fetch, forbid_requests  # noqa: PLC0415
-
+def _fetch(config: ShardConfig, control: ControlChannel) -> Fetched:
     def report(progress: Progress) -> None:
         control.send(LoadProgress("downloading", progress.done_bytes, progress.total_bytes))
 
-    snapshot = fetch(config.spec, config.hubs, report)
-    foreign_code: dict[str, Path] = {}
-    if _is_trusted(config, snapshot):
-        from shard.foreign_code import fetch_foreign_code  # noqa: PLC0415
-
-        foreign_code = fetch_foreign_code(config.spec, snapshot, config.hubs, report)
-    fetch_vocabulary(config.spec.token_ids, offline=config.hubs.offline)
-    forbid_requests()
-    return snapshot, foreign_code
+    return fetch_model(config.spec, config.hubs, report)
 
 
-def _load(config: ShardConfig, snapshot: Snapshot, foreign_code: Mapping[str, Path]) -> Encoder:
-    is_trusted = _is_trusted(config, snapshot)
-    if not is_trusted:
+def _load(config: ShardConfig, fetched: Fetched) -> Encoder:
+    if not fetched.is_trusted:
         leave_out_evaluation()
+    # Kept out of the module's head: importing costs seconds, and the supervisor should hear of a wrong configuration
+    # before that.
     with without_collecting():
         import_torch_placed()
         from shard.loader import load  # noqa: PLC0415
 
-    return load(
-        snapshot.directory,
-        replace(
-            config.spec,
-            device=config.device,
-            revision=snapshot.revision,
-            code_revision=_take_code(foreign_code) if is_trusted else None,
-        ),
-        source=snapshot.source,
-        trust_remote_code=is_trusted,
-        threads=config.threads,
-        cache_directory=Path(config.cache_dir),
-    )
+    if fetched.is_trusted:
+        from shard.encoders.foreign_classes import take_classes_from  # noqa: PLC0415
 
-
-def _take_code(foreign_code: Mapping[str, Path]) -> str | None:
-    """Have this code of other repositories loaded and no other; return what stands for it in the fingerprint."""
-    from shard.encoders.foreign_classes import take_classes_from  # noqa: PLC0415
-    from shard.model_files.fingerprint import hash_code  # noqa: PLC0415
-
-    take_classes_from(foreign_code)
-    return hash_code(foreign_code) if foreign_code else None
-
-
-def _is_trusted(config: ShardConfig, snapshot: Snapshot) -> bool:
-    if config.spec.trust_remote_code is not None:
-        return config.spec.trust_remote_code
-    if snapshot.source == "huggingface":
-        return config.hubs.huggingface.trust_remote_code
-    return snapshot.source == "modelscope" and config.hubs.modelscope.trust_remote_code
+        take_classes_from(fetched.foreign_code)
+    spec = replace(config.spec, device=config.device)
+    return load(fetched, spec, threads=config.threads, cache_directory=Path(config.cache_dir))
 
 
 def _make_box(socket_path: Path, lanes: int) -> BlackBox:

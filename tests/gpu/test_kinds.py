@@ -16,6 +16,7 @@ from shard.encoders.graph.normed_sum import find_normed_sum
 from shard.encoders.graph.program import compile_graph
 from shard.encoders.graph.varlen import Bounds, attend_varlen
 from shard.encoders.positions import find_first_position
+from shard.fetched import Fetched
 from shard.fidelity import compare_results, compare_scores
 from shard.loader import load
 from tests.integration.test_graph import FAMILIES, LENGTHS, make
@@ -108,7 +109,7 @@ def test_a_graph_of_every_family_computes_each_text_as_the_model_alone(device, f
 
 def opened(directory, device, cache, precision="fp32"):
     spec = ModelSpec(id="m", name="some/model", device=device, precision=precision)
-    return load(directory, spec, source="local", trust_remote_code=False, threads=2, cache_directory=cache)
+    return load(Fetched(directory), spec, threads=2, cache_directory=cache)
 
 
 def read(encoder):

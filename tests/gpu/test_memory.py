@@ -11,6 +11,7 @@ import torch
 from emb_model_provider.messages.link import Encode, Encoded
 from emb_model_provider.modelmap import BatchLimits, ModelSpec
 from shard.engine import Engine
+from shard.fetched import Fetched
 from shard.lane import Lane
 from shard.loader import load
 from tests.support.plans import make_plan
@@ -77,7 +78,7 @@ def little_memory(device, monkeypatch, encoder):
 
 def test_a_batch_that_does_not_fit_is_halved_until_it_does(device, monkeypatch, tmp_path):
     spec = ModelSpec(id="m", name="minilm", device=device, precision="fp32")
-    encoder = load(MINILM, spec, source="local", trust_remote_code=False, threads=2, cache_directory=tmp_path)
+    encoder = load(Fetched(MINILM), spec, threads=2, cache_directory=tmp_path)
     texts = TEXTS if device != "cpu" else TEXTS[:16]
     expected = np.concatenate([encoder.encode([one]).rows for one in encoder.tokenize(texts)])
     heard = Answers()

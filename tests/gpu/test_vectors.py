@@ -13,6 +13,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from emb_model_provider.modelmap import ModelSpec
+from shard.fetched import Fetched
 from shard.loader import load
 from tests.support.cards import NO_CARD
 from tests.support.tiny_tokenizers import SAMPLE_TEXTS
@@ -39,9 +40,7 @@ def opened(tmp_path_factory):
         if (device, precision) not in loaded:
             spec = ModelSpec(id="m", name="minilm", device=device, precision=precision)
             cache = tmp_path_factory.mktemp("cache")
-            loaded[device, precision] = load(
-                MINILM, spec, source="local", trust_remote_code=False, threads=2, cache_directory=cache
-            )
+            loaded[device, precision] = load(Fetched(MINILM), spec, threads=2, cache_directory=cache)
         return loaded[device, precision]
 
     return open_on

@@ -12,6 +12,7 @@ from transformers import AutoModel, AutoTokenizer
 from emb_model_provider.errors import LoadError, LoadReason
 from emb_model_provider.modelmap import ModelSpec
 from shard.encoder import Reading
+from shard.fetched import Fetched
 from shard.isolate import NonFiniteVectorError, encode_isolated
 from shard.loader import load
 from tests.support.tiny_heads import make_bge_m3
@@ -24,10 +25,8 @@ TOLERANCE = 1e-5
 
 def opened(directory, cache, **settings):
     return load(
-        directory,
+        Fetched(directory),
         ModelSpec(id="m", name="BAAI/bge-m3", device="cpu", **({"precision": "fp32"} | settings)),
-        source="local",
-        trust_remote_code=False,
         threads=2,
         cache_directory=cache,
     )

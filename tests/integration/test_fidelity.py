@@ -18,6 +18,7 @@ from emb_model_provider.errors import LoadError, LoadReason
 from emb_model_provider.modelmap import ModelSpec
 from shard.encoder import Reading
 from shard.encoders.onednn_linears import OneDnnLinear
+from shard.fetched import Fetched
 from shard.loader import load
 from tests.support.company import assert_same_in_company
 from tests.support.tiny_models import make_corom, make_gte, make_plain, make_sentence_transformers, make_xlm_roberta
@@ -26,10 +27,9 @@ from tests.support.tiny_tokenizers import SAMPLE_TEXTS
 WORDS = ["好", "海鲜", "牛奶", " the ", "weather", "is lovely ", "123", "🙂", "，", "Python "]
 
 
-def opened(directory, cache, *, trust_remote_code=False):
+def opened(directory, cache, *, trust=False):
     spec = ModelSpec(id="m", name=str(directory), device="cpu", pooling=None)
-    options = {"source": "local", "threads": 1, "cache_directory": Path(cache)}
-    return load(Path(directory), spec, trust_remote_code=trust_remote_code, **options)
+    return load(Fetched(Path(directory), is_trusted=trust), spec, threads=1, cache_directory=Path(cache))
 
 
 def vectors(encoder, texts):
@@ -150,7 +150,7 @@ def test_a_model_whose_own_code_lets_texts_change_each_other_is_given_one_at_a_t
     config |= {"architectures": ["CrossingModel"], "auto_map": {"AutoModel": "modeling_crossing.CrossingModel"}}
     (directory / "config.json").write_text(json.dumps(config), "utf-8")
     (directory / "modeling_crossing.py").write_text(CROSSING, "utf-8")
-    encoder = opened(directory, tmp_path, trust_remote_code=True)
+    encoder = opened(directory, tmp_path, trust=True)
     assert encoder.info.batching == "alone"
     assert encoder.info.cosine == pytest.approx(1.0, abs=1e-6)
     assert "one_by_one" in [record.getMessage() for record in caplog.records]
@@ -181,7 +181,7 @@ def test_what_a_models_own_code_computes_where_it_is_made_is_in_its_vectors(tmp_
     config |= {"architectures": ["TurningModel"], "auto_map": {"AutoModel": "modeling_turning.TurningModel"}}
     (directory / "config.json").write_text(json.dumps(config), "utf-8")
     (directory / "modeling_turning.py").write_text(TURNING, "utf-8")
-    turned = vectors(opened(directory, tmp_path, trust_remote_code=True), SAMPLE_TEXTS)
+    turned = vectors(opened(directory, tmp_path, trust=True), SAMPLE_TEXTS)
     np.testing.assert_allclose(turned, plain * np.where(np.arange(plain.shape[1]) % 2, -1, 1), atol=1e-5)
 
 

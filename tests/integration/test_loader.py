@@ -21,6 +21,7 @@ from emb_model_provider.errors import InvalidRequestError, LoadError, LoadReason
 from emb_model_provider.messages.status import EncoderInfo
 from emb_model_provider.modelmap import ModelSpec
 from shard.encoder import Reading
+from shard.fetched import Fetched
 from shard.loader import load
 from tests.support import tiny_models
 from tests.support.opening import opener
@@ -747,10 +748,8 @@ def test_a_pickle_is_served_from_a_cache_that_cannot_be_written(tmp_path, opened
     expected = vectors(opened(directory), SAMPLE_TEXTS)
     (tmp_path / "elsewhere").touch()
     encoder = load(
-        directory,
+        Fetched(directory),
         ModelSpec(id="m", name="n", device="cpu"),
-        source="local",
-        trust_remote_code=False,
         threads=2,
         cache_directory=tmp_path / "elsewhere",
     )

@@ -13,6 +13,7 @@ from emb_model_provider.errors import LoadError, LoadReason
 from emb_model_provider.messages.link import Encode, Failed
 from emb_model_provider.modelmap import ModelSpec
 from shard.encoder import Reading
+from shard.fetched import Fetched
 from shard.intake import tokenize
 from shard.isolate import encode_isolated
 from shard.loader import load
@@ -27,10 +28,8 @@ MASKED = {"strategy": "fixed", "attend": False, "length": 24}
 
 def opened(directory, cache, **settings):
     return load(
-        directory,
+        Fetched(directory),
         ModelSpec(id="m", name="some/colbert", device="cpu", **({"precision": "fp32"} | settings)),
-        source="local",
-        trust_remote_code=False,
         threads=2,
         cache_directory=cache,
     )

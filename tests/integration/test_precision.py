@@ -19,6 +19,7 @@ from transformers import AutoModel, BitsAndBytesConfig
 from emb_model_provider.errors import LoadError, LoadReason
 from emb_model_provider.modelmap import ModelSpec
 from shard.device import Machine
+from shard.fetched import Fetched
 from shard.loader import load
 from tests.support import tiny_models
 from tests.support.tiny_tokenizers import SAMPLE_TEXTS
@@ -38,6 +39,7 @@ import shard.paths
 from emb_model_provider.modelmap import ModelSpec
 from shard.device import Machine
 from shard.encoders.graph.lowering import Kernels
+from shard.fetched import Fetched
 from shard.loader import load
 
 # The race for the quickest products may end either way on a busy machine, and two kinds of products for one model,
@@ -53,10 +55,8 @@ def private_bytes():
 
 def opened(directory, precision, cache, prepack=None):
     return load(
-        Path(directory),
+        Fetched(Path(directory)),
         ModelSpec(id="m", name="n", device="cpu", precision=precision, prepack_weights=prepack),
-        source="local",
-        trust_remote_code=False,
         threads=1,
         cache_directory=Path(cache),
         machine=Machine(frozenset({"avx2"})),
@@ -77,12 +77,10 @@ def real_model_directory():
 
 def opened(tmp_path, directory, precision, machine=None, int8_method="dynamic", *, prepack=None):
     return load(
-        directory,
+        Fetched(directory),
         ModelSpec(
             id="m", name="n", device="cpu", precision=precision, int8_method=int8_method, prepack_weights=prepack
         ),
-        source="local",
-        trust_remote_code=False,
         threads=2,
         cache_directory=tmp_path / "cache",
         machine=machine,

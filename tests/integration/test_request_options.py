@@ -10,6 +10,7 @@ from emb_model_provider.errors import InvalidRequestError
 from emb_model_provider.messages.link import Detokenize, Encode, Tokenize
 from emb_model_provider.modelmap import ModelSpec
 from shard.encoder import Reading
+from shard.fetched import Fetched
 from shard.intake import spell, tokenize
 from shard.loader import load
 from tests.support import tiny_models
@@ -22,10 +23,8 @@ TOLERANCE = 1e-5
 def opened(tmp_path_factory):
     def open_model(directory, *, name="some/model", **settings):
         return load(
-            directory,
+            Fetched(directory),
             ModelSpec(id="m", name=name, device="cpu", precision="fp32", **settings),
-            source="local",
-            trust_remote_code=False,
             threads=2,
             cache_directory=tmp_path_factory.mktemp("cache"),
         )

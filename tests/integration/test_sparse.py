@@ -13,6 +13,7 @@ from emb_model_provider.errors import LoadError, LoadReason
 from emb_model_provider.modelmap import ModelSpec
 from shard.encoder import Reading
 from shard.encoders import splade
+from shard.fetched import Fetched
 from shard.isolate import encode_isolated
 from shard.loader import load
 from tests.support import tiny_models
@@ -121,10 +122,8 @@ def test_no_row_depends_on_its_neighbours(shared, texts, data):
 def shared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("splade")
     return load(
-        make_splade(folder / "model"),
+        Fetched(make_splade(folder / "model")),
         ModelSpec(id="m", name="some/splade", device="cpu", precision="fp32"),
-        source="local",
-        trust_remote_code=False,
         threads=2,
         cache_directory=folder / "cache",
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from emb_model_provider.modelmap import ModelSpec
 from shard.encoder import Encoder
+from shard.fetched import Fetched
 from shard.loader import load
 
 
@@ -20,10 +21,8 @@ def opener(cache_directory: Path, *, name: str = "some/model") -> Callable[..., 
     def open_model(directory: Path, *, trust: bool = False, **settings: Any) -> Encoder:
         spec: dict[str, Any] = {"name": name, "precision": "fp32"} | settings
         return load(
-            directory,
+            Fetched(directory, is_trusted=trust),
             ModelSpec(id="m", device="cpu", **spec),
-            source="local",
-            trust_remote_code=trust,
             threads=2,
             cache_directory=cache_directory,
         )

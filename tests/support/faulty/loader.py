@@ -115,8 +115,9 @@ def read_manner(directory: Path) -> Manner:
     return Manner(**json.loads((directory / FILE).read_text("utf-8")))
 
 
-def load(directory, spec, *, source, trust_remote_code, threads, cache_directory, machine=None, **_options):
+def load(fetched, _spec, *, threads, cache_directory):
     """Called by ``shard.main`` in place of the real one."""
+    directory = fetched.directory
     starts = _count(directory / STARTS, str(os.getpid()))
     manner = read_manner(directory)
     if manner.crashes < 0 or starts <= manner.crashes:

@@ -15,6 +15,7 @@ from shard import loader
 from shard.device import Machine
 from shard.encoder import Reading
 from shard.encoders.text_tokenizer import TextTokenizer, TokenizerFacts
+from shard.fetched import Fetched
 from shard.model_files.recipe import Recipe
 from tests.support.statuses import make_info
 
@@ -38,10 +39,8 @@ def load_on(monkeypatch, tmp_path):
     def load(device, made=lambda: None):
         monkeypatch.setattr(loader._Build, "run", lambda _build: made() or Encoder())
         loader.load(
-            MINILM,
+            Fetched(MINILM),
             ModelSpec(id="m", name="minilm", device=device),
-            source="local",
-            trust_remote_code=False,
             threads=1,
             cache_directory=tmp_path,
             machine=Machine(frozenset(), cuda_devices=int(device == "cuda")),
@@ -80,10 +79,27 @@ def test_a_card_that_was_to_be_used_and_cannot_be_is_told_of(monkeypatch, caplog
     assert ("card_not_used" in caplog.text) == is_told
 
 
-def fingerprint(prompts: tuple[tuple[str, str], ...] = (), recipe: Recipe | None = None, **facts: str) -> str:
+def fingerprint(
+    prompts: tuple[tuple[str, str], ...] = (),
+    recipe: Recipe | None = None,
+    revision: str | None = None,
+    foreign_code: str | None = None,
+    **facts: str,
+) -> str:
     recipe = recipe or Recipe("transformers", prompts=prompts)
-    build = loader._Build(MINILM, ModelSpec(id="m", name="minilm"), recipe, loader._EXACT, False, MINILM, 1)
-    return build._fingerprint(make_info(**facts).encoder, "00ff")
+    fetched = Fetched(MINILM, revision=revision)
+    build = loader._Build(fetched, ModelSpec(id="m", name="minilm"), recipe, loader._EXACT, MINILM, 1)
+    return build._fingerprint(make_info(**facts).encoder, "00ff", foreign_code)
+
+
+def test_what_was_fetched_is_part_of_a_fingerprint():
+    seen = [
+        fingerprint(),
+        fingerprint(revision="c0ffee"),
+        fingerprint(foreign_code="00"),
+        fingerprint(foreign_code="01"),
+    ]
+    assert len(set(seen)) == len(seen)
 
 
 def test_the_order_in_which_prompts_are_written_down_is_not_part_of_a_fingerprint():
