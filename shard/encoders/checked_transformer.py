@@ -25,7 +25,8 @@ from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 from emb_model_provider.errors import LoadError, unsupported
 from shard.device import ComputePlan
 from shard.encoders.splade import LanguageHead, split_language_model
-from shard.encoders.tokenizer_failures import check_length, naming_failures
+from shard.encoders.text_options import check_length
+from shard.encoders.tokenizer_failures import naming_failures
 from shard.model_files.converted_weights import convert_once
 from shard.model_files.weights import TAKE_PLAIN, check_filled, check_unscaled, find_checkpoint
 

@@ -1,13 +1,14 @@
-"""What a model's files add to the call of its tokenizer. Called by ``modules`` and ``parts``.
+"""What ``sentence_bert_config.json`` says of the call of a tokenizer: its length, and options that are added to it.
 
-sentence-transformers saves it as ``processing_kwargs``, by modality. ``TextTokenizer`` is no such call: it follows the
-few options that are known here, and a model with any other would have other vectors.
+Called by ``checked_transformer``, ``modules`` and ``parts``. sentence-transformers saves the options as
+``processing_kwargs``, by modality. ``TextTokenizer`` is no such call: it follows the few options that are known here,
+and a model with any other would have other vectors.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Final
+from typing import Any, Final
 
 from sentence_transformers.base.modules import Transformer
 
@@ -20,6 +21,17 @@ _KNOWN_OF_ASKED: Final = {*_KNOWN, "logits_to_keep"}
 _CUTS: Final = (True, "longest_first")
 #: What one text has no padding by.
 _PADS: Final = (True, False, "longest", "do_not_pad")
+
+
+def check_length(length: Any) -> None:  # noqa: ANN401 - whatever a file says
+    """Raise ``LoadError`` for a length of which sentence-transformers could make no number."""
+    try:
+        int(length or 0)
+    except (TypeError, ValueError, OverflowError):
+        raise unsupported(
+            f"its sentence_bert_config.json has max_seq_length {length!r}, which is no number: correct it in a copy of "
+            "the model"
+        ) from None
 
 
 def text_options(transformer: Transformer) -> dict[str, object]:

@@ -49,17 +49,6 @@ def naming_failures(name: str, options: Mapping[str, Any]) -> Iterator[None]:
         raise
 
 
-def check_length(length: Any) -> None:  # noqa: ANN401 - whatever a file says
-    """Raise ``LoadError`` for a length of which sentence-transformers could make no number."""
-    try:
-        int(length or 0)
-    except (TypeError, ValueError, OverflowError):
-        raise unsupported(
-            f"its sentence_bert_config.json has max_seq_length {length!r}, which is no number: correct it in a copy of "
-            "the model"
-        ) from None
-
-
 def _ask_again(name: str, options: Mapping[str, Any]) -> None:
     """Raise what a tokenizer fails of; a package that is missing for it is told of as any other."""
     try:

@@ -7,7 +7,8 @@ from sentence_transformers.base.modules import Transformer
 from torch import nn
 
 from emb_model_provider.errors import LoadError, LoadReason
-from shard.encoders.text_options import check_text_options, text_options
+from shard.encoders.checked_transformer import CheckedTransformer
+from shard.encoders.text_options import check_length, check_text_options, text_options
 
 MASKED = ("input_ids", "attention_mask")
 
@@ -74,3 +75,22 @@ def test_a_language_model_may_be_told_of_its_template_and_its_answers_unless_its
 def test_padding_to_the_full_length_is_text_where_no_mask_tells_it_from_text():
     with pytest.raises(LoadError, match='"padding": "max_length"'):
         check_text_options(transformer({"text": {"padding": "max_length"}}, ["input_ids"]), takes_pairs=False)
+
+
+@pytest.mark.parametrize("length", ["abc", [64], {"a": 1}, float("inf")])
+def test_a_length_of_sentence_transformers_that_is_no_number_is_refused_with_its_file(length):
+    with pytest.raises(
+        LoadError, match=r"sentence_bert_config\.json has max_seq_length .*, which is no number"
+    ) as caught:
+        check_length(length)
+    assert caught.value.reason is LoadReason.UNSUPPORTED_MODEL
+
+
+@pytest.mark.parametrize("length", [None, 64, "64", 64.0])
+def test_a_length_that_sentence_transformers_takes_is_left_to_it(length):
+    check_length(length)
+
+
+def test_the_length_is_looked_at_before_a_model_is_made(tmp_path):
+    with pytest.raises(LoadError, match="max_seq_length 'abc'"):
+        CheckedTransformer(str(tmp_path), max_seq_length="abc")

@@ -6,8 +6,7 @@ import pytest
 from transformers import AutoProcessor, AutoTokenizer
 
 from emb_model_provider.errors import LoadError, LoadReason
-from shard.encoders.checked_transformer import CheckedTransformer
-from shard.encoders.tokenizer_failures import check_length, naming_failures
+from shard.encoders.tokenizer_failures import naming_failures
 
 
 def write(directory, config=None, **files):
@@ -81,22 +80,3 @@ def test_a_mistake_that_no_file_explains_goes_through_as_it_is(tmp_path):
         min("64", 512)
     with pytest.raises(ValueError, match="other"), naming_failures(str(tmp_path), {}):
         raise ValueError("other")
-
-
-@pytest.mark.parametrize("length", ["abc", [64], {"a": 1}, float("inf")])
-def test_a_length_of_sentence_transformers_that_is_no_number_is_refused_with_its_file(length):
-    with pytest.raises(
-        LoadError, match=r"sentence_bert_config\.json has max_seq_length .*, which is no number"
-    ) as caught:
-        check_length(length)
-    assert caught.value.reason is LoadReason.UNSUPPORTED_MODEL
-
-
-@pytest.mark.parametrize("length", [None, 64, "64", 64.0])
-def test_a_length_that_sentence_transformers_takes_is_left_to_it(length):
-    check_length(length)
-
-
-def test_the_length_is_looked_at_before_a_model_is_made(tmp_path):
-    with pytest.raises(LoadError, match="max_seq_length 'abc'"):
-        CheckedTransformer(str(tmp_path), max_seq_length="abc")
