@@ -1,10 +1,11 @@
-"""What a process may have of memory, threads and bytes of a file by its own limits, in words.
+"""What a process may have of memory, threads, descriptors and bytes of a file by its own limits, in words.
 
-Too little of each shows in many unlike ways. Asked by the supervisor and by a shard, wherever they meet one.
+Too little of each shows in many unlike ways. Asked by whichever process meets one.
 """
 
 from __future__ import annotations
 
+import errno
 import resource
 from pathlib import Path
 from typing import Final
@@ -15,6 +16,8 @@ _MEMORY: Final = ((resource.RLIMIT_AS, "ulimit -v"), (resource.RLIMIT_DATA, "uli
 _KIB: Final = 1024
 #: What Python says of it, in a ``RuntimeError``; its own libraries pass the words on.
 NO_THREAD: Final = "can't start new thread"
+#: What a new connection fails of for which nobody at its other end is to blame: too few descriptors, too little memory.
+SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 def memory_limits() -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import resource
 import socket
 import ssl
@@ -20,6 +19,7 @@ from aiohttp import web
 
 from emb_model_provider.errors import UnavailableError
 from emb_model_provider.logs import EventLog
+from emb_model_provider.process_limits import SHORTAGES
 from router.app import error_response, new_request_id
 from router.connection import Runner
 
@@ -38,7 +38,6 @@ _OWN_DESCRIPTORS: Final = 64
 #: For so long a client may take nothing of its answer, which stays in memory meanwhile; as long as for its body. What
 #: it takes is seen once a sixteenth of its buffer is free again, so one below a few KB/s is given up, too.
 _UNREAD_MS: Final = 60_000
-_OUT_OF_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 def room_for_connections(wanted: int) -> int:
@@ -111,7 +110,7 @@ class Accepting(web.BaseSite):
             except ConnectionAbortedError:
                 continue
             except OSError as error:
-                if error.errno not in _OUT_OF_ROOM:
+                if error.errno not in SHORTAGES:
                     raise
                 self._pause(error)
                 return

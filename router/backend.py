@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 from collections.abc import Callable
 from functools import partial
 from typing import Protocol
@@ -12,6 +11,7 @@ from emb_model_provider.black_box import BlackBoxReader, box_path
 from emb_model_provider.logs import EventLog
 from emb_model_provider.messages.link import Detokenize, Encode, Encoded, Texts, Tokenize, Tokens
 from emb_model_provider.messages.status import RestartShard, ShardStatus
+from emb_model_provider.process_limits import SHORTAGES
 from router.link import Left, Link, ShardLostError
 from router.registry import Registry
 
@@ -20,7 +20,6 @@ log = EventLog("router.backend")
 #: A shard that refuses connections has died or is about to be replaced: the table will say so within this time.
 _RECONNECT_PAUSE_S = 0.05
 _SHORTAGE_PAUSE_S = 0.25
-_OWN_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 class EmbeddingBackend(Protocol):
@@ -108,7 +107,7 @@ class LocalBackend:
                 make = partial(Link, status.model_id, status.generation, box, self._link_broken, self._link_left)
                 _, link = await loop.create_unix_connection(make, status.socket_path)
             except OSError as error:
-                if error.errno not in _OWN_SHORTAGES:
+                if error.errno not in SHORTAGES:
                     raise
                 # The shard is well and must not be replaced for it; descriptors come back as connections end.
                 log.warning("no_descriptor", model=status.model_id, error=error)

@@ -26,6 +26,7 @@ from typing import Final
 from emb_model_provider.errors import DeadlineError, OverloadedError, RequestError
 from router.admission import Budget, Rate
 from router.fair_queue import Entry, FairQueue
+from router.retry_after import bounded_s
 from router.time_limit import LIMITED_BY
 
 #: What a rate is taken for before anybody has measured it: a small model on two cores.
@@ -33,7 +34,6 @@ _FIRST_TOKENS_PER_S: Final = 5000.0
 #: A shard with so much in hand has the next batches of all its lanes.
 _AHEAD_S: Final = 0.25
 _AHEAD_TOKENS: Final = 64
-_MAX_RETRY_AFTER_S: Final = 60.0
 
 
 class Work:
@@ -280,7 +280,7 @@ def _refuse(turn: Turn) -> None:
 
 
 def _overloaded(model_id: str, wait_s: float) -> OverloadedError:
-    wait_s = min(max(1.0, wait_s), _MAX_RETRY_AFTER_S)
+    wait_s = bounded_s(wait_s)
     return OverloadedError(
         f"The model {model_id!r} has more to do than it can finish in time. Try again in {math.ceil(wait_s)} s.",
         retry_after_s=wait_s,

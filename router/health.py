@@ -17,13 +17,12 @@ from router.auth import Authenticator
 from router.gate import Gate
 from router.planning import find
 from router.registry import Registry, retry_after_s
+from router.retry_after import LONGEST_S
 from router.service import EmbeddingService
 
 #: Xinference's own path. No key is needed to ask.
 KEY_QUESTION: Final = "/v1/cluster/auth"
 _JSON: Final = "application/json"
-#: When to look again where no model is served at all.
-_NO_MODEL_S: Final = 60.0
 _NOTHING_YET: Final = Progress(
     batches_done=0, running_s=0.0, waiting_texts=0, waiting_tokens=0, rss_bytes=0, last_success=0.0
 )
@@ -70,7 +69,7 @@ class Health:
         response = web.Response(status=200 if is_ready else 503, body=orjson.dumps(body), content_type=_JSON)
         if not is_ready:
             waits_s = (retry_after_s(status) for status in statuses if not self._registry.is_ready(status))
-            response.headers["Retry-After"] = str(math.ceil(max(waits_s, default=_NO_MODEL_S)))
+            response.headers["Retry-After"] = str(math.ceil(max(waits_s, default=LONGEST_S)))
         return response
 
 

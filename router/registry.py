@@ -8,8 +8,8 @@ import math
 
 from emb_model_provider.errors import ModelNotFoundError, UnavailableError
 from emb_model_provider.messages.status import ShardStatus, ShardTable
+from router.retry_after import LONGEST_S, bounded_s
 
-_MAX_RETRY_AFTER_S = 60.0
 _LONGEST_SHOWN = 128
 
 
@@ -126,9 +126,8 @@ class Registry:
 
 
 def retry_after_s(status: ShardStatus) -> float:
-    """Return in how many seconds to ask again for a model that is not ready: at least 1, at most 60."""
-    expected_s = _MAX_RETRY_AFTER_S if status.state == "failed" else status.expected_ready_s
-    return min(max(1.0, expected_s), _MAX_RETRY_AFTER_S)
+    """Return in how many seconds to ask again for a model that is not ready."""
+    return LONGEST_S if status.state == "failed" else bounded_s(status.expected_ready_s)
 
 
 def _failed(status: ShardStatus) -> UnavailableError:

@@ -17,11 +17,11 @@ from shard.encoder import PLAIN, Reading, Tokenized
 from shard.encoders.in_parts import ALONE, Helpers
 from shard.encoders.text_tokenizer import TextTokenizer, TokenizerFacts
 from shard.foreign_ids import Decode
+from shard.model_files.prompt_families import WEB_SEARCH
 
 #: Instruction (``None``: the model's own), query and document → the text that the model reads.
 Write = Callable[[str | None, str, str], str]
 
-QWEN3_INSTRUCTION: Final = "Given a web search query, retrieve relevant passages that answer the query"
 #: Two texts that have no token in common: what two prompts around them end with is the template's.
 _FILLERS: Final = ("0", "1 2 3 4")
 #: Clients may send any number of instructions.
@@ -33,7 +33,7 @@ def write_qwen3(instruction: str | None, query: str, document: str) -> str:
     return (
         "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
         'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
-        f"<Instruct>: {QWEN3_INSTRUCTION if instruction is None else instruction}\n<Query>: {query}\n"
+        f"<Instruct>: {WEB_SEARCH if instruction is None else instruction}\n<Query>: {query}\n"
         f"<Document>: {document}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
     )
 

@@ -23,7 +23,7 @@ from torch.nn import functional
 from emb_model_provider.errors import LoadError, LoadReason
 from shard.encoder import NO_ROW, Ids, Results, SparseRow, Tokenized, Vectors
 from shard.encoders.heads import Features, HeadFacts, Heads, hidden_states, in_blocks
-from shard.model_files.layouts import COLBERT_LINEAR, SPARSE_LINEAR
+from shard.hubs.snapshot import COLBERT_LINEAR, SPARSE_LINEAR
 from shard.model_files.weights import check_whole, read_pickled
 
 

@@ -26,8 +26,13 @@ _BEGUN: Final = ".emb-provider.{}begun"
 _MARKER_VERSION: Final = 1
 #: Whatever the disk's own are (stat(2)).
 _BLOCK_BYTES: Final = 512
-#: What BGE-M3 and ColBERT models keep beside their weights.
-_KEPT_NAMES: Final = ("sparse_linear.pt", "colbert_linear.pt", "artifact.metadata")
+#: FlagEmbedding's names of BGE-M3's layers for sparse and for token vectors.
+SPARSE_LINEAR: Final = "sparse_linear.pt"
+COLBERT_LINEAR: Final = "colbert_linear.pt"
+#: What Stanford's ColBERT says of its lengths and markers.
+COLBERT_METADATA: Final = "artifact.metadata"
+#: What models keep beside their weights that counts as these do.
+COMPANIONS: Final = (SPARSE_LINEAR, COLBERT_LINEAR, COLBERT_METADATA)
 _KEPT_SUFFIXES: Final = (".json", ".txt", ".model", ".safetensors", ".bin", ".py", ".jinja", ".vocab", ".spm")
 _OTHER_FORMATS: Final = (
     "onnx",
@@ -95,7 +100,7 @@ def select_code(files: Iterable[RemoteFile]) -> tuple[RemoteFile, ...]:
 def _is_wanted(path: PurePosixPath) -> bool:
     if not _stays_below(path) or any(part.lower().startswith(_OTHER_FORMATS) for part in path.parts):
         return False
-    return path.suffix in _KEPT_SUFFIXES or path.name in _KEPT_NAMES
+    return path.suffix in _KEPT_SUFFIXES or path.name in COMPANIONS
 
 
 def _stays_below(path: PurePosixPath) -> bool:

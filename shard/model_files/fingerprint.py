@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
+from shard.hubs.snapshot import COMPANIONS
 from shard.model_files.json_files import read_object
 from shard.model_files.weights import weight_files
 
@@ -43,8 +44,6 @@ _SAYS_NOTHING: Final = (
     "torch_dtype",
     "dtype",
 )
-#: Weights beside the weights, and what a ColBERT model says of its lengths and markers.
-_COMPANIONS: Final = ("sparse_linear.pt", "colbert_linear.pt", "artifact.metadata")
 
 
 def start_hashing(directory: Path, folders: Sequence[Path], code: Sequence[Path] = ()) -> Future[str]:
@@ -52,7 +51,7 @@ def start_hashing(directory: Path, folders: Sequence[Path], code: Sequence[Path]
 
     All of them are within ``directory``. It is done in a thread.
     """
-    names = (*_TOKENIZER_FILES, *_COMPANIONS, *_CONFIGURATIONS)
+    names = (*_TOKENIZER_FILES, *COMPANIONS, *_CONFIGURATIONS)
     others = dict.fromkeys(path for folder in folders for name in names if (path := folder / name).exists())
     pool = ThreadPoolExecutor(1, thread_name_prefix="fingerprint")
     future = pool.submit(hash_files, [*weight_files(folders), *others, *code], directory)

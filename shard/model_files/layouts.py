@@ -11,6 +11,7 @@ from typing import Final
 
 from emb_model_provider.errors import LoadError, LoadReason, unsupported
 from emb_model_provider.modelmap import ModelSpec, Pooling, Task
+from shard.hubs.snapshot import COLBERT_LINEAR, COLBERT_METADATA, SPARSE_LINEAR
 from shard.model_files.foreign_weights import refuse_foreign
 from shard.model_files.generative import (
     QWEN3_MAX_TOKENS,
@@ -36,9 +37,6 @@ from shard.model_files.prompt_families import complete_prompts, known_default
 from shard.model_files.recipe import ModuleEntry, Recipe
 from shard.model_files.static_files import check_static, refuse_bare
 
-#: FlagEmbedding's names of BGE-M3's layers for sparse and for token vectors.
-SPARSE_LINEAR: Final = "sparse_linear.pt"
-COLBERT_LINEAR: Final = "colbert_linear.pt"
 _LATE_MODULES: Final = ("Transformer", "Dense", "MultiVectorMask", "Normalize", "LayerNorm", "Dropout", "Pooling")
 
 
@@ -213,7 +211,7 @@ def _read_stanford(directory: Path, config: Mapping[str, object], spec: ModelSpe
             'nothing in its files makes it a model for "multi_vector": it has no projection of its tokens, and a '
             "random one would give random vectors"
         )
-    return _late_recipe(read_stanford(read_object(directory / "artifact.metadata")), (), spec)
+    return _late_recipe(read_stanford(read_object(directory / COLBERT_METADATA)), (), spec)
 
 
 def _late_recipe(late: LateFiles, modules: tuple[ModuleEntry, ...], spec: ModelSpec) -> Recipe:

@@ -20,7 +20,8 @@ _ALIASES: Final[dict[str, tuple[str, ...]]] = {
     "document": ("document", "passage", "search_document", "retrieval.passage", "corpus"),
 }
 _SEARCH_EN: Final = "Represent this sentence for searching relevant passages: "
-_WEB_SEARCH: Final = "Given a web search query, retrieve relevant passages that answer the query"
+#: Qwen's for embeddings and for rerankers alike, and that of several others.
+WEB_SEARCH: Final = "Given a web search query, retrieve relevant passages that answer the query"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +41,12 @@ FAMILIES: Final = (
     _family(r"bge-large-zh-noinstruct"),
     _family(r"bge-(small|base|large)-zh", "为这个句子生成表示以用于检索相关文章：", ""),
     _family(r"bge-(small|base|large)-en", _SEARCH_EN),
-    _family(r"bge-multilingual-gemma2", f"<instruct>{_WEB_SEARCH}.\n<query>"),
+    _family(r"bge-multilingual-gemma2", f"<instruct>{WEB_SEARCH}.\n<query>"),
     _family(r"bge-m3"),
-    _family(r"(multilingual-e5-.*-instruct|e5-mistral-7b-instruct)", f"Instruct: {_WEB_SEARCH}\nQuery: "),
+    _family(r"(multilingual-e5-.*-instruct|e5-mistral-7b-instruct)", f"Instruct: {WEB_SEARCH}\nQuery: "),
     _family(r"(multilingual-)?e5-(small|base|large)(-v2)?(-unsupervised)?$", "query: ", "passage: "),
-    _family(r"gte[-_]qwen[\d.]+-.*instruct", f"Instruct: {_WEB_SEARCH}\nQuery: "),
-    _family(r"qwen3-embedding-", f"Instruct: {_WEB_SEARCH}\nQuery:"),
+    _family(r"gte[-_]qwen[\d.]+-.*instruct", f"Instruct: {WEB_SEARCH}\nQuery: "),
+    _family(r"qwen3-embedding-", f"Instruct: {WEB_SEARCH}\nQuery:"),
     _family(
         r"nomic-embed-text-v",
         "search_query: ",
@@ -61,7 +62,7 @@ FAMILIES: Final = (
     _family(r"snowflake-arctic-embed-.*v2\.0", "query: "),
     _family(r"snowflake-arctic-embed-", _SEARCH_EN),
     _family(r"(mxbai-embed-|uae-large-)", _SEARCH_EN),
-    _family(r"stella_en_.*_v5", f"Instruct: {_WEB_SEARCH}.\nQuery: "),
+    _family(r"stella_en_.*_v5", f"Instruct: {WEB_SEARCH}.\nQuery: "),
     _family(r"embeddinggemma-", "task: search result | query: ", "title: none | text: "),
     _family(r"(piccolo|stella)-(base|large)-zh$", "查询: ", "结果: "),
     _family(r"(nlp_)?gte[-_]"),
