@@ -81,7 +81,7 @@ class _Turns:
 class Gate:
     """Counts what is asked of one model. Amounts are estimated tokens."""
 
-    def __init__(self, model_id: str, max_queue_s: float, tokens_per_s: float = 0.0) -> None:
+    def __init__(self, model_id: str, max_queue_s: float) -> None:
         self.model_id = model_id
         self.answered = 0
         self.failed = 0
@@ -90,8 +90,8 @@ class Gate:
         self.last_success = 0.0
         self._last_success_s = -math.inf
         self._max_queue_s = max_queue_s
-        self._rate = Rate(tokens_per_s or _FIRST_TOKENS_PER_S)
-        self._is_guess = not tokens_per_s
+        self._rate = Rate(_FIRST_TOKENS_PER_S)
+        self._is_guess = True
         self._ahead = max(self._rate.per_s * _AHEAD_S, _AHEAD_TOKENS)
         self._small = _Turns()
         self._big = _Turns()

@@ -52,7 +52,6 @@ class _ShardAnswerError(RequestError):
         super().__init__(failed.message, param=failed.param, code=failed.code)
         self.status = failed.status
         self.kind = failed.kind
-        self.index = failed.index
 
 
 class Link(asyncio.Protocol):

@@ -34,15 +34,15 @@ def log_failure(request: Encode, index: int, cause: Exception) -> None:
 
 def failed_input(request: Encode, index: int, cause: Exception) -> Failed:
     """Return what its asker hears."""
-    label, index = request.label(index), request.first_index + index
+    label = request.label(index)
     if ran_out(cause):
         message = (
             f"{label.capitalize()} needs more memory than there is, even alone; every other input is fine. "
             "Shorten it, or ask for fewer of its tokens."
         )
-        return Failed(413, "invalid_request_error", "input_too_large", message, "input", index)
+        return Failed(413, "invalid_request_error", "input_too_large", message, "input")
     message = f"The model failed on {label}; every other input is fine. Change or leave out that input."
-    return Failed(EncodeError.status, EncodeError.kind, EncodeError.code, message, "input", index)
+    return Failed(EncodeError.status, EncodeError.kind, EncodeError.code, message, "input")
 
 
 def too_late() -> Failed:

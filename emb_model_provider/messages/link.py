@@ -126,14 +126,13 @@ class Encoded(Wire, frozen=True):
 
 
 class Failed(Wire, frozen=True):
-    """Shard to router: one request has no vectors. ``index`` is the guilty input where one is known."""
+    """Shard to router: one request has no vectors. ``message`` names the guilty input where one is known."""
 
     status: int
     kind: str
     code: str | None
     message: str
     param: str | None = None
-    index: int | None = None
 
 
 class Cancel(Wire, frozen=True):

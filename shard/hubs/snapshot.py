@@ -56,7 +56,6 @@ class Snapshot:
 
     directory: Path
     source: Origin
-    name: str
     revision: str | None
 
 
@@ -66,7 +65,6 @@ class Progress:
 
     done_bytes: int
     total_bytes: int
-    source: HubName
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +245,7 @@ def is_half_fetched(repository: Path, mark: str = "") -> bool:
     return note.exists() and _read_whole(repository, note) is None
 
 
-def progress_of_another(repository: Path, source: HubName) -> Progress | None:
+def progress_of_another(repository: Path) -> Progress | None:
     """Return how far the download is that another process has begun here; ``None`` where none says what it brings.
 
     What was there before it does not count, and of a file only what is written: room may be taken for all of it first.
@@ -260,7 +258,7 @@ def progress_of_another(repository: Path, source: HubName) -> Progress | None:
     except (OSError, ValueError, KeyError, TypeError):  # it has ended, or a file was renamed, at this moment
         return None
     done_bytes = sum(_BLOCK_BYTES * one.st_blocks for one in found if S_ISREG(one.st_mode) and one.st_mtime >= began_s)
-    return Progress(min(done_bytes, total_bytes), total_bytes, source)
+    return Progress(min(done_bytes, total_bytes), total_bytes)
 
 
 def _write(path: Path, marker: Marker) -> None:

@@ -84,7 +84,7 @@ WIRE = [
     pack(Encode(("hello", "你好"), dimensions=3, prompt_name="query", timeout_ms=5), 7),
     pack(Encode((), token_ids=((1, 2), (3,))), 2**64 - 1),
     pack(Encoded(b"\0" * 16, 2, (3, 4), truncated=(1,), errors=(InputError(0, 500, "x", None, "y"),)), 7),
-    pack(Failed(500, "server_error", "encode_failed", "no", "input", 1), 9),
+    pack(Failed(500, "server_error", "encode_failed", "no", "input"), 9),
     pack(Cancel((5,))),
 ]
 

@@ -11,7 +11,7 @@ def fetch(spec, hubs, on_progress):
 
     if not Path(spec.name).is_dir():
         raise LoadError(LoadReason.NO_SUCH_MODEL, f"{spec.name!r} is not an existing directory.")
-    return Snapshot(Path(spec.name), "local", spec.name, None)
+    return Snapshot(Path(spec.name), "local", None)
 
 
 def forbid_requests():

@@ -28,7 +28,6 @@ messages = st.one_of(
         code=st.none() | st.text(),
         message=st.text(),
         param=st.none() | st.text(),
-        index=st.none() | st.integers(0, 9),
     ),
     st.builds(Cancel, st.lists(st.integers(0, 2**63)).map(tuple)),
 )

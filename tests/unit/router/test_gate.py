@@ -10,8 +10,15 @@ from emb_model_provider.errors import DeadlineError, OverloadedError
 from router.gate import Gate, Turn, Work
 
 
+def gate_of(tokens_per_s, max_queue_s=0):
+    """Return the gate of a model whose shard has measured so much."""
+    gate = Gate("m", max_queue_s)
+    gate.expect(tokens_per_s)
+    return gate
+
+
 async def test_what_is_over_the_budget_of_time_is_refused_with_the_time_until_there_is_room():
-    gate = Gate("m", max_queue_s=10, tokens_per_s=100)
+    gate = gate_of(100, max_queue_s=10)
     key = gate.let_in("a", 600, is_small=False)
     with pytest.raises(OverloadedError) as caught:
         gate.let_in("a", 400, is_small=False)
@@ -26,7 +33,7 @@ async def test_what_is_over_the_budget_of_time_is_refused_with_the_time_until_th
 def test_whoever_is_refused_may_come_back_when_there_is_room_but_in_a_second_at_least_and_a_minute_at_most(
     tokens, after_s, said_s
 ):
-    gate = Gate("m", max_queue_s=10, tokens_per_s=50)
+    gate = gate_of(50, max_queue_s=10)
     gate.let_in("a", 500, is_small=False)
     with pytest.raises(OverloadedError, match=f"Try again in {said_s} s") as caught:
         gate.let_in("b", tokens, is_small=False)
@@ -34,7 +41,7 @@ def test_whoever_is_refused_may_come_back_when_there_is_room_but_in_a_second_at_
 
 
 async def test_a_big_request_beyond_all_that_may_wait_does_not_keep_small_ones_out():
-    gate = Gate("m", max_queue_s=10, tokens_per_s=100)
+    gate = gate_of(100, max_queue_s=10)
     gate.let_in("a", 100_000, is_small=False)
     with pytest.raises(OverloadedError):
         gate.let_in("b", 1, is_small=False)
@@ -47,7 +54,7 @@ async def test_a_big_request_beyond_all_that_may_wait_does_not_keep_small_ones_o
 
 
 async def test_without_a_limit_everything_is_let_in():
-    gate = Gate("m", max_queue_s=0, tokens_per_s=1)
+    gate = gate_of(1)
     for _ in range(100):
         gate.let_in("a", 10**9, is_small=False)
     assert gate.requests == 100
@@ -101,7 +108,7 @@ async def start_all(gate: Gate, order: list[str], wanted: list[Turn]):
 
 
 async def test_a_flood_waits_at_the_gate_and_another_clients_request_goes_next():
-    gate, order = Gate("m", 0, tokens_per_s=8192), []
+    gate, order = gate_of(8192), []
     flood = [turn_of("flood", 1024) for _ in range(50)]
     tasks = await start_all(gate, order, flood)
     assert order == ["flood"] * 2
@@ -117,7 +124,7 @@ async def test_a_flood_waits_at_the_gate_and_another_clients_request_goes_next()
 
 
 async def test_big_requests_in_hand_do_not_hold_up_small_ones():
-    gate, order = Gate("m", 0, tokens_per_s=1), []
+    gate, order = gate_of(1), []
     tasks = await start_all(gate, order, [turn_of("bulk", 100_000, is_small=False) for _ in range(3)])
     tasks += await start_all(gate, order, [turn_of("query", 5)])
     assert order == ["bulk", "query"]
@@ -129,7 +136,7 @@ async def test_big_requests_in_hand_do_not_hold_up_small_ones():
 
 
 async def test_a_client_that_leaves_gives_its_turn_to_the_next():
-    gate, order = Gate("m", 0, tokens_per_s=1), []
+    gate, order = gate_of(1), []
     a, b, c = turns = [turn_of(client, 5000) for client in "abc"]
     tasks = await start_all(gate, order, turns)
     tasks[1].cancel()
@@ -142,7 +149,7 @@ async def test_a_client_that_leaves_gives_its_turn_to_the_next():
 
 
 async def test_a_client_that_leaves_in_the_moment_of_its_turn_takes_nothing_with_it():
-    gate, order = Gate("m", 0, tokens_per_s=1), []
+    gate, order = gate_of(1), []
     turns = [turn_of(client, 5000) for client in "abc"]
     tasks = await start_all(gate, order, turns)
     gate.turn_over(turns[0], is_answered=True)
@@ -153,7 +160,7 @@ async def test_a_client_that_leaves_in_the_moment_of_its_turn_takes_nothing_with
 
 
 async def test_a_client_that_has_left_as_its_turn_comes_leaves_the_shard_no_more_than_it_had():
-    gate, order = Gate("m", 0, tokens_per_s=1), []
+    gate, order = gate_of(1), []
     turns = [turn_of(client, 5000) for client in "abcd"]
     tasks = await start_all(gate, order, turns)
     tasks[1].cancel()  # it has not heard of that yet
@@ -165,7 +172,7 @@ async def test_a_client_that_has_left_as_its_turn_comes_leaves_the_shard_no_more
 
 
 async def test_what_could_not_be_in_time_any_more_has_no_turn_and_the_next_one_goes():
-    gate = Gate("m", 0, tokens_per_s=1000)
+    gate = gate_of(1000)
     now_s = asyncio.get_running_loop().time()
     first, late, soon, later = (turn_of(client, 250) for client in ("first", "late", "soon", "later"))
     # In hand is nothing by then, and a quarter of a second is what each takes.
@@ -183,7 +190,7 @@ async def test_what_could_not_be_in_time_any_more_has_no_turn_and_the_next_one_g
 
 
 async def test_what_takes_less_than_the_time_that_is_left_has_its_turn():
-    gate, order = Gate("m", 0, tokens_per_s=1000), []
+    gate, order = gate_of(1000), []
     first, urgent = turn_of("first", 250), turn_of("urgent", 250)
     urgent.deadline_s = asyncio.get_running_loop().time() + 2
     tasks = await start_all(gate, order, [first, urgent])
@@ -193,7 +200,7 @@ async def test_what_takes_less_than_the_time_that_is_left_has_its_turn():
 
 
 async def test_what_the_shard_has_in_hand_counts_against_a_deadline():
-    gate = Gate("m", 0, tokens_per_s=1000)
+    gate = gate_of(1000)
     now_s = asyncio.get_running_loop().time()
     first, second, third = turn_of("a", 200), turn_of("a", 100), turn_of("b", 100)
     third.deadline_s = now_s + 0.15
@@ -207,7 +214,7 @@ async def test_what_the_shard_has_in_hand_counts_against_a_deadline():
 
 
 async def test_a_query_is_in_time_however_much_the_shard_has_of_large_requests():
-    gate, order = Gate("m", 0, tokens_per_s=1000), []
+    gate, order = gate_of(1000), []
     first, query = turn_of("a", 250), turn_of("b", 250)
     query.deadline_s = asyncio.get_running_loop().time() + 5
     tasks = await start_all(gate, order, [turn_of("bulk", 100_000, is_small=False), first, query])
@@ -217,7 +224,7 @@ async def test_a_query_is_in_time_however_much_the_shard_has_of_large_requests()
 
 
 async def test_what_came_too_late_costs_its_client_nothing_and_is_forgotten():
-    gate, order = Gate("m", 0, tokens_per_s=1000), []
+    gate, order = gate_of(1000), []
     first, late, soon, other = (turn_of(client, 250) for client in ("first", "late", "late", "other"))
     late.tokens = 100_000  # of which none is encoded
     late.deadline_s = asyncio.get_running_loop().time()
@@ -232,7 +239,7 @@ async def test_what_came_too_late_costs_its_client_nothing_and_is_forgotten():
 
 @pytest.mark.parametrize("is_refused_first", [True, False])
 async def test_who_is_refused_in_the_moment_of_leaving_takes_nothing_with_it(is_refused_first):
-    gate = Gate("m", 0, tokens_per_s=1000)
+    gate = gate_of(1000)
     first, late = turn_of("a", 250), turn_of("b", 250)
     late.deadline_s = asyncio.get_running_loop().time()
     tasks = await start_all(gate, [], [first, late])
@@ -248,7 +255,7 @@ async def test_who_is_refused_in_the_moment_of_leaving_takes_nothing_with_it(is_
 
 
 async def test_equal_slices_go_together_and_count_once():
-    gate, order = Gate("m", 0, tokens_per_s=1), []
+    gate, order = gate_of(1), []
     first, other = turn_of("a", 5000, "same"), turn_of("b", 5000)
     waiting = [turn_of(client, 5000, "wanted by all") for client in "cdef"]
     tasks = await start_all(gate, order, [first, other, *waiting, turn_of("z", 5000)])
@@ -274,7 +281,7 @@ async def test_equal_slices_go_together_and_count_once():
 
 
 async def test_where_one_of_equal_slices_leaves_the_others_still_go_together():
-    gate, order = Gate("m", 0, tokens_per_s=1), []
+    gate, order = gate_of(1), []
     first, *waiting = turns = [turn_of("a", 5000), *(turn_of(client, 5000, "same") for client in "bcd")]
     tasks = await start_all(gate, order, turns)
     tasks[2].cancel()
@@ -287,7 +294,7 @@ async def test_where_one_of_equal_slices_leaves_the_others_still_go_together():
 
 
 async def test_a_query_that_bulk_has_brought_to_the_shard_goes_along():
-    gate, order = Gate("m", 0, tokens_per_s=1), []
+    gate, order = gate_of(1), []
     held, query = turn_of("a", 5000), turn_of("b", 5000, "same")
     tasks = await start_all(gate, order, [held, query, turn_of("bulk", 5000, "same", is_small=False)])
     await asyncio.gather(*tasks)
@@ -306,7 +313,7 @@ class Crowd:
     """Slices that come to a gate, leave while they wait, and are answered or lost by the shard."""
 
     def __init__(self) -> None:
-        self.gate = Gate("m", 0, tokens_per_s=1)
+        self.gate = gate_of(1)
         self.here: dict[asyncio.Task[None], Turn] = {}
 
     async def come(self, number: int, text: str) -> None:
@@ -381,7 +388,6 @@ async def test_a_rate_is_told_as_soon_as_anybody_has_measured_it_and_no_guess(mo
         now_s += 10
     assert gate.tokens_per_s == 1000
     await asyncio.gather(*tasks)
-    assert Gate("m", 0, tokens_per_s=300).tokens_per_s == 300
 
 
 async def test_who_comes_once_a_model_has_turned_out_faster_goes_before_nobody_that_waits():
@@ -401,7 +407,7 @@ async def test_who_comes_once_a_model_has_turned_out_faster_goes_before_nobody_t
 async def test_what_was_lost_or_taken_back_is_no_work_that_the_model_has_done(monkeypatch, is_small):
     now_s = 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now_s)
-    gate = Gate("m", 0, tokens_per_s=400)
+    gate = gate_of(400)
     turns = [turn_of("a", 1000, is_small=is_small) for _ in range(5)]
     tasks = await start_all(gate, [], turns)
     gate.turn_over(turns[0], is_answered=True)
@@ -417,7 +423,7 @@ async def test_what_was_lost_or_taken_back_is_no_work_that_the_model_has_done(mo
 async def test_a_model_that_is_found_faster_is_given_more_at_a_time(monkeypatch):
     now_s = 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now_s)
-    gate, order = Gate("m", 0, tokens_per_s=400), []
+    gate, order = gate_of(400), []
     turns = [turn_of("a", 100) for _ in range(40)]
     tasks = await start_all(gate, order, turns)
     assert len(order) == 1, "a quarter of a second's work"
@@ -435,7 +441,7 @@ async def test_a_model_that_is_found_faster_is_given_more_at_a_time(monkeypatch)
 async def test_the_time_in_which_nothing_waits_does_not_make_a_model_slow(monkeypatch):
     now_s = 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now_s)
-    gate = Gate("m", 0, tokens_per_s=400)
+    gate = gate_of(400)
     for began_s in (0.0, 1000.0):
         turns = [turn_of("a", 100) for _ in range(3)]
         await asyncio.gather(*await start_all(gate, [], turns[:1]))
@@ -450,7 +456,7 @@ async def test_the_time_in_which_nothing_waits_does_not_make_a_model_slow(monkey
 async def test_what_waits_of_large_requests_lets_small_answers_tell_how_fast_a_model_is(monkeypatch):
     now_s = 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now_s)
-    gate = Gate("m", 0, tokens_per_s=400)
+    gate = gate_of(400)
     waiting = await start_all(gate, [], [turn_of("bulk", 100_000, is_small=False) for _ in range(2)])
     for _ in range(6):
         query = turn_of("a", 100)

@@ -71,14 +71,15 @@ def test_an_input_that_makes_the_model_raise_fails_its_own_request_only(make_eng
     assert vectors(first).tolist() == [expected_vector("good"), expected_vector("also good")]
     assert vectors(third).tolist() == [expected_vector("good too")]
     assert isinstance(second, Failed)
-    assert (second.status, second.code, second.index) == (500, "encode_failed", 65)
+    assert (second.status, second.code) == (500, "encode_failed")
+    assert second.message.startswith("The model failed on input 65;")
 
 
 def test_of_several_inputs_that_fail_the_first_is_named(make_engine):
     engine, heard = make_engine(FakeEncoder())
     engine.submit(1, Encode(("a", "POISON", "POISON")))
     (failed,) = heard.wait_for(1)
-    assert failed.index == 1
+    assert failed.message.startswith("The model failed on input 1;")
 
 
 def test_what_fails_is_called_and_logged_by_the_clients_own_names(make_engine, caplog):
@@ -102,7 +103,8 @@ def test_a_vector_that_is_not_finite_is_made_once_more_in_fp32_and_else_never_de
     encoder.gate.set()
     broken, mended = heard.wait_for(1, 2)
     assert isinstance(broken, Failed)
-    assert (broken.code, broken.index) == ("encode_failed", 0)
+    assert broken.code == "encode_failed"
+    assert broken.message.startswith("The model failed on input 0;")
     assert vectors(mended).tolist() == [expected_vector("fine"), expected_vector("OVERFLOW")]
     assert sorted(encoder.encoded_exactly) == ["NAN", "OVERFLOW"]
 

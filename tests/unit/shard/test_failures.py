@@ -14,13 +14,13 @@ def test_an_input_that_memory_is_too_little_for_is_its_clients_to_shorten(index,
         f"{name} needs more memory than there is, even alone; every other input is fine. "
         "Shorten it, or ask for fewer of its tokens."
     )
-    expected = Failed(413, "invalid_request_error", "input_too_large", sentence, "input", 64 + index)
+    expected = Failed(413, "invalid_request_error", "input_too_large", sentence, "input")
     assert failed_input(REQUEST, index, MemoryError()) == expected
 
 
 def test_any_other_failure_is_the_servers_and_names_the_input_by_its_place_in_the_request():
     sentence = "The model failed on document 4; every other input is fine. Change or leave out that input."
-    expected = Failed(500, "server_error", "encode_failed", sentence, "input", 65)
+    expected = Failed(500, "server_error", "encode_failed", sentence, "input")
     assert failed_input(REQUEST, 1, ValueError("no")) == expected
 
 

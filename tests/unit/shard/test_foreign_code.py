@@ -44,7 +44,7 @@ def test_code_is_asked_of_hubs_that_the_source_allows_and_whose_code_is_trusted(
 def snapshot(directory, *repositories: str, source=HF) -> Snapshot:
     wanted = {f"Auto{n}": f"{name}--modeling.M" for n, name in enumerate(repositories)}
     (directory / "config.json").write_text(json.dumps({"auto_map": wanted}))
-    return Snapshot(directory, source, "o/m", "c0ffee")
+    return Snapshot(directory, source, "c0ffee")
 
 
 def fetched(model, tmp_path, *, hubs=None, **fields):

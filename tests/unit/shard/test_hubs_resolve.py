@@ -174,11 +174,11 @@ def test_who_waits_for_another_process_to_download_the_model_reports_its_progres
             has_moved.set()
 
     def wait_and_enter():
-        with download._locked(tmp_path, "huggingface", hear):
+        with download._locked(tmp_path, hear):
             is_inside.set()
 
     waiting = threading.Thread(target=wait_and_enter)
-    with download._locked(tmp_path, "huggingface", reports.append):
+    with download._locked(tmp_path, reports.append):
         assert reports == [], "nobody else downloads"
         waiting.start()
         note_begun(tmp_path, Marker("snapshots/c", "c", (RemoteFile("m", 200_000),)))
@@ -196,5 +196,5 @@ def test_a_cache_on_a_file_system_without_locks_is_used_all_the_same(tmp_path, m
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with download._locked(tmp_path / "models--o--m", "huggingface", lambda _progress: None):
+    with download._locked(tmp_path / "models--o--m", lambda _progress: None):
         assert (tmp_path / "models--o--m").is_dir()

@@ -257,23 +257,23 @@ def test_weights_that_are_a_link_to_a_blob_which_is_gone_are_missing(tmp_path, n
 
 
 def test_the_progress_of_another_process_is_what_it_has_written_of_what_it_has_noted(tmp_path):
-    assert progress_of_another(tmp_path, "huggingface") is None
+    assert progress_of_another(tmp_path) is None
     blobs = tmp_path / "blobs"
     blobs.mkdir()
     (blobs / "older").write_bytes(b"x" * 50_000)
     os.utime(blobs / "older", (1, 1))
     files = (RemoteFile("model.safetensors", 1_000_000), RemoteFile("config.json", 2))
     note = note_begun(tmp_path, Marker("snapshots/c", "c", files))
-    at_first = progress_of_another(tmp_path, "modelscope")
-    assert (at_first.total_bytes, at_first.source) == (1_000_002, "modelscope")
+    at_first = progress_of_another(tmp_path)
+    assert at_first.total_bytes == 1_000_002
     assert at_first.done_bytes < 50_000
     with (blobs / "weights.incomplete").open("wb") as file:
         file.truncate(900_000)
-        assert progress_of_another(tmp_path, "modelscope").done_bytes < 50_000, "room is no progress"
+        assert progress_of_another(tmp_path).done_bytes < 50_000, "room is no progress"
         file.write(b"x" * 300_000)
     (tmp_path / "snapshots").symlink_to(blobs)
-    assert 300_000 <= progress_of_another(tmp_path, "modelscope").done_bytes < 400_000
+    assert 300_000 <= progress_of_another(tmp_path).done_bytes < 400_000
     (blobs / "more").write_bytes(b"x" * 1_000_000)
-    assert progress_of_another(tmp_path, "huggingface") == Progress(1_000_002, 1_000_002, "huggingface")
+    assert progress_of_another(tmp_path) == Progress(1_000_002, 1_000_002)
     note.write_text('{"files": 3}', "utf-8")
-    assert progress_of_another(tmp_path, "huggingface") is None
+    assert progress_of_another(tmp_path) is None
