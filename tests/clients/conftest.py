@@ -11,15 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.server import Server
+from tests.support.server import KeyedServer, Server
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "a-key-of-the-client-tests"
 
 
-class KeyedServer(Server):
-    def get(self, path, headers=None):
-        return super().get(path, {"Authorization": f"Bearer {KEY}"} | (headers or {}))
+class ClientsServer(KeyedServer):
+    key = KEY
 
 
 def vocabulary_directory() -> str:
@@ -53,7 +52,7 @@ def server(tmp_path_factory, models, _offline_vocabulary):
     }}
     EMB_PROVIDER_API_KEYS={KEY}
     """
-    with running(KeyedServer(tmp_path_factory.mktemp("clients"), dotenv=mapping)) as one:
+    with running(ClientsServer(tmp_path_factory.mktemp("clients"), dotenv=mapping)) as one:
         yield one
 
 

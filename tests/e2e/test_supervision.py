@@ -20,7 +20,7 @@ from tests.support.processes import (
     is_zombie,
     wait_until,
 )
-from tests.support.server import Server
+from tests.support.server import KeyedServer, Server
 from tests.support.tiny_models import make_plain, make_sentence_transformers
 
 
@@ -44,23 +44,14 @@ def two_models(models, tmp_path, **env) -> Server:
     return Server(tmp_path, dotenv=mapping, env=env)
 
 
-KEY = {"Authorization": "Bearer second-secret-key"}
-
-
-class KeyedServer(Server):
-    """Sends the key with every request."""
-
-    def get(self, path, headers=None):
-        return super().get(path, KEY | (headers or {}))
-
-    def post(self, path, body, headers=None, timeout_s=60.0):
-        return super().post(path, body, KEY | (headers or {}), timeout_s)
+class PairServer(KeyedServer):
+    key = "second-secret-key"
 
 
 @pytest.fixture(scope="module")
 def pair(models, tmp_path_factory):
     server = two_models(models, tmp_path_factory.mktemp("pair"))
-    server.__class__ = KeyedServer
+    server.__class__ = PairServer
     with server:
         server.wait_ready()
         yield server

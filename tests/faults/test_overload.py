@@ -15,6 +15,7 @@ from tests.support.asking import Asked, Asking
 from tests.support.faulty_server import FaultyModel, FaultyServer
 from tests.support.open_loop import ask_at_rate
 from tests.support.processes import wait_until
+from tests.support.server import KeyedServer
 
 #: This model has a token for each character, as the router expects of Chinese.
 TEXT = "汉" * 15
@@ -31,18 +32,15 @@ def server(tmp_path_factory):
         "EMB_PROVIDER_API_KEYS": "flood,other,third",
         "EMB_PROVIDER_REQUEST_TIMEOUT_S": "60",
     }
-    with KeyedServer(path / "server", {"en": model}, env=env) as it:
+    with ThirdsServer(path / "server", {"en": model}, env=env) as it:
         it.wait_ready()
         yield it
 
 
-class KeyedServer(FaultyServer):
-    """A server that asks for a key; every request of the tests' own carries one."""
+class ThirdsServer(KeyedServer, FaultyServer):
+    """Every request of the tests' own has a key of its own."""
 
-    def _send(self, request, timeout_s=60.0):
-        if not request.has_header("Authorization"):
-            request.add_header("Authorization", "Bearer third")
-        return FaultyServer._send(request, timeout_s)
+    key = "third"
 
 
 class Outcome:

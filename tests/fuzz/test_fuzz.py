@@ -33,6 +33,7 @@ from emb_model_provider.settings import load_settings
 from router.dialects.fields import read_object
 from router.dialects.table import DIALECTS
 from tests.support.leaks import resident_bytes
+from tests.support.steps import finish
 
 _CASES = int(os.environ.get("FUZZ_CASES", "100"))
 _GROWTH_BYTES = 16 * 1024 * 1024
@@ -253,11 +254,3 @@ def check(error: RequestError) -> None:
     assert 400 <= error.status < 500
     assert error.message
     assert len(error.message) < 1000
-
-
-def finish(steps):
-    while True:
-        try:
-            next(steps)
-        except StopIteration as done:
-            return done.value

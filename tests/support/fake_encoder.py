@@ -9,8 +9,8 @@ import numpy as np
 
 from emb_model_provider.errors import InvalidRequestError
 from emb_model_provider.messages.link import Token
-from emb_model_provider.messages.status import EncoderInfo
 from shard.encoder import PLAIN, FatalDeviceError, Reading, Results, Tokenized
+from tests.support.statuses import make_info
 
 DIMENSION = 4
 MAX_TOKENS = 40
@@ -31,20 +31,9 @@ class FakeEncoder:
     """
 
     def __init__(self, *, closed: bool = False) -> None:
-        self.info = EncoderInfo(
-            dimension=DIMENSION,
-            max_tokens=MAX_TOKENS,
-            pooling="cls",
-            normalized=False,
-            device="cpu",
-            precision="fp32",
-            storage_dtype="float32",
-            compute_dtype="float32",
-            layout="plain",
-            weights_bytes=0,
-            vocabulary_size=VOCABULARY_SIZE,
-            prompts=(),
-        )
+        self.info = make_info(
+            dimension=DIMENSION, max_tokens=MAX_TOKENS, normalized=False, vocabulary_size=VOCABULARY_SIZE
+        ).encoder
         self.gate = threading.Event()
         self.entered = threading.Event()
         self.batch_sizes: list[int] = []

@@ -181,3 +181,18 @@ class Server:
         path = self.directory / name
         path.mkdir(exist_ok=True)
         return path
+
+
+class KeyedServer(Server):
+    """Sends ``key`` with every request that brings none."""
+
+    key = ""
+
+    def get(self, path: str, headers: dict[str, str] | None = None) -> Answer:
+        return super().get(path, self._keyed(headers))
+
+    def post(self, path: str, body: object, headers: dict[str, str] | None = None, timeout_s: float = 60.0) -> Answer:
+        return super().post(path, body, self._keyed(headers), timeout_s)
+
+    def _keyed(self, headers: dict[str, str] | None) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key}"} | (headers or {})

@@ -20,6 +20,7 @@ from router.registry import Registry
 from router.requests import EncodeRequest, Queries
 from router.service import EmbeddingService, Policy
 from router.visit import VISIT, Visit
+from tests.support.mortal import Mortal, make_service
 from tests.support.statuses import make_info, make_status
 
 
@@ -27,47 +28,15 @@ def vector(text: str) -> list[float]:
     return [float(len(text)), float(ord(text[-1])), 0.0, 1.0]
 
 
-class MortalBackend:
-    """One shard after the other: it works on two messages at a time and dies, with all it has, of each deadly text."""
-
-    def __init__(self, *deadly: str) -> None:
-        self.deadly = set(deadly)
-        self.deaths = 0
-        self.seen: list[Encode] = []
-        self._here: dict[asyncio.Future[Encoded], Encode] = {}
-        self._task: asyncio.Task[None] | None = None
+class MortalBackend(Mortal):
+    at_once = 2
 
     async def encode(self, model_id: str, message: Encode) -> Encoded:
-        self.seen.append(message)
-        future = asyncio.get_running_loop().create_future()
-        self._here[future] = message
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._work())
-        return await future
+        return await self._ask(message)
 
-    async def _work(self) -> None:
-        while self._here:
-            await asyncio.sleep(0)
-            alone = [future for future, message in self._here.items() if message.alone]
-            started = alone[:1] or list(self._here)[:2]
-            if any(self.deadly & set(self._here[future].texts) for future in started):
-                self.deaths += 1
-                here, self._here = self._here, {}
-                for future in here:
-                    if not future.done():
-                        future.set_exception(ShardLostError(started=future in started))
-                continue
-            for future in started:
-                message = self._here.pop(future)
-                if not future.done():
-                    rows = np.array([vector(text) for text in message.texts], dtype="<f4")
-                    future.set_result(Encoded(rows.tobytes(), 4, tuple(len(text) for text in message.texts)))
-
-
-def make_service(backend, policy: Policy | None = None) -> EmbeddingService:
-    registry = Registry(ready_wait_s=0.05)
-    registry.update(ShardTable((make_status("m", info=make_info()),)))
-    return EmbeddingService(registry, backend, policy)
+    def answer(self, message: Encode) -> Encoded:
+        rows = np.array([vector(text) for text in message.texts], dtype="<f4")
+        return Encoded(rows.tobytes(), 4, tuple(len(text) for text in message.texts))
 
 
 def rows(result) -> list[list[float]]:

@@ -10,65 +10,28 @@ from emb_model_provider.messages.status import ShardTable
 from router.link import ShardLostError
 from router.quarantine import fingerprint
 from router.registry import Registry
-from router.service import EmbeddingService, Policy
+from router.service import EmbeddingService
 from router.visit import VISIT, Visit
+from tests.support.mortal import Mortal, make_service
 from tests.support.statuses import make_info, make_status
 
 
-class MortalSpeller:
-    """One process after the other: it reads one message at a time and dies, with all it has, of each deadly input."""
-
-    def __init__(self, *deadly: object) -> None:
-        self.deadly = set(deadly)
-        self.deaths = 0
-        self.on_death = lambda: None
-        self.seen: list[Tokenize | Detokenize] = []
-        self._here: dict[asyncio.Future[object], Tokenize | Detokenize] = {}
-        self._task: asyncio.Task[None] | None = None
-
+class MortalSpeller(Mortal):
     async def tokenize(self, model_id: str, message: Tokenize) -> Tokens:
         return await self._ask(message)
 
     async def detokenize(self, model_id: str, message: Detokenize) -> Texts:
         return await self._ask(message)
 
-    async def _ask(self, message):
-        self.seen.append(message)
-        future = asyncio.get_running_loop().create_future()
-        self._here[future] = message
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._work())
-        return await future
+    def inputs(self, message):
+        return message.texts if isinstance(message, Tokenize) else message.token_ids
 
-    async def _work(self) -> None:
-        while self._here:
-            await asyncio.sleep(0)
-            first = next((one for one, message in self._here.items() if message.alone), next(iter(self._here)))
-            message = self._here[first]
-            inputs = message.texts if isinstance(message, Tokenize) else message.token_ids
-            if self.deadly & set(inputs):
-                self.deaths += 1
-                self.on_death()
-                here, self._here = self._here, {}
-                for future in here:
-                    if not future.done():
-                        future.set_exception(ShardLostError(started=future is first))
-                continue
-            del self._here[first]
-            if not first.done():
-                first.set_result(
-                    Tokens(tuple(map(spelled, inputs))) if isinstance(message, Tokenize) else Texts(("a",))
-                )
+    def answer(self, message):
+        return Tokens(tuple(map(spelled, message.texts))) if isinstance(message, Tokenize) else Texts(("a",))
 
 
 def spelled(text: str) -> tuple[Token, ...]:
     return tuple(Token(ord(one), one, False, index, index + 1) for index, one in enumerate(text))
-
-
-def make_service(backend, policy: Policy | None = None) -> EmbeddingService:
-    registry = Registry(ready_wait_s=0.05)
-    registry.update(ShardTable((make_status("m", info=make_info()),)))
-    return EmbeddingService(registry, backend, policy)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from emb_model_provider.messages.status import (
 from supervisor.front import Front
 from supervisor.keeper import Death
 from supervisor.posts import KILL_MARGIN_S
+from tests.support.no_keeper import NoKeeper
 from tests.support.statuses import make_status
 
 CONFIG = RouterConfig(LogConfig("INFO", "plain"), (b"a",), 30.0, 1024, 7.0, 600.0)
@@ -24,17 +25,11 @@ LIVE = CONFIG.replace(ready_wait_s=1.0)
 OTHER = CONFIG.replace(max_request_bytes=99)
 
 
-class NoKeeper:
-    """Stands where a keeper stands; its child ends when it is told to."""
-
+class RouterKeeper(NoKeeper):
     def __init__(self, router) -> None:
+        super().__init__()
         self.router = router
-        self.told: list[object] = []
-        self.gone = asyncio.Event()
         self.goes_by_itself = True
-
-    def start(self) -> None:
-        self.told.append("start")
 
     def send(self, message) -> None:
         self.told.append(message)
@@ -65,7 +60,7 @@ class House:
     """Everything around a front, and the front. Implements ``FrontOwner``."""
 
     def __init__(self, monkeypatch, routers: int) -> None:
-        self.keepers: list[NoKeeper] = []
+        self.keepers: list[RouterKeeper] = []
         self.heard: list[object] = []
         self.failures: list[tuple[str, str]] = []
         self.timers: list[Timer] = []
@@ -75,8 +70,8 @@ class House:
         self.front = Front(self.config, self, self._keep, self._table, self)
         monkeypatch.setattr("supervisor.front.asyncio", _Asyncio(self))
 
-    def _keep(self, router) -> NoKeeper:
-        self.keepers.append(NoKeeper(router))
+    def _keep(self, router) -> RouterKeeper:
+        self.keepers.append(RouterKeeper(router))
         return self.keepers[-1]
 
     def _table(self) -> ShardTable:

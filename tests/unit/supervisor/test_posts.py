@@ -10,24 +10,18 @@ from emb_model_provider.modelmap import HubAccess, Hubs, ModelSpec
 from supervisor.keeper import Death
 from supervisor.posts import Post
 from supervisor.shards import Shard
+from tests.support.no_keeper import NoKeeper
 from tests.support.shard_settings import make_setting
 from tests.support.statuses import make_info
 
 
-class NoKeeper:
-    """Stands where a keeper stands; its child ends when it is told to."""
-
+class ShardKeeper(NoKeeper):
     def __init__(self, shard: Shard) -> None:
+        super().__init__()
         self.shard = shard
-        self.told: list[str] = []
-        self.pid = 0
-        self.boot_failures = self.crashes = 0
-        self.breaker = "closed"
-        self.report_every_s = 1.0
-        self.gone = asyncio.Event()
 
     def start(self) -> None:
-        self.told.append("start")
+        super().start()
         self.pid = 1
         self.shard.launch(1)
 
@@ -38,18 +32,8 @@ class NoKeeper:
         self.pid = 0
         return "kill" not in self.told
 
-    def kill(self) -> None:
-        self.told.append("kill")
-        self.gone.set()
-
-    def replace(self, why: str) -> None:
-        self.told.append(f"replace: {why}")
-
     def retune(self, restarts, watch) -> None:
         self.told.append(f"retune: {restarts}, {watch}")
-
-    def revive(self) -> None:
-        self.told.append("revive")
 
 
 class Scene:
@@ -63,7 +47,7 @@ class Scene:
 
     def _hire(self, setting, on_change) -> Shard:
         shard = Shard(setting, on_change, lambda: None)
-        shard.keeper = NoKeeper(shard)
+        shard.keeper = ShardKeeper(shard)
         self.shards.append(shard)
         return shard
 

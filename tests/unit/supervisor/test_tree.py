@@ -18,26 +18,22 @@ from supervisor.front import ROUTER_LIMITS, ROUTER_STARTUP_S
 from supervisor.plan import Placement
 from supervisor.posts import KILL_MARGIN_S
 from supervisor.tree import Ground, Tree
+from tests.support.no_keeper import NoKeeper
 from tests.support.statuses import make_info
 
 
-class NoKeeper:
-    """Stands where a keeper stands; its child ends when it is told to."""
+class TreeKeeper(NoKeeper):
+    """Its child has gone as soon as it is told to."""
 
     def __init__(self, kept, policy, watchdog, _lines) -> None:
+        super().__init__()
         self.kept = kept
         self.limits, self.watch = policy._limits, watchdog._limits
-        self.told: list[object] = []
-        self.pid = 0
-        self.boot_failures = self.crashes = 0
-        self.breaker = "closed"
-        self.report_every_s = 1.0
-        self.gone = asyncio.Event()
         self.gone.set()
         self.goes_by_itself = True
 
     def start(self) -> None:
-        self.told.append("start")
+        super().start()
         self.pid = 7
         if self.kept.name.startswith("shard"):
             self.kept.launch(1)
@@ -52,18 +48,8 @@ class NoKeeper:
         World.diary.append(f"{self.kept.name} has gone")
         return self.goes_by_itself
 
-    def kill(self) -> None:
-        self.told.append("kill")
-        self.gone.set()
-
-    def replace(self, why: str) -> None:
-        self.told.append(f"replace: {why}")
-
     def retune(self, restarts, watch) -> None:
         self.told.append((restarts.first_delay_s, watch.batch_s))
-
-    def revive(self) -> None:
-        self.told.append("revive")
 
 
 class Recorder:
@@ -87,7 +73,7 @@ class World:
     diary: list[str]
 
     def __init__(self, tmp_path: Path, monkeypatch, env=()) -> None:
-        self.keepers: list[NoKeeper] = []
+        self.keepers: list[TreeKeeper] = []
         self.notes: list[str] = []
         World.diary = []
         monkeypatch.setattr(tree_module, "Keeper", self._keep)
@@ -128,8 +114,8 @@ class World:
             raise ConfigurationError(self.problem)
         return self.settings, self._places()
 
-    def _keep(self, *parts) -> NoKeeper:
-        self.keepers.append(NoKeeper(*parts))
+    def _keep(self, *parts) -> TreeKeeper:
+        self.keepers.append(TreeKeeper(*parts))
         return self.keepers[-1]
 
     def reload(self, *models: ModelSpec, env=()):
@@ -137,11 +123,11 @@ class World:
             self.settings = self.with_models(*models, env=env)
         return self.tree.reload()
 
-    def keeper(self, model_id: str, number: int = 0) -> NoKeeper:
+    def keeper(self, model_id: str, number: int = 0) -> TreeKeeper:
         return [keeper for keeper in self.keepers if keeper.kept.name == f"shard[{model_id}]"][number]
 
     @property
-    def router(self) -> NoKeeper:
+    def router(self) -> TreeKeeper:
         return next(keeper for keeper in self.keepers if keeper.kept.name == "router")
 
     def post(self, model_id: str):

@@ -10,6 +10,7 @@ from router.dialects.fields import read_object
 from router.dialects.seam import EncodeCall
 from router.dialects.table import by_path
 from router.large_json import LARGE_BYTES
+from tests.support.steps import finish
 
 ROUTES = [
     pytest.param(dialect, route, id=f"{dialect.name} {route.path}")
@@ -86,14 +87,6 @@ LIKELY = {
     "on_error": st.sampled_from(["null", "fail"]),
     "tokens": st.lists(st.integers(-1, 9), max_size=3),
 }
-
-
-def finish(steps):
-    while True:
-        try:
-            next(steps)
-        except StopIteration as done:
-            return done.value
 
 
 def understood(route, fields):

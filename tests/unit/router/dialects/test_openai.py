@@ -20,19 +20,12 @@ from router.dialects.seam import EncodeCall
 from router.dialects.vectors import VectorForm, is_small
 from router.requests import EncodeRequest, EncodeResult
 from tests.support.statuses import make_info, make_status
+from tests.support.steps import finish
 
 
 def parse_embeddings(data: bytes) -> EncodeCall:
     fields = finish(read_object(data))
     return finish(parse_fields(fields))
-
-
-def finish(steps):
-    while True:
-        try:
-            next(steps)
-        except StopIteration as done:
-            return done.value
 
 
 def shape_of(call: EncodeCall) -> Shape:
