@@ -13,8 +13,8 @@ from router import large_json
 T = TypeVar("T")
 
 _LONGEST_SHOWN: Final = 64
-#: From here on a fraction of 64 bits holds whole numbers alone; orjson reads those of more than 64 bits into it.
-_WHOLE_FROM: Final = 2.0**53
+#: Of whole numbers from here on orjson reads about what was sent.
+_MORE_THAN_64_BITS: Final = 2.0**64
 #: Notepad and PowerShell write it; RFC 8259 leaves it to a reader to pass over it.
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 #: orjson's words for bytes that are in another encoding. It calls them surrogates, and names no place but the first.
@@ -71,12 +71,12 @@ class Fields:
         return value
 
     def whole(self, name: str, least: int, most: int | None = None) -> int | None:
-        value = self.values.get(name)
+        value = as_whole(self.values.get(name))
         if value is None:
             return None
         if type(value) is not int or value < least or (most is not None and value > most):
             span = f"from {least}" if most is None else f"from {least} to {most}"
-            if most is None and isinstance(value, float) and value >= 2.0**64:
+            if most is None and isinstance(value, float) and value >= _MORE_THAN_64_BITS:
                 span += " of 64 bits at most"
             raise wrong(name, f"a whole number {span}", value)
         return value
@@ -168,11 +168,19 @@ def unsupported(name: str, value: object, supported: Mapping[str, object]) -> In
     )
 
 
+def as_whole(value: object) -> object:
+    """Return 5 for 5.0, which are one number to JSON, and anything else as it is."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < _MORE_THAN_64_BITS:
+        return int(value)
+    return value
+
+
 def kind_of(value: object) -> str:
     """Say what a JSON value is, without repeating a client's text."""
     if value is None or isinstance(value, bool):
         return orjson.dumps(value).decode()
-    if isinstance(value, float) and abs(value) >= _WHOLE_FROM:
+    value = as_whole(value)
+    if isinstance(value, float) and value.is_integer():
         return f"the number {value:g}"
     return {
         str: "a string",

@@ -6,7 +6,7 @@ from collections.abc import Generator, Mapping
 from typing import Final
 
 from emb_model_provider.errors import InvalidRequestError, RequestError
-from router.dialects.fields import Fields, check_count, empty_text, kind_of
+from router.dialects.fields import Fields, as_whole, check_count, empty_text, kind_of
 from router.dialects.options import MAX_INPUTS, without_holes
 
 _MAX_TOKEN_ID: Final = 2**31
@@ -41,7 +41,7 @@ def read_input(fields: Fields) -> Generator[None, None, _Inputs]:
     if not value:
         raise _bad_input("'input' is empty: give at least one string or token id.")
     first = value[0]
-    if type(first) is int:
+    if type(as_whole(first)) is int:
         return (), (checked_ids("input", value, "input"),)
     check_count("input", value, MAX_INPUTS)
     if isinstance(first, str):
@@ -87,12 +87,13 @@ def checked_ids(where: str, value: object, param: str) -> tuple[int, ...]:
         raise InvalidRequestError(f"'{where}' is an empty list of token ids.", param=param)
     if set(map(type, value)) == {int} and min(value) >= 0 and max(value) < _MAX_TOKEN_ID:
         return tuple(value)
-    for index, one in enumerate(value):  # one of them is wrong
+    ids = [as_whole(one) for one in value]
+    for index, one in enumerate(ids):
         if type(one) is not int or not 0 <= one < _MAX_TOKEN_ID:
             raise InvalidRequestError(
                 f"'{where}[{index}]' must be a token id, a whole number from 0, not {kind_of(one)}.", param=param
             )
-    return tuple(value)
+    return tuple(ids)  # type: ignore[arg-type]  # each was looked at
 
 
 def _bad_input(message: str) -> InvalidRequestError:

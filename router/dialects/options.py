@@ -12,7 +12,7 @@ from typing import Final
 from emb_model_provider.errors import InvalidRequestError, RequestError
 from emb_model_provider.messages.link import Output, Priority
 from emb_model_provider.modelmap import Overlong
-from router.dialects.fields import Fields, check_count, empty_text, no_words, unsupported, wrong
+from router.dialects.fields import Fields, as_whole, check_count, empty_text, no_words, unsupported, wrong
 from router.requests import EncodeRequest
 
 #: More than any server takes; its operator's own limit (EMB_PROVIDER_MAX_INPUTS) is ``service``'s to check.
@@ -146,7 +146,7 @@ def _max_tokens(fields: Fields) -> int | None:
 
 
 def _priority(fields: Fields) -> Priority:
-    value = fields.values.get("priority")
+    value = as_whole(fields.values.get("priority"))
     if type(value) is int:  # as vLLM has it: lower comes first
         return "auto" if value == 0 else "interactive" if value < 0 else "bulk"
     return fields.choice("priority", _PRIORITIES) or "auto"

@@ -17,7 +17,7 @@ from emb_model_provider.errors import InvalidRequestError, RequestError
 from emb_model_provider.messages.link import Detokenize, Output, Texts, Token, Tokenize, Tokens
 from emb_model_provider.messages.status import EncoderInfo
 from emb_model_provider.modelmap import Task
-from router.dialects.fields import Fields, check_count, wrong
+from router.dialects.fields import Fields, as_whole, check_count, wrong
 from router.dialects.inputs import checked_id_lists, checked_ids
 from router.dialects.jina import read_raw, strings
 from router.dialects.options import MAX_INPUTS, MAX_TOKENIZED, Options, read_options, read_texts
@@ -106,7 +106,7 @@ def _inputs(
 ) -> Generator[None, None, tuple[tuple[str, ...], tuple[tuple[int, ...], ...], Mapping[int, RequestError]]]:
     value = fields.values.get("inputs")
     if isinstance(value, list) and value and not (options.partial and any(isinstance(one, str) for one in value)):
-        if type(value[0]) is int:
+        if type(as_whole(value[0])) is int:
             return (), (checked_ids("inputs", value, "inputs"),), {}
         if isinstance(value[0], list):
             check_count("inputs", value, MAX_INPUTS)

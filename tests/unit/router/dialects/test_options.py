@@ -25,6 +25,11 @@ def read(fields: dict[str, object]) -> dict[str, object]:
         ({"task": "query"}, {"role": "query"}),
         ({"task": "a", "input_type": "b"}, {"role": "b"}),
         ({"dimensions": 1}, {"dimensions": 1}),
+        ({"dimensions": 5.0}, {"dimensions": 5}),  # of JSON's numbers 5.0 is the same one
+        ({"dimensions": 2.0**63}, {"dimensions": 2**63}),
+        ({"truncate_prompt_tokens": -1.0}, {"overlong": "truncate"}),
+        ({"priority": 0.0}, {}),
+        ({"priority": -1.0}, {"priority": "interactive"}),
         ({"output_dimension": 8}, {"dimensions": 8}),
         ({"output_dimension": 8, "dimensions": 4}, {"dimensions": 4}),
         ({"normalized": False}, {"normalize": False}),
@@ -81,6 +86,7 @@ def test_a_word_means_the_same_in_every_dialect(fields, expected):
         ({"timeout_ms": 1e30}, r"from 1 to 86400000, not the number 1e\+30\."),  # as orjson reads 1 and thirty zeros
         ({"timeout_ms": -1e30}, r"not the number -1e\+30\."),
         ({"timeout_ms": 0.5}, r"not a fraction\."),
+        ({"timeout_ms": 0.0}, r"not the number 0\."),
         ({"priority": True}, "priority"),
         ({"priority": 0.5}, "priority"),
     ],

@@ -280,7 +280,7 @@ async def test_the_bare_address_means_the_only_model_whatever_it_is_for(aiohttp_
 
 
 async def test_token_ids_are_taken_as_one_list_or_several(ask, backend):
-    for inputs, sent in (([97], ((97,),)), ([[97], [98, 99]], ((97,), (98, 99)))):
+    for inputs, sent in (([97], ((97,),)), ([97.0], ((97,),)), ([[97], [98, 99]], ((97,), (98, 99)))):
         for path, model in (("/embed", "embed"), ("/embed_sparse", "splade"), ("/embed_all", "colbert")):
             assert len(await ask(path, model=model, inputs=inputs)) == len(sent)
             assert (backend.seen[-1].texts, backend.seen[-1].token_ids) == ((), sent)
