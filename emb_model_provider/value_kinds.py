@@ -157,6 +157,11 @@ class Integer(Kind[int]):
         return value
 
 
+def read_number(text: str) -> float | None:
+    """Return the number that is written in decimal digits of ASCII; ``None`` for all else that ``float`` would take."""
+    return float(text) if _NUMBER.fullmatch(text) else None
+
+
 @dataclass(frozen=True, slots=True)
 class Number(Kind[float]):
     """A number within bounds, both included."""
@@ -175,9 +180,9 @@ class Number(Kind[float]):
         return Bilingual(f"{low} to {high}", f"{low} 至 {high}")
 
     def parse(self, text: str) -> float:
-        if not _NUMBER.fullmatch(text):
+        if (value := read_number(text)) is None:
             raise WrongValueError(f"it must be a number from {self.allowed.en}")
-        return self._bounded(float(text))
+        return self._bounded(value)
 
     def check(self, value: JsonValue) -> float:
         if isinstance(value, bool) or not isinstance(value, (int, float)):

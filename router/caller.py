@@ -5,12 +5,12 @@ In a context variable and not in every dialect's request, so that no dialect can
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Final, NamedTuple
 
 from emb_model_provider.errors import InvalidRequestError
+from emb_model_provider.value_kinds import read_number
 
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "::ffff:127.0.0.1"})
 _TIMEOUT_S: Final = "x-request-timeout"
@@ -45,10 +45,7 @@ def read_timeout_s(headers: Mapping[str, str]) -> float | None:
 
 
 def _positive(text: str, name: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not (math.isfinite(value) and value > 0):
-        raise InvalidRequestError(f"The header {name} must be a number greater than 0, not {text[:40]!r}.")
+    value = read_number(text)
+    if value is None or value <= 0:
+        raise InvalidRequestError(f"The header {name} must be a number greater than 0, such as 2.5, not {text[:40]!r}.")
     return value

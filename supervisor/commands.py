@@ -17,7 +17,7 @@ from typing import Any, Final
 from emb_model_provider.dotenv_file import read_dotenv
 from emb_model_provider.errors import ConfigurationError
 from emb_model_provider.setting_table import RUN_DIR
-from emb_model_provider.value_kinds import WrongValueError
+from emb_model_provider.value_kinds import WrongValueError, read_number
 from supervisor.control import ControlError, NotRunningError, Request, ask
 from supervisor.report import ServerReport, from_json, render
 from supervisor.rundir import RunningServer, find_running, running_in, runtime_parent
@@ -40,10 +40,17 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     stop = commands.add_parser("stop", help="finish what is in flight and stop")
     for command in (reload, restart, stop):
         command.add_argument(
-            "--wait", metavar="SECONDS", type=float, default=0.0, help="wait so long at most until it is done"
+            "--wait", metavar="SECONDS", type=_seconds, default=0.0, help="wait so long at most until it is done"
         )
     for command in (status, reload, restart, stop):
         command.add_argument("--run-dir", metavar="PATH", type=Path, help="the server with this run directory")
+
+
+def _seconds(text: str) -> float:
+    value = read_number(text)
+    if value is None or value < 0:
+        raise argparse.ArgumentTypeError(f"must be a number of seconds, such as 60, not {text!r}")
+    return value
 
 
 def run_command(options: argparse.Namespace) -> int:

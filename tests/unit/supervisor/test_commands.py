@@ -1,12 +1,13 @@
 """Which server a command means, and when one that waits has what it waits for."""
 
+import argparse
 import sys
 from pathlib import Path
 
 import pytest
 
 from emb_model_provider.errors import ConfigurationError
-from supervisor.commands import _find, _outcome
+from supervisor.commands import _find, _outcome, add_commands
 from supervisor.control import NotRunningError, Request
 from supervisor.report import ModelReport, RouterReport, ServerReport
 
@@ -62,3 +63,13 @@ def test_from_a_directory_that_is_gone_a_relative_one_is_no_running_server(tmp_p
     gone.rmdir()
     with pytest.raises(NotRunningError):
         _find(Path("run"), None)
+
+
+@pytest.mark.parametrize("text", ["soon", "nan", "inf", "1_000", "１２", "-5", ""])
+def test_a_time_to_wait_that_is_none_is_refused_before_anything_is_asked_for(text, capsys):
+    parser = argparse.ArgumentParser()
+    add_commands(parser)
+    assert parser.parse_args(["stop", "--wait", "2.5"]).wait == 2.5
+    with pytest.raises(SystemExit):
+        parser.parse_args(["stop", "--wait", text])
+    assert "must be a number of seconds, such as 60" in capsys.readouterr().err
