@@ -189,9 +189,10 @@ def _read_sentence_transformers(directory: Path, spec: ModelSpec) -> Recipe:
 
 def _read_truncation(options: Mapping[str, object]) -> int | None:
     given = options.get("truncate_dim")
-    if not isinstance(given, int):
+    if given is None:
         return None
-    if given is True or given <= 0:  # sentence-transformers would slice with it: no numbers at all, or all but the last
+    # sentence-transformers would slice with it: no numbers at all, all but the last, or no slice.
+    if type(given) is not int or given <= 0:
         raise unsupported(f"its config_sentence_transformers.json has truncate_dim {given!r}, which is no length")
     return given
 
