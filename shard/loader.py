@@ -15,10 +15,10 @@ from typing import Final
 import numpy as np
 import torch
 
-from emb_model_provider.errors import LoadError, LoadReason, unsupported
+from emb_model_provider.errors import LoadError, LoadReason
 from emb_model_provider.logs import EventLog
 from emb_model_provider.messages.status import EncoderInfo
-from emb_model_provider.modelmap import ModelSpec, Task
+from emb_model_provider.modelmap import ModelSpec
 from shard.device import ComputePlan, Machine, as_saved, plan_compute, this_machine
 from shard.encoder import Encoder, Reading, Results, Tokenized
 from shard.encoders.checked_transformer import LoadOptions
@@ -32,7 +32,7 @@ from shard.encoders.modules import build_modules
 from shard.encoders.sentence_transformer import ForwardPath, SentenceTransformerEncoder
 from shard.encoders.text_tokenizer import TextTokenizer
 from shard.fetched import Fetched
-from shard.fidelity import PROBES, compare_results, compare_scores
+from shard.fidelity import compare_results, compare_scores
 from shard.first_answer import refuse_infinite
 from shard.foreign_ids import make_decode
 from shard.load_errors import quiet_libraries, reasons
@@ -46,7 +46,8 @@ from shard.model_files.static_files import is_static
 from shard.model_files.trust import own_code, refuse_code
 from shard.model_files.weights import weight_files
 from shard.parts import Parts, find_question, make_tokenizer, max_tokens, narrow, place
-from shard.paths import Chosen, Trial, choose_path, run_alone, warn_if_far
+from shard.paths import Chosen, choose_path
+from shard.trial import Trial, read_probes, run_alone, warn_if_far
 
 log = EventLog("shard.loader")
 
@@ -243,25 +244,6 @@ class _Build:
         if self.plan.widens_weights:  # processors that compute in 16 bit make other vectors of the same weights
             decisive["compute"] = info.compute_dtype
         return name_fingerprint(weights, decisive)
-
-
-def read_probes(tokenizer: TextTokenizer, reading: Reading, task: Task) -> list[Tokenized]:
-    """Return the probes as the model reads them; for a reranker each is asked about the next.
-
-    Raises ``LoadError`` where nothing is read of any text.
-    """
-    if task == "rerank":
-        probes = tokenizer.tokenize_pairs(PROBES, [*PROBES[1:], PROBES[0]], reading)
-    else:
-        probes = tokenizer.tokenize(PROBES, reading)
-    if len({probe.ids for probe in probes}) == 1:
-        raise unsupported(
-            "its special tokens, with its prompt, fill its length, so that nothing is read of any text: set a larger "
-            "max_length"
-        )
-    if task == "multi_vector":
-        probes += tokenizer.tokenize(PROBES, reading._replace(prompt_name="query"))
-    return probes
 
 
 def _report_choices(spec: ModelSpec, recipe: Recipe, plan: ComputePlan) -> None:

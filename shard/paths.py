@@ -7,7 +7,7 @@ where texts that share its passes change each other's vectors, one text at a tim
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Final
@@ -21,7 +21,7 @@ from emb_model_provider.logs import EventLog
 from emb_model_provider.messages.status import Batching
 from emb_model_provider.modelmap import ModelSpec
 from shard.device import ComputePlan
-from shard.encoder import Results, Tokenized, in_order
+from shard.encoder import Results
 from shard.encoders.cuda.packed import CudaPackedPath
 from shard.encoders.filled_passes import FilledPasses
 from shard.encoders.graph.capture import CaptureError, capture
@@ -37,23 +37,26 @@ from shard.encoders.rescaled_rope import BesideRescaled
 from shard.encoders.score_head import ScoreHead
 from shard.encoders.sentence_transformer import ForwardPath, run_path
 from shard.encoders.static_embedding import TokenTable
-from shard.fidelity import Nearness
 from shard.memory import ran_out
 from shard.parts import Parts, count_bytes
+from shard.trial import (
+    MAX_DEVIATION,
+    MIN_COSINE_16_BIT,
+    MIN_COSINE_INT8,
+    Judge,
+    Trial,
+    is_equal,
+    is_exact,
+    is_within,
+    judge_of,
+    run_alone,
+)
 
 log = EventLog("shard.paths")
 
-#: Of a vector of length 1, the bound that our promise of equality allows in fp32.
-MAX_DEVIATION: Final = 1e-5
 #: By more than this their company must not move the probes in fp32. It moves other texts up to six times as far, and
 #: what we promise is 1e-6.
 _MAX_MOVED: Final = 2e-7
-#: Two ways of computing in 16 bit round differently at every step.
-_MIN_COSINE_16_BIT: Final = 0.999
-#: ONNX Runtime's dynamic int8 comes to .99; far below it a search result changes for no reason a user could see.
-_MIN_COSINE_INT8: Final[dict[Kernel, float]] = {"int8-dynamic": 0.97, "int8-weight-only": 0.99}
-#: Of what bitsandbytes holds: that of our own 8 bit; in 4 bit all-MiniLM-L6-v2 has .92 at the least.
-_MIN_COSINE_BITSANDBYTES: Final[dict[str, float]] = {"int8": 0.99, "nf4": 0.9}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,42 +68,6 @@ class Chosen:
     kernel: str
     results: Results
     weights_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """What every candidate is tried on: the probes, and what the plain path makes of each of them alone.
-
-    ``max_tokens`` is the longest text that the model will be given. ``compare`` says how near results are.
-    """
-
-    probes: Sequence[Tokenized]
-    expected: Results
-    max_tokens: int
-    compare: Callable[[Results, Results], Nearness]
-
-    def run(self, path: ForwardPath) -> tuple[Results, Nearness]:
-        """Return the results of all probes in one batch, and how near they come; so does the first probe alone.
-
-        A path that raises is as far as can be; of too little memory its error is raised.
-        """
-        try:
-            found = run_path(path, self.probes)
-            first = run_path(path, self.probes[:1])
-        except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:  # a kernel this processor lacks
-            if ran_out(error):  # which says nothing of this way: with more room it may be the one
-                raise
-            log.warning("not_computed", error=f"{type(error).__name__}: {error}")
-            return Results(np.full((1, 1), np.nan, np.float32)), Nearness(cosine=-1.0, deviation=float("inf"))
-        count = len(self.probes)
-        everything = in_order([(range(count), found), ([count], first)], count + 1)
-        wanted = in_order([(range(count), self.expected), ([count], self.expected.at(0))], count + 1)
-        return found, self.compare(everything, wanted)
-
-
-def run_alone(path: ForwardPath, probes: Sequence[Tokenized]) -> Results:
-    """Return the results of each text by itself."""
-    return in_order([([index], run_path(path, [one])) for index, one in enumerate(probes)], len(probes))
 
 
 def choose_path(parts: Parts, plan: ComputePlan, trial: Trial, spec: ModelSpec) -> Chosen:
@@ -160,7 +127,7 @@ def _on_card(graph: fx.GraphModule, parts: Parts, plan: ComputePlan, trial: Tria
             path.record_passes(trial.probes[0], trial.max_tokens)
         results, nearness = trial.run(whole)
         seen = {"kernel": "varlen", "recorded": records, "cosine": nearness.cosine, "deviation": nearness.deviation}
-        if not _judge(plan)(nearness):
+        if not judge_of(plan)(nearness):
             log.warning("not_near", **seen)
             return None
         log.info("packed", **seen)
@@ -188,43 +155,23 @@ def _lower_all(graph: fx.GraphModule, kernels: Kernels, plain_tokens: int) -> li
         return None
 
 
-Judge = Callable[[Nearness], bool]
-
-
 def _candidates(
     graph: fx.GraphModule, parts: Parts, plan: ComputePlan, trial: Trial, spec: ModelSpec
 ) -> Iterator[tuple[Kernels, Judge]]:
     if plan.narrows_to_int8:
         # An error in the graph itself could hide behind what rounding does to vectors.
         stock = _lower_all(graph, Kernels("stock"), 0)
-        if stock is None or not _is_equal(trial.run(_packed(compile_graph(stock[0]), parts, trial.max_tokens, 0))[1]):
+        if stock is None or not is_equal(trial.run(_packed(compile_graph(stock[0]), parts, trial.max_tokens, 0))[1]):
             return
         kinds: tuple[Kernel, ...] = ("int8-dynamic", "int8-weight-only")
         for kernel in kinds[kinds.index(f"int8-{spec.int8_method}") :]:
-            yield Kernels(kernel), _is_within(_MIN_COSINE_INT8[kernel])
+            yield Kernels(kernel), is_within(MIN_COSINE_INT8[kernel])
         return
-    judge = _judge(plan)
+    judge = judge_of(plan)
     kernels = choose_float_kernels(graph, prepack=spec.prepack_weights)
     yield kernels, judge
     if kernels != Kernels("stock"):
         yield Kernels("stock"), judge
-
-
-def _judge(plan: ComputePlan) -> Judge:
-    return _is_equal if _is_exact(plan) else _is_within(_MIN_COSINE_16_BIT)
-
-
-def _is_exact(plan: ComputePlan) -> bool:
-    # bitsandbytes multiplies in bf16 where the processor can, whatever it is given.
-    return plan.compute == "float32" and not plan.uses_bitsandbytes
-
-
-def _is_equal(nearness: Nearness) -> bool:
-    return nearness.deviation <= MAX_DEVIATION
-
-
-def _is_within(cosine: float) -> Judge:
-    return lambda nearness: nearness.cosine >= cosine
 
 
 def _capture(parts: Parts, plan: ComputePlan) -> fx.GraphModule | None:
@@ -267,7 +214,7 @@ def _choose_linears(parts: Parts, plan: ComputePlan, trial: Trial) -> Kernel:
         return "int8-weight-only"
     if plan.on_cpu and plan.storage == plan.compute == "float32" and is_onednn_quicker(parts.transformer):
         multiply_by_onednn(parts.transformer)
-        if _is_equal(trial.run(parts.plain)[1]):
+        if is_equal(trial.run(parts.plain)[1]):
             return "onednn"
         multiply_by_torch(parts.transformer)
     return "stock"
@@ -277,24 +224,24 @@ def _padded(parts: Parts, plan: ComputePlan, trial: Trial) -> Chosen:
     kernel = _choose_linears(parts, plan, trial)
     results, nearness = trial.run(parts.plain)
     log.info("plain", kernel=kernel, cosine=nearness.cosine, deviation=nearness.deviation)
-    if plan.narrows_to_int8 and nearness.cosine < _MIN_COSINE_INT8["int8-weight-only"]:
+    if plan.narrows_to_int8 and nearness.cosine < MIN_COSINE_INT8["int8-weight-only"]:
         log.warning("far_from_fp32", cosine=nearness.cosine, reason="8 bit are too few for it; fp32 and bf16 are not")
     weights_bytes = count_bytes([parts.transformer, parts.heads.modules])
     if isinstance(parts.plain, OneByOne):
         log.info("one_by_one", reason="its files name no padding, without which its own code takes one text")
         return Chosen(parts.plain, "alone", kernel, results, weights_bytes)
-    if not _judge(plan)(nearness):
+    if not judge_of(plan)(nearness):
         alone = run_alone(parts.plain, trial.probes)
         moved = trial.compare(results, alone)  # by their company; what the precision costs is in both
         # On a card kernels change with the shape, and one text at a time is too dear a price for their rounding.
-        is_near = _judge(plan) if plan.on_cpu else _is_within(_MIN_COSINE_16_BIT)
+        is_near = judge_of(plan) if plan.on_cpu else is_within(MIN_COSINE_16_BIT)
         if np.isfinite(moved.deviation) and not is_near(moved):
             if not is_near(trial.compare(run_alone(parts.plain, trial.probes), alone)):
                 raise unsupported("its own code gives the same text another vector each time (it draws random numbers)")
             log.warning("one_by_one", reason="its vectors depend on the texts beside them", cosine=moved.cosine)
             return Chosen(OneByOne(parts.plain), "alone", kernel, alone, weights_bytes)
     path = parts.plain
-    if plan.on_cpu and _is_exact(plan) and _MAX_MOVED < _moved(path, kernel, results, trial) <= MAX_DEVIATION:
+    if plan.on_cpu and is_exact(plan) and _MAX_MOVED < _moved(path, kernel, results, trial) <= MAX_DEVIATION:
         log.info("passes_filled", reason="a short text by itself has another vector")
         path = FilledPasses(path)
         results = run_path(path, trial.probes)
@@ -305,10 +252,3 @@ def _moved(plain: ForwardPath, kernel: Kernel, results: Results, trial: Trial) -
     """Return how far ``results``, of all probes together, are from those of each alone."""
     alone = trial.expected if kernel == "stock" else run_alone(plain, trial.probes)
     return trial.compare(results, alone).deviation
-
-
-def warn_if_far(plan: ComputePlan, cosine: float) -> None:
-    """Tell of vectors that bitsandbytes has moved; ``choose_path`` does of those that our own int8 has."""
-    if plan.uses_bitsandbytes and cosine < _MIN_COSINE_BITSANDBYTES[plan.storage]:
-        bits, nearer = ("4", "int8, bf16 and fp32 are nearer") if plan.storage == "nf4" else ("8", "bf16 is")
-        log.warning("far_from_fp32", cosine=cosine, reason=f"{bits} bit are too few for it; {nearer}")

