@@ -7,7 +7,6 @@ The Python client (7.3) was read for what it needs of an answer: ``response_type
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -16,6 +15,7 @@ import orjson
 from emb_model_provider.errors import InvalidRequestError, RequestError
 from emb_model_provider.messages.link import Token, Tokenize, Tokens
 from emb_model_provider.messages.status import EncoderInfo
+from emb_model_provider.value import Value
 from router.dialects.fields import Fields, wrong
 from router.dialects.jina import Ranking, parse_rerank, ranking_facts, results_json
 from router.dialects.openai import FORMS, read_words, with_unit_length
@@ -24,8 +24,7 @@ from router.dialects.seam import Answered, Dialect, EncodeCall, Route, TokenizeC
 from router.dialects.vectors import PLAIN, VectorForm, details_json, errors_json, list_json, rows_json, to_json
 
 
-@dataclass(frozen=True, slots=True)
-class Embedding:
+class Embedding(Value, frozen=True):
     """How an answer is written. ``forms`` is empty where vectors stand in a plain list, as in v1 without types."""
 
     version: str

@@ -11,7 +11,6 @@ https://docs.cohere.com/v1/reference/rerank and vLLM's ``entrypoints/pooling/sco
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -19,6 +18,7 @@ import orjson
 
 from emb_model_provider.errors import InvalidRequestError, RequestError
 from emb_model_provider.messages.status import EncoderInfo
+from emb_model_provider.value import Value
 from router.dialects.fields import Fields, wrong
 from router.dialects.inputs import text_in
 from router.dialects.options import read_options
@@ -32,8 +32,7 @@ from router.requests import EncodeRequest
 _DOCUMENTS_A_SEARCH: Final = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Ranking:
+class Ranking(Value, frozen=True):
     """What is ranked and how it is answered. ``documents`` are those to be sent back, empty where none are."""
 
     pairs: Pairs

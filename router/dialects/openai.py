@@ -7,7 +7,6 @@ fields.
 
 from __future__ import annotations
 
-import dataclasses
 from binascii import b2a_base64
 from collections.abc import Collection, Iterator
 from functools import partial
@@ -17,6 +16,7 @@ import orjson
 
 from emb_model_provider.errors import InvalidRequestError, RequestError
 from emb_model_provider.messages.link import Output
+from emb_model_provider.value import Value
 from router.dialects.fields import Fields, no_words, unsupported
 from router.dialects.inputs import read_input, read_partial_input
 from router.dialects.openai_models import render_model, render_models
@@ -64,8 +64,7 @@ _KINDS: Final[dict[str, VectorType]] = {
 _WORDS: Final = frozenset([*FORMS, *_KINDS])
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Shape:
+class Shape(Value, frozen=True):
     """How ``/v1/embeddings`` is answered.
 
     ``several`` names each form of a vector, where more than one is asked for; ``matrix`` is the name of token vectors.
@@ -151,7 +150,7 @@ def _as_vllm_asks(fields: Fields, options: Options) -> Options:
     activates = fields.flag("use_activation")
     if activates is None or options.normalize is not None:
         return options
-    return dataclasses.replace(options, normalize=activates)
+    return options.replace(normalize=activates)
 
 
 def _shape(fields: Fields, options: Options) -> Shape:

@@ -6,12 +6,12 @@ One reader for all of them, so that a client of one server may send what it know
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from emb_model_provider.errors import InvalidRequestError, RequestError
 from emb_model_provider.messages.link import Output, Priority
 from emb_model_provider.modelmap import Overlong
+from emb_model_provider.value import Value
 from router.dialects.fields import Fields, as_whole, check_count, empty_text, no_words, unsupported, wrong
 from router.requests import EncodeRequest
 
@@ -41,8 +41,7 @@ _NAMES: Final = frozenset({
 _NO_HOLES: Final[Mapping[int, RequestError]] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(Value, frozen=True):
     """What was read. ``details`` asks for a report of each input's tokens."""
 
     role: str | None = None

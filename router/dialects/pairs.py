@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from emb_model_provider.errors import InvalidRequestError, RequestError
+from emb_model_provider.value import Value
 from router.dialects.fields import check_count, checked_texts, no_texts
 from router.dialects.options import MAX_INPUTS, Options, find_holes
 from router.requests import EncodeRequest
@@ -19,8 +19,7 @@ class Listed(NamedTuple):
     values: list[object]
 
 
-@dataclass(frozen=True, slots=True)
-class Pairs:
+class Pairs(Value, frozen=True):
     """What is scored: ``firsts[i]`` with ``seconds[i]``; one first goes with every second.
 
     A pair in ``holes`` was wrong already in the body; ``firsts`` and ``seconds`` hold only the others.
@@ -28,7 +27,7 @@ class Pairs:
 
     firsts: tuple[str, ...]
     seconds: tuple[str, ...]
-    holes: Mapping[int, RequestError] = field(default_factory=dict)
+    holes: Mapping[int, RequestError] = {}
 
     @property
     def count(self) -> int:

@@ -54,8 +54,7 @@ class EncodeCall(Value, frozen=True):
     holes: Mapping[int, RequestError] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class TokenizeCall:
+class TokenizeCall(Value, frozen=True):
     """Ask a model's tokenizer for tokens."""
 
     model: str
@@ -63,8 +62,7 @@ class TokenizeCall:
     build: Callable[[Tokens, EncoderInfo], Iterator[bytes]]
 
 
-@dataclass(frozen=True, slots=True)
-class DetokenizeCall:
+class DetokenizeCall(Value, frozen=True):
     """Ask a model's tokenizer for texts."""
 
     model: str
@@ -72,8 +70,7 @@ class DetokenizeCall:
     build: Callable[[Texts], bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class DescribeCall:
+class DescribeCall(Value, frozen=True):
     """Ask what the router knows of one model, and what one request may hold; ``waits`` for the model to be ready."""
 
     model: str
@@ -81,8 +78,7 @@ class DescribeCall:
     waits: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ListCall:
+class ListCall(Value, frozen=True):
     """Ask what the router knows of all models."""
 
     build: Callable[[list[ShardStatus]], bytes]

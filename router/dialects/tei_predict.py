@@ -7,7 +7,6 @@ whose rankings have ``documents`` in them and read TEI's answer.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Final, Literal
 
@@ -19,6 +18,7 @@ from emb_model_provider.errors import InvalidRequestError, RequestError
 from emb_model_provider.messages.link import Output
 from emb_model_provider.messages.status import EncoderInfo
 from emb_model_provider.modelmap import Task
+from emb_model_provider.value import Value
 from router.dialects.fields import Fields, check_count
 from router.dialects.jina import read_raw
 from router.dialects.options import MAX_INPUTS, read_options
@@ -40,8 +40,7 @@ _MADE_BY: Final[dict[Task, Output]] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
+class Prediction(Value, frozen=True):
     """How classes are answered: raw or not, the best few, as a list of lists even for one input."""
 
     raw: bool = False

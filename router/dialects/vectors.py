@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from binascii import b2a_base64
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -24,8 +23,7 @@ from router.requests import EncodeResult
 PIECE_BYTES: Final = 128 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class VectorForm:
+class VectorForm(Value, frozen=True):
     """How a vector stands in the answer: its numbers' type, as a list or as base64 of their little-endian bytes."""
 
     kind: VectorType = "float"

@@ -1,7 +1,6 @@
 """One reader for the fields of all dialects: what each word means, and which of two counts."""
 
-import dataclasses
-
+import msgspec
 import pytest
 
 from emb_model_provider.errors import InvalidRequestError
@@ -11,7 +10,7 @@ from router.dialects.options import Options, read_options
 
 def read(fields: dict[str, object]) -> dict[str, object]:
     """Return what a body says that is not as without it."""
-    found, usual = dataclasses.asdict(read_options(Fields(fields))), dataclasses.asdict(Options())
+    found, usual = msgspec.structs.asdict(read_options(Fields(fields))), msgspec.structs.asdict(Options())
     return {name: value for name, value in found.items() if value != usual[name]}
 
 
