@@ -17,6 +17,7 @@ from emb_model_provider.errors import InvalidRequestError, LoadError, LoadReason
 from emb_model_provider.modelmap import ModelSpec
 from shard.device import Machine
 from shard.encoder import Reading
+from shard.fetched import Fetched
 from shard.isolate import encode_isolated
 from shard.loader import load
 from tests.support.opening import opener
@@ -222,8 +223,7 @@ def test_rows_of_16_bit_are_summed_up_in_fp32_on_every_processor(tmp_path, flags
 
     def opened(precision):
         spec = ModelSpec(id="m", name="n", device="cpu", precision=precision)
-        options = {"source": "local", "trust_remote_code": False, "threads": 1, "cache_directory": tmp_path}
-        return load(directory, spec, machine=Machine(flags), **options)
+        return load(Fetched(directory), spec, threads=1, cache_directory=tmp_path, machine=Machine(flags))
 
     wide, narrow = opened("fp32"), opened("bf16")
     rows = weights["embedding.weight"].to(saved_as).bfloat16().float()
