@@ -17,6 +17,7 @@ from emb_model_provider.logs import EventLog
 from router.app import GIVEN_UP, error_response, new_request_id
 from router.expectation import without_expectation
 from router.prefix import RequestFactory, without_prefix
+from router.target import without_address
 
 log = EventLog("router.connection")
 
@@ -182,5 +183,6 @@ class Runner(web.AppRunner):
         server = await super()._make_server()
         # aiohttp has no parameter for the class of its connections; the test with raw bytes holds this together.
         server.__class__ = _Server
-        server.request_factory = without_expectation(without_prefix(self._url_prefix, server.request_factory))
+        inside = without_prefix(self._url_prefix, server.request_factory)
+        server.request_factory = without_address(without_expectation(inside))
         return server

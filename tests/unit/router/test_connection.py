@@ -88,6 +88,17 @@ async def test_bodies_that_hold_up_reading_are_read_to_their_end_and_so_is_what_
     assert [part[:4] for part in answer.split(b"HTTP/1.1 ")[1:]] == [b"200 "] * 6
 
 
+@pytest.mark.parametrize("host", [b"another.example:80", b"xn--", b"xn--a", b"x..y"])
+async def test_a_request_to_a_whole_address_is_answered_whatever_host_is_in_it(exchange, host):
+    answer = await exchange(LAST.replace(b"POST /", b"POST http://%b/" % host))
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+async def test_a_tunnel_is_refused_whatever_host_it_leads_to(exchange):
+    answer = await exchange(b"CONNECT xn--:80 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 404 ")
+
+
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
