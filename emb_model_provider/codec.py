@@ -31,8 +31,14 @@ Message = TypeVar("Message", bound=Wire)
 
 
 def encode(message: Wire) -> bytes:
-    """Return the msgpack form of ``message``."""
-    return _ENCODER.encode(message)
+    """Return the msgpack form of ``message``; raise ``ProtocolError`` where ``decode`` would refuse it for its size.
+
+    Its reader would have to break with whoever sent it. An item takes a byte at least, so that most are too short.
+    """
+    payload = _ENCODER.encode(message)
+    if len(payload) > _MAX_ITEMS:
+        decode(type(message), payload)
+    return payload
 
 
 def decode(kind: type[Message], payload: bytes) -> Message:

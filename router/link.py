@@ -227,5 +227,6 @@ def _packed(message: Encode | Tokenize | Detokenize, request_id: int) -> bytes:
         return pack(message, request_id)
     except ProtocolError:
         raise PayloadTooLargeError(
-            f"An input, or all texts whose tokens are asked for, may have {MAX_PAYLOAD_BYTES // 2**20} MiB: split it."
+            f"An input, or all texts whose tokens are asked for, may have {MAX_PAYLOAD_BYTES // 2**20} MiB, and a list "
+            "of token ids a million: split it."
         ) from None

@@ -217,6 +217,14 @@ async def test_what_no_frame_holds_is_told_to_its_client_and_the_link_goes_on(li
     assert await asked == ONE
 
 
+@pytest.mark.parametrize("message", [Encode((), ((0,) * 1_000_001,)), Detokenize(((0,) * 1_000_001,))])
+async def test_more_token_ids_than_a_shard_takes_are_never_sent(link, wire, message):
+    with pytest.raises(PayloadTooLargeError, match="token ids a million"):
+        await link.request(message, Encoded)
+    await asyncio.sleep(0)
+    assert wire.written == b""
+
+
 @pytest.mark.parametrize(("generation", "is_wrong"), [(1, False), (2, True)])
 async def test_a_link_to_another_process_than_it_was_made_for_is_broken(link, wire, generation, is_wrong):
     link.data_received(pack(Hello("m", generation)))
