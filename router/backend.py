@@ -20,6 +20,8 @@ log = EventLog("router.backend")
 #: A shard that refuses connections has died or is about to be replaced: the table will say so within this time.
 _RECONNECT_PAUSE_S = 0.05
 _SHORTAGE_PAUSE_S = 0.25
+#: Within so long the supervisor knows of a process's death: one with much memory takes the kernel a while to end.
+_DEATH_S = 5.0
 
 
 class EmbeddingBackend(Protocol):
@@ -123,7 +125,14 @@ class LocalBackend:
             log.info("shard_left", model=link.model_id, generation=link.generation)
         else:
             log.warning("shard_lost", model=link.model_id, generation=link.generation)
+            if not link.complaint:
+                asyncio.get_running_loop().call_later(_DEATH_S, self._expect_death, link)
         self._give_up(link.model_id, link.generation, link.complaint)
+
+    def _expect_death(self, link: Link) -> None:
+        """Have a process replaced that has ended its link, and that lives on: nobody would ask it again."""
+        if not self._is_closed and self._registry.serves(link.model_id, link.generation):
+            self._give_up(link.model_id, link.generation, "it has ended its link, and lives on")
 
     def _link_left(self, left: Left) -> None:
         if not self._is_closed:

@@ -73,6 +73,11 @@ class Registry:
         status = self._by_id.get(model_id)
         return status is not None and status.generation == generation and self.is_ready(status)
 
+    def serves(self, model_id: str, generation: int) -> bool:
+        """Tell whether this is the generation that the supervisor takes for ready, reached or not."""
+        status = self._by_id.get(model_id)
+        return status is not None and status.generation == generation and status.state == "ready"
+
     def is_relieved(self, model_id: str, generation: int) -> bool:
         """Tell whether a generation was to go: another holds its place, or its model is served no more."""
         status = self._by_id.get(model_id)

@@ -189,6 +189,25 @@ async def test_a_link_that_the_router_itself_closes_is_no_shard_lost(who, warnin
         assert demands == []
 
 
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [({}, ["it has ended its link, and lives on"]), ({"state": "restarting"}, []), ({"generation": 2}, [])],
+    ids=["lives on", "has died", "has a successor"],
+)
+async def test_a_process_that_ends_its_link_and_lives_on_is_replaced(monkeypatch, tmp_path, changes, why):
+    monkeypatch.setattr(backend_module, "_DEATH_S", 0.02)
+    backend, demands = make_backend(tmp_path)
+    async with silent_shard(backend, tmp_path) as end:
+        link = await backend._link("en")
+        (await end).close()
+        await link.lost
+        assert demands == []
+        row = backend._registry.find("en").replace(**changes)
+        backend._registry.update(ShardTable((row,)))
+        await asyncio.sleep(0.05)
+        assert [demand.why for demand in demands] == why
+
+
 async def test_requests_go_to_a_successor_although_its_predecessor_still_answers(tmp_path):
     backend, _ = make_backend(tmp_path)
     BlackBox(tmp_path / "next.box", 1)
