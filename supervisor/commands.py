@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from emb_model_provider.dotenv_file import read_dotenv
 from emb_model_provider.errors import ConfigurationError
+from emb_model_provider.logs import escape
 from emb_model_provider.setting_table import RUN_DIR
 from emb_model_provider.value_kinds import WrongValueError, read_number
 from supervisor.control import ControlError, NotRunningError, Request, ask
@@ -156,7 +157,7 @@ def _outcome(report: ServerReport, request: Request) -> int | None:
     bad = [model for model in tried if model.state == "failed" or model.reason == "not_replaced"]
     if bad:
         for model in bad:
-            complain(f"{model.model}: {model.reason}: {model.detail}")
+            complain(f"{model.model}: {model.reason}: {escape(model.detail)}")
         return _EXIT_FAILURE
     is_answered_by_others = request.command == "reload" and report.router.renewing
     is_settled = all(model.state == "ready" and not model.renewing for model in models)

@@ -10,6 +10,7 @@ import math
 import shutil
 from collections.abc import Collection
 
+from emb_model_provider.logs import escape
 from emb_model_provider.messages.status import EncoderInfo, ModelInfo, ShardStatus
 from emb_model_provider.modelmap import ModelSpec
 from supervisor.output import Output
@@ -94,13 +95,13 @@ def describe_place(place: Placement) -> str:
 
 
 def describe_state(status: ShardStatus, took_s: float) -> str:
-    """Return a state in words."""
+    """Return a state in words, on one line: what a process fails of may quote its model's files."""
     if status.state == "ready" and status.info is not None:
         return f"ready after {took_s:.1f} s: {describe_info(status.info)}"
     if status.state == "failed":
-        return f"FAILED ({status.reason}): {status.detail}"
+        return f"FAILED ({status.reason}): {escape(status.detail)}"
     if status.state == "restarting":
-        return f"restarting: {status.detail}; back in about {status.expected_ready_s:.0f} s"
+        return f"restarting: {escape(status.detail)}; back in about {status.expected_ready_s:.0f} s"
     return status.state
 
 

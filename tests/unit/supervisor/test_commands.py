@@ -36,6 +36,13 @@ def test_a_reload_is_done_when_every_model_serves_with_the_newest_settings(model
     assert _outcome(report(*models), Request("reload")) == outcome
 
 
+def test_why_a_model_cannot_serve_gives_a_terminal_no_orders(capsys):
+    _outcome(
+        report(ModelReport("zh", "failed", reason="unsupported_model", detail="\x1b[2J\nen: ready")), Request("reload")
+    )
+    assert capsys.readouterr().err == "zh: unsupported_model: \\u001b[2J\\u000aen: ready\n"
+
+
 def test_a_reload_is_not_done_while_a_router_with_older_settings_answers():
     before = report(READY, router=RouterReport(renewing=True))
     assert _outcome(before, Request("reload")) is None

@@ -26,6 +26,14 @@ def test_a_failure_names_reason_and_sentence():
     assert describe_state(status, 1.0) == "FAILED (no_network): the hub did not answer"
 
 
+@pytest.mark.parametrize("state", ["failed", "restarting"])
+def test_what_a_model_s_files_say_gives_a_terminal_no_orders_and_makes_no_lines_of_its_own(state):
+    detail = "unknown type \x1b[2J\x1b]0;mine\x07\n  another  ready\u202e" + "x" * 5_000_000
+    shown = describe_state(make_status("a", state=state, reason="unsupported_model", detail=detail), 1.0)
+    assert shown.isprintable()
+    assert len(shown) < 3000
+
+
 def test_a_restart_is_not_promised_for_the_time_at_which_the_model_will_have_loaded():
     status = make_status("a", state="restarting", detail="its process exited with code 1", expected_ready_s=10.4)
     assert describe_state(status, 1.0) == "restarting: its process exited with code 1; back in about 10 s"
