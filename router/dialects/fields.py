@@ -131,11 +131,11 @@ def checked_texts(name: str, value: list[object], most: int) -> tuple[str, ...]:
     return tuple(value)  # type: ignore[arg-type]  # each was looked at
 
 
-def check_count(name: str, value: list[object], most: int) -> None:
+def check_count(name: str, value: list[object], most: int, param: str | None = None) -> None:
     """Raise where a list holds more than one request may."""
     if len(value) > most:
         raise InvalidRequestError(
-            f"'{name}' holds {len(value)} items; at most {most} are taken in one request.", param=name
+            f"'{name}' holds {len(value)} items; at most {most} are taken in one request.", param=param or name
         )
 
 

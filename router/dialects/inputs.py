@@ -85,6 +85,7 @@ def checked_ids(where: str, value: object, param: str) -> tuple[int, ...]:
         raise InvalidRequestError(f"'{where}' must be a list of token ids, not {kind_of(value)}.", param=param)
     if not value:
         raise InvalidRequestError(f"'{where}' is an empty list of token ids.", param=param)
+    check_count(where, value, MAX_INPUTS, param)
     if set(map(type, value)) == {int} and min(value) >= 0 and max(value) < _MAX_TOKEN_ID:
         return tuple(value)
     ids = [as_whole(one) for one in value]

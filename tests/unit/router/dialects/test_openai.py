@@ -68,6 +68,15 @@ def test_one_wrong_token_id_among_many_is_named(wrong):
     assert "'input[1][50]' must be a token id" in error.message
 
 
+@pytest.mark.parametrize(("within", "where"), [(lambda ids: ids, "input"), (lambda ids: [ids], r"input\[0\]")])
+def test_of_token_ids_an_input_may_have_a_million(within, where):
+    ids = [7] * 1_000_000
+    assert parse_embeddings(body(input=within(ids))).request.token_ids == (tuple(ids),)
+    with pytest.raises(InvalidRequestError, match=f"'{where}' holds 1000001 items") as caught:
+        parse_embeddings(body(input=within([*ids, 7])))
+    assert caught.value.param == "input"
+
+
 def test_options_are_read_and_unknown_fields_ignored():
     call = parse_embeddings(body(dimensions=8, encoding_format="base64", user="u", prompt_name="query", foo=[1]))
     assert call.request == EncodeRequest("m", ("hi",), (), 8, "query")
