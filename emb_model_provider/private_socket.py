@@ -1,6 +1,6 @@
 """Unix sockets that only one user can reach: bound with the right mode from the first moment, the peer's user checked.
 
-Used by ``shard`` for links and by ``supervisor`` for an operator's requests.
+Used by ``shard`` and ``router`` for links and by ``supervisor`` for an operator's requests.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import Protocol
@@ -11,6 +12,7 @@ from emb_model_provider.black_box import BlackBoxReader, box_path
 from emb_model_provider.logs import EventLog
 from emb_model_provider.messages.link import Detokenize, Encode, Encoded, Texts, Tokenize, Tokens
 from emb_model_provider.messages.status import RestartShard, ShardStatus
+from emb_model_provider.private_socket import peer_user
 from emb_model_provider.process_limits import SHORTAGES
 from router.link import Left, Link, ShardLostError
 from router.registry import Registry
@@ -107,7 +109,7 @@ class LocalBackend:
             try:
                 box = BlackBoxReader(box_path(status.socket_path))
                 make = partial(Link, status.model_id, status.generation, box, self._link_broken, self._link_left)
-                _, link = await loop.create_unix_connection(make, status.socket_path)
+                transport, link = await loop.create_unix_connection(make, status.socket_path)
             except OSError as error:
                 if error.errno not in SHORTAGES:
                     raise
@@ -115,6 +117,9 @@ class LocalBackend:
                 log.warning("no_descriptor", model=status.model_id, error=error)
                 await asyncio.sleep(_SHORTAGE_PAUSE_S)
             else:
+                if peer_user(transport.get_extra_info("socket")) != os.getuid():
+                    link.close()
+                    raise PermissionError("it is another user's")
                 return link
 
     def _link_broken(self, link: Link) -> None:

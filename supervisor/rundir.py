@@ -117,11 +117,20 @@ class RunDirectory:
         return self.path / f"s{index}-{generation}.sock"
 
     def restore(self) -> bool:
-        """Make the directory again where somebody has removed it; true if that was so."""
+        """Make the directory again where somebody has removed it; true if that was so.
+
+        Raises ``OSError`` where it cannot be, also where others could replace what is in it: in ``/tmp`` another user
+        may have been quicker.
+        """
         if self._held():
             return False
         self.path.mkdir(mode=0o700, exist_ok=True)
         descriptor = lock(self.path)
+        try:
+            _check_private(self.path, os.fstat(descriptor))
+        except ConfigurationError as error:
+            os.close(descriptor)
+            raise PermissionError(str(error)) from None
         os.close(self._descriptor)
         self._descriptor = descriptor
         self._write_pid()

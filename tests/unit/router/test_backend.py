@@ -208,6 +208,28 @@ async def test_a_process_that_ends_its_link_and_lives_on_is_replaced(monkeypatch
         assert [demand.why for demand in demands] == why
 
 
+async def test_nothing_is_sent_to_another_user_who_has_taken_a_shard_s_place(monkeypatch, tmp_path):
+    heard = bytearray()
+
+    class Stranger(asyncio.Protocol):
+        def data_received(self, data):
+            heard.extend(data)
+
+    backend, demands = make_backend(tmp_path)
+    server = await asyncio.get_running_loop().create_unix_server(Stranger, str(tmp_path / "s.sock"))
+    monkeypatch.setattr(backend_module, "peer_user", lambda _socket: os.getuid() + 1)
+    try:
+        with pytest.raises(ShardLostError):
+            await backend.encode("en", Encode(("secret",)))
+        await asyncio.sleep(0.02)
+        assert not heard
+        assert "another user's" in demands[-1].why
+    finally:
+        backend.close()
+        server.close()
+        await server.wait_closed()
+
+
 async def test_requests_go_to_a_successor_although_its_predecessor_still_answers(tmp_path):
     backend, _ = make_backend(tmp_path)
     BlackBox(tmp_path / "next.box", 1)

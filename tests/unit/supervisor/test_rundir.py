@@ -1,6 +1,7 @@
 import errno
 import fcntl
 import os
+import shutil
 import socket
 import stat
 import tempfile
@@ -12,6 +13,7 @@ import pytest
 from emb_model_provider.errors import ConfigurationError
 from emb_model_provider.private_socket import bind_private
 from supervisor.rundir import DirectoryInUseError, RunDirectory, find_running, running_in, runtime_parent
+from tests.support.leaks import open_files
 
 
 def die(directory: RunDirectory) -> None:
@@ -146,6 +148,28 @@ def test_a_directory_that_somebody_removed_is_made_again_and_is_held_again(short
         RunDirectory.fixed(short_path / "run")
     directory.remove()
     assert list(short_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("is_another_users", [True, False], ids=["another user's", "open to all"])
+def test_a_directory_that_others_have_put_in_its_place_is_not_taken(short_path, monkeypatch, is_another_users):
+    path = short_path / "run"
+    directory = RunDirectory.fixed(path)
+    shutil.rmtree(path)
+    path.mkdir()
+    if is_another_users:
+        monkeypatch.setattr(os, "getuid", lambda: path.stat().st_uid + 1)
+    else:
+        path.chmod(0o777)
+    before = open_files(os.getpid())
+    for _ in range(2):
+        with pytest.raises(PermissionError, match="could replace its sockets"):
+            directory.restore()
+    assert open_files(os.getpid()) == before
+    assert list(path.iterdir()) == []
+    monkeypatch.undo()
+    path.rmdir()
+    assert directory.restore()
+    directory.remove()
 
 
 def test_a_server_starts_in_a_directory_that_somebody_is_just_looking_into(short_path):
