@@ -53,6 +53,8 @@ _MAX_TOKENS_CPU = 2048
 _MAX_TOKENS_CUDA = 32760
 #: A lane takes back the interpreter some sixty times a batch; by default another thread may keep it for 5 ms each time.
 _SWITCH_S = 0.0005
+#: What a library quotes of a model's files may be megabytes, and each refused client would get all of it.
+_MAX_SENTENCE_CHARS = 4000
 #: When nothing has come for so long while a router could send, nothing will.
 _QUIET_S = 0.25
 #: How often a process that is to end looks whether all is answered.
@@ -114,6 +116,8 @@ def _pin(cpus: tuple[int, ...]) -> bool:
 
 def _report(control: ControlChannel, reason: LoadReason, sentence: str) -> int:
     """Say why the model cannot be loaded; return the exit code that goes with it."""
+    if len(sentence) > _MAX_SENTENCE_CHARS:
+        sentence = sentence[:_MAX_SENTENCE_CHARS] + "…"
     control.send(LoadFailed(reason, whole(sentence)))  # a library may have quoted a file of the model
     return reason.exit_code
 

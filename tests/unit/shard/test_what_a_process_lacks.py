@@ -2,6 +2,7 @@
 
 import errno
 import os
+from types import SimpleNamespace
 
 import pytest
 
@@ -55,3 +56,11 @@ def test_cpus_that_are_all_gone_are_told_of_and_the_process_goes_on_where_it_may
     assert not _pin((1000,))
     assert os.sched_getaffinity(0) == before
     assert _pin(())
+
+
+def test_why_a_model_cannot_be_loaded_is_told_at_some_length_and_no_more():
+    told = []
+    control = SimpleNamespace(send=told.append)
+    assert main._report(control, LoadReason.UNSUPPORTED_MODEL, "its type is " + "A" * 5_000_000) == 78
+    assert told[0].message.startswith("its type is AAA")
+    assert len(told[0].message) < 5000
