@@ -31,14 +31,17 @@ Message = TypeVar("Message", bound=Wire)
 
 
 def encode(message: Wire) -> bytes:
-    """Return the msgpack form of ``message``; raise ``ProtocolError`` where ``decode`` would refuse it for its size.
+    """Return the msgpack form of ``message``."""
+    return _ENCODER.encode(message)
 
-    Its reader would have to break with whoever sent it. An item takes a byte at least, so that most are too short.
+
+def check_counts(message: Wire, payload: bytes) -> None:
+    """Raise ``ProtocolError`` where ``decode`` would refuse what ``encode`` has made, for a list has too many items.
+
+    Each takes a byte at least, so that few payloads are long enough for it.
     """
-    payload = _ENCODER.encode(message)
     if len(payload) > _MAX_ITEMS:
         decode(type(message), payload)
-    return payload
 
 
 def decode(kind: type[Message], payload: bytes) -> Message:

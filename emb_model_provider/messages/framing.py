@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from emb_model_provider.codec import decode, encode
+from emb_model_provider.codec import check_counts, decode, encode
 from emb_model_provider.errors import ProtocolError
 from emb_model_provider.frames import Frame, pack_frame
 from emb_model_provider.messages.configs import RouterConfig, ShardConfig
@@ -57,8 +57,11 @@ _KINDS: Final[dict[type[Message], int]] = {cls: kind for kind, cls in _CLASSES.i
 
 
 def pack(message: Message, request_id: int = 0) -> bytes:
-    """Return ``message`` as one frame."""
-    return pack_frame(_KINDS[type(message)], request_id, encode(message))
+    """Return ``message`` as one frame; raise ``ProtocolError`` where its reader would have to break with its sender."""
+    payload = encode(message)
+    frame = pack_frame(_KINDS[type(message)], request_id, payload)
+    check_counts(message, payload)
+    return frame
 
 
 def unpack(frame: Frame) -> Message:

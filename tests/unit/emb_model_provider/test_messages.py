@@ -149,9 +149,10 @@ def test_more_than_a_million_items_are_refused(within):
 @pytest.mark.parametrize("within", [lambda many: many, lambda many: (many,)])
 def test_nor_are_they_sent_for_who_is_sent_them_would_end_the_link(within):
     ids = (0,) * 1_000_000
-    assert codec.decode(Detokenize, codec.encode(Detokenize((ids,)))).token_ids == (ids,)
+    (frame,) = FrameDecoder().feed(pack(Detokenize((ids,))))
+    assert unpack(frame) == Detokenize((ids,))
     with pytest.raises(ProtocolError, match="length <= 1000000"):
-        codec.encode(Detokenize(within((*ids, 0))))
+        pack(Detokenize(within((*ids, 0))))
 
 
 def test_text_that_is_no_utf_8_is_refused():
