@@ -58,8 +58,9 @@ _MODULE_HOMES: Final = (
     # PyLate's, of which sentence-transformers has the same.
     "pylate.models.Dense",
 )
-#: Files larger than this hold vocabularies or data; what names classes is small.
+#: Files larger than this hold vocabularies or data, but for those that libraries read classes from.
 _MAX_CONFIG_BYTES: Final = 4 * 1024 * 1024
+_NAMING_CLASSES: Final = ("config.json", "modules.json", "configuration.json")
 #: transformers takes either, and the second also where the first is there and null.
 _ATTENTION_KEYS: Final = ("attn_implementation", "_attn_implementation")
 _SETTINGS: Final = {
@@ -181,9 +182,9 @@ def _is_torch_activation(path: str) -> bool:
 
 
 def _read(path: Path) -> object:
-    """Parse a small JSON file; one that cannot be read asks for nothing here, and its reader reports it."""
+    """Parse a JSON file that may name classes; one that cannot be read asks for nothing here, its reader reports it."""
     try:
-        if path.stat().st_size > _MAX_CONFIG_BYTES:
+        if path.stat().st_size > _MAX_CONFIG_BYTES and not path.name.endswith(_NAMING_CLASSES):
             return None
         document: object = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):

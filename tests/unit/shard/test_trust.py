@@ -42,6 +42,22 @@ def test_a_directory_that_names_code_of_its_own_is_refused(tmp_path, name, conte
     assert wish in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", {"attn_implementation": "someone/kernel"}),
+        ("modules.json", [{"type": "custom_st.Transformer", "path": ""}]),
+        ("2_Dense/config.json", {"in_features": 4, "activation_function": "os.system"}),
+    ],
+)
+def test_no_size_hides_what_names_code(tmp_path, name, content):
+    write(tmp_path, name, content)
+    with (tmp_path / name).open("ab") as file:
+        file.write(b" " * 5 * 1024 * 1024)
+    with pytest.raises(LoadError, match="trust_remote_code"):
+        refuse_code(tmp_path, "local", "some/model")
+
+
 def test_python_beside_allow_remote_is_refused(tmp_path):
     write(tmp_path, "configuration.json", {"allow_remote": True})
     (tmp_path / "ms_wrapper.py").write_text("", encoding="utf-8")
