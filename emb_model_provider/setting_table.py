@@ -537,9 +537,9 @@ MAX_QUEUE_MB: Final = Setting(
     Integer(0, 1_048_576),
     _INTAKE.max_queue_bytes // (1024 * 1024),
     Bilingual(
-        "How many MiB of request bodies may be in the server at once; beyond that, requests are answered with 429."
-        " 0: no limit.",
-        "服务器中同时存在的请求体总大小上限（MiB），超过则返回 429；0 表示不限。",
+        "How many MiB of request bodies may be in the server at once, and as much again of answers that nobody has read"
+        " yet; beyond that, requests are answered with 429. 0: no limit.",
+        "服务器中同时存在的请求体总大小上限（MiB），客户端尚未读取的回答另有同样的上限；超过则返回 429；0 表示不限。",
     ),
     "128",
 )

@@ -22,7 +22,7 @@ from emb_model_provider.errors import (
 from emb_model_provider.logs import EventLog
 from router.admission import Budget
 from router.auth import Authenticator
-from router.body import HELD, HeldBytes
+from router.body import HELD, HeldBytes, UnreadAnswers
 from router.caller import CALLER, Caller, client_of, read_timeout_s
 from router.dialects.openai import OPENAI
 from router.dialects.seam import Dialect
@@ -57,9 +57,10 @@ def build_app(
     """Return the application; the caller runs it on the socket it was given.
 
     ``outer`` middlewares see every request and the answer as the client gets it, the first of them outermost.
-    ``max_queue_bytes`` bounds the bodies of all requests at once; 0 does not. ``open_paths`` need no key either.
+    ``max_queue_bytes`` bounds the bodies of all requests at once, and as much the answers that nobody has read; 0 does
+    not. ``open_paths`` need no key either.
     """
-    budget = Budget(max_queue_bytes or math.inf)
+    budget, unread = Budget(max_queue_bytes or math.inf), UnreadAnswers(Budget(max_queue_bytes or math.inf))
     keyless = _OPEN_PATHS.union(open_paths)
     routes = [*handlers.routes(), key_question(authenticator)]
     near = NearPaths((route.method, route.path) for route in routes)
@@ -77,13 +78,14 @@ def build_app(
         if (visit := VISIT.get()) is not None:
             visit.request_id = request_id
         began_s = time.monotonic()
-        held: HeldBytes | None = None
+        client, held = "", None
         try:
             if request.path not in keyless and not (request.path == "/" and request.method in _LOOKS):
                 client = authenticator.identify(request.headers) or client_of(request.remote, request.protocol)
                 CALLER.set(Caller(client, read_timeout_s(request.headers)))
                 held = request[HELD] = HeldBytes(budget, client)
-            response = await _answer_unless_refused(request, handler)
+                unread.check(request, client)
+            response = unread.counted(await _answer_unless_refused(request, handler), client)
         except RequestError as error:
             response = refuse(request, error)
         except (web.HTTPNotFound, web.HTTPMethodNotAllowed) as error:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import collections
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from aiohttp import payload, web
 from aiohttp.abc import AbstractStreamWriter
@@ -128,14 +129,67 @@ def _too_large(max_bytes: int) -> PayloadTooLargeError:
 class PiecedBody(payload.Payload):
     """A large answer in pieces: never joined, written as fast as the client reads, and freed as it leaves."""
 
+    _give_back: Callable[[int], None] | None = None
+
     def __init__(self, pieces: Iterable[bytes], content_type: str) -> None:
         super().__init__(None, content_type=content_type)
         self._pieces = collections.deque(pieces)
         self._size = sum(map(len, self._pieces))
 
+    def count_in(self, budget: Budget, client: str) -> None:
+        """Have this answer take of what answers may take, as long as its client has not read it."""
+        if self._pieces:
+            budget.take(client, sum(map(len, self._pieces)))
+            self._give_back = partial(budget.give_back, client)
+
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         return b"".join(self._pieces).decode(encoding, errors)
 
     async def write(self, writer: AbstractStreamWriter) -> None:
-        while self._pieces:
-            await writer.write(self._pieces.popleft())
+        try:
+            while self._pieces:
+                size = len(self._pieces[0])
+                try:
+                    await writer.write(self._pieces.popleft())
+                finally:
+                    self._leave(size)
+        finally:
+            self._forget()
+
+    def __del__(self) -> None:
+        self._forget()
+
+    def _forget(self) -> None:
+        """Give back what was not written: its client has left."""
+        self._leave(sum(map(len, self._pieces)))
+        self._pieces.clear()
+
+    def _leave(self, size: int) -> None:
+        if self._give_back is not None and size:
+            self._give_back(size)
+
+
+class UnreadAnswers:
+    """What large answers take of the memory that they may take together, until their clients have read them.
+
+    Too much of it is refused before there is any work: an answer that is there is never thrown away.
+    """
+
+    __slots__ = ("_budget",)
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+
+    def check(self, request: web.Request, client: str) -> None:
+        """Raise ``OverloadedError`` where a client has too much to read before it asks a model for more."""
+        if request.method == "POST" and self._budget.missing(client, 1):
+            raise OverloadedError(
+                "Answers that nobody has read take all the memory that they may: read those to your earlier requests.",
+                retry_after_s=_RETRY_AFTER_S,
+            )
+
+    def counted(self, response: web.StreamResponse, client: str) -> web.StreamResponse:
+        """Count an answer in until it has been read."""
+        if isinstance(response, web.Response) and isinstance(response.body, PiecedBody):
+            response.body.count_in(self._budget, client)
+        return response

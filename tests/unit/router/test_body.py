@@ -2,12 +2,16 @@ import asyncio
 import threading
 
 import pytest
+from aiohttp import ClientResponse
+from aiohttp.http_writer import StreamWriter
 
 from emb_model_provider.errors import InvalidRequestError, OverloadedError, PayloadTooLargeError
+from emb_model_provider.messages.link import Encode, Encoded
 from router import body as body_module
 from router.admission import Budget
 from router.body import HeldBytes, PiecedBody, read_body
 from tests.unit.router.test_app import LIMIT, make_app
+from tests.unit.router.test_service import LengthBackend
 
 
 def test_what_a_body_holds_grows_with_it_and_is_given_back_once():
@@ -161,3 +165,64 @@ async def test_an_answer_in_pieces_knows_its_size_and_frees_each_piece_as_it_lea
 
     await body.write(Writer())
     assert written == [(b"ab", "c"), (b"c", "")]
+
+
+async def test_what_an_answer_takes_is_given_back_as_it_leaves_and_where_it_never_does():
+    budget, totals = Budget(100), []
+    gone, whole, unwritten = (PiecedBody([b"ab", b"c", b"", b"de"], "application/json") for _ in range(3))
+
+    class Writer:
+        def __init__(self, last: bytes) -> None:
+            self.last = last
+
+        async def write(self, piece: bytes) -> None:
+            totals.append(budget.total)
+            if piece == self.last:
+                raise ConnectionResetError
+
+    whole.count_in(budget, "a")
+    await whole.write(Writer(b"none"))
+    assert (totals, budget.total) == ([5, 3, 2, 2], 0)
+    gone.count_in(budget, "a")
+    with pytest.raises(ConnectionResetError):
+        await gone.write(Writer(b"c"))
+    assert budget.total == 0
+    unwritten.count_in(budget, "a")
+    assert budget.total == 5
+    del unwritten
+    assert budget.total == 0
+
+
+class WideBackend(LengthBackend):
+    async def encode(self, model_id: str, message: Encode) -> Encoded:
+        encoded = await super().encode(model_id, message)
+        return encoded.replace(vectors=b"\xdb\x0f\x49\x40" * 128 * message.count, dimension=128)
+
+
+async def test_who_does_not_read_large_answers_gets_no_more_of_them_and_others_do(aiohttp_client, monkeypatch):
+    asked = {"model": "m", "input": ["a"] * 2000}
+    client = await aiohttp_client(make_app(WideBackend(), limit=2**16))
+    size = len(await (await client.post("/v1/embeddings", json=asked)).read())
+    client = await aiohttp_client(make_app(WideBackend(), ("slow", "quick"), limit=2**16, held=size * 13 // 10))
+
+    async def ask(key: str) -> ClientResponse:
+        return await client.post("/v1/embeddings", json=asked, headers={"Authorization": f"Bearer {key}"})
+
+    is_read, write = asyncio.Event(), StreamWriter.write
+
+    async def wait(writer: StreamWriter, piece: bytes) -> None:
+        await write(writer, piece)
+        if piece.startswith(b'{"id"'):  # the first of an answer
+            await is_read.wait()
+
+    with monkeypatch.context() as slow:
+        slow.setattr(StreamWriter, "write", wait)
+        first = await ask("slow")
+        refused = await ask("slow")
+    assert (first.status, refused.status, refused.headers["Retry-After"]) == (200, 429, "1")
+    assert "read" in (await refused.json())["error"]["message"]
+    other = await ask("quick")
+    assert (other.status, len(await other.read())) == (200, size)
+    is_read.set()
+    assert len(await first.read()) == size
+    assert (await ask("slow")).status == 200
