@@ -22,6 +22,9 @@ from router.admission import Budget
 
 _BODY_TIMEOUT_S = 60.0
 _RETRY_AFTER_S = 1.0
+#: A piece of an answer takes no longer to leave: over TCP the kernel has given up such a client before (``accepting``),
+#: over a Unix socket nobody else does.
+_LEAVING_S = 300.0
 #: Python joins as much and more without holding its lock, so that it is worth another thread.
 _JOINED_ELSEWHERE_BYTES = 2**20
 
@@ -150,9 +153,12 @@ class PiecedBody(payload.Payload):
             while self._pieces:
                 size = len(self._pieces[0])
                 try:
-                    await writer.write(self._pieces.popleft())
+                    async with asyncio.timeout(_LEAVING_S):
+                        await writer.write(self._pieces.popleft())
                 finally:
                     self._leave(size)
+        except TimeoutError:
+            raise ConnectionResetError("nobody reads the answer") from None
         finally:
             self._forget()
 

@@ -130,7 +130,7 @@ class Handlers:
         if isinstance(call, DetokenizeCall):
             status = self._find_any(call.model, path)
             texts = await self._service.detokenize(status.model_id, call.message)
-            return _respond([call.build(texts)])
+            return await _respond_slowly(iter([call.build(texts)]))
         if isinstance(call, DescribeCall):
             status = self._find_any(call.model, path)
             if call.waits:

@@ -6,7 +6,7 @@ from aiohttp import ClientResponse
 from aiohttp.http_writer import StreamWriter
 
 from emb_model_provider.errors import InvalidRequestError, OverloadedError, PayloadTooLargeError
-from emb_model_provider.messages.link import Encode, Encoded
+from emb_model_provider.messages.link import Detokenize, Encode, Encoded, Texts
 from router import body as body_module
 from router.admission import Budget
 from router.body import HeldBytes, PiecedBody, read_body
@@ -193,6 +193,21 @@ async def test_what_an_answer_takes_is_given_back_as_it_leaves_and_where_it_neve
     assert budget.total == 0
 
 
+async def test_an_answer_that_nobody_takes_is_given_up_and_holds_nothing_more(monkeypatch):
+    monkeypatch.setattr(body_module, "_LEAVING_S", 0.02)
+    budget = Budget(100)
+    body = PiecedBody([b"ab", b"c"], "application/json")
+    body.count_in(budget, "a")
+
+    class Stuck:
+        async def write(self, piece: bytes) -> None:
+            await asyncio.Event().wait()
+
+    with pytest.raises(ConnectionResetError):
+        await body.write(Stuck())
+    assert budget.total == 0
+
+
 class WideBackend(LengthBackend):
     async def encode(self, model_id: str, message: Encode) -> Encoded:
         encoded = await super().encode(model_id, message)
@@ -226,3 +241,17 @@ async def test_who_does_not_read_large_answers_gets_no_more_of_them_and_others_d
     is_read.set()
     assert len(await first.read()) == size
     assert (await ask("slow")).status == 200
+
+
+class TalkativeBackend(LengthBackend):
+    async def detokenize(self, _model_id: str, message: Detokenize) -> Texts:
+        return Texts(("x" * 2_000_000,) * message.count)
+
+
+async def test_the_texts_of_token_ids_are_a_large_answer_as_any_other(aiohttp_client, monkeypatch):
+    counted = []
+    monkeypatch.setattr(PiecedBody, "count_in", lambda body, *_: counted.append(body.size))
+    client = await aiohttp_client(make_app(TalkativeBackend()))
+    answer = await client.post("/decode", json={"model": "m", "ids": [1]})
+    assert await answer.json() == ["x" * 2_000_000]
+    assert counted == [2_000_004]
