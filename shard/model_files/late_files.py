@@ -16,8 +16,8 @@ from shard.model_files.json_files import Document
 #: ColBERT's own length of a query that is filled up.
 _USUAL_QUERY_TOKENS: Final = 32
 _PYLATE_KEYS: Final = (
-    "query_length", "document_length", "query_expansion", "do_query_expansion", "attend_to_expansion_tokens",
-    "attend_to_mask_tokens", "query_prefix", "document_prefix", "skiplist_words",
+    "query_length", "document_length", "do_query_expansion", "attend_to_expansion_tokens", "attend_to_mask_tokens",
+    "query_prefix", "document_prefix", "skiplist_words",
 )  # fmt: skip
 _STANFORD_MARKERS: Final = (("query_token_id", "[unused0]"), ("doc_token_id", "[unused1]"))
 

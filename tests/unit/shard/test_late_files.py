@@ -58,6 +58,25 @@ def test_whether_added_tokens_are_attended_to_has_two_names(said, attends):
     assert dict(read_pylate(said, is_bare=True).expansion)["attend"] is attends
 
 
+@pytest.mark.parametrize(
+    ("said", "length"),
+    [
+        ({"query_length": 24}, 24),
+        ({"document_length": 180}, 32),
+        ({"query_prefix": ""}, 32),
+        ({"document_prefix": ""}, 32),
+        ({"skiplist_words": []}, 32),
+        ({"do_query_expansion": None}, 32),
+        ({"attend_to_expansion_tokens": None}, 32),
+        ({"attend_to_mask_tokens": None}, 32),
+    ],
+)
+def test_any_key_of_pylates_by_itself_fills_up_queries_as_sentence_transformers_has_it(said, length):
+    late = read_pylate(said, is_bare=True)
+    assert late.says_expansion
+    assert dict(late.expansion) == {"strategy": "fixed", "attend": False, "length": length}
+
+
 def test_queries_that_are_not_to_be_filled_up_keep_their_length():
     late = read_pylate(PYLATE | {"do_query_expansion": False}, is_bare=True)
     assert (late.says_expansion, late.expansion) == (True, None)
@@ -96,3 +115,4 @@ def test_stanfords_metadata_says_markers_lengths_attention_and_punctuation():
     assert dict(late.expansion) == {"strategy": "fixed", "attend": True, "length": 48}
     assert dict(read_stanford({"query_maxlen": 0, "doc_maxlen": "9"}).expansion)["length"] == 32
     assert read_stanford({"doc_maxlen": "9"}).lengths == ()
+    assert read_stanford({"query_token_id": None, "doc_token_id": ""}).markers == ("[unused0] ", "[unused1] ")
