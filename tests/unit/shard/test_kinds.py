@@ -20,6 +20,12 @@ from shard.model_files.kinds import (
 
 SPEC = ModelSpec(id="m", name="some/model")
 CLASSIFIER = {"architectures": ["BertForSequenceClassification"]}
+#: What ``sentence_transformers.util.fullname`` calls them.
+SAVED = {
+    "torch.nn.modules.linear.Identity": "identity",
+    "torch.nn.modules.activation.Sigmoid": "sigmoid",
+    "torch.nn.modules.activation.Softmax": "softmax",
+}
 
 
 @pytest.mark.parametrize(
@@ -105,6 +111,8 @@ def test_a_name_alone_makes_no_reranker_of_a_model_that_says_what_it_is():
         ({}, {"activation_fn": "torch.nn.modules.activation.Softmax"}, 3, "softmax"),
         ({"sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity"}, None, 1, "identity"),
         ({"sentence_transformers": {"activation_fn": "os.system"}}, None, 1, "sigmoid"),
+        ({"sbert_ce_default_activation_function": "os.system"}, None, 3, "identity"),
+        *(({}, {"activation_fn": name}, 2, activation) for name, activation in SAVED.items()),
     ],
 )
 def test_scores_go_through_what_the_models_library_applies(config, options, labels, activation):
@@ -188,6 +196,7 @@ def test_what_a_cross_encoders_transformer_makes_is_in_a_file_that_a_copy_may_la
 def test_sizes_for_a_cut_are_found_in_the_configuration_or_the_card(tmp_path):
     assert find_matryoshka(tmp_path, {"matryoshka_dimensions": [512, 32, 32]}, None) == (32, 512)
     assert find_matryoshka(tmp_path, {"matryoshka_dimensions": "many"}, {}) == ()
+    assert find_matryoshka(tmp_path, {"matryoshka_dimensions": ["64"]}, {}) == ()
     assert find_matryoshka(tmp_path, {"matryoshka_dimensions": [0, 8]}, {"matryoshka_dims": [16, 8]}) == (8, 16)
     (tmp_path / "README.md").write_text('"matryoshka_dims": [\n 768,\n 64\n ]')
     assert find_matryoshka(tmp_path, {}, None) == (64, 768)
