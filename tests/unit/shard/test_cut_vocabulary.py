@@ -43,6 +43,11 @@ def test_merges_far_below_the_tokens_that_they_make_are_warned_of(tmp_path, capl
     assert (said["file"], said["lines"], said["tokens"]) == (str(tmp_path / "merges.txt"), 1501, len(tokenizer))
 
 
+def test_merges_are_held_against_the_tokens_where_nobody_knows_how_many_rows_there_are(tmp_path, caplog):
+    warn_if_cut(pairs(tmp_path, 3000, 1500), None)
+    assert [said["file"] for said in warnings(caplog)] == [str(tmp_path / "merges.txt")]
+
+
 def test_whole_ones_are_not(tmp_path, caplog):
     warn_if_cut(wordpiece(tmp_path, 2000), 2000)
     warn_if_cut(wordpiece(tmp_path, 2000), None)
@@ -55,6 +60,20 @@ def test_files_that_another_one_goes_before_do_not_count(tmp_path, caplog):
     tokenizer.save_pretrained(str(tmp_path))
     warn_if_cut(BertTokenizer.from_pretrained(str(tmp_path)), 9000)
     assert warnings(caplog) == []
+
+
+@pytest.mark.parametrize("file", [None, "spiece.model"])
+def test_a_vocabulary_that_is_no_plain_text_is_not_looked_at(tmp_path, caplog, file):
+    tokenizer = wordpiece(tmp_path, 2000)
+    tokenizer.init_kwargs["vocab_file"] = file and str(tmp_path / file)
+    warn_if_cut(tokenizer, 9000)
+    assert warnings(caplog) == []
+
+
+@pytest.mark.parametrize(("expected", "least"), [(2000, 1000), (10_000, 9000), (20_000, 18_000), (30_000, 27_000)])
+def test_a_thousand_or_a_tenth_of_what_is_expected_may_be_missing(expected, least):
+    assert not _is_far_below(least, expected)
+    assert _is_far_below(least - 1, expected)
 
 
 @pytest.mark.parametrize(
