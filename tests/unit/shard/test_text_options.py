@@ -32,7 +32,8 @@ def test_what_is_common_to_all_modalities_counts_more_than_what_is_said_of_texts
 
 
 @pytest.mark.parametrize("said", [{}, {"truncation": True}, {"truncation": "longest_first"}, {"max_length": 7},
-                                  {"max_length": None}, {"padding": False}, {"padding": "max_length"}])  # fmt: skip
+                                  {"max_length": None}, {"padding": False}, {"padding": "max_length"},
+                                  {"padding": "longest"}, {"padding": "do_not_pad"}])  # fmt: skip
 def test_what_changes_nothing_or_is_followed_is_taken(said):
     for takes_pairs in (False, True):
         check_text_options(transformer({"text": said}), takes_pairs=takes_pairs)
@@ -53,6 +54,7 @@ def test_of_pairs_the_longer_text_is_cut_first_which_of_one_text_is_no_matter():
         ({"text": {"padding": "widest"}}, '"padding": "widest"'),
         ({"text": {"max_length": "64"}}, '"max_length": "64", which is no number'),
         ({"text": {"stride": 2, "add_special_tokens": False}}, "not supported: add_special_tokens, stride"),
+        ({"text": {"logits_to_keep": 1}}, "not supported: logits_to_keep"),
         ({"chat_template": {"add_generation_prompt": True}}, "not supported: chat_template"),
     ],
 )
