@@ -23,7 +23,10 @@ _PROBED_TOKENS: Final = 7
 
 
 class LogitScoreHead:
-    """Implements ``heads.Head``. ``rows`` are those of the answers that count for and against, shape (1 or 2, size)."""
+    """Implements ``heads.Head``.
+
+    ``rows`` are those of the answers that count for and against, shape (1 or 2, size), in fp32.
+    """
 
     def __init__(self, rows: nn.Linear) -> None:
         self._rows = rows
@@ -44,9 +47,9 @@ class LogitScoreHead:
 
     def run(self, features: Features, rows: Sequence[Tokenized]) -> Results:
         last = torch.stack([states[-1] for states in hidden_states(features, rows)])
-        logits = self._rows(in_blocks(last.to(self._rows.weight.dtype)))[: len(rows)]
+        logits = self._rows(in_blocks(last))[: len(rows)]
         score = logits[:, :1] - logits[:, 1:] if logits.shape[1] > 1 else logits
-        return Results(score.float().cpu().numpy())
+        return Results(score.cpu().numpy())
 
 
 def split_answers(model: PreTrainedModel, true_id: int, false_id: int | None) -> tuple[PreTrainedModel, nn.Linear]:
