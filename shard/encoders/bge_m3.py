@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn import functional
 
 from emb_model_provider.errors import LoadError, LoadReason
-from shard.encoder import NO_ROW, Ids, Results, SparseRow, Tokenized, Vectors
+from shard.encoder import Ids, Results, SparseRow, Tokenized, Vectors
 from shard.encoders.heads import Features, HeadFacts, Heads, hidden_states, in_blocks
 from shard.hubs.snapshot import COLBERT_LINEAR, SPARSE_LINEAR
 from shard.model_files.weights import check_whole, read_pickled
@@ -82,7 +82,7 @@ class BgeM3Head:
         )
 
     def _weigh(self, states: Sequence[torch.Tensor], rows: Sequence[Tokenized]) -> list[SparseRow]:
-        weights = torch.relu(self._linears.sparse(in_blocks(torch.cat(list(states))))).flatten().cpu().numpy()
+        weights = self._linears.sparse(in_blocks(torch.cat(list(states)))).flatten().cpu().numpy()
         ends = [0, *accumulate(map(len, states))]
         return [
             largest_weights(np.array(row.ids, dtype=np.uint32), weights[start:end], self._unused)
@@ -98,11 +98,10 @@ class BgeM3Head:
 def largest_weights(ids: Ids, weights: Vectors, unused: Ids) -> SparseRow:
     """Return the largest weight of each id, where it is above 0 (or not a number) and the id not ``unused``."""
     kept = ~np.isin(ids, unused) & ~(weights <= 0)
-    if not kept.any():
-        return NO_ROW
     distinct, places = np.unique(ids[kept], return_inverse=True)
     largest = np.zeros(len(distinct), dtype=np.float32)
-    np.maximum.at(largest, places, weights[kept])
+    with np.errstate(invalid="ignore"):  # what is not a number stays, to be found
+        np.maximum.at(largest, places, weights[kept])
     return SparseRow(distinct, largest)
 
 
@@ -113,7 +112,7 @@ def _read_linear(path: Path, hidden_size: int) -> nn.Linear:
     if weight is None or weight.ndim != 2 or weight.shape[1] != hidden_size:
         raise _wrong(path, f"is not a linear layer for hidden states of size {hidden_size}")
     layer = nn.Linear(hidden_size, weight.shape[0], bias=bias is not None)
-    layer.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    layer.load_state_dict(tensors)
     return layer
 
 
