@@ -54,11 +54,11 @@ def complete_modules(modules: Sequence[nn.Module], late: LateFiles, directory: P
 
 def register_markers(tokenizer: PreTrainedTokenizerFast, markers: Sequence[str]) -> None:
     """Let the tokenizer read each marker that its vocabulary has as one token, as the model was trained."""
-    added, vocabulary = set(tokenizer.added_tokens_encoder), tokenizer.get_vocab()
+    vocabulary = tokenizer.get_vocab()  # with what was added to it
     tokens = []
     for marker in markers:
         for text in (marker, *marker.split(None, 1)[:1]):
-            if text.strip() and (text in added or text in vocabulary):
+            if text.strip() and text in vocabulary:
                 if tokenizer.tokenize(text) != [text]:
                     tokens.append(AddedToken(text, normalized=False, special=True))
                 break
