@@ -8,6 +8,8 @@ from shard.encoders.safe_places import SafePlaces, find_safe_places
 
 SPLIT = pre_tokenizers.WhitespaceSplit()
 BERT = pre_tokenizers.BertPreTokenizer()
+#: SentencePiece's map of characters, in its own form: the size of a tree, and one without any in it.
+SENTENCEPIECE = normalizers.Precompiled(bytes([4, 0, 0, 0, 0, 0, 0, 0]))
 
 
 def places_of(pre_tokenizer, normalizer=None, *added: str) -> SafePlaces | None:
@@ -34,6 +36,11 @@ def test_a_place_is_not_looked_for_far_away():
     assert (places.before(text, 9_000), places.after(text, 11_000)) == (1, 20_004)
 
 
+@pytest.mark.parametrize("text", ["a b", "Z z", "1 9", "a 9", "北 京", "好 a", "\u4e00 \u9fff"])
+def test_a_blank_between_letters_digits_and_ideographs_is_a_place(text):
+    assert places_of(SPLIT).before(text, 9) == places_of(SPLIT).after(text, 0) == 1
+
+
 @pytest.mark.parametrize("text", ["a  b", "a. b", "a .b", "a\u0301 b", "a \u0301b", "a\nb", "好\u3000吃"])
 def test_no_place_is_beside_what_a_normaliser_might_join(text):
     assert places_of(SPLIT).before(text, 99) is None
@@ -48,7 +55,10 @@ def test_no_place_is_beside_what_a_normaliser_might_join(text):
         (pre_tokenizers.Metaspace(split=True), None),
         (pre_tokenizers.Metaspace(split=True, prepend_scheme="first"), None),  # later words have a blank's mark
         (pre_tokenizers.Sequence([SPLIT, pre_tokenizers.Metaspace(prepend_scheme="always")]), None),
+        (SPLIT, normalizers.Sequence([SENTENCEPIECE, normalizers.Replace(Regex(" {2,}"), " ")])),  # XLM-R's
+        (SPLIT, normalizers.NFC()),
         (SPLIT, normalizers.NFKC()),
+        (SPLIT, normalizers.NFKD()),
         (SPLIT, normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents(), normalizers.Lowercase()])),
         (SPLIT, normalizers.Replace(Regex(" {2,}"), " ")),
     ],
@@ -85,3 +95,9 @@ def test_one_of_which_that_is_not_known_has_none(pre_tokenizer, normalizer, adde
 )
 def test_between_ideographs_are_places_only_where_each_is_a_word(normalizer, place):
     assert places_of(BERT, normalizer).before("北京", 9) == place
+
+
+@pytest.mark.parametrize("text", ["かな", "北\u0301", "\u0301北", "。北", "北。", "北a", "a北", "北"])
+def test_no_place_is_between_an_ideograph_and_what_is_none(text):
+    places = places_of(BERT, normalizers.BertNormalizer(handle_chinese_chars=True))
+    assert (places.before(text, 9), places.after(text, 0)) == (None, None)
