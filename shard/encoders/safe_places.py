@@ -60,9 +60,7 @@ def find_safe_places(tokenizer: Tokenizer) -> SafePlaces | None:
         return None
     if any(" " in token.content for token in tokenizer.get_added_tokens_decoder().values()):
         return None  # such a token may lie across a place
-    has_own_words = any(
-        step.get("type") == "BertNormalizer" and step.get("handle_chinese_chars", False) for step in normalizers
-    )
+    has_own_words = any(step.get("handle_chinese_chars", False) for step in normalizers)
     return SafePlaces(f"{_BETWEEN_WORDS}|{_BETWEEN_IDEOGRAPHS}" if has_own_words else _BETWEEN_WORDS)
 
 
@@ -78,4 +76,4 @@ def _steps(component: object) -> list[dict[str, object]]:
         return []
     state = json.loads(component.__getstate__())  # type: ignore[arg-type]
     inner = state.get("pretokenizers", state.get("normalizers"))
-    return list(inner) if state.get("type") == "Sequence" and isinstance(inner, list) else [state]
+    return list(inner) if isinstance(inner, list) else [state]
