@@ -1,9 +1,12 @@
 """Rotations of transformers' own whose scale is that of the longest text: no text may leave its scale to the next."""
 
+import threading
+
 import pytest
 import torch
 from torch import nn
 from transformers import Gemma3TextConfig, LlamaConfig, Phi3Config
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RotaryEmbedding
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.models.phi3.modeling_phi3 import Phi3RotaryEmbedding
@@ -120,6 +123,63 @@ def test_a_model_that_could_not_be_captured_is_left_as_it_was_too():
     with pytest.raises(ValueError, match="no graph"):
         fail()
     assert rotary.rope_type == "dynamic"
+
+
+class Meanwhile(Below):
+    """In the middle of its first pass another lane begins one, and is waited for no longer than it could take."""
+
+    def __init__(self, rotary: nn.Module, length: int) -> None:
+        super().__init__(rotary)
+        self.other = threading.Thread(target=lambda: self.found.append(run(self.path, length)))
+        self.found = []
+
+    def run(self, rows):
+        if self.other.ident is None:
+            self.other.start()
+            self.other.join(0.05)
+        return super().run(rows)
+
+
+def test_two_lanes_have_each_the_rotations_of_their_own_text():
+    below = Meanwhile(rotary := of_llama(), 3 * MOST)
+    below.path = RescaledRope(below, [rotary])
+    assert torch.equal(run(below.path, MOST + 1), rotated(of_llama(), MOST + 1))
+    below.other.join()
+    assert torch.equal(below.found[0], rotated(of_llama(), 3 * MOST))
+
+
+def test_a_lane_whose_text_comes_while_a_model_is_captured_waits_for_it():
+    below = Meanwhile(rotary := of_llama(), 2 * MOST)
+    below.path = RescaledRope(below, [rotary])
+    with below.path.kept_plain():
+        below.run(texts(1))
+        assert torch.equal(rotated(rotary, 2 * MOST)[:, :MOST], rotated(of_llama(), MOST))
+    below.other.join()
+    assert torch.equal(below.found[0], rotated(of_llama(), 2 * MOST))
+
+
+def test_what_is_captured_is_not_the_buffer_that_long_texts_write_to_where_a_model_keeps_no_other():
+    path = RescaledRope(Below(rotary := of_phi()), [rotary])
+    rotary.original_inv_freq = rotary.inv_freq  # as code for transformers 4 has it
+    with path.kept_plain():
+        captured = rotary.inv_freq
+    before = captured.clone()
+    assert not torch.equal(run(path, 2 * MOST)[:, :MOST], rotated(of_phi(), MOST))
+    assert torch.equal(captured, before)
+
+
+def test_every_kind_that_transformers_takes_for_dynamic_is(monkeypatch):
+    monkeypatch.setitem(ROPE_INIT_FUNCTIONS, "dynamic_ntk", ROPE_INIT_FUNCTIONS["dynamic"])
+
+    def make():
+        rotary = of_llama()
+        rotary.rope_type = "dynamic_ntk"
+        return rotary
+
+    path = RescaledRope(Below(rotary := make()), find_rescaled(nn.ModuleList([rotary])))
+    for length in (MOST, 3 * MOST, MOST + 1):
+        assert torch.equal(run(path, length), rotated(make(), length)), length
+    assert not torch.equal(run(path, MOST + 1)[:, :MOST], run(path, MOST))
 
 
 class Told:
