@@ -1,3 +1,4 @@
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -17,6 +18,7 @@ class Switching(nn.Module):
 
     def set_attention_type(self, kind: str) -> None:
         self.attention_type = kind
+        self.made = nn.Linear(1, 1)
 
 
 class Together:
@@ -53,6 +55,35 @@ def test_a_pass_finds_the_attention_of_its_length_whatever_was_before_it(left):
     for rows in (texts(15), texts(14, 3), texts(15), texts(15)):
         path.run(rows)
     assert below.passes == [(1, "block_sparse"), (2, "original_full"), (1, "block_sparse"), (1, "block_sparse")]
+
+
+def test_the_layers_that_a_switch_makes_for_the_time_being_take_no_memory():
+    path = SwitchedAttention(Together(model := Switching()), model)
+    path.run(texts(3))
+    assert model.made.weight.is_meta
+
+
+class Meanwhile(Together):
+    """In the middle of its first pass another lane begins one, and is waited for no longer than it could take."""
+
+    def __init__(self, model: Switching, other: threading.Thread) -> None:
+        super().__init__(model)
+        self.other = other
+
+    def run(self, rows: list[Tokenized]) -> Results:
+        if self.other.ident is None:
+            self.other.start()
+            self.other.join(0.05)
+        return super().run(rows)
+
+
+def test_two_lanes_have_each_the_attention_of_their_own_text():
+    model = Switching()
+    below = Meanwhile(model, threading.Thread(target=lambda: path.run(texts(3, 4))))
+    path = SwitchedAttention(below, model)
+    path.run(texts(15))
+    below.other.join()
+    assert below.passes == [(1, "block_sparse"), (2, "original_full")]
 
 
 def test_a_model_that_a_short_text_has_been_through_is_found_all_the_same():
