@@ -23,4 +23,4 @@ def _linear(layer: Conv1D) -> nn.Linear:
     linear = nn.Linear(size, made, device="meta")
     linear.weight = nn.Parameter(layer.weight.t(), requires_grad=False)
     linear.bias = layer.bias
-    return linear.train(layer.training)
+    return linear
