@@ -30,5 +30,5 @@ def is_long(rows: Sequence[Tokenized], most_shared: int) -> bool:
 def split_long(path: ForwardPath, batch: Sequence[Tokenized], most_shared: int) -> list[list[int]]:
     """Return which texts share a pass: of up to ``most_shared`` tokens as ``path`` has it, longer ones none."""
     short = [index for index, one in enumerate(batch) if len(one.ids) <= most_shared]
-    shared = [[short[row] for row in rows] for rows in path.split([batch[index] for index in short])] if short else []
+    shared = [[short[row] for row in rows] for rows in path.split([batch[index] for index in short])]
     return shared + [[index] for index, one in enumerate(batch) if len(one.ids) > most_shared]
