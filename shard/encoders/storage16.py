@@ -48,7 +48,7 @@ def store_in_16_bit(model: nn.Module, dtype: torch.dtype) -> None:
             module.register_buffer("weight", narrowed[weight])
     # One remaining view of the mapped file would keep all of it mapped.
     for parameter in model.parameters():
-        parameter.data = parameter.data.float().clone()
+        parameter.data = parameter.data.clone()
 
 
 def _kept_wide(model: nn.Module) -> set[str]:

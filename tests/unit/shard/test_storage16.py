@@ -30,7 +30,7 @@ def test_a_table_of_tokens_whose_rows_are_scaled_is_stored_so_too():
     torch.testing.assert_close(table(ids), expected, rtol=2**-8, atol=0)
 
 
-class Turned(nn.Embedding):
+class TurnedWordEmbedding(nn.Embedding):
     """A forward of its own, which reads the weight itself."""
 
     def forward(self, ids):
@@ -38,7 +38,7 @@ class Turned(nn.Embedding):
 
 
 def test_an_embedding_with_a_forward_of_its_own_is_left_as_it_is():
-    table = Turned(30, 4)
+    table = TurnedWordEmbedding(30, 4)
     ids = torch.arange(30)
     expected = table(ids).detach()
     store_in_16_bit(nn.ModuleList([table]), torch.float16)
