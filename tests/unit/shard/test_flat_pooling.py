@@ -54,6 +54,13 @@ def test_a_row_of_zeros_stays_one():
     assert not pooling.run(np.zeros((3, SIZE), np.float32), [1, 2], raw=False).any()
 
 
+class Doubled(Normalize):
+    """A forward of its own."""
+
+    def forward(self, features):
+        return features | {"sentence_embedding": 2 * super().forward(features)["sentence_embedding"]}
+
+
 @pytest.mark.parametrize(
     "modules",
     [
@@ -63,8 +70,9 @@ def test_a_row_of_zeros_stays_one():
         [Pooling(SIZE, "mean"), Dense(SIZE, SIZE)],
         [Normalize()],
         [Pooling(SIZE, "mean"), Normalize(), Normalize()],
+        [Pooling(SIZE, "mean"), Doubled()],
     ],
-    ids=["none", "max", "two modes", "a layer behind it", "no pooling", "of which raw rows would have the first"],
+    ids=["none", "max", "two modes", "a layer", "no pooling", "of which raw rows would have the first", "its own"],
 )
 def test_what_flat_pooling_does_not_know_is_left_to_the_modules(modules):
     assert find_flat_pooling(modules) is None
