@@ -89,6 +89,14 @@ def test_pooling_and_what_follows_is_in_fp32_whatever_the_transformer_computes_i
     expected = nn.functional.normalize(features["token_embeddings"][0].float().mean(0), dim=0)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-7)
     assert found.dtype == torch.float32
+    (end_to_end,) = heads.run(flat(padded([3], kind), [3]), rows_of(3)).rows
+    np.testing.assert_allclose(end_to_end, expected.numpy(), rtol=0, atol=1e-7)
+
+
+def test_nothing_behind_the_pooling_draws_random_numbers_or_is_trained():
+    heads = Heads([Pooling(SIZE, "mean"), Dropout(0.5), dense().train()], SIZE)
+    assert not any(module.training for module in heads.modules.modules())
+    assert not any(parameter.requires_grad for parameter in heads.modules.parameters())
 
 
 class TakesTuples(nn.Module):
