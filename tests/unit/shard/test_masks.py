@@ -1,8 +1,11 @@
 """Whether a model's masks are those that its attention is told of, which texts shorter than a window cannot show."""
 
+import weakref
+
 import pytest
 import torch
 import transformers
+from transformers.masking_utils import create_causal_mask
 
 from shard.encoders.graph.masks import _TOKENS, MaskError, _agree, asked_rule, check_masks
 
@@ -75,6 +78,16 @@ def test_a_layer_without_a_mask_or_with_one_that_nobody_has_named_is_not_judged_
     with torch.inference_mode():
         for mask in (None, torch.zeros((1, 1, 5, 5))):
             check_masks(model, lambda mask=mask: model.encoder(hidden, attention_mask=mask))
+
+
+def test_a_mask_that_a_model_lets_go_of_is_kept_lest_another_come_to_lie_in_its_place():
+    model = transformers.BertModel(transformers.BertConfig(**SIZES))
+
+    def run():
+        mask = weakref.ref(create_causal_mask(model.config, torch.zeros((1, 5, 16)), None, None))
+        assert mask() is not None, "it is known by its place"
+
+    check_masks(model, run)
 
 
 @pytest.mark.parametrize("place", [0, _TOKENS // 2, _TOKENS - 1])
