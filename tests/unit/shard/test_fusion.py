@@ -1,5 +1,8 @@
 """Whatever is joined of a graph, it computes what it did: sums and orders that ``integration/test_graph`` has not."""
 
+import sys
+from types import ModuleType, SimpleNamespace
+
 import pytest
 import torch
 from torch import fx
@@ -7,6 +10,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional
 
 from shard.encoders.graph import attention, lowering
+from shard.encoders.graph import normed_sum as normed_sums
 from shard.encoders.graph.attention import Rule
 from shard.encoders.graph.capture import ATTEND, LAYER_NORM, LINEAR
 from shard.encoders.graph.lowering import lower
@@ -302,3 +306,38 @@ def test_what_a_norm_has_made_may_be_part_of_the_next_sum(monkeypatch):
 def test_off_a_card_nobody_asks_for_its_norm(kernel, monkeypatch):
     monkeypatch.setattr(lowering, "find_normed_sum", lambda: pytest.fail("it would be compiled, or run on the CPU"))
     run_both(NORMS["a sum"][1], kernel)
+
+
+@pytest.fixture
+def find_with(monkeypatch):
+    """Asks for the norm of a card anew, where Triton's is what is given and a card is there."""
+
+    def find(kernel):
+        made = ModuleType("shard.encoders.graph.normed_sum_triton")
+        made.triton_normed_sum = kernel
+        monkeypatch.setitem(sys.modules, made.__name__, made)
+        monkeypatch.setattr(normed_sums, "torch", SimpleNamespace(ones=lambda shape, device: torch.ones(shape)))
+        return normed_sums.find_normed_sum()
+
+    normed_sums.find_normed_sum.cache_clear()
+    yield find
+    normed_sums.find_normed_sum.cache_clear()
+
+
+def test_the_norm_of_a_card_is_tried_once_before_it_is_used(find_with):
+    tried = []
+
+    def kernel(*given):
+        tried.append(normed_sum(*given).shape)
+
+    assert [find_with(kernel), find_with(kernel)] == [kernel, kernel]
+    assert tried == [(1, 8)]
+
+
+def test_where_it_cannot_be_compiled_torchs_own_is_left_and_that_is_told_once(find_with, caplog):
+    def kernel(*_given):
+        raise SystemError("no compiler")
+
+    caplog.set_level("INFO")
+    assert [find_with(kernel), find_with(kernel)] == [None, None]
+    assert caplog.messages == ["without_triton"]
