@@ -1,5 +1,6 @@
 """Late-interaction models against ``sentence_transformers.MultiVectorEncoder``, each text by itself."""
 
+import json
 import string
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentence_transformers import MultiVectorEncoder
+from transformers import Qwen3Config, Qwen3Model
 
 from emb_model_provider.errors import LoadError, LoadReason
 from emb_model_provider.messages.link import Encode, Failed
@@ -74,6 +76,18 @@ def test_every_kind_of_mask_length_and_filling_equals_the_reference(tmp_path, op
     info = encoder.info
     assert (info.task, info.outputs, info.batching) == ("multi_vector", ("multi_vector",), "packed")
     assert (info.dimension, info.token_dimension, info.prompts) == (0, 16, ("query", "document"))
+
+
+def test_a_causal_model_that_fills_questions_up_equals_the_reference_on_the_quick_path(tmp_path):
+    directory = make_multi_vector(tmp_path / "model", expansion=MASKED)
+    vocabulary = json.loads((directory / "config.json").read_text(encoding="utf-8"))["vocab_size"]
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    torch.manual_seed(3)
+    Qwen3Model(Qwen3Config(vocab_size=vocabulary, **sizes, **heads, pad_token_id=0)).save_pretrained(directory)
+    encoder = opened(directory, tmp_path)
+    assert encoder.info.batching == "packed"
+    assert_reference(encoder, directory)
 
 
 @pytest.mark.parametrize(

@@ -100,15 +100,14 @@ def _attend(
 ) -> torch.Tensor:
     count, heads, length, _ = queries.shape
     grouped = keys.shape[1] != heads
-    # In causal models no text's own token sees the padding behind it.
-    mask = None if padding is None or rule.causal else padding.bias[:, None].to(queries.dtype)
+    mask = None if padding is None else padding.bias[:, None].to(queries.dtype)
     if rule.is_plain(length) and not grouped:
         query, key, value = (tensor.reshape(-1, length, tensor.shape[-1]) for tensor in (queries, keys, values))
         bias = None if mask is None else mask[:, 0].repeat_interleave(heads, 0)
         return attend_plainly(query, key, value, rule.scale, bias).view(count, heads, length, -1)
     causal = rule.causal
-    if rule.cuts(length):
-        window = _window_mask(length, rule.window or 0, causal=rule.causal)
+    if rule.cuts(length) or (rule.causal and mask is not None):
+        window = _window_mask(length, rule.window or length, causal=rule.causal)
         mask = window if mask is None else mask.masked_fill(~window, -torch.inf)
         causal = False
     return functional.scaled_dot_product_attention(

@@ -2,7 +2,7 @@ from itertools import accumulate, islice
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -97,6 +97,7 @@ def test_attention_within_each_text_equals_that_of_the_text_alone(lengths, is_ca
     st.integers(0, 4),
     st.integers(0, 2**31),
 )
+@example([20], False, 64, 3, 0)
 def test_attention_over_joint_heads_equals_that_of_each_text_alone_at_any_length(
     lengths, is_causal, plain_tokens, spare, seed
 ):
@@ -141,23 +142,37 @@ def test_no_token_sees_beyond_the_window_of_its_layer_nor_what_comes_after_it_wh
         expected = seen_by_hand(*own, 8**-0.5, visible & (distance >= 0) if is_causal else visible)
         torch.testing.assert_close(packed[0, start : start + length], expected, atol=1e-5, rtol=0)
         start += length
+    assert packed.shape == (1, start + 1, 4, 8)
     assert not packed[0, start:].any(), "what is of no text is finite"
+
+
+def test_a_text_that_is_no_longer_than_the_window_of_a_layer_is_seen_whole_by_the_plain_steps():
+    rule = Rule(None, causal=False, window=12, plain_tokens=16)
+    assert [(rule.cuts(length), rule.is_plain(length)) for length in (12, 13)] == [(False, True), (True, False)]
+    unbounded = Rule(None, causal=False, window=None, plain_tokens=16)
+    assert [(unbounded.cuts(length), unbounded.is_plain(length)) for length in (16, 17)] == [
+        (False, True),
+        (False, False),
+    ]
+    assert not Rule(None, causal=True, window=None, plain_tokens=16).is_plain(1)
 
 
 @pytest.mark.parametrize("plain_tokens", [0, 16])
 @pytest.mark.parametrize("window", [None, 100])
+@pytest.mark.parametrize("is_causal", [False, True])
 @pytest.mark.parametrize(("lengths", "unseen"), [([9, 9, 6], [4, 0, 5]), ([9], [4]), ([20], [7]), ([6, 6], [1, 1])])
-def test_tokens_that_no_token_attends_to_still_attend_themselves(plain_tokens, window, lengths, unseen):
+def test_tokens_that_no_token_attends_to_still_attend_themselves(plain_tokens, window, is_causal, lengths, unseen):
     """As ColBERT's questions have them, which are filled up with [MASK]."""
     torch.manual_seed(1)
     joint = torch.randn(1, sum(lengths), 3 * 2 * 4)
     segments = find_segments(lengths, plain_tokens, unseen)
     parts = joint.view(-1, 3, 2, 4).permute(1, 2, 0, 3)
-    rule = Rule(0.3, causal=False, window=window, plain_tokens=plain_tokens)
+    rule = Rule(0.3, causal=is_causal, window=window, plain_tokens=plain_tokens)
     for packed in (attend_joint(joint, 4, rule, segments), attend(*(one[None] for one in parts), rule, segments)):
         start = 0
         for length, hidden in zip(lengths, unseen, strict=True):
             visible = (torch.arange(length) < length - hidden).expand(length, length)
+            visible = visible.tril() if is_causal else visible
             own = [tensor[:, start : start + length] for tensor in parts]
             expected = seen_by_hand(*own, 0.3, visible)
             torch.testing.assert_close(packed[0, start : start + length], expected, atol=1e-5, rtol=0)
@@ -192,12 +207,14 @@ def test_the_plain_steps_give_a_text_the_same_numbers_alone_and_in_any_company(l
     joint = torch.randn(1, sum(lengths), 3 * 2 * 32)
     rule = Rule(None, causal=False, window=None, plain_tokens=64)
     packed = attend_joint(joint, 32, rule, find_segments(lengths, 64))
+    apart = joint.view(-1, 3, 2, 32).permute(1, 2, 0, 3)[:, None]
+    packed_apart = attend(*apart, rule, find_segments(lengths, 64))
     ends = list(accumulate(lengths))
     for length, end in zip(lengths, ends, strict=True):
-        alone = attend_joint(joint[:, end - length : end], 32, rule, find_segments([length], 64))
-        torch.testing.assert_close(
-            packed[:, end - length : end], alone, atol=0 if sums_keep_their_order() else 1e-6, rtol=0
-        )
+        own = slice(end - length, end)
+        alone = attend_joint(joint[:, own], 32, rule, find_segments([length], 64))
+        for found in (packed, packed_apart):
+            torch.testing.assert_close(found[:, own], alone, atol=0 if sums_keep_their_order() else 1e-6, rtol=0)
 
 
 @given(st.integers(1, 100_000))
