@@ -174,6 +174,21 @@ def test_of_matrices_in_8_bit_none_is_kept_as_it_was(kernel):
     assert {one.dtype for one in held if one.dim() > 1} == {torch.int8}
 
 
+@pytest.mark.parametrize("kernel", ["int8-dynamic", "int8-weight-only", "onednn-packed"])
+def test_nor_is_a_parameter_of_which_the_kernel_has_made_another(kernel):
+    weight = torch.nn.Parameter(W[0], requires_grad=False)
+    lowered, *_ = run_both(lambda x: LINEAR(x, weight, None), kernel)
+    assert not list(lowered.parameters())
+
+
+@pytest.mark.parametrize("activation", [("none", ""), ("relu", ""), ("gelu", "none"), ("gelu", "tanh")])
+def test_the_product_that_is_raced_is_activated_as_it_says(activation):
+    name, algorithm = activation
+    made = functional.linear(X, W[0])
+    made = {"none": made, "relu": made.relu(), "gelu": functional.gelu(made, approximate=algorithm or "none")}[name]
+    torch.testing.assert_close(lowering.onednn_linear(X, W[0], *activation), made, atol=1e-5, rtol=1e-5)
+
+
 def test_a_layer_that_shares_its_input_with_no_other_keeps_its_weight_to_itself():
     weight = torch.nn.Parameter(W[0], requires_grad=False)
     lowered = assert_computes_the_same(lambda x: LINEAR(x, weight, None), "varlen")
