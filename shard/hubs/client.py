@@ -21,6 +21,14 @@ _OTHER_WAYS: Final = "take the model from the other hub, or copy it into the cac
 #: What names the certificates of those that each client trusts.
 _AUTHORITIES: Final[dict[HubName, str]] = {"huggingface": "SSL_CERT_FILE", "modelscope": "REQUESTS_CA_BUNDLE"}
 _OWN_AUTHORITY: Final = "Where your company signs what comes, set {} in the environment to a file of all it trusts."
+#: OpenSSL's words for what ``X509_V_FLAG_X509_STRICT`` refuses, which Python sets from 3.13 on.
+_BY_THE_LETTER: Final = re.compile(
+    "Basic Constraints|Key Identifier|Key usage|key usage extension|Path length|Subject Alt|name empty|cert extension"
+)
+_NOT_BY_THE_LETTER: Final = (
+    "From Python 3.13 on, certificates have to keep to RFC 5280: where your company signs what comes, have its "
+    "authority issue others, or run this with Python 3.12."
+)
 #: The schemes of proxies that count for a hub.
 _PROXIED: Final = ("http", "https", "all")
 _THIS_MACHINE: Final = ("localhost", "127.0.0.1", "::1")
@@ -59,11 +67,10 @@ def no_network(source: HubName, endpoint: str, error: object) -> LoadError:
     proxy = proxy_of(endpoint)
     way = f" through the proxy {_shown(proxy)}" if proxy else ""
     said = _first_line(_innermost(error))
-    own = f" {_OWN_AUTHORITY.format(_AUTHORITIES[source])}" if "CERTIFICATE_VERIFY_FAILED" in said else ""
     return LoadError(
         LoadReason.NO_NETWORK,
-        f"{source} ({_shown(endpoint)}) cannot be reached{way}: {said}.{own} Check the network and the proxy, set "
-        f"EMB_PROVIDER_{source.upper()}_ENDPOINT to a mirror, {_OTHER_WAYS}",
+        f"{source} ({_shown(endpoint)}) cannot be reached{way}: {said}.{_of_authorities(source, said)} Check "
+        f"the network and the proxy, set EMB_PROVIDER_{source.upper()}_ENDPOINT to a mirror, {_OTHER_WAYS}",
     )
 
 
@@ -184,6 +191,13 @@ def settle_proxies(endpoint: str) -> None:
     if proxies.get("http") and proxies.get("https"):
         for name in ("all_proxy", "ALL_PROXY"):
             os.environ.pop(name, None)
+
+
+def _of_authorities(source: HubName, said: str) -> str:
+    """Return what to do about a certificate that is refused, "" where it is not for that."""
+    if "CERTIFICATE_VERIFY_FAILED" not in said:
+        return ""
+    return f" {_NOT_BY_THE_LETTER if _BY_THE_LETTER.search(said) else _OWN_AUTHORITY.format(_AUTHORITIES[source])}"
 
 
 def _innermost(error: object) -> object:

@@ -75,6 +75,24 @@ def test_a_certificate_nobody_knows_is_told_with_the_variable_that_this_client_r
     assert variable not in str(no_network(source, "https://h", OSError(111, "Connection refused")))
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "Basic Constraints of CA cert not marked critical",
+        "CA cert does not include key usage extension",
+        "Missing Authority Key Identifier",
+        "Missing Subject Key Identifier",
+        "Path length given without key usage keyCertSign",
+        "Empty Subject Alternative Name extension",
+    ],
+)
+def test_a_certificate_that_only_python_3_13_refuses_is_told_so_and_not_to_set_what_is_set(fault) -> None:
+    said = f"[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: {fault} (_ssl.c:1020)"
+    told = str(no_network("huggingface", "https://h", ssl.SSLCertVerificationError(1, said)))
+    assert f"{fault} (_ssl.c:1020). From Python 3.13 on, certificates have to keep to RFC 5280" in told
+    assert "SSL_CERT_FILE" not in told
+
+
 def test_certificates_that_are_not_there_are_named_and_no_mistake_of_ours(environment, tmp_path) -> None:
     environment["SSL_CERT_FILE"] = str(tmp_path / "gone.pem")
     with pytest.raises(LoadError, match=r"SSL_CERT_FILE names in the environment \(.*gone.pem\)") as caught:
