@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from emb_model_provider.errors import ProtocolError
 from emb_model_provider.frames import FrameDecoder
@@ -46,12 +47,10 @@ class Launch:
 class Child:
     """A running child. Made by ``spawn``."""
 
-    def __init__(
-        self, process: asyncio.subprocess.Process, control: _Control, stderr_reader: asyncio.Task[None]
-    ) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, control: _Control, stderr: _Stderr) -> None:
         self._process = process
         self._control = control
-        self._stderr_reader = stderr_reader
+        self._stderr = stderr
         self.pid = process.pid
         self._stillness = Stillness(process.pid)
 
@@ -105,7 +104,8 @@ class Child:
         """
         code = await self._process.wait()
         # A grandchild may hold either open; what the child itself wrote is there within moments.
-        await asyncio.wait([self._stderr_reader, self._control.closed], timeout=_LAST_WORDS_S)
+        await asyncio.wait([self._stderr.read, self._control.closed], timeout=_LAST_WORDS_S)
+        self._stderr.transport.close()
         self._control.close()
         return code
 
@@ -117,10 +117,36 @@ async def spawn(launch: Launch, on_message: Callable[[Message], None], on_line: 
     """
     # Before there is a process that would wait for what cannot be packed.
     first = b"".join(map(pack, launch.first_messages))
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    passed = (theirs.fileno(), *launch.descriptors)
+    loop = asyncio.get_running_loop()
+    with contextlib.ExitStack() as undoing:  # also at a cancellation: nobody else knows descriptors and process
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        undoing.callback(ours.close)  # ends the child, if the signal does not
+        with theirs:
+            heard, said = os.pipe()
+            pipe = undoing.enter_context(os.fdopen(heard, "rb", buffering=0))
+            try:
+                process = await _start(launch, theirs.fileno(), said)
+            finally:
+                os.close(said)
+        undoing.callback(_kill, process)
+        stderr = await _listen(pipe, on_line)
+        undoing.callback(stderr.transport.close)
+        control = _Control(on_message)
+        ours.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        transport, _ = await loop.create_connection(lambda: control, sock=ours)
+        undoing.pop_all()
+    transport.write(first)
+    return Child(process, control, stderr)
+
+
+async def _start(launch: Launch, control: int, stderr: int) -> asyncio.subprocess.Process:
+    """Start the process with two descriptors of ours beside those it inherits.
+
+    Not with a pipe of asyncio's own for stderr: the wait for the process would then be one for whoever holds its end.
+    """
+    passed = (control, *launch.descriptors)
     try:
-        process = await asyncio.create_subprocess_exec(
+        return await asyncio.create_subprocess_exec(
             sys.executable,
             "-P",
             "-m",
@@ -129,7 +155,7 @@ async def spawn(launch: Launch, on_message: Callable[[Message], None], on_line: 
             *(str(descriptor) for descriptor in passed),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
+            stderr=stderr,
             env=launch.environment | {"PYTHONPATH": _python_path(launch.environment)},
             cwd=_directory(),
             pass_fds=passed,
@@ -137,26 +163,12 @@ async def spawn(launch: Launch, on_message: Callable[[Message], None], on_line: 
             process_group=0,
         )
     except RuntimeError as error:  # the last process number was had for it, and none for the thread that waits for it
-        ours.close()
         raise OSError(errno.EAGAIN, str(error)) from error
-    except BaseException:  # also a cancellation: nobody else knows the descriptor
-        ours.close()
-        raise
-    finally:
-        theirs.close()
-    control = _Control(on_message)
-    ours.setblocking(False)  # noqa: FBT003 - the standard library's signature
-    try:
-        transport, _ = await asyncio.get_running_loop().create_connection(lambda: control, sock=ours)
-    except BaseException:  # also a cancellation: nobody else knows the process
-        ours.close()  # ends the child, if the signal does not
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        raise
-    assert process.stderr is not None
-    reader = asyncio.create_task(_read_lines(process.stderr, on_line))
-    transport.write(first)
-    return Child(process, control, reader)
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
 
 
 def _directory() -> str | None:
@@ -217,6 +229,22 @@ class _Control(asyncio.Protocol):
     def close(self) -> None:
         if self._transport is not None:
             self._transport.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Stderr:
+    """What a child writes there: ``read`` is done once nobody can write any more, or ``transport`` is closed."""
+
+    transport: asyncio.ReadTransport
+    read: asyncio.Task[None]
+
+
+async def _listen(pipe: IO[bytes], on_line: Callable[[str], None]) -> _Stderr:
+    stream = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(stream), pipe
+    )
+    return _Stderr(transport, asyncio.create_task(_read_lines(stream, on_line)))
 
 
 async def _read_lines(stream: asyncio.StreamReader, on_line: Callable[[str], None]) -> None:

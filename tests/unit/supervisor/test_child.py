@@ -79,3 +79,25 @@ async def test_a_child_that_a_signal_has_stopped_ends_by_itself_when_it_is_asked
         assert await asyncio.wait_for(child.wait(), 10) == 7
     finally:
         child.kill()
+
+
+async def test_a_child_that_has_died_is_told_though_a_process_that_it_left_behind_holds_its_stderr(
+    monkeypatch, tmp_path
+):
+    monkeypatch.setattr("supervisor.child._LAST_WORDS_S", 0.05)
+    number = tmp_path / "left"
+    code = (
+        "import os, pathlib, subprocess\n"
+        "left = subprocess.Popen(['sleep', '60'], start_new_session=True)\n"
+        f"pathlib.Path({str(number)!r}).write_text(str(left.pid))\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    (tmp_path / "parent.py").write_text(code)
+    before = open_descriptors()
+    child = await spawn(Launch("parent", {"PYTHONPATH": str(tmp_path)}, ()), print, print)
+    try:
+        assert await asyncio.wait_for(child.wait(), 10) == -signal.SIGKILL
+    finally:
+        os.kill(int(number.read_text()), signal.SIGKILL)
+    await asyncio.sleep(0)  # what was closed is let go of
+    assert open_descriptors() == before
