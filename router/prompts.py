@@ -28,10 +28,11 @@ _ROLE_OF: Final = {name: role for role, names in _NAMES.items() for name in name
 def with_role(request: EncodeRequest, role: str | None, encoder: EncoderInfo) -> EncodeRequest:
     """Return the request with the prompt for this role; a prompt that the client names itself stays.
 
-    A model without a prompt for it gets none, not even its default one. Raises ``InvalidRequestError`` for a
-    word that is neither a role nor one of the model's prompts.
+    A model without a prompt for it gets none, not even its default one; where texts take different ways by their role,
+    the prompt that the client names is read on the way of this role. Raises ``InvalidRequestError`` for a word that is
+    neither a role nor one of the model's prompts.
     """
-    if role is None or request.prompt is not None or request.prompt_name is not None:
+    if role is None or request.prompt_name is not None or (request.prompt is not None and not encoder.routes):
         return request
     if role in encoder.prompts:
         return request.replace(prompt_name=role)
@@ -43,4 +44,4 @@ def with_role(request: EncodeRequest, role: str | None, encoder: EncoderInfo) ->
     for name in _NAMES[known]:
         if name in prompts:
             return request.replace(prompt_name=prompts[name])
-    return request.replace(prompt="")
+    return request if request.prompt is not None else request.replace(prompt="")

@@ -50,7 +50,8 @@ class Tokenized(NamedTuple):
     cut, or is a number below that where the text was so long that it was not tokenised to its end (not ``counted``).
     ``prompt_tokens`` leading ids belong to the prompt, which some models leave out of their pooling. ``type_ids`` is
     ``None`` where all are 0. ``outputs`` and ``raw`` are those of the ``Reading``. ``is_query`` and ``expanded``, the
-    number of trailing ids that a query was filled up with, are for late interaction.
+    number of trailing ids that a query was filled up with, are for late interaction. ``route`` is the way that a text
+    takes through a routed model, and 0 the one that other models have alone.
     """
 
     ids: tuple[int, ...]
@@ -62,6 +63,7 @@ class Tokenized(NamedTuple):
     is_query: bool = False
     expanded: int = 0
     counted: bool = True
+    route: int = 0
 
     @property
     def truncated(self) -> bool:

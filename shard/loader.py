@@ -9,6 +9,7 @@ import gc
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -28,7 +29,7 @@ from shard.encoders.graph.lowering import Kernel
 from shard.encoders.heads import HeadFacts
 from shard.encoders.in_parts import Helpers, count_helpers
 from shard.encoders.late_modules import read_lengths
-from shard.encoders.modules import build_modules
+from shard.encoders.modules import build_beside, build_modules
 from shard.encoders.sentence_transformer import ForwardPath, SentenceTransformerEncoder
 from shard.encoders.text_tokenizer import TextTokenizer
 from shard.fetched import Fetched
@@ -48,6 +49,7 @@ from shard.model_files.weights import weight_files
 from shard.parts import Parts, find_question, make_tokenizer, max_tokens, narrow, place
 from shard.paths import Chosen, choose_path
 from shard.trial import Trial, read_probes, run_alone, warn_if_far
+from shard.ways import open_ways
 
 log = EventLog("shard.loader")
 
@@ -120,19 +122,25 @@ class _Build:
         parts = self._parts(_EXACT if self.plan.starts_from_fp32 else self.plan)
         length = max_tokens(parts.transformer, self.recipe)
         lengths = None if self.recipe.late is None else read_lengths(parts.transformer)
+        decode, helpers = make_decode(self.spec.token_ids), Helpers(count_helpers(self.threads))
+        ways = open_ways(self.fetched.directory, self.recipe, decode, helpers)
         tokenizer = make_tokenizer(
             parts.transformer,
             length,
-            make_decode(self.spec.token_ids),
-            Helpers(count_helpers(self.threads)),
+            decode,
+            helpers,
             lengths,
             question := find_question(parts.transformer, self.recipe),
+            ways,
         )
         prompts = dict(self.recipe.prompts)
         default = self.recipe.default_prompt_name
         facts = parts.heads.facts
-        reading = Reading(None if default is None else prompts[default], facts.outputs, prompt_name=default)
+        read_as = default if self.recipe.routes is None else self.recipe.routes.first_task
+        reading = Reading(None if default is None else prompts[default], facts.outputs, prompt_name=read_as)
         probes = read_probes(tokenizer, reading, facts.task)
+        if self.recipe.routes is not None:
+            probes += [one._replace(route=way) for way in self.recipe.routes.beside_first for one in probes]
         compare = compare_scores if self.recipe.scores else compare_results
         exact = self._exact_vectors(parts, probes)
         if self.plan.widens_weights:
@@ -147,9 +155,12 @@ class _Build:
         if cosine is not None:
             warn_if_far(self.plan, cosine)
         info = info.replace(cosine=cosine, fingerprint=self._fingerprint(info, hashing.result(), foreign_code))
+        path, reference = chosen.path, self._reference(parts)
+        if ways is not None and ways.paths:
+            path, reference = ways.beside(path), ways.beside_later(reference)
         return SentenceTransformerEncoder(
-            chosen.path,
-            self._reference(parts),
+            path,
+            reference,
             tokenizer,
             info,
             own_dimension=facts.dimension,
@@ -158,14 +169,15 @@ class _Build:
         )
 
     def _folders(self) -> list[Path]:
-        directory = self.fetched.directory
-        return [directory / entry.path for entry in self.recipe.modules] or [directory]
+        directory, routes = self.fetched.directory, self.recipe.routes
+        entries = self.recipe.modules if routes is None else dict.fromkeys(chain.from_iterable(routes.ways))
+        return [directory / entry.path for entry in entries] or [directory]
 
     def _parts(self, plan: ComputePlan) -> Parts:
         options = LoadOptions(plan, self.fetched.is_trusted, self.cache_directory)
         modules = build_modules(self.fetched.directory, self.recipe, options)
         fill_computed(modules)
-        return place(modules, plan, self.recipe)
+        return place(modules, plan, self.recipe, build_beside(self.fetched.directory, self.recipe, options, modules[0]))
 
     def _exact_vectors(self, parts: Parts, probes: Sequence[Tokenized]) -> Results | None:
         """Return the plain fp32 results of the probes, each alone; ``None`` where there is none, or too large."""
@@ -216,6 +228,7 @@ class _Build:
             activation=self.recipe.activation if self.recipe.scores else "identity",
             token_dimension=facts.token_dimension,
             matryoshka=self.recipe.matryoshka,
+            routes=() if self.recipe.routes is None else tuple(task for task, _ in self.recipe.routes.by_task),
         )
 
     def _fingerprint(self, info: EncoderInfo, weights: str, foreign_code: str | None) -> str:
@@ -233,6 +246,8 @@ class _Build:
             "late": repr(self.recipe.late) if self.recipe.late else None,
             "generative": repr(self.recipe.generative) if self.recipe.generative else None,
         }
+        if self.recipe.routes is not None:
+            decisive["routes"] = repr(self.recipe.routes), self.recipe.max_length  # the first way may be cut to less
         if foreign_code is not None:
             decisive["foreign_code"] = foreign_code
         if self.recipe.scores:

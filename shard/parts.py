@@ -5,7 +5,7 @@ Called by ``loader``; ``paths`` finds the quickest way through them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -33,6 +33,7 @@ from shard.encoders.own_reading import check_reading
 from shard.encoders.padded import PaddedPath
 from shard.encoders.positions import find_position_table
 from shard.encoders.rescaled_rope import RescaledRope, find_rescaled
+from shard.encoders.routed import BareTokenizer, RoutedHead, RoutedTokenizer, Ways
 from shard.encoders.score_head import ScoreHead
 from shard.encoders.sentence_transformer import ForwardPath
 from shard.encoders.splade import SpladeHead
@@ -52,6 +53,7 @@ log = EventLog("shard.parts")
 _UNSTATED_MAX_TOKENS: Final = 8192
 #: SentencePiece's sign for a blank, which a vocabulary that is made up may have beside its special tokens.
 _WORD_START: Final = "▁"
+_NOTHING_BESIDE: Final[Mapping[int, Sequence[nn.Module]]] = {}
 _LARGEST_STATED_TOKENS: Final = 1_000_000  # transformers writes 1e30 for "no limit"
 
 
@@ -66,8 +68,16 @@ class Parts:
     rescaled: RescaledRope | None = None
 
 
-def place(modules: Sequence[nn.Module], plan: ComputePlan, recipe: Recipe) -> Parts:
-    """Bring modules to the device and format of ``plan``; raise ``LoadError`` where the tokenizer is of no use."""
+def place(
+    modules: Sequence[nn.Module],
+    plan: ComputePlan,
+    recipe: Recipe,
+    beside: Mapping[int, Sequence[nn.Module]] = _NOTHING_BESIDE,
+) -> Parts:
+    """Bring modules to the device and format of ``plan``; raise ``LoadError`` where the tokenizer is of no use.
+
+    ``beside`` are those of a routed model's other ways through the same transformer, by the ways' numbers.
+    """
     transformer: Any = modules[0]
     if isinstance(transformer, TokenTable):
         return _place_table(transformer, modules[1:], plan)
@@ -77,6 +87,9 @@ def place(modules: Sequence[nn.Module], plan: ComputePlan, recipe: Recipe) -> Pa
     tokenizer = _fast_tokenizer(transformer)
     _check_vocabulary(tokenizer)
     heads = _make_head(modules, tokenizer, recipe)
+    if beside:
+        others = {number: _make_head(way, tokenizer, recipe) for number, way in beside.items()}
+        heads = RoutedHead({0: heads, **others})
     if not isinstance(heads, SpladeHead):
         heads.modules.to(plan.device, torch.float32)
     wants_type_ids = "token_type_ids" in tokenizer.model_input_names
@@ -137,29 +150,54 @@ def make_tokenizer(
     helpers: Helpers,
     lengths: Lengths | None = None,
     generative: GenerativeFiles | None = None,
+    ways: Ways | None = None,
 ) -> TextTokenizer:
     """Return the model's tokenizer, which cuts at ``max_tokens``; ``decode`` reads ids that are not its own.
 
     ``lengths`` are those of queries and documents of a multi-vector model, ``generative`` is how a language model is
-    asked for scores.
+    asked for scores, ``ways`` are what a routed model has beside the transformer.
     """
     if isinstance(transformer, TokenTable):
         return transformer.make_tokenizer(max_tokens, decode, helpers)
     tokenizer = _fast_tokenizer(transformer)
     check_reading(transformer, tokenizer, min(max_tokens, _own_length(transformer)))
     warn_if_cut(tokenizer, _rows(transformer))
-    facts = TokenizerFacts(
-        vocabulary_size=vocabulary_size(transformer),
-        cut_side="start" if tokenizer.truncation_side == "left" else "end",
-        special_ids=frozenset(tokenizer.all_special_ids),
-        split_special_tokens=bool(tokenizer.split_special_tokens),
-    )
+    facts = _facts(tokenizer, vocabulary_size(transformer))
+    if ways is not None:
+        return RoutedTokenizer(tokenizer.backend_tokenizer, facts, max_tokens, ways, decode=decode, helpers=helpers)
     if lengths is not None:
         return LateTokenizer(tokenizer.backend_tokenizer, facts, max_tokens, lengths, decode=decode, helpers=helpers)
     if generative is not None and generative.uses_template:
         write = _make_writer(transformer, tokenizer, generative)
         return AskedTokenizer(tokenizer.backend_tokenizer, facts, max_tokens, write, decode=decode, helpers=helpers)
     return TextTokenizer(tokenizer.backend_tokenizer, facts, max_tokens, decode=decode, helpers=helpers)
+
+
+def make_bare_tokenizer(
+    static: Module, rows: int, max_tokens: int | None, decode: Decode | None, helpers: Helpers
+) -> TextTokenizer:
+    """Return the tokenizer of a module without inference, which reads no special tokens and has ``rows`` weights.
+
+    It cuts at ``max_tokens``, where that is ``None`` as its own files say.
+    """
+    tokenizer = _fast_tokenizer(static)
+    _check_vocabulary(tokenizer)
+    stated = int(tokenizer.model_max_length)
+    usual = stated if 0 < stated <= _LARGEST_STATED_TOKENS else _UNSTATED_MAX_TOKENS
+    length = max_tokens or usual
+    read = BareTokenizer(tokenizer.backend_tokenizer, _facts(tokenizer, rows), length, decode=decode, helpers=helpers)
+    tokenizer.backend_tokenizer.post_processor = None
+    check_reading(static, tokenizer, length)
+    return read
+
+
+def _facts(tokenizer: PreTrainedTokenizerFast, vocabulary: int) -> TokenizerFacts:
+    return TokenizerFacts(
+        vocabulary_size=vocabulary,
+        cut_side="start" if tokenizer.truncation_side == "left" else "end",
+        special_ids=frozenset(tokenizer.all_special_ids),
+        split_special_tokens=bool(tokenizer.split_special_tokens),
+    )
 
 
 def find_question(transformer: Module, recipe: Recipe) -> GenerativeFiles | None:

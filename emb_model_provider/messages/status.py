@@ -45,7 +45,7 @@ class EncoderInfo(Wire, frozen=True):
     ``activation`` is what the model's own library applies to them. ``token_dimension`` is that of multi-vector
     outputs. ``matryoshka`` lists the dimensions that the model is known to be trained for, where it says so.
     ``tokens_per_s`` was measured at the start. ``takes_instruction``: a reranker whose prompts say what makes a
-    document relevant.
+    document relevant. ``routes`` are the prompts by whose names texts take different ways, where there are several.
     """
 
     dimension: int
@@ -76,6 +76,7 @@ class EncoderInfo(Wire, frozen=True):
     matryoshka: Many[int] = ()
     tokens_per_s: float = 0.0
     takes_instruction: bool = False
+    routes: Many[str] = ()
 
 
 class ModelInfo(Wire, frozen=True):

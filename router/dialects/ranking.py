@@ -54,10 +54,11 @@ def plan_pairs(request: EncodeRequest, encoder: EncoderInfo) -> EncodeRequest:
     if request.prompt is not None or request.prompt_name is not None:
         return planned
     query, document = (with_role(planned, role, encoder) for role in ("query", "document"))
-    if not late or query.prompt_name is None or document.prompt_name is None:
+    reads_apart = late or bool(encoder.routes)
+    if not reads_apart or query.prompt_name is None or document.prompt_name is None:
         # A prompt for queries does not suit documents, and of two texts to compare neither need be a query.
         return planned.replace(prompt="")
-    # MaxSim is of a query and a document, which such a model reads differently.
+    # MaxSim, or a model with routes, is of a query and a document, which such a model reads differently.
     return document.replace(queries=Queries(len(firsts), query.prompt_name))
 
 

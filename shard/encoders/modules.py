@@ -90,6 +90,19 @@ def build_modules(directory: Path, recipe: Recipe, options: LoadOptions) -> list
     return modules
 
 
+def build_beside(
+    directory: Path, recipe: Recipe, options: LoadOptions, transformer: nn.Module
+) -> dict[int, list[nn.Module]]:
+    """Return the modules of a routed model's other ways through ``transformer``, by the ways' numbers."""
+    if recipe.routes is None:
+        return {}
+    found: dict[int, list[nn.Module]] = {}
+    for number in recipe.routes.beside_first:
+        following = [_load_module(directory, entry, recipe, options) for entry in recipe.routes.ways[number][1:]]
+        found[number] = _apply_settings([transformer, *following], recipe)
+    return found
+
+
 def _build_late_modules(directory: Path, late: LateFiles, recipe: Recipe, options: LoadOptions) -> list[nn.Module]:
     if late.is_stanford:
         modules: list[nn.Module] = [_load_bare_transformer(directory, options)]

@@ -35,6 +35,14 @@ class Frame:
             ids = (*ids, *content, *part)
         return ids
 
+    def strip(self, ids: tuple[int, ...]) -> tuple[int, ...]:
+        """Return what stands within the frame of one text; ids without it as they are."""
+        prefix, suffix = self.parts
+        end = len(ids) - len(suffix)
+        if end < len(prefix) or ids[: len(prefix)] != prefix or ids[end:] != suffix:
+            return ids
+        return ids[len(prefix) : end]
+
     def types(self, lengths: Sequence[int]) -> tuple[int, ...] | None:
         """Return the type ids of texts of these lengths within the frame, ``None`` where all are 0."""
         if not self.has_types:

@@ -13,6 +13,7 @@ from itertools import accumulate
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from sentence_transformers.sparse_encoder.modules import SpladePooling
 from torch import nn
@@ -20,7 +21,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from emb_model_provider.errors import unsupported
-from shard.encoder import Results, SparseRow, Tokenized
+from shard.encoder import Results, SparseRow, Tokenized, Vectors
 from shard.encoders.heads import BLOCK_ROWS, Features, HeadFacts, hidden_states, in_blocks
 
 #: Logits that exist at one time: 64 MiB.
@@ -143,7 +144,12 @@ class SpladeHead:
     def _finish(self, pooled: torch.Tensor) -> SparseRow:
         values = (self._weights(pooled) if self._is_max else pooled).cpu().numpy()
         indices = np.flatnonzero(values)  # what is not a number stays, to be found
-        if self._max_active is not None and (dropped := len(indices) - self._max_active) > 0:
-            largest = np.argpartition(values[indices], dropped - 1)[dropped:]  # with all that is not a number
-            indices = np.sort(indices[largest])
-        return SparseRow(indices.astype(np.uint32), values[indices])
+        return keep_largest(indices, values[indices], self._max_active)
+
+
+def keep_largest(indices: npt.NDArray[np.intp], values: Vectors, most: int | None) -> SparseRow:
+    """Return a sparse vector of ascending ``indices`` with its ``most`` largest weights, whatever their sign."""
+    if most is not None and (dropped := len(indices) - most) > 0:
+        largest = np.sort(np.argpartition(np.abs(values), dropped - 1)[dropped:])  # with all that is not a number
+        indices, values = indices[largest], values[largest]
+    return SparseRow(indices.astype(np.uint32), values)

@@ -255,11 +255,7 @@ class TextTokenizer:
         return min(tokens, limit) - ends_special
 
     def _without_frame(self, ids: tuple[int, ...]) -> tuple[int, ...]:
-        prefix, suffix = self._frame.parts
-        end = len(ids) - len(suffix)
-        if end < len(prefix) or ids[: len(prefix)] != prefix or ids[end:] != suffix:
-            return ids
-        return ids[len(prefix) : end]
+        return self._frame.strip(ids)
 
 
 def share_room(first: int, second: int, room: int) -> tuple[int, int]:

@@ -161,15 +161,24 @@ def is_structurally_complete(directory: Path) -> bool:
 
 
 def _module_folders(directory: Path) -> set[str]:
-    """Folders that modules.json names; Normalize has none of its own in newer versions, so only saved ones count."""
+    """Folders that modules.json and its router name; Normalize has none in newer versions, so only saved ones count."""
     try:
         modules = json.loads((directory / "modules.json").read_text("utf-8"))
-        named = {str(module["path"]) for module in modules if "Normalize" not in str(module["type"])}
+        named = {str(module["path"]): str(module["type"]) for module in modules}
+        for folder in list(named):
+            named |= _routed_folders(directory, folder)
     except FileNotFoundError:
         return set()
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {"modules.json is not readable"}
-    return {folder for folder in named if folder}
+    return {folder for folder, kind in named.items() if folder and "Normalize" not in kind}
+
+
+def _routed_folders(directory: Path, folder: str) -> dict[str, str]:
+    """Return the folders, with their classes, of what a router in ``folder`` sends texts through."""
+    router = directory / folder / "router_config.json"
+    types = json.loads(router.read_text("utf-8"))["types"] if router.is_file() else {}
+    return {str(PurePosixPath(folder, name)): str(kind) for name, kind in types.items()}
 
 
 def _has_whole_weights(directory: Path) -> bool:

@@ -6,7 +6,7 @@ Pure reading of ``modules.json``, ``configuration.json`` and their companions; `
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Final
 
 from emb_model_provider.errors import LoadError, LoadReason, unsupported
@@ -34,7 +34,8 @@ from shard.model_files.kinds import (
 from shard.model_files.late_files import LateFiles, read_pylate, read_stanford
 from shard.model_files.modelscope_files import modelscope_length, read_modelscope
 from shard.model_files.prompt_families import complete_prompts, known_default
-from shard.model_files.recipe import ModuleEntry, Recipe
+from shard.model_files.recipe import ModuleEntry, Recipe, stays_inside
+from shard.model_files.routes import check_routes, prompts_of_routes, read_routes
 from shard.model_files.static_files import check_static, refuse_bare
 
 _LATE_MODULES: Final = ("Transformer", "Dense", "MultiVectorMask", "Normalize", "LayerNorm", "Dropout", "Pooling")
@@ -149,6 +150,8 @@ def _has_token_linears(directory: Path) -> bool:
 def _read_sentence_transformers(directory: Path, spec: ModelSpec) -> Recipe:
     options = read_object(directory / "config_sentence_transformers.json")
     modules = _read_modules(directory / "modules.json")
+    if (routes := read_routes(directory, modules)) is not None:
+        modules = routes.ways[0]
     folder = directory / modules[0].path
     if makes_scores(folder):  # whatever has saved it, and where the first file is not there
         options = {**options, "model_type": "CrossEncoder"}
@@ -163,11 +166,15 @@ def _read_sentence_transformers(directory: Path, spec: ModelSpec) -> Recipe:
     labels = 1 if generative else count_labels(config)
     if task == "rerank":
         check_labels(task, labels)
+    if routes is not None:
+        check_routes(routes, task)
     if task == "multi_vector":
         return _read_late_interaction(modules, options, spec)
     _check_kind(kind, task, [entry.type.rpartition(".")[2] for entry in modules])
     own = {name: str(text or "") for name, text in as_object(options.get("prompts")).items()}
     prompts = _prompts(directory, spec, own)
+    if routes is not None:
+        prompts = prompts_of_routes(routes, prompts)
     default_prompt = spec.default_prompt_name or options.get("default_prompt_name")
     return Recipe(
         "sentence-transformers",
@@ -184,6 +191,7 @@ def _read_sentence_transformers(directory: Path, spec: ModelSpec) -> Recipe:
         generative=generative,
         has_token_linears=task == "embed" and _has_token_linears(directory),
         max_active=active if isinstance(active := options.get("max_active_dims"), int) else None,
+        routes=routes,
     )
 
 
@@ -238,7 +246,7 @@ def _check_kind(kind: object, task: Task, names: Sequence[str]) -> None:
         if kind == "SparseEncoder" and task == "sparse":
             raise unsupported(
                 f"it is a sparse model made of {modules}; of sparse models those with SpladePooling are served, not "
-                "those without inference (SparseStaticEmbedding) or with an autoencoder (SparseAutoEncoder)"
+                "those without inference for documents either (SparseStaticEmbedding) or with an autoencoder (SparseAutoEncoder)"
             )
         raise unsupported(f'its modules ({modules}) do not make a model for "{task}": leave out its "task"')
     if task == "sparse" and len(names) != len(("transformer", "SpladePooling")):
@@ -253,7 +261,7 @@ def _read_modules(path: Path) -> tuple[ModuleEntry, ...]:
     modules = []
     for entry in entries:
         kind, folder = (entry.get("type"), entry.get("path")) if isinstance(entry, dict) else (None, None)
-        if not isinstance(kind, str) or not isinstance(folder, str) or not _stays_inside(folder):
+        if not isinstance(kind, str) or not isinstance(folder, str) or not stays_inside(folder):
             raise LoadError(LoadReason.CORRUPT_DOWNLOAD, f"{path} is not a list of modules with type and path")
         modules.append(ModuleEntry(kind, folder))
     if not modules:
@@ -264,8 +272,3 @@ def _read_modules(path: Path) -> tuple[ModuleEntry, ...]:
 def _prompts(directory: Path, spec: ModelSpec, own: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     origin = read_object(directory / "config.json").get("_name_or_path")
     return complete_prompts(dict(spec.prompts), own, (spec.name, origin if isinstance(origin, str) else ""))
-
-
-def _stays_inside(folder: str) -> bool:
-    path = PurePosixPath(folder)
-    return not path.is_absolute() and ".." not in path.parts

@@ -104,6 +104,11 @@ def find_prompt(prompts: Mapping[str, str], name: str) -> str | None:
     return next((prompts[alias] for alias in _names_of(name) if alias in prompts), None)
 
 
+def role_of(name: str) -> str | None:
+    """Return which side of a search, ``query`` or ``document``, a prompt of that name is for, where it says so."""
+    return next((role for role, names in _ALIASES.items() if name in names), None)
+
+
 def own_name(name: str) -> str:
     """Return a model's own name, without its owner or the directories that it lies in.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Literal
 
 from emb_model_provider.modelmap import Pooling, Task
@@ -22,6 +23,36 @@ class ModuleEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class Routes:
+    """The ways that a routed model has for texts, each the modules that it leads through, of which none is the router.
+
+    ``ways`` begin with the one that is computed as other models are. ``by_task`` says which way texts of a task take,
+    queries or documents, and ``default`` which those take of which nobody says what they are.
+    """
+
+    ways: tuple[tuple[ModuleEntry, ...], ...]
+    by_task: tuple[tuple[str, int], ...]
+    default: int = 0
+
+    @property
+    def first_task(self) -> str | None:
+        """A task whose texts take the first way; ``None`` where only those do of which nobody says what they are."""
+        return next((task for task, way in self.by_task if way == 0), None)
+
+    @property
+    def beside_first(self) -> tuple[int, ...]:
+        """Which other ways begin as the first one does, with the same transformer."""
+        first = self.ways[0][0]
+        return tuple(number for number, way in enumerate(self.ways) if number and way[0] == first)
+
+
+def stays_inside(folder: str) -> bool:
+    """Tell whether a folder that a file names is one of the model's own."""
+    path = PurePosixPath(folder)
+    return not path.is_absolute() and ".." not in path.parts
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """How to build an encoder from a directory, settings already applied.
 
@@ -32,6 +63,7 @@ class Recipe:
     ``activation`` is what the model's library applies to scores. ``has_token_linears``: BGE-M3's layers for sparse and
     token vectors lie beside its weights. ``max_active`` is how many weights a sparse vector keeps. ``late`` is
     what a multi-vector model has beside its modules, ``generative`` how a language model is asked for scores.
+    ``routes`` are the ways of a model that has several, of which ``modules`` are the first.
     """
 
     layout: Layout
@@ -51,6 +83,7 @@ class Recipe:
     max_active: int | None = None
     late: LateFiles | None = None
     generative: GenerativeFiles | None = None
+    routes: Routes | None = None
 
     @property
     def scores(self) -> bool:

@@ -32,6 +32,9 @@ _MODULE_NAMES: Final = (
     "MultiVectorMask",
     "LogitScore",
     "StaticEmbedding",
+    "SparseStaticEmbedding",
+    "Router",
+    "Asym",
 )
 _MODULE_HOMES: Final = (
     "sentence_transformers.models",
@@ -39,6 +42,7 @@ _MODULE_HOMES: Final = (
     "sentence_transformers.base.modules.transformer",
     "sentence_transformers.base.modules.normalize",
     "sentence_transformers.base.modules.dense",
+    "sentence_transformers.base.modules.router",
     "sentence_transformers.sentence_transformer.modules",
     "sentence_transformers.sentence_transformer.modules.pooling",
     "sentence_transformers.sentence_transformer.modules.layer_norm",
@@ -48,9 +52,11 @@ _MODULE_HOMES: Final = (
     "sentence_transformers.sparse_encoder.models",
     "sentence_transformers.sparse_encoder.models.MLMTransformer",
     "sentence_transformers.sparse_encoder.models.SpladePooling",
+    "sentence_transformers.sparse_encoder.models.SparseStaticEmbedding",
     "sentence_transformers.sparse_encoder.modules",
     "sentence_transformers.sparse_encoder.modules.mlm_transformer",
     "sentence_transformers.sparse_encoder.modules.splade_pooling",
+    "sentence_transformers.sparse_encoder.modules.sparse_static_embedding",
     "sentence_transformers.cross_encoder.modules",
     "sentence_transformers.cross_encoder.modules.logit_score",
     "sentence_transformers.multi_vector_encoder.modules",
@@ -80,7 +86,9 @@ class CodeRequest:
 def own_module_name(class_path: str) -> str | None:
     """Return ``Pooling`` for any path sentence-transformers has known it by; ``None`` for what is not ours to run."""
     home, _, name = class_path.rpartition(".")
-    return name if name in _MODULE_NAMES and home in _MODULE_HOMES else None
+    # A router names the files of its modules' classes, which up to version 5 were called as these.
+    is_home = home in _MODULE_HOMES or home == f"sentence_transformers.models.{name}"
+    return name if name in _MODULE_NAMES and is_home else None
 
 
 def refuse_code(directory: Path, origin: Origin, name: str) -> None:
@@ -111,8 +119,9 @@ def named_elsewhere(directory: Path) -> dict[str, tuple[str, ...]]:
 
 
 def _named_classes(filename: str, document: object) -> Iterator[str]:
-    if filename == "modules.json" and isinstance(document, list):
-        names: list[object] = [entry.get("type") for entry in document if isinstance(entry, dict)]
+    names: list[object]
+    if (modules := _module_types(filename, document)) is not None:
+        names = modules
     else:
         wanted = document.get("auto_map") if isinstance(document, dict) else None
         names = list(wanted.values()) if isinstance(wanted, dict) else [wanted]  # an older form has a list alone
@@ -144,9 +153,8 @@ def code_requests(directory: Path) -> Iterator[CodeRequest]:
 
 
 def _wishes(filename: str, document: object) -> Iterator[str]:
-    if filename == "modules.json" and isinstance(document, list):
-        for entry in document:
-            kind = entry.get("type") if isinstance(entry, dict) else None
+    if (modules := _module_types(filename, document)) is not None:
+        for kind in modules:
             if not isinstance(kind, str) or (
                 own_module_name(kind) is None and not kind.startswith("sentence_transformers.")
             ):
@@ -163,6 +171,15 @@ def _wishes(filename: str, document: object) -> Iterator[str]:
     for attention in _attentions(document):
         if "/" in attention:
             yield f"names the attention kernel {attention!r} of a hub"
+
+
+def _module_types(filename: str, document: object) -> list[object] | None:
+    """Return what a list of modules, or a router's table of them, names for classes; ``None`` for any other file."""
+    if filename == "modules.json" and isinstance(document, list):
+        return [entry.get("type") if isinstance(entry, dict) else None for entry in document]
+    if isinstance(document, dict) and "structure" in document and isinstance(types := document.get("types"), dict):
+        return list(types.values())
+    return None
 
 
 def _attentions(document: dict[str, object]) -> Iterator[str]:

@@ -6,8 +6,9 @@ from router.requests import EncodeRequest
 from tests.support.statuses import make_info
 
 
-def prompted(role, prompts=(), **fields):
-    request = with_role(EncodeRequest("m", ("a",), **fields), role, make_info(prompts=prompts).encoder)
+def prompted(role, prompts=(), *, routes=(), **fields):
+    encoder = make_info(prompts=prompts, routes=routes).encoder
+    request = with_role(EncodeRequest("m", ("a",), **fields), role, encoder)
     return request.prompt_name, request.prompt
 
 
@@ -47,3 +48,12 @@ def test_an_unknown_role_is_refused_with_those_that_are_known():
     with pytest.raises(InvalidRequestError, match=r"^'x{64}' is not") as caught:
         prompted("x" * 1000)
     assert caught.value.param == "input_type"
+
+
+def test_where_texts_take_different_ways_the_clients_own_prompt_is_read_on_the_way_of_the_role():
+    names = ("query", "document")
+    assert prompted("search_query", names, routes=names, prompt="say: ") == ("query", "say: ")
+    assert prompted("query", names, routes=names, prompt="") == ("query", "")
+    assert prompted("classification", names, routes=names, prompt="say: ") == (None, "say: ")
+    assert prompted("classification", names, routes=names) == (None, "")
+    assert prompted(None, names, routes=names, prompt="say: ") == (None, "say: ")

@@ -548,3 +548,18 @@ def test_what_waited_too_long_to_be_read_or_was_cancelled_meanwhile_is_never_rea
     late = heard.wait_for(1, 2, 4)[1]
     assert (late.status, read) == (too_late().status, ["1 0", "4 0"])
     assert 3 not in heard.outcomes
+
+
+def test_texts_that_take_another_way_than_the_one_that_was_timed_teach_nothing_of_its_pace(make_engine):
+    class Routed(FakeEncoder):
+        def tokenize(self, texts, reading, seconds=()):
+            read = super().tokenize(texts, reading, seconds)
+            return [one._replace(route=int(text.startswith("?"))) for one, text in zip(read, texts, strict=True)]
+
+    engine, recorder = make_engine(Routed())
+    engine.submit(1, Encode(("?", "??")))
+    recorder.wait_for(1)
+    assert engine.activity().batches.took_ms == 0
+    engine.submit(2, Encode(("a",)))
+    recorder.wait_for(2)
+    assert engine.activity().batches.took_ms > 0

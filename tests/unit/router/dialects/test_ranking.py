@@ -148,6 +148,15 @@ def test_where_a_model_of_token_vectors_has_but_one_of_two_prompts_neither_text_
     assert (planned.prompt, planned.prompt_name, planned.queries) == ("", None, call.request.queries)
 
 
+@pytest.mark.parametrize("kind", ["colbert", "embed"])
+def test_where_texts_take_different_ways_the_first_is_a_query_and_the_others_are_documents(kind):
+    call = vllm.parse_score(Fields({"text_1": "a", "text_2": "b"}))
+    names = ("query", "document")
+    planned = call.plan(call.request, make_info(**KINDS[kind] | {"prompts": names, "routes": names}).encoder)
+    assert [planned.prompt_name_of(index) for index in range(2)] == ["query", "document"]
+    assert planned.prompt is None
+
+
 def test_of_a_text_that_was_wrong_in_the_body_nothing_was_read_and_nothing_cut():
     body = {"query": "a", "documents": ["", "b"], "on_error": "null", "usage_details": True}
     details = answer(jina.parse_rerank(Fields(body)), "rerank")["usage"]["details"]
