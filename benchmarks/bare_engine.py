@@ -62,8 +62,8 @@ def load_encoder(directory: Path, precision: str, threads: int, device: str = "c
     import tempfile  # noqa: PLC0415
 
     from emb_model_provider.modelmap import ModelSpec  # noqa: PLC0415
-    from shard.fetched import Fetched  # noqa: PLC0415
-    from shard.loader import load  # noqa: PLC0415
+    from shard.loading.fetched import Fetched  # noqa: PLC0415
+    from shard.loading.loader import load  # noqa: PLC0415
 
     if device != "cpu":
         import torch  # noqa: PLC0415

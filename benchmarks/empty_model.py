@@ -71,10 +71,10 @@ class EmptyShard:
 
     async def _serve(self, bound: threading.Event) -> None:
         from emb_model_provider.private_socket import bind_private  # noqa: PLC0415
+        from shard.batching.costs import CostModel, SlicePlan  # noqa: PLC0415
+        from shard.batching.lane import Lane  # noqa: PLC0415
         from shard.channel import Channel  # noqa: PLC0415
-        from shard.costs import CostModel, SlicePlan  # noqa: PLC0415
         from shard.engine import Engine  # noqa: PLC0415
-        from shard.lane import Lane  # noqa: PLC0415
         from shard.listener import FIRST_LANE  # noqa: PLC0415
 
         box = BlackBox(box_path(self._path), FIRST_LANE + 1)

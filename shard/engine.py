@@ -17,18 +17,18 @@ from functools import partial
 from emb_model_provider.messages.link import Encode, Failed, InputError, Texts, Tokens
 from emb_model_provider.modelmap import BatchLimits
 from shard.activity import Activity, WorkInHand
-from shard.batch_totals import Totals
-from shard.costs import SlicePlan
+from shard.batching.batch_totals import Totals
+from shard.batching.costs import SlicePlan
+from shard.batching.failures import as_input_error, failed_input, log_failure, too_late
+from shard.batching.intake import is_small, spell, tokenize
+from shard.batching.isolate import encode_isolated
+from shard.batching.jobs import NEVER_S, Input, Job, Jobs, Times, jobs_of
+from shard.batching.lane import Lane, count_tokenizers, threads_of_lane
+from shard.batching.scheduler import Batch
+from shard.batching.solitude import Solitude
 from shard.encoder import Encoder, Result, Tokenized, row_dimension
-from shard.failures import as_input_error, failed_input, log_failure, too_late
-from shard.intake import is_small, spell, tokenize
-from shard.isolate import encode_isolated
-from shard.jobs import NEVER_S, Input, Job, Jobs, Times, jobs_of
-from shard.lane import Lane, count_tokenizers, threads_of_lane
 from shard.listener import FIRST_LANE, HOST_THREAD, SPELLING_THREAD, TOKENIZER_THREADS, Listener, Outcome, Request
 from shard.mapped_files import MappedFiles
-from shard.scheduler import Batch
-from shard.solitude import Solitude
 
 _Incoming = queue.SimpleQueue[tuple[int, Request, float] | None]
 

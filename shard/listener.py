@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Final, Protocol
 
 from emb_model_provider.messages.link import Detokenize, Encode, Encoded, Failed, Texts, Tokenize, Tokens
-from shard.lane import MOST_TOKENIZERS
+from shard.batching.lane import MOST_TOKENIZERS
 
 #: Where a request may be when the process dies (``Listener.begins``): in a thread that reads it, or in a lane.
 HOST_THREAD: Final = 0

@@ -29,13 +29,13 @@ from emb_model_provider.messages.status import LoadFailed, LoadProgress, ModelIn
 from emb_model_provider.private_socket import bind_private
 from emb_model_provider.process_limits import files_limited
 from emb_model_provider.tracing import make_tracer
-from shard.costs import SlicePlan, measure
+from shard.batching.costs import SlicePlan, measure
+from shard.batching.lane import Lane, count_lanes, threads_of_lane
 from shard.encoder import Encoder
-from shard.fetched import Fetched, fetch_model
-from shard.first_answer import refuse_bad_answers
 from shard.hubs import Progress
-from shard.lane import Lane, count_lanes, threads_of_lane
-from shard.light_imports import import_torch_placed, leave_out_evaluation, without_collecting
+from shard.loading.fetched import Fetched, fetch_model
+from shard.loading.first_answer import refuse_bad_answers
+from shard.loading.light_imports import import_torch_placed, leave_out_evaluation, without_collecting
 from shard.mapped_files import MappedFiles, states_below
 from shard.memory import advice_of_shortage, private_bytes, ran_out
 from shard.model_files.json_files import whole
@@ -177,7 +177,7 @@ def _load(config: ShardConfig, fetched: Fetched) -> Encoder:
     # before that.
     with without_collecting():
         import_torch_placed()
-        from shard.loader import load  # noqa: PLC0415
+        from shard.loading.loader import load  # noqa: PLC0415
 
     if fetched.is_trusted:
         from shard.encoders.foreign_classes import take_classes_from  # noqa: PLC0415

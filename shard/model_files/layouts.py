@@ -246,7 +246,8 @@ def _check_kind(kind: object, task: Task, names: Sequence[str]) -> None:
         if kind == "SparseEncoder" and task == "sparse":
             raise unsupported(
                 f"it is a sparse model made of {modules}; of sparse models those with SpladePooling are served, not "
-                "those without inference for documents either (SparseStaticEmbedding) or with an autoencoder (SparseAutoEncoder)"
+                "those without inference for documents, too (SparseStaticEmbedding), or with an autoencoder "
+                "(SparseAutoEncoder)"
             )
         raise unsupported(f'its modules ({modules}) do not make a model for "{task}": leave out its "task"')
     if task == "sparse" and len(names) != len(("transformer", "SpladePooling")):

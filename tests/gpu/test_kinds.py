@@ -16,9 +16,9 @@ from shard.encoders.graph.normed_sum import find_normed_sum
 from shard.encoders.graph.program import compile_graph
 from shard.encoders.graph.varlen import Bounds, attend_varlen
 from shard.encoders.positions import find_first_position
-from shard.fetched import Fetched
 from shard.fidelity import compare_results, compare_scores
-from shard.loader import load
+from shard.loading.fetched import Fetched
+from shard.loading.loader import load
 from tests.integration.test_graph import FAMILIES, LENGTHS, make
 from tests.support.attending import attend_one_by_one
 from tests.support.cards import NO_CARD

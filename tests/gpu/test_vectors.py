@@ -13,8 +13,8 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from emb_model_provider.modelmap import ModelSpec
-from shard.fetched import Fetched
-from shard.loader import load
+from shard.loading.fetched import Fetched
+from shard.loading.loader import load
 from tests.support.cards import NO_CARD
 from tests.support.tiny_tokenizers import SAMPLE_TEXTS
 

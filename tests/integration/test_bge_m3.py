@@ -11,10 +11,10 @@ from transformers import AutoModel, AutoTokenizer
 
 from emb_model_provider.errors import LoadError, LoadReason
 from emb_model_provider.modelmap import ModelSpec
+from shard.batching.isolate import NonFiniteVectorError, encode_isolated
 from shard.encoder import Reading
-from shard.fetched import Fetched
-from shard.isolate import NonFiniteVectorError, encode_isolated
-from shard.loader import load
+from shard.loading.fetched import Fetched
+from shard.loading.loader import load
 from tests.support.tiny_heads import make_bge_m3
 from tests.support.tiny_models import make_xlm_roberta
 from tests.support.tiny_tokenizers import SAMPLE_TEXTS

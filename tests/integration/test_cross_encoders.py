@@ -11,8 +11,8 @@ from sentence_transformers import CrossEncoder
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertModel, XLMRobertaModel
 
 from emb_model_provider.errors import InvalidRequestError, LoadError, LoadReason
-from shard import paths
 from shard.encoder import Reading
+from shard.loading import paths
 from tests.support import tiny_models
 from tests.support.opening import opener
 from tests.support.tiny_classifiers import (

@@ -18,8 +18,8 @@ from emb_model_provider.errors import LoadError, LoadReason
 from emb_model_provider.modelmap import ModelSpec
 from shard.encoder import Reading
 from shard.encoders.onednn_linears import OneDnnLinear
-from shard.fetched import Fetched
-from shard.loader import load
+from shard.loading.fetched import Fetched
+from shard.loading.loader import load
 from tests.support.company import assert_same_in_company
 from tests.support.tiny_models import make_corom, make_gte, make_plain, make_sentence_transformers, make_xlm_roberta
 from tests.support.tiny_tokenizers import SAMPLE_TEXTS
@@ -226,10 +226,14 @@ def mpnet(tmp_path):
 
 
 def test_a_model_that_does_not_attend_through_the_interface_is_left_padded_and_right(mpnet, tmp_path, caplog):
-    with caplog.at_level(logging.INFO, logger="shard.paths"):
+    with caplog.at_level(logging.INFO, logger="shard.loading.paths"):
         encoder = opened(mpnet, tmp_path)
     assert encoder.info.batching == "padded"
-    said = [record.getMessage() for record in caplog.records if record.name in ("shard.paths", "shard.trial")]
+    said = [
+        record.getMessage()
+        for record in caplog.records
+        if record.name in ("shard.loading.paths", "shard.loading.trial")
+    ]
     assert said == ["padded", "plain"]
     together = vectors(encoder, SAMPLE_TEXTS)
     np.testing.assert_allclose(together[4], vectors(encoder, [SAMPLE_TEXTS[4]])[0], atol=1e-5)
@@ -240,7 +244,7 @@ def test_a_padded_model_multiplies_by_onednn_where_that_is_quicker_and_makes_its
     mpnet, tmp_path, monkeypatch, error, kernel
 ):
     expected = vectors(opened(mpnet, tmp_path), SAMPLE_TEXTS)
-    monkeypatch.setattr("shard.paths.is_onednn_quicker", lambda _model: True)
+    monkeypatch.setattr("shard.loading.paths.is_onednn_quicker", lambda _model: True)
     right = OneDnnLinear.forward
     asked = []
 
@@ -260,7 +264,7 @@ def test_a_graph_that_no_kernel_can_be_put_into_is_told_of_and_its_model_is_padd
     def fail(*_arguments):
         raise RuntimeError("used before it has been defined")
 
-    monkeypatch.setattr("shard.paths.lower", fail)
+    monkeypatch.setattr("shard.loading.paths.lower", fail)
     encoder = opened(make_plain(tmp_path / "model"), tmp_path)
     assert encoder.info.batching == "padded"
     (record, *_) = [record for record in caplog.records if record.getMessage() == "not_lowered"]
@@ -271,7 +275,7 @@ def test_too_little_memory_for_the_kernels_is_no_mistake_of_theirs(tmp_path, mon
     def fail(*_arguments):
         raise MemoryError
 
-    monkeypatch.setattr("shard.paths.lower", fail)
+    monkeypatch.setattr("shard.loading.paths.lower", fail)
     with pytest.raises(LoadError) as caught:
         opened(make_plain(tmp_path / "model"), tmp_path)
     assert caught.value.reason is LoadReason.OUT_OF_MEMORY

@@ -12,8 +12,8 @@ from emb_model_provider.errors import LoadError, LoadReason
 from emb_model_provider.modelmap import HubAccess, Hubs, ModelSpec
 from shard.encoder import Reading
 from shard.encoders.foreign_classes import take_classes_from
-from shard.foreign_code import fetch_foreign_code
 from shard.hubs import fetch
+from shard.loading.foreign_code import fetch_foreign_code
 from tests.support.foreign_code import CODE, turn
 from tests.support.hub import LoopbackHub
 from tests.support.opening import opener

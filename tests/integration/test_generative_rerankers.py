@@ -7,7 +7,7 @@ from sentence_transformers import CrossEncoder
 
 from emb_model_provider.errors import InvalidRequestError, LoadError, LoadReason
 from shard.encoder import Reading
-from shard.first_answer import refuse_bad_answers
+from shard.loading.first_answer import refuse_bad_answers
 from tests.support.opening import opener
 from tests.support.tiny_classifiers import read_json
 from tests.support.tiny_language_models import PAIR_TEMPLATE, card_scores, make_qwen2, make_qwen3

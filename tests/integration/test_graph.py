@@ -19,7 +19,7 @@ from shard.encoders.graph.segments import find_segments
 from shard.encoders.graph.varlen import Bounds
 from shard.encoders.packed import by_tokens
 from shard.encoders.positions import find_first_position
-from shard.parts import count_bytes
+from shard.loading.parts import count_bytes
 from tests.support.attending import attend_one_by_one
 from tests.support.company import sums_keep_their_order
 

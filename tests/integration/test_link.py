@@ -20,9 +20,9 @@ from router.link import Link, ShardLostError
 from router.registry import Registry
 from router.requests import EncodeRequest
 from router.service import EmbeddingService
+from shard.batching.lane import Lane
 from shard.channel import Channel
 from shard.engine import Engine
-from shard.lane import Lane
 from shard.listener import FIRST_LANE
 from tests.support.fake_encoder import MAX_TOKENS, FakeEncoder, expected_vector
 from tests.support.plans import make_plan

@@ -21,8 +21,8 @@ from emb_model_provider.errors import InvalidRequestError, LoadError, LoadReason
 from emb_model_provider.messages.status import EncoderInfo
 from emb_model_provider.modelmap import ModelSpec
 from shard.encoder import Reading
-from shard.fetched import Fetched
-from shard.loader import load
+from shard.loading.fetched import Fetched
+from shard.loading.loader import load
 from tests.support import tiny_models
 from tests.support.opening import opener
 from tests.support.tiny_language_models import make_qwen3

@@ -14,11 +14,11 @@ from transformers import Qwen3Config, Qwen3Model
 from emb_model_provider.errors import LoadError, LoadReason
 from emb_model_provider.messages.link import Encode, Failed
 from emb_model_provider.modelmap import ModelSpec
+from shard.batching.intake import tokenize
+from shard.batching.isolate import encode_isolated
 from shard.encoder import Reading
-from shard.fetched import Fetched
-from shard.intake import tokenize
-from shard.isolate import encode_isolated
-from shard.loader import load
+from shard.loading.fetched import Fetched
+from shard.loading.loader import load
 from tests.support import tiny_models
 from tests.support.tiny_heads import make_multi_vector, make_pylate, make_stanford_colbert, write_modules
 from tests.support.tiny_tokenizers import SAMPLE_TEXTS

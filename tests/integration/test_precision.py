@@ -19,8 +19,8 @@ from transformers import AutoModel, BitsAndBytesConfig
 from emb_model_provider.errors import LoadError, LoadReason
 from emb_model_provider.modelmap import ModelSpec
 from shard.device import Machine
-from shard.fetched import Fetched
-from shard.loader import load
+from shard.loading.fetched import Fetched
+from shard.loading.loader import load
 from tests.support import tiny_models
 from tests.support.tiny_tokenizers import SAMPLE_TEXTS
 
@@ -35,17 +35,17 @@ MIB = 1024 * 1024
 MEASURE = """
 import json, sys
 from pathlib import Path
-import shard.paths
+import shard.loading.paths
 from emb_model_provider.modelmap import ModelSpec
 from shard.device import Machine
 from shard.encoders.graph.lowering import Kernels
-from shard.fetched import Fetched
-from shard.loader import load
+from shard.loading.fetched import Fetched
+from shard.loading.loader import load
 
 # The race for the quickest products may end either way on a busy machine, and two kinds of products for one model,
 # each with kernels and crumbs of memory of its own, are 3 MiB more than one.
-choose = shard.paths.choose_float_kernels
-shard.paths.choose_float_kernels = lambda graph, prepack: Kernels(choose(graph, prepack=prepack).all[0])
+choose = shard.loading.paths.choose_float_kernels
+shard.loading.paths.choose_float_kernels = lambda graph, prepack: Kernels(choose(graph, prepack=prepack).all[0])
 
 def private_bytes():
     with open("/proc/self/smaps_rollup") as file:

@@ -9,10 +9,10 @@ from sentence_transformers.base.modules import Normalize
 from emb_model_provider.errors import InvalidRequestError
 from emb_model_provider.messages.link import Detokenize, Encode, Tokenize
 from emb_model_provider.modelmap import ModelSpec
+from shard.batching.intake import spell, tokenize
 from shard.encoder import Reading
-from shard.fetched import Fetched
-from shard.intake import spell, tokenize
-from shard.loader import load
+from shard.loading.fetched import Fetched
+from shard.loading.loader import load
 from tests.support import tiny_models
 from tests.support.tiny_tokenizers import SAMPLE_TEXTS
 
@@ -96,7 +96,7 @@ def test_an_unknown_prompt_is_refused_with_those_that_there_are(opened, director
 
 
 def test_a_model_may_take_no_ids_and_is_measured_and_served_all_the_same(opened, directory):
-    from shard.costs import measure
+    from shard.batching.costs import measure
 
     encoder = opened(directory, token_ids="reject")
     assert measure(encoder, 512).max_tokens == 512

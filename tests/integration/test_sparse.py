@@ -11,11 +11,11 @@ from sentence_transformers import SparseEncoder
 
 from emb_model_provider.errors import LoadError, LoadReason
 from emb_model_provider.modelmap import ModelSpec
+from shard.batching.isolate import encode_isolated
 from shard.encoder import Reading
 from shard.encoders import splade
-from shard.fetched import Fetched
-from shard.isolate import encode_isolated
-from shard.loader import load
+from shard.loading.fetched import Fetched
+from shard.loading.loader import load
 from tests.support import tiny_models
 from tests.support.opening import opener
 from tests.support.tiny_heads import make_masked_language_model, make_splade, write_modules

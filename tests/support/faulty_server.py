@@ -14,7 +14,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from shard.first_answer import QUESTIONS
+from shard.loading.first_answer import QUESTIONS
 from tests.support.faulty.loader import ENCODED, FILE, STARTS, Manner, expected_vector
 from tests.support.leaks import processes_in
 from tests.support.server import Server

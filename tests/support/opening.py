@@ -8,8 +8,8 @@ from typing import Any
 
 from emb_model_provider.modelmap import ModelSpec
 from shard.encoder import Encoder
-from shard.fetched import Fetched
-from shard.loader import load
+from shard.loading.fetched import Fetched
+from shard.loading.loader import load
 
 
 def opener(cache_directory: Path, *, name: str = "some/model") -> Callable[..., Encoder]:

@@ -1,6 +1,6 @@
 """Slice plans for engines around encoders that have no model."""
 
-from shard.costs import CostModel, SlicePlan
+from shard.batching.costs import CostModel, SlicePlan
 
 
 def make_plan(*, slice_ms: float = 50.0, max_tokens: int = 10_000, ms_per_token: float = 0.0) -> SlicePlan:

@@ -1,6 +1,6 @@
 """Which way to multiply is fastest here? Asked of the processor itself, once, in milliseconds. And how to attend.
 
-Called by ``shard.paths``. Which library is best differs from one processor to the next by a factor of two or more.
+Called by ``loading.paths``. Which library is best differs from one processor to the next by a factor of two or more.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Puts a kernel in every place that ``capture`` has marked, after ``fusion`` has joined what can be joined.
 
-Called by ``shard.paths``, which also chooses the kernel.
+Called by ``loading.paths``, which also chooses the kernel.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A lowered graph → one Python function: a line per operation, constants bound to names, values freed after last use.
 
-Called by ``shard.paths``. ``fx.GraphModule`` would look up every constant in a module and every operation through its
+Called by ``loading.paths``. ``fx.GraphModule`` would look up every constant in a module and every operation through its
 dispatcher of overloads, which for one short text is a sixth of the time.
 """
 

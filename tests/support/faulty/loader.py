@@ -1,4 +1,4 @@
-"""Stands in for ``shard.loader``: a torch-free model whose every vector can be checked, and which misbehaves to order.
+"""Stands in for ``loading.loader``: a model without torch whose vectors can be checked, and which misbehaves to order.
 
 A model is a directory with a ``faulty.json`` (see ``Manner``; made by ``tests.support.faulty_server.FaultyModel``). A
 text's tokens are its characters and its vector is made of SHA-256 of model seed and text, so a wrong, mixed or

@@ -1,6 +1,6 @@
 """Put on PYTHONPATH by ``FaultyServer``: shards then load models that misbehave to order, without torch.
 
-Only in ``-m shard`` processes, ``shard.loader``, ``shard.hubs`` and torch are found here and not in their own room; all
+Only in ``-m shard`` processes, ``loading.loader``, ``hubs`` and torch are found here and not in their own room; all
 else of a shard, and the whole of supervisor and router, is the real thing. Production code knows nothing of it.
 """
 
@@ -11,7 +11,11 @@ import sys
 from pathlib import Path
 
 _HERE = Path(__file__).parent
-_REPLACED = {"shard.loader": _HERE / "loader.py", "shard.hubs": _HERE / "hubs.py", "torch": _HERE / "no_torch.py"}
+_REPLACED = {
+    "shard.loading.loader": _HERE / "loader.py",
+    "shard.hubs": _HERE / "hubs.py",
+    "torch": _HERE / "no_torch.py",
+}
 
 
 class _Finder(importlib.abc.MetaPathFinder):

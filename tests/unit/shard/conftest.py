@@ -1,9 +1,9 @@
 import pytest
 
 from emb_model_provider.modelmap import BatchLimits
-from shard.costs import SlicePlan
+from shard.batching.costs import SlicePlan
+from shard.batching.lane import Lane
 from shard.engine import Engine
-from shard.lane import Lane
 from tests.support.fake_encoder import FakeEncoder
 from tests.support.plans import make_plan
 from tests.support.recorder import Recorder

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from emb_model_provider.messages.link import Encode, InputError, Timing
-from shard.answers import Answer
+from shard.batching.answers import Answer
 from shard.encoder import Result, SparseRow, Tokenized
 
 TIMING = Timing(1.0, 2.0, 3.0)

@@ -2,7 +2,7 @@ import pytest
 
 from emb_model_provider.messages.status import BatchTotals
 from emb_model_provider.modelmap import BatchLimits
-from shard.batch_totals import FILL_BOUNDS, RATIO_BOUNDS, Totals
+from shard.batching.batch_totals import FILL_BOUNDS, RATIO_BOUNDS, Totals
 from tests.support.plans import make_plan
 
 

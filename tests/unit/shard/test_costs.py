@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emb_model_provider.errors import InvalidRequestError
-from shard.costs import CostModel, Pace, Sample, SlicePlan, fit, measure, plan
+from shard.batching.costs import CostModel, Pace, Sample, SlicePlan, fit, measure, plan
 from shard.encoder import PLAIN
 from tests.support.fake_encoder import MAX_TOKENS, FakeEncoder
 

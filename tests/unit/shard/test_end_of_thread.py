@@ -9,7 +9,7 @@ def test_a_thread_that_fails_ends_the_process_with_a_code_of_its_own_and_a_trace
 import threading
 from emb_model_provider.logs import configure_child_logs
 from shard import main
-from shard.lane import Lane
+from shard.batching.lane import Lane
 
 configure_child_logs("shard", "INFO", "plain")
 threading.excepthook = main._end_process

@@ -8,11 +8,11 @@ from emb_model_provider.errors import InvalidRequestError
 from emb_model_provider.messages.link import Detokenize, Encode, Encoded, Failed, Texts, Tokenize
 from emb_model_provider.modelmap import BatchLimits
 from shard.activity import Activity
+from shard.batching.failures import too_late
+from shard.batching.intake import is_small
+from shard.batching.lane import Lane
 from shard.encoder import FatalDeviceError
 from shard.engine import Engine
-from shard.failures import too_late
-from shard.intake import is_small
-from shard.lane import Lane
 from shard.listener import FIRST_LANE, SPELLING_THREAD
 from shard.mapped_files import MappedFiles, states_below
 from tests.support.fake_encoder import FakeEncoder, expected_vector

@@ -3,7 +3,7 @@ import resource
 import pytest
 
 from emb_model_provider.messages.link import Encode, Failed
-from shard.failures import failed_input, log_failure
+from shard.batching.failures import failed_input, log_failure
 
 REQUEST = Encode(("which?", "this one"), labels=("the query", "document 4"), first_index=64)
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from emb_model_provider.modelmap import HubAccess, Hubs, ModelSpec
-from shard import fetched, foreign_code
 from shard.hubs import Snapshot
+from shard.loading import fetched, foreign_code
 
 HUBS = Hubs(HubAccess(trust_remote_code=True), HubAccess())
 CODE = {"o/code": Path("/code")}

@@ -3,7 +3,7 @@ import pytest
 
 from emb_model_provider.errors import LoadError, LoadReason
 from shard.encoder import Results, SparseRow
-from shard.first_answer import refuse_bad_answers
+from shard.loading.first_answer import refuse_bad_answers
 from tests.support.fake_encoder import FakeEncoder
 
 

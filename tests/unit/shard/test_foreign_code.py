@@ -6,10 +6,10 @@ import pytest
 
 from emb_model_provider.errors import LoadError, LoadReason
 from emb_model_provider.modelmap import HubAccess, Hubs, ModelSpec
-from shard.foreign_code import code_sources, fetch_foreign_code
 from shard.hubs import Snapshot
 from shard.hubs.needed import CodeAlone, WholeModel
 from shard.hubs.snapshot import Marker, RemoteFile, is_half_fetched, note_begun, write_marker
+from shard.loading.foreign_code import code_sources, fetch_foreign_code
 
 HF, MS = "huggingface", "modelscope"
 BOTH = Hubs(HubAccess(trust_remote_code=True), HubAccess(trust_remote_code=True))
@@ -104,7 +104,7 @@ def test_what_is_said_names_the_repository_and_how_the_other_hub_comes_to_be_ask
     def refuse(*_arguments):
         raise LoadError(LoadReason.NO_SUCH_MODEL, "there is none.")
 
-    monkeypatch.setattr("shard.foreign_code.fetch_code", refuse)
+    monkeypatch.setattr("shard.loading.foreign_code.fetch_code", refuse)
     model = snapshot(tmp_path, "o/code", source=MS)
     with pytest.raises(
         LoadError, match=r'\'o/code\', .*: there is none\. With "source": "auto" .* huggingface is'

@@ -19,7 +19,7 @@ from shard.encoders.graph.int8 import (
     pack,
     widening_linear,
 )
-from shard.parts import count_bytes
+from shard.loading.parts import count_bytes
 
 IN, OUT, HIDDEN = 16, 6, 2 * GROUP
 GENERATOR = torch.Generator().manual_seed(5)

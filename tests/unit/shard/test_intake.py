@@ -5,8 +5,8 @@ from tokenizers import decoders
 
 from emb_model_provider.errors import InvalidRequestError
 from emb_model_provider.messages.link import Detokenize, Encode, Failed, InputError, Texts, Tokenize, Tokens
+from shard.batching.intake import is_small, read_options, spell, tokenize
 from shard.encoder import Tokenized
-from shard.intake import is_small, read_options, spell, tokenize
 from tests.support.fake_encoder import MAX_TOKENS, VOCABULARY_SIZE, FakeEncoder
 
 
@@ -198,7 +198,7 @@ def test_more_tokens_than_one_answer_holds_are_refused_with_what_to_do():
 
 
 def test_as_many_tokens_as_one_answer_holds_are_spelled(monkeypatch):
-    monkeypatch.setattr("shard.intake._MOST_SPELLED_TOKENS", 4)
+    monkeypatch.setattr("shard.batching.intake._MOST_SPELLED_TOKENS", 4)
     assert isinstance(spell(FakeEncoder(), Tokenize(("ab", "cd"))), Tokens)
     assert isinstance(spell(FakeEncoder(), Tokenize(("ab", "cde"))), Failed)
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shard.batching.isolate import NonFiniteVectorError, encode_isolated
 from shard.encoder import FatalDeviceError, Results, SparseRow
-from shard.isolate import NonFiniteVectorError, encode_isolated
 
 
 def never(batch):

@@ -7,8 +7,8 @@ import pytest
 
 from emb_model_provider.messages.link import Encode, InputError
 from emb_model_provider.modelmap import BatchLimits
+from shard.batching.jobs import Job, Jobs, Times
 from shard.encoder import Result, Tokenized
-from shard.jobs import Job, Jobs, Times
 from tests.support.plans import make_plan
 
 ROW = Result(np.ones(2, "<f4"))

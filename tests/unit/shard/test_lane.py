@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from shard.lane import Lane, count_lanes, count_tokenizers, threads_of_lane
+from shard.batching.lane import Lane, count_lanes, count_tokenizers, threads_of_lane
 from tests.support.statuses import make_info
 
 NO_SUCH_CPU = 4000

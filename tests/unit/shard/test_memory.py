@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from emb_model_provider.errors import LoadError, LoadReason
-from shard.load_errors import reasons
+from shard.loading.load_errors import reasons
 from shard.memory import limit_kernel_caches, private_bytes, ran_out, return_read_weights
 
 

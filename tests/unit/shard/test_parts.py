@@ -10,8 +10,8 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from emb_model_provider.errors import LoadError, LoadReason
+from shard.loading.parts import _check_vocabulary, _own_length, max_tokens, vocabulary_size
 from shard.model_files.recipe import Recipe
-from shard.parts import _check_vocabulary, _own_length, max_tokens, vocabulary_size
 
 UNSTATED = int(1e30)  # as transformers writes it
 #: What is computed has no table: rotations have their buffer, distances a word in the config.

@@ -9,15 +9,15 @@ from torch import fx, nn
 from transformers import BertConfig, BertForSequenceClassification
 
 from emb_model_provider.errors import LoadError, LoadReason
-from shard import paths
 from shard.device import ComputePlan
 from shard.encoder import Results, Tokenized
 from shard.encoders.filled_passes import FULL_TOKENS, FilledPasses
 from shard.encoders.score_head import ScoreHead
 from shard.encoders.sentence_transformer import run_path
 from shard.fidelity import compare_results
-from shard.paths import choose_path
-from shard.trial import Trial, run_alone
+from shard.loading import paths
+from shard.loading.paths import choose_path
+from shard.loading.trial import Trial, run_alone
 
 PROBES = [Tokenized((1, 2), 2), Tokenized((3,), 1)]
 EXACT = ComputePlan("cpu", "fp32", "float32", "float32")

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emb_model_provider.modelmap import BatchLimits
-from shard.costs import CostModel, Sample, SlicePlan, plan
-from shard.scheduler import Batch, Item, Scheduler
+from shard.batching.costs import CostModel, Sample, SlicePlan, plan
+from shard.batching.scheduler import Batch, Item, Scheduler
 from tests.support.plans import make_plan
 
 requests = st.lists(st.lists(st.integers(1, 50), min_size=1, max_size=20), min_size=1, max_size=10)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shard.solitude import Solitude
+from shard.batching.solitude import Solitude
 
 
 def in_thread(work):

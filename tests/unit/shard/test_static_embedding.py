@@ -15,11 +15,11 @@ from tokenizers import Tokenizer
 
 from emb_model_provider.errors import InvalidRequestError, LoadError, LoadReason
 from emb_model_provider.modelmap import ModelSpec
+from shard.batching.isolate import encode_isolated
 from shard.device import Machine
 from shard.encoder import Reading
-from shard.fetched import Fetched
-from shard.isolate import encode_isolated
-from shard.loader import load
+from shard.loading.fetched import Fetched
+from shard.loading.loader import load
 from tests.support.opening import opener
 from tests.support.tiny_tokenizers import SAMPLE_TEXTS, wordpiece_vocabulary, write_json, write_wordpiece_tokenizer
 

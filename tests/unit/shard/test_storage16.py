@@ -7,7 +7,7 @@ from transformers import T5Config, T5EncoderModel
 from transformers.models.gemma3.modeling_gemma3 import Gemma3TextScaledWordEmbedding
 
 from shard.encoders.storage16 import store_in_16_bit
-from shard.parts import count_bytes
+from shard.loading.parts import count_bytes
 
 
 @pytest.mark.parametrize("kind", [nn.Embedding, lambda rows, size: nn.Linear(size, rows, bias=False)])

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from emb_model_provider.errors import ConfigurationError
 from emb_model_provider.modelmap import ModelSpec
-from shard.lane import count_lanes, threads_of_lane
+from shard.batching.lane import count_lanes, threads_of_lane
 from supervisor.machine import Machine, parse_cpu_quota
 from supervisor.plan import (
     child_environment,

@@ -15,7 +15,7 @@ from router.metrics.store import Gauges, Store, _birth
 from router.metrics.tallies import Tallies, unpack
 from router.requests import EncodeResult
 from router.visit import Visit
-from shard.batch_totals import FILL_BOUNDS, RATIO_BOUNDS
+from shard.batching.batch_totals import FILL_BOUNDS, RATIO_BOUNDS
 from tests.support.statuses import make_info, make_status
 
 

@@ -37,9 +37,8 @@ from shard.encoders.rescaled_rope import BesideRescaled
 from shard.encoders.score_head import ScoreHead
 from shard.encoders.sentence_transformer import ForwardPath, run_path
 from shard.encoders.static_embedding import TokenTable
-from shard.memory import ran_out
-from shard.parts import Parts, count_bytes
-from shard.trial import (
+from shard.loading.parts import Parts, count_bytes
+from shard.loading.trial import (
     MAX_DEVIATION,
     MIN_COSINE_16_BIT,
     MIN_COSINE_INT8,
@@ -51,8 +50,9 @@ from shard.trial import (
     judge_of,
     run_alone,
 )
+from shard.memory import ran_out
 
-log = EventLog("shard.paths")
+log = EventLog("shard.loading.paths")
 
 #: By more than this their company must not move the probes in fp32. It moves other texts up to six times as far, and
 #: what we promise is 1e-6.

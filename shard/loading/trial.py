@@ -22,7 +22,7 @@ from shard.encoders.text_tokenizer import TextTokenizer
 from shard.fidelity import PROBES, Nearness
 from shard.memory import ran_out
 
-log = EventLog("shard.trial")
+log = EventLog("shard.loading.trial")
 
 #: Of a vector of length 1, the bound that our promise of equality allows in fp32.
 MAX_DEVIATION: Final = 1e-5

@@ -12,10 +12,10 @@ from typing import Final, NamedTuple
 
 from emb_model_provider.messages.link import Detokenize, Encode, Encoded, InputError, Timing, Tokenize
 from emb_model_provider.modelmap import BatchLimits
-from shard.answers import Answer
-from shard.costs import SlicePlan
+from shard.batching.answers import Answer
+from shard.batching.costs import SlicePlan
+from shard.batching.scheduler import Batch, Item, Scheduler
 from shard.encoder import Result, Tokenized
-from shard.scheduler import Batch, Item, Scheduler
 
 #: The deadline of what has none.
 NEVER_S: Final = float("inf")

@@ -17,7 +17,7 @@ from emb_model_provider.errors import InvalidRequestError
 from emb_model_provider.logs import EventLog
 from shard.encoder import Encoder, Tokenized
 
-log = EventLog("shard.costs")
+log = EventLog("shard.batching.costs")
 
 #: A short query never waits longer than this, unless the model is so slow that a pass this short wastes the device.
 _SLICE_MS: Final = 50.0

@@ -37,7 +37,7 @@ def fetch_model(spec: ModelSpec, hubs: Hubs, on_progress: OnProgress) -> Fetched
     is_trusted = _is_trusted(spec, snapshot.source, hubs)
     foreign_code: dict[str, Path] = {}
     if is_trusted:
-        from shard.foreign_code import fetch_foreign_code  # noqa: PLC0415 - few models need it
+        from shard.loading.foreign_code import fetch_foreign_code  # noqa: PLC0415 - few models need it
 
         foreign_code = fetch_foreign_code(spec, snapshot, hubs, on_progress)
     fetch_vocabulary(spec.token_ids, offline=hubs.offline)

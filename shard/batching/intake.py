@@ -19,11 +19,11 @@ from emb_model_provider.messages.link import (
     Tokens,
 )
 from emb_model_provider.messages.status import EncoderInfo
+from shard.batching.failures import as_failed, as_input_error
 from shard.encoder import CutSide, Encoder, Reading, Tokenized
 from shard.encoders.in_parts import cut_evenly
-from shard.failures import as_failed, as_input_error
 
-log = EventLog("shard.intake")
+log = EventLog("shard.batching.intake")
 
 _SMALL_INPUTS: Final = 8
 #: Characters or token ids; some 0.1 ms.

@@ -18,7 +18,7 @@ from shard.hubs.resolve import hub_order
 from shard.hubs.snapshot import HubName, Origin
 from shard.model_files.trust import named_elsewhere
 
-log = EventLog("shard.foreign_code")
+log = EventLog("shard.loading.foreign_code")
 
 
 def fetch_foreign_code(spec: ModelSpec, model: Snapshot, hubs: Hubs, on_progress: OnProgress) -> dict[str, Path]:

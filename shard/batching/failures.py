@@ -7,7 +7,7 @@ from emb_model_provider.logs import EventLog
 from emb_model_provider.messages.link import Encode, Failed, InputError
 from shard.memory import advice_of_shortage, ran_out
 
-log = EventLog("shard.failures")
+log = EventLog("shard.batching.failures")
 
 
 def as_failed(error: RequestError) -> Failed:

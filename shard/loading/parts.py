@@ -47,7 +47,7 @@ from shard.foreign_ids import Decode
 from shard.model_files.generative import GenerativeFiles
 from shard.model_files.recipe import Recipe
 
-log = EventLog("shard.parts")
+log = EventLog("shard.loading.parts")
 
 #: For models that state no length at all (T5's positions are relative): enough for a chapter, not for a whole disk.
 _UNSTATED_MAX_TOKENS: Final = 8192

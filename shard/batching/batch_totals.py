@@ -8,7 +8,7 @@ from typing import Final
 
 from emb_model_provider.messages.status import BatchTotals
 from emb_model_provider.modelmap import BatchLimits
-from shard.costs import SlicePlan
+from shard.batching.costs import SlicePlan
 from shard.encoders.padded_batches import padded_batches
 
 #: The bounds of ``emb_batch_fill_ratio`` and ``emb_batch_time_ratio``; a test holds them to the router's.

@@ -85,4 +85,4 @@ class _Absent:
         self._name = name
 
     def __call__(self, *_arguments: object, **_options: object) -> NoReturn:
-        raise ImportError(f"{self._name} is left out of shards (shard/light_imports.py)")
+        raise ImportError(f"{self._name} is left out of shards (shard/loading/light_imports.py)")

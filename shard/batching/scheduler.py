@@ -26,7 +26,7 @@ from typing import Final, Generic, TypeVar
 
 from emb_model_provider.messages.link import Priority
 from emb_model_provider.modelmap import BatchLimits
-from shard.costs import Pace, SlicePlan
+from shard.batching.costs import Pace, SlicePlan
 
 _INTERACTIVE_TEXTS: Final = 8
 #: What waits of interactive work is one wide batch up to so long, on the cores of one lane.

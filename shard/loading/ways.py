@@ -13,11 +13,11 @@ from shard.encoders.routed import SparseStaticPath, Ways
 from shard.encoders.sentence_transformer import ForwardPath
 from shard.encoders.text_tokenizer import TextTokenizer
 from shard.foreign_ids import Decode
+from shard.loading.parts import make_bare_tokenizer
 from shard.model_files.json_files import read_object
 from shard.model_files.recipe import ModuleEntry, Recipe
 from shard.model_files.routes import is_sparse_static
 from shard.model_files.weights import find_checkpoint
-from shard.parts import make_bare_tokenizer
 
 
 def open_ways(directory: Path, recipe: Recipe, decode: Decode | None, helpers: Helpers) -> Ways | None:

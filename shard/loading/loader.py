@@ -32,11 +32,15 @@ from shard.encoders.late_modules import read_lengths
 from shard.encoders.modules import build_beside, build_modules
 from shard.encoders.sentence_transformer import ForwardPath, SentenceTransformerEncoder
 from shard.encoders.text_tokenizer import TextTokenizer
-from shard.fetched import Fetched
 from shard.fidelity import compare_results, compare_scores
-from shard.first_answer import refuse_infinite
 from shard.foreign_ids import make_decode
-from shard.load_errors import quiet_libraries, reasons
+from shard.loading.fetched import Fetched
+from shard.loading.first_answer import refuse_infinite
+from shard.loading.load_errors import quiet_libraries, reasons
+from shard.loading.parts import Parts, find_question, make_tokenizer, max_tokens, narrow, place
+from shard.loading.paths import Chosen, choose_path
+from shard.loading.trial import Trial, read_probes, run_alone, warn_if_far
+from shard.loading.ways import open_ways
 from shard.mapped_files import have_changed, states_below
 from shard.memory import keep_freed_memory, limit_kernel_caches, return_freed_memory, return_read_weights
 from shard.model_files.fingerprint import hash_code, name_fingerprint, start_hashing
@@ -46,12 +50,8 @@ from shard.model_files.recipe import Recipe
 from shard.model_files.static_files import is_static
 from shard.model_files.trust import own_code, refuse_code
 from shard.model_files.weights import weight_files
-from shard.parts import Parts, find_question, make_tokenizer, max_tokens, narrow, place
-from shard.paths import Chosen, choose_path
-from shard.trial import Trial, read_probes, run_alone, warn_if_far
-from shard.ways import open_ways
 
-log = EventLog("shard.loader")
+log = EventLog("shard.loading.loader")
 
 _NORM_TOLERANCE: Final = 1e-3
 _EXACT: Final = ComputePlan("cpu", "fp32", "float32", "float32")
