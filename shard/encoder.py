@@ -51,7 +51,7 @@ class Tokenized(NamedTuple):
     ``prompt_tokens`` leading ids belong to the prompt, which some models leave out of their pooling. ``type_ids`` is
     ``None`` where all are 0. ``outputs`` and ``raw`` are those of the ``Reading``. ``is_query`` and ``expanded``, the
     number of trailing ids that a query was filled up with, are for late interaction. ``route`` is the way that a text
-    takes through a routed model, and 0 the one that other models have alone.
+    takes through a routed model: 0 is the one that other models have alone, one below 0 has no inference.
     """
 
     ids: tuple[int, ...]

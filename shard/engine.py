@@ -250,8 +250,8 @@ class Engine:
         began_s = self._clock()
         texts = [one.tokenized for one in batch.items]
         results = encode_isolated(self._encoder.encode, self._encoder.encode_exactly, texts)
-        # The cost model is of the first way; another one may have no inference at all, and teaches nothing of it.
-        if threads == self._lane_threads and not any(text.route for text in texts):
+        # The cost model is of inference, of which a way without any teaches nothing.
+        if threads == self._lane_threads and all(text.route >= 0 for text in texts):
             with self._lock:
                 took_ms = 1000 * (self._clock() - began_s)
                 self._totals.timed(self._jobs.scheduler.predicted_ms(batch), took_ms)

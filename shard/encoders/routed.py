@@ -102,11 +102,16 @@ class RoutedHead:
 
 @dataclass(frozen=True, slots=True)
 class Ways:
-    """What a routed model has beside its first way, which is computed as other models are; by the ways' numbers."""
+    """What a routed model has for texts that its transformer does not read: by ``Tokenized.route``, below 0."""
 
     routes: Routes
     tokenizers: Mapping[int, TextTokenizer]
     paths: Mapping[int, ForwardPath]
+
+    def route_of(self, prompt_name: str | None) -> int:
+        """Return the ``Tokenized.route`` of texts that are asked for by this name; raise as ``find_route`` does."""
+        number = find_route(self.routes, prompt_name)
+        return -number if -number in self.tokenizers else number
 
     def beside(self, main: ForwardPath) -> ForwardPath:
         """Return a path for all ways, of which ``main`` is the first."""
@@ -135,14 +140,14 @@ class RoutedTokenizer(TextTokenizer):
 
     def tokenize(self, texts: Sequence[str], reading: Reading = PLAIN) -> list[Tokenized]:
         """Tokenise ``prompt + text`` each."""
-        route = find_route(self._ways.routes, reading.prompt_name)
+        route = self._ways.route_of(reading.prompt_name)
         other = self._ways.tokenizers.get(route)
         read = super().tokenize(texts, reading) if other is None else other.tokenize(texts, reading)
         return [one._replace(route=route) for one in read]
 
     def accept_ids(self, ids: Sequence[int], reading: Reading = PLAIN) -> Tokenized:
         """Check ids, add the special tokens of their way if they are not there, and cut."""
-        route = find_route(self._ways.routes, reading.prompt_name)
+        route = self._ways.route_of(reading.prompt_name)
         other = self._ways.tokenizers.get(route)
         one = super().accept_ids(ids, reading) if other is None else other.accept_ids(ids, reading)
         return one._replace(route=route)

@@ -31,8 +31,8 @@ def open_ways(directory: Path, recipe: Recipe, decode: Decode | None, helpers: H
             continue
         static = _load_sparse_static(directory, way[0])
         weights = np.ascontiguousarray(static.weight.detach().numpy(), dtype=np.float32)
-        tokenizers[number] = make_bare_tokenizer(static, len(weights), recipe.max_length, decode, helpers)
-        paths[number] = SparseStaticPath(weights, recipe.max_active)
+        tokenizers[-number] = make_bare_tokenizer(static, len(weights), recipe.max_length, decode, helpers)
+        paths[-number] = SparseStaticPath(weights, recipe.max_active)
     return Ways(recipe.routes, tokenizers, paths)
 
 

@@ -550,11 +550,13 @@ def test_what_waited_too_long_to_be_read_or_was_cancelled_meanwhile_is_never_rea
     assert 3 not in heard.outcomes
 
 
-def test_texts_that_take_another_way_than_the_one_that_was_timed_teach_nothing_of_its_pace(make_engine):
+@pytest.mark.parametrize("route", [0, 1])
+def test_texts_that_take_a_way_without_inference_teach_nothing_of_its_pace(make_engine, route):
     class Routed(FakeEncoder):
         def tokenize(self, texts, reading, seconds=()):
             read = super().tokenize(texts, reading, seconds)
-            return [one._replace(route=int(text.startswith("?"))) for one, text in zip(read, texts, strict=True)]
+            ways = [-1 if text.startswith("?") else route for text in texts]
+            return [one._replace(route=way) for one, way in zip(read, ways, strict=True)]
 
     engine, recorder = make_engine(Routed())
     engine.submit(1, Encode(("?", "??")))

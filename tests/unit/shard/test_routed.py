@@ -53,8 +53,8 @@ class MarkedPath:
 
 def test_texts_of_one_batch_go_their_ways_and_come_back_in_order():
     main, other = MarkedPath(7), MarkedPath(9)
-    path = RoutedPath(main, {2: other})
-    batch = [text(5), text(6, route=2), text(5, route=2), text(8, route=1)]
+    path = RoutedPath(main, {-2: other})
+    batch = [text(5), text(6, route=-2), text(5, route=-2), text(8, route=1)]
     found = [(int(row.indices[0]), row.values[0]) for row in run_path(path, batch).sparse]
     assert found == [(5, 7), (6, 9), (5, 9), (8, 7)]
     assert (main.passes, other.passes) == ([[(8,)], [(5,)]], [[(5,)], [(6,)]])
@@ -92,13 +92,13 @@ def test_texts_for_which_there_is_no_way_are_refused_as_by_the_library():
 @pytest.fixture
 def tokenizer():
     bare = BareTokenizer(CORE, FACTS, 3)
-    return RoutedTokenizer(CORE, FACTS, 8, Ways(ROUTES, {1: bare}, {}))
+    return RoutedTokenizer(CORE, FACTS, 8, Ways(ROUTES, {-1: bare}, {}))
 
 
 def test_queries_are_read_without_special_tokens_and_are_other_inputs_than_equal_documents(tokenizer):
     (query,) = tokenizer.tokenize(["hello world"], Reading(prompt_name="query"))
     (document,) = tokenizer.tokenize(["hello world"])
-    assert query == text(7592, 2088, route=1)
+    assert query == text(7592, 2088, route=-1)
     assert document == text(101, 7592, 2088, 102)
     assert query != text(7592, 2088)
 
@@ -111,7 +111,7 @@ def test_queries_have_a_length_of_their_own(tokenizer):
 def test_ids_of_queries_may_come_with_the_usual_special_tokens(tokenizer):
     reading = Reading(prompt_name="query")
     for ids in ([7592], [101, 7592, 102]):
-        assert tokenizer.accept_ids(ids, reading) == text(7592, route=1)
+        assert tokenizer.accept_ids(ids, reading) == text(7592, route=-1)
         assert tokenizer.accept_ids(ids) == text(101, 7592, 102)
     assert tokenizer.accept_ids([101, 102], reading).ids == (101, 102)
 
