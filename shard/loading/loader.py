@@ -24,7 +24,6 @@ from shard.device import ComputePlan, Machine, as_saved, plan_compute, this_mach
 from shard.encoder import Encoder, Reading, Results, Tokenized
 from shard.encoders.checked_transformer import LoadOptions
 from shard.encoders.computed_buffers import fill_computed
-from shard.encoders.graph.int8 import GROUP, LARGEST, largest_in_products
 from shard.encoders.graph.lowering import Kernel
 from shard.encoders.heads import HeadFacts
 from shard.encoders.in_parts import Helpers, count_helpers
@@ -34,11 +33,14 @@ from shard.encoders.sentence_transformer import ForwardPath, SentenceTransformer
 from shard.encoders.text_tokenizer import TextTokenizer
 from shard.fidelity import compare_results, compare_scores
 from shard.foreign_ids import make_decode
+from shard.loading.decisive import decisive_settings
 from shard.loading.fetched import Fetched
 from shard.loading.first_answer import refuse_infinite
+from shard.loading.lengths import max_tokens
 from shard.loading.load_errors import quiet_libraries, reasons
-from shard.loading.parts import Parts, find_question, make_tokenizer, max_tokens, narrow, place
+from shard.loading.parts import Parts, narrow, place
 from shard.loading.paths import Chosen, choose_path
+from shard.loading.tokenizers import find_question, make_tokenizer
 from shard.loading.trial import Trial, read_probes, run_alone, warn_if_far
 from shard.loading.ways import open_ways
 from shard.mapped_files import have_changed, states_below
@@ -168,6 +170,12 @@ class _Build:
             default_prompt_name=default,
         )
 
+    def _fingerprint(self, info: EncoderInfo, weights: str, foreign_code: str | None) -> str:
+        decisive = decisive_settings(info, self.recipe, self.plan) | {"revision": self.fetched.revision}
+        if foreign_code is not None:
+            decisive["foreign_code"] = foreign_code
+        return name_fingerprint(weights, decisive)
+
     def _folders(self) -> list[Path]:
         directory, routes = self.fetched.directory, self.recipe.routes
         entries = self.recipe.modules if routes is None else dict.fromkeys(chain.from_iterable(routes.ways))
@@ -230,35 +238,6 @@ class _Build:
             matryoshka=self.recipe.matryoshka,
             routes=() if self.recipe.routes is None else tuple(task for task, _ in self.recipe.routes.by_task),
         )
-
-    def _fingerprint(self, info: EncoderInfo, weights: str, foreign_code: str | None) -> str:
-        decisive: dict[str, object] = {
-            "revision": self.fetched.revision,
-            "pooling": info.pooling,
-            "prompts": sorted(self.recipe.prompts, reverse=True),  # families have ``query`` before ``document``
-            "default_prompt": self.recipe.default_prompt_name,
-            "precision": info.precision,
-            "int8_method": info.kernel if info.precision == "int8" else None,
-            "normalize": info.normalized,
-            "dimension": info.dimension,
-            "max_tokens": info.max_tokens,
-            "max_active": self.recipe.max_active,
-            "late": repr(self.recipe.late) if self.recipe.late else None,
-            "generative": repr(self.recipe.generative) if self.recipe.generative else None,
-        }
-        if self.recipe.routes is not None:
-            decisive["routes"] = repr(self.recipe.routes), self.recipe.max_length  # the first way may be cut to less
-        if foreign_code is not None:
-            decisive["foreign_code"] = foreign_code
-        if self.recipe.scores:
-            decisive["activation"] = self.recipe.activation
-        if info.kernel == "int8-weight-only":
-            decisive["int8_group"] = GROUP
-        if info.kernel == "int8-dynamic" and (largest := largest_in_products()) != LARGEST:
-            decisive["int8_largest"] = largest
-        if self.plan.widens_weights:  # processors that compute in 16 bit make other vectors of the same weights
-            decisive["compute"] = info.compute_dtype
-        return name_fingerprint(weights, decisive)
 
 
 def _report_choices(spec: ModelSpec, recipe: Recipe, plan: ComputePlan) -> None:

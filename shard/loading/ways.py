@@ -13,7 +13,7 @@ from shard.encoders.routed import SparseStaticPath, Ways
 from shard.encoders.sentence_transformer import ForwardPath
 from shard.encoders.text_tokenizer import TextTokenizer
 from shard.foreign_ids import Decode
-from shard.loading.parts import make_bare_tokenizer
+from shard.loading.tokenizers import make_bare_tokenizer
 from shard.model_files.json_files import read_object
 from shard.model_files.recipe import ModuleEntry, Recipe
 from shard.model_files.routes import is_sparse_static

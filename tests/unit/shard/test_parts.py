@@ -10,7 +10,8 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from emb_model_provider.errors import LoadError, LoadReason
-from shard.loading.parts import _check_vocabulary, _own_length, max_tokens, vocabulary_size
+from shard.loading.lengths import max_tokens, own_length
+from shard.loading.tokenizers import check_vocabulary, vocabulary_size
 from shard.model_files.recipe import Recipe
 
 UNSTATED = int(1e30)  # as transformers writes it
@@ -85,12 +86,12 @@ def test_a_length_that_the_files_of_a_module_name_counts_more_than_the_tokenizer
     nn.Module.__init__(transformer)
     transformer.processing_kwargs = options
     transformer.processor = SimpleNamespace(tokenizer=SimpleNamespace(model_max_length=99))
-    assert _own_length(transformer) == length
+    assert own_length(transformer) == length
 
 
 @pytest.mark.parametrize(("said", "length"), [({"max_seq_length": 7}, 7), ({"max_seq_length": None}, 99), ({}, 99)])
 def test_a_length_that_a_module_of_the_models_own_names_counts_more_than_the_tokenizers(said, length):
-    assert _own_length(SimpleNamespace(tokenizer=SimpleNamespace(model_max_length=99), **said)) == length
+    assert own_length(SimpleNamespace(tokenizer=SimpleNamespace(model_max_length=99), **said)) == length
 
 
 def tokenizer_of(*words: str, added: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
@@ -103,13 +104,13 @@ def tokenizer_of(*words: str, added: tuple[str, ...] = ()) -> PreTrainedTokenize
 @pytest.mark.parametrize("added", [(), ("more",)])
 def test_a_vocabulary_of_special_tokens_alone_is_a_copy_that_is_not_complete(words, added):
     with pytest.raises(LoadError, match="holds no vocabulary") as caught:
-        _check_vocabulary(tokenizer_of(*words, added=added))
+        check_vocabulary(tokenizer_of(*words, added=added))
     assert caught.value.reason is LoadReason.INCOMPLETE_DOWNLOAD
 
 
 @pytest.mark.parametrize("words", [("[UNK]", "a"), ("[UNK]", "[PAD]", "a"), ("[UNK]", "[PAD]", "▁", "a", "b")])
 def test_a_vocabulary_of_few_words_is_one(words):
-    _check_vocabulary(tokenizer_of(*words))
+    check_vocabulary(tokenizer_of(*words))
 
 
 @pytest.mark.parametrize(("rows", "size"), [(2, 2), (3, 3), (9, 3), (None, 3)])
