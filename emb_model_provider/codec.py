@@ -40,8 +40,23 @@ def check_counts(message: Wire, payload: bytes) -> None:
 
     Each takes a byte at least, so that few payloads are long enough for it.
     """
-    if len(payload) > _MAX_ITEMS:
-        decode(type(message), payload)
+    if len(payload) > _MAX_ITEMS and _holds_too_many(message):
+        raise ProtocolError(f"{type(message).__name__}: expected lists of length <= {_MAX_ITEMS}")
+
+
+def _holds_too_many(value: object) -> bool:
+    if isinstance(value, Wire):
+        return any(_holds_too_many(getattr(value, name)) for name in value.__struct_fields__)
+    if not isinstance(value, tuple) or not value:
+        return False
+    # What a list holds is of one kind: where one item has no lists, the others need not be looked at.
+    return len(value) > _MAX_ITEMS or (_has_lists(value[0]) and any(map(_holds_too_many, value)))
+
+
+def _has_lists(item: object) -> bool:
+    if isinstance(item, Wire):
+        return any(isinstance(getattr(item, name), (Wire, tuple)) for name in item.__struct_fields__)
+    return isinstance(item, tuple)
 
 
 def decode(kind: type[Message], payload: bytes) -> Message:

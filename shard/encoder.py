@@ -66,6 +66,11 @@ class Tokenized(NamedTuple):
     route: int = 0
 
     @property
+    def is_inferred(self) -> bool:
+        """Tell whether a model computes its results, in place of looking them up."""
+        return self.route >= 0
+
+    @property
     def truncated(self) -> bool:
         """Whether the model sees less than it was given."""
         return self.original_tokens > len(self.ids)

@@ -251,7 +251,7 @@ class Engine:
         texts = [one.tokenized for one in batch.items]
         results = encode_isolated(self._encoder.encode, self._encoder.encode_exactly, texts)
         # The cost model is of inference, of which a way without any teaches nothing.
-        if threads == self._lane_threads and all(text.route >= 0 for text in texts):
+        if threads == self._lane_threads and all(text.is_inferred for text in texts):
             with self._lock:
                 took_ms = 1000 * (self._clock() - began_s)
                 self._totals.timed(self._jobs.scheduler.predicted_ms(batch), took_ms)

@@ -101,7 +101,7 @@ class RoutedHead:
 
 
 @dataclass(frozen=True, slots=True)
-class Ways:
+class LookedUpRoutes:
     """What a routed model has for texts that its transformer does not read: by ``Tokenized.route``, below 0."""
 
     routes: Routes
@@ -114,7 +114,7 @@ class Ways:
         return -number if -number in self.tokenizers else number
 
     def beside(self, main: ForwardPath) -> ForwardPath:
-        """Return a path for all ways, of which ``main`` is the first."""
+        """Return a path for all routes, of which ``main`` has those with a transformer."""
         return RoutedPath(main, self.paths)
 
     def beside_later(self, make_main: Callable[[], ForwardPath]) -> Callable[[], ForwardPath]:
@@ -130,25 +130,25 @@ class RoutedTokenizer(TextTokenizer):
         tokenizer: Tokenizer,
         facts: TokenizerFacts,
         max_tokens: int,
-        ways: Ways,
+        looked_up: LookedUpRoutes,
         *,
         decode: Decode | None = None,
         helpers: Helpers = ALONE,
     ) -> None:
         super().__init__(tokenizer, facts, max_tokens, decode=decode, helpers=helpers)
-        self._ways = ways
+        self._looked_up = looked_up
 
     def tokenize(self, texts: Sequence[str], reading: Reading = PLAIN) -> list[Tokenized]:
         """Tokenise ``prompt + text`` each."""
-        route = self._ways.route_of(reading.prompt_name)
-        other = self._ways.tokenizers.get(route)
+        route = self._looked_up.route_of(reading.prompt_name)
+        other = self._looked_up.tokenizers.get(route)
         read = super().tokenize(texts, reading) if other is None else other.tokenize(texts, reading)
         return [one._replace(route=route) for one in read]
 
     def accept_ids(self, ids: Sequence[int], reading: Reading = PLAIN) -> Tokenized:
         """Check ids, add the special tokens of their way if they are not there, and cut."""
-        route = self._ways.route_of(reading.prompt_name)
-        other = self._ways.tokenizers.get(route)
+        route = self._looked_up.route_of(reading.prompt_name)
+        other = self._looked_up.tokenizers.get(route)
         one = super().accept_ids(ids, reading) if other is None else other.accept_ids(ids, reading)
         return one._replace(route=route)
 

@@ -33,16 +33,16 @@ from shard.encoders.sentence_transformer import ForwardPath, SentenceTransformer
 from shard.encoders.text_tokenizer import TextTokenizer
 from shard.fidelity import compare_results, compare_scores
 from shard.foreign_ids import make_decode
-from shard.loading.decisive import decisive_settings
+from shard.loading.decisive_settings import decisive_settings
 from shard.loading.fetched import Fetched
 from shard.loading.first_answer import refuse_infinite
 from shard.loading.lengths import max_tokens
 from shard.loading.load_errors import quiet_libraries, reasons
+from shard.loading.looked_up_routes import open_looked_up
 from shard.loading.parts import Parts, narrow, place
 from shard.loading.paths import Chosen, choose_path
 from shard.loading.tokenizers import find_question, make_tokenizer
 from shard.loading.trial import Trial, read_probes, run_alone, warn_if_far
-from shard.loading.ways import open_ways
 from shard.mapped_files import have_changed, states_below
 from shard.memory import keep_freed_memory, limit_kernel_caches, return_freed_memory, return_read_weights
 from shard.model_files.fingerprint import hash_code, name_fingerprint, start_hashing
@@ -125,7 +125,7 @@ class _Build:
         length = max_tokens(parts.transformer, self.recipe)
         lengths = None if self.recipe.late is None else read_lengths(parts.transformer)
         decode, helpers = make_decode(self.spec.token_ids), Helpers(count_helpers(self.threads))
-        ways = open_ways(self.fetched.directory, self.recipe, decode, helpers)
+        looked_up = open_looked_up(self.fetched.directory, self.recipe, decode, helpers)
         tokenizer = make_tokenizer(
             parts.transformer,
             length,
@@ -133,7 +133,7 @@ class _Build:
             helpers,
             lengths,
             question := find_question(parts.transformer, self.recipe),
-            ways,
+            looked_up,
         )
         prompts = dict(self.recipe.prompts)
         default = self.recipe.default_prompt_name
@@ -158,8 +158,8 @@ class _Build:
             warn_if_far(self.plan, cosine)
         info = info.replace(cosine=cosine, fingerprint=self._fingerprint(info, hashing.result(), foreign_code))
         path, reference = chosen.path, self._reference(parts)
-        if ways is not None and ways.paths:
-            path, reference = ways.beside(path), ways.beside_later(reference)
+        if looked_up is not None and looked_up.paths:
+            path, reference = looked_up.beside(path), looked_up.beside_later(reference)
         return SentenceTransformerEncoder(
             path,
             reference,

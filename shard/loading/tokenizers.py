@@ -13,7 +13,7 @@ from shard.encoders.cut_vocabulary import warn_if_cut
 from shard.encoders.in_parts import Helpers
 from shard.encoders.late_interaction import LateTokenizer, Lengths
 from shard.encoders.own_reading import check_reading
-from shard.encoders.routed import BareTokenizer, RoutedTokenizer, Ways
+from shard.encoders.routed import BareTokenizer, LookedUpRoutes, RoutedTokenizer
 from shard.encoders.static_embedding import TokenTable
 from shard.encoders.text_tokenizer import TextTokenizer, TokenizerFacts
 from shard.foreign_ids import Decode
@@ -32,12 +32,12 @@ def make_tokenizer(
     helpers: Helpers,
     lengths: Lengths | None = None,
     generative: GenerativeFiles | None = None,
-    ways: Ways | None = None,
+    looked_up: LookedUpRoutes | None = None,
 ) -> TextTokenizer:
     """Return the model's tokenizer, which cuts at ``max_tokens``; ``decode`` reads ids that are not its own.
 
     ``lengths`` are those of queries and documents of a multi-vector model, ``generative`` is how a language model is
-    asked for scores, ``ways`` are what a routed model has beside the transformer.
+    asked for scores, ``looked_up`` is what a routed model has beside the transformer.
     """
     if isinstance(transformer, TokenTable):
         return transformer.make_tokenizer(max_tokens, decode, helpers)
@@ -45,8 +45,10 @@ def make_tokenizer(
     check_reading(transformer, tokenizer, min(max_tokens, own_length(transformer)))
     warn_if_cut(tokenizer, _rows(transformer))
     facts = _facts(tokenizer, vocabulary_size(transformer))
-    if ways is not None:
-        return RoutedTokenizer(tokenizer.backend_tokenizer, facts, max_tokens, ways, decode=decode, helpers=helpers)
+    if looked_up is not None:
+        return RoutedTokenizer(
+            tokenizer.backend_tokenizer, facts, max_tokens, looked_up, decode=decode, helpers=helpers
+        )
     if lengths is not None:
         return LateTokenizer(tokenizer.backend_tokenizer, facts, max_tokens, lengths, decode=decode, helpers=helpers)
     if generative is not None and generative.uses_template:

@@ -11,7 +11,17 @@ from emb_model_provider.errors import ProtocolError
 from emb_model_provider.frames import Frame, FrameDecoder
 from emb_model_provider.messages.configs import LogConfig, RouterConfig, ShardConfig
 from emb_model_provider.messages.framing import _CLASSES, pack, unpack
-from emb_model_provider.messages.link import Cancel, Detokenize, Encode, Encoded, Failed, Hello, InputError, Timing
+from emb_model_provider.messages.link import (
+    Cancel,
+    Detokenize,
+    Encode,
+    Encoded,
+    Failed,
+    Hello,
+    InputError,
+    Timing,
+    TokenVectors,
+)
 from emb_model_provider.messages.status import ShardTable
 from emb_model_provider.modelmap import HubAccess, Hubs, ModelSpec
 from tests.support.statuses import make_info, make_status
@@ -153,6 +163,18 @@ def test_nor_are_they_sent_for_who_is_sent_them_would_end_the_link(within):
     assert unpack(frame) == Detokenize((ids,))
     with pytest.raises(ProtocolError, match="length <= 1000000"):
         pack(Detokenize(within((*ids, 0))))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Encode((), token_ids=((0,), (0,) * 1_000_001)),
+        Encoded(b"", 0, (), token_vectors=TokenVectors(b"", 1, (0,) * 1_000_001)),
+    ],
+)
+def test_a_list_that_is_too_long_is_found_behind_others_and_within_what_is_sent_along(message):
+    with pytest.raises(ProtocolError, match="length <= 1000000"):
+        pack(message)
 
 
 def test_text_that_is_no_utf_8_is_refused():

@@ -9,7 +9,14 @@ from tokenizers import Tokenizer
 
 from emb_model_provider.errors import InvalidRequestError
 from shard.encoder import Reading, Results, SparseRow, Tokenized
-from shard.encoders.routed import BareTokenizer, RoutedPath, RoutedTokenizer, SparseStaticPath, Ways, find_route
+from shard.encoders.routed import (
+    BareTokenizer,
+    LookedUpRoutes,
+    RoutedPath,
+    RoutedTokenizer,
+    SparseStaticPath,
+    find_route,
+)
 from shard.encoders.sentence_transformer import run_path
 from shard.encoders.text_tokenizer import TokenizerFacts
 from shard.model_files.recipe import ModuleEntry, Routes
@@ -92,7 +99,7 @@ def test_texts_for_which_there_is_no_way_are_refused_as_by_the_library():
 @pytest.fixture
 def tokenizer():
     bare = BareTokenizer(CORE, FACTS, 3)
-    return RoutedTokenizer(CORE, FACTS, 8, Ways(ROUTES, {-1: bare}, {}))
+    return RoutedTokenizer(CORE, FACTS, 8, LookedUpRoutes(ROUTES, {-1: bare}, {}))
 
 
 def test_queries_are_read_without_special_tokens_and_are_other_inputs_than_equal_documents(tokenizer):

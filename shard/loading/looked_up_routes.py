@@ -1,4 +1,4 @@
-"""Opens what a routed model has beside its first way. Called by ``loader``, which opens that one as any other model."""
+"""Opens the routes of a model on which nothing is computed. Called by ``loader``, which builds the others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding
 
 from emb_model_provider.errors import LoadError, LoadReason, unsupported
 from shard.encoders.in_parts import Helpers
-from shard.encoders.routed import SparseStaticPath, Ways
+from shard.encoders.routed import LookedUpRoutes, SparseStaticPath
 from shard.encoders.sentence_transformer import ForwardPath
 from shard.encoders.text_tokenizer import TextTokenizer
 from shard.foreign_ids import Decode
@@ -20,7 +20,7 @@ from shard.model_files.routes import is_sparse_static
 from shard.model_files.weights import find_checkpoint
 
 
-def open_ways(directory: Path, recipe: Recipe, decode: Decode | None, helpers: Helpers) -> Ways | None:
+def open_looked_up(directory: Path, recipe: Recipe, decode: Decode | None, helpers: Helpers) -> LookedUpRoutes | None:
     """Return what a routed model has for those texts that its transformer does not read; ``None`` for other models."""
     if recipe.routes is None:
         return None
@@ -33,7 +33,7 @@ def open_ways(directory: Path, recipe: Recipe, decode: Decode | None, helpers: H
         weights = np.ascontiguousarray(static.weight.detach().numpy(), dtype=np.float32)
         tokenizers[-number] = make_bare_tokenizer(static, len(weights), recipe.max_length, decode, helpers)
         paths[-number] = SparseStaticPath(weights, recipe.max_active)
-    return Ways(recipe.routes, tokenizers, paths)
+    return LookedUpRoutes(recipe.routes, tokenizers, paths)
 
 
 def _load_sparse_static(directory: Path, entry: ModuleEntry) -> SparseStaticEmbedding:
